@@ -1,0 +1,105 @@
+"""From low-resolution mask logits to masks, boxes and overlaps at the image's own size.
+
+SAM2 gives ``[n, S, S]`` logits for an image of ``H x W`` pixels. A mask at full size is the bilinear enlargement of its
+logits, cut at zero (paper, Sec. 3.3). Bilinear resizing is linear and separable, ``Z -> R_y Z R_x^T``, so any rectangle
+of the full-size logits can be had from the few logits beneath it. Everything here works on such tiles: a full-size
+float mask never exists, and the memory needed does not grow with the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE = 96
+"""Side of a tile in pixels: small enough that most masks miss most tiles, large enough for efficient products."""
+
+
+def resize_matrix(source: int, target: int, *, antialias: bool = True, device=None) -> Tensor:
+    """``[target, source]`` matrix ``R`` of a 1-D bilinear resize (half-pixel centres), so that ``resized = R @ signal``."""
+    identity = torch.eye(source, device=device)[None, None]
+    resized = F.interpolate(
+        identity, size=(target, source), mode="bilinear", align_corners=False, antialias=antialias and target < source
+    )
+    return resized[0, 0]
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """Inclusive boxes of masks: bool ``[n, H, W]`` to int64 ``[n, 4]`` (``min x, min y, max x, max y``); zeros if empty."""
+    n, height, width = masks.shape
+    if n == 0:
+        return torch.zeros(0, 4, dtype=torch.int64, device=masks.device)
+    columns, rows = masks.any(1), masks.any(2)
+    x1, y1 = columns.int().argmax(1), rows.int().argmax(1)
+    x2 = width - 1 - columns.flip(1).int().argmax(1)
+    y2 = height - 1 - rows.flip(1).int().argmax(1)
+    boxes = torch.stack([x1, y1, x2, y2], 1)
+    return torch.where(columns.any(1)[:, None], boxes, torch.zeros_like(boxes))
+
+
+def draw_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Masks at the image's size: logits ``[n, S, S]`` to bool ``[n, H, W]``, positive after bilinear resizing."""
+    height, width = image_size
+    masks = torch.zeros(len(logits), height, width, dtype=torch.bool, device=logits.device)
+    for rows, columns, members, tile in _tiles(logits, image_size):
+        masks[members, rows, columns] = tile
+    return masks
+
+
+def overlaps_of_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Pixels shared by every two masks at the image's size: ``[n, S, S]`` logits to float64 ``[n, n]``.
+
+    The diagonal holds the areas. Counts are exact: every tile's product of zeros and ones stays below 2**24, where fp32
+    is exact, and tiles are summed in double precision. Masks meet in a product only where their boxes reach into the
+    same tile.
+    """
+    overlaps = torch.zeros(len(logits), len(logits), dtype=torch.float64, device=logits.device)
+    for _, _, members, tile in _tiles(logits, image_size):
+        pixels = tile.flatten(1).float()
+        overlaps[members[:, None], members[None, :]] += (pixels @ pixels.T).double()
+    return overlaps
+
+
+def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield ``rows, columns, members, masks`` for every tile that a mask may reach into.
+
+    ``members`` are the indices of those masks, ``masks`` their pixels in the tile, bool ``[k, rows, columns]``.
+    """
+    n, side_y, side_x = logits.shape
+    height, width = image_size
+    if n == 0:
+        return
+    resize_y = resize_matrix(side_y, height, device=logits.device)
+    resize_x = resize_matrix(side_x, width, device=logits.device)
+    boxes = boxes_of_masks(logits > 0)
+    empty = ~(logits > 0).flatten(1).any(1)
+
+    for top in range(0, height, TILE):
+        rows = slice(top, min(top + TILE, height))
+        low_rows = _support(resize_y[rows])
+        for left in range(0, width, TILE):
+            columns = slice(left, min(left + TILE, width))
+            low_columns = _support(resize_x[columns])
+            # A pixel can be positive only if one of the logits that it is interpolated from is.
+            reaches = (
+                (boxes[:, 0] < low_columns.stop)
+                & (boxes[:, 2] >= low_columns.start)
+                & (boxes[:, 1] < low_rows.stop)
+                & (boxes[:, 3] >= low_rows.start)
+                & ~empty
+            )
+            members = reaches.nonzero()[:, 0]
+            if len(members) == 0:
+                continue
+            low = logits[members, low_rows, low_columns].float()
+            tile = resize_y[rows, low_rows] @ low @ resize_x[columns, low_columns].T
+            yield rows, columns, members, tile > 0
+
+
+def _support(weights: Tensor) -> slice:
+    """The range of source positions that a block of rows of a resize matrix draws on."""
+    used = weights.ne(0).any(0).nonzero()[:, 0]
+    return slice(int(used[0]), int(used[-1]) + 1)

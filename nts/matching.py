@@ -1,0 +1,191 @@
+"""Each proposal takes the class whose prototype it is most alike (paper, Sec. 3.3).
+
+The steps, in the order of :func:`match_proposals`: pool the target's patch tokens over every mask, compare with the
+prototypes, suppress overlapping boxes of a class, merge softly by meaning, return the best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .instances import Instances
+from .masks import boxes_of_masks, draw_masks, overlaps_of_masks, resize_matrix
+from .merging import soft_merging_decay, suppress
+
+_POOLING_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """The constants of the matching; the defaults are the published ones.
+
+    Attributes:
+        nms_iou: box NMS suppresses above this IoU, inside a class. 1 switches NMS off.
+        max_instances: at most this many instances are returned per image.
+        candidates_per_instance: at most ``candidates_per_instance * max_instances`` proposals enter soft merging, those
+            of the highest predicted IoU.
+        merge_exponent: exponent of the soft-merging decay. 0 switches soft merging off.
+        score_threshold: instances are returned only above this score; 0 drops what is alike to no class.
+    """
+
+    nms_iou: float = 0.5
+    max_instances: int = 100
+    candidates_per_instance: int = 8
+    merge_exponent: float = 0.5
+    score_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou must lie in [0, 1], got {self.nms_iou}")
+        if self.max_instances < 1 or self.candidates_per_instance < 1:
+            raise ValueError("max_instances and candidates_per_instance must be at least 1")
+        if self.merge_exponent < 0:
+            raise ValueError(f"merge_exponent must not be negative, got {self.merge_exponent}")
+        if not 0 <= self.score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in [0, 1], got {self.score_threshold}")
+
+
+def patch_weights(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The weight of every patch in the mean over a mask of bilinearly enlarged features.
+
+    The publication enlarges the ``h x w`` features ``F`` to the mask's size, ``U = R_y F R_x^T``, and averages ``U`` over
+    the mask ``B``. Since the enlargement is linear, the same mean is a weighted mean of the patches, with the weights
+    ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
+
+    Args:
+        masks: ``[n, S, S]``, bool or 0/1.
+        grid: ``(h, w)``.
+
+    Returns:
+        float ``[n, h, w]``; the weights of a mask sum to its area.
+    """
+    resize_y = resize_matrix(grid[0], masks.shape[1], antialias=False, device=masks.device)
+    resize_x = resize_matrix(grid[1], masks.shape[2], antialias=False, device=masks.device)
+    return torch.cat([resize_y.T @ chunk.float() @ resize_x for chunk in masks.split(_POOLING_CHUNK)])
+
+
+def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:
+    """Mask features ``g``: tokens ``[h, w, C]`` and masks ``[n, S, S]`` to L2-normalised float ``[n, C]``.
+
+    An empty mask gives a row of zeros.
+    """
+    if len(masks) == 0:
+        return tokens.new_zeros(0, tokens.shape[-1], dtype=torch.float32)
+    weights = patch_weights(masks, tokens.shape[:2]).flatten(1)
+    means = weights @ tokens.float().flatten(0, 1) / weights.sum(1, keepdim=True).clamp(min=1e-12)
+    return F.normalize(means, dim=1)
+
+
+def similarity(features: Tensor, prototypes: Tensor) -> Tensor:
+    """``max(0, g . p)``: features ``[n, C]`` and prototypes ``[K, C]``, both L2-normalised, to ``[n, K]`` in ``[0, 1]``."""
+    return (features @ prototypes.T).clamp(min=0, max=1)
+
+
+def match_proposals(
+    tokens: Tensor,
+    mask_logits: Tensor,
+    predicted_iou: Tensor,
+    prototypes: Tensor,
+    image_size: tuple[int, int],
+    config: MatchingConfig | None = None,
+) -> Instances:
+    """Turn the proposals of one image into instances.
+
+    Args:
+        tokens: ``[h, w, C]`` patch tokens of the target image.
+        mask_logits: ``[n, S, S]`` low-resolution mask logits, positive inside.
+        predicted_iou: ``[n]`` SAM2's own estimates.
+        prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
+        image_size: ``(H, W)`` of the image in pixels.
+        config: see :class:`MatchingConfig`.
+
+    Returns:
+        :class:`~nts.instances.Instances`; none, where nothing is alike to any class.
+
+    Raises:
+        ValueError: on shapes that do not fit together, and on prototypes or tokens that are not finite.
+    """
+    config = config or MatchingConfig()
+    _check_inputs(tokens, mask_logits, predicted_iou, prototypes, image_size)
+    prototypes = F.normalize(prototypes.float(), dim=1)
+
+    low_resolution_masks = mask_logits > 0
+    features = pool_tokens(tokens, low_resolution_masks)
+    similarities, labels = similarity(features, prototypes).max(1)
+
+    # The predicted IoU orders the suppression and does not enter the score; the similarity, the other way round.
+    usable = low_resolution_masks.flatten(1).any(1) & predicted_iou.isfinite()
+    candidates = usable.nonzero()[:, 0]
+    boxes = boxes_of_masks(low_resolution_masks[candidates])
+    kept = suppress(boxes, predicted_iou[candidates], labels[candidates], config.nms_iou)
+    candidates = candidates[kept[: config.candidates_per_instance * config.max_instances]]
+    candidates = candidates[similarities[candidates] > 0]
+
+    overlaps = overlaps_of_masks(mask_logits[candidates], image_size)
+    decay = soft_merging_decay(overlaps, features[candidates], labels[candidates], config.merge_exponent)
+    scores = similarities[candidates] * decay
+
+    # A mask can vanish at the size of a small image, and decay can leave a score of nothing.
+    order = scores.argsort(descending=True, stable=True)
+    order = order[(overlaps.diagonal()[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
+    candidates, scores = candidates[order], scores[order]
+
+    masks = draw_masks(mask_logits[candidates], image_size)
+    boxes = boxes_of_masks(masks).float()
+    boxes[:, 2:] += 1
+    return Instances(
+        masks=masks,
+        boxes=boxes,
+        labels=labels[candidates],
+        scores=scores,
+        similarities=similarities[candidates],
+        predicted_iou=predicted_iou[candidates].float(),
+        features=features[candidates],
+        proposals=candidates,
+        references=torch.full_like(candidates, -1),
+    )
+
+
+def most_alike_references(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
+    """For every mask the reference of its own class that it is most alike.
+
+    Args:
+        features: ``[m, C]`` mask features, L2-normalised.
+        labels: int64 ``[m]`` class of each mask.
+        references: ``[R, C]`` instance prototypes of all references.
+        reference_labels: int64 ``[R]`` their classes.
+
+    Returns:
+        int64 ``[m]`` rows of ``references``.
+    """
+    if len(features) == 0:
+        return labels.new_zeros(0)
+    cosine = features @ F.normalize(references.float(), dim=1).T
+    return cosine.masked_fill(labels[:, None] != reference_labels[None, :], -2.0).argmax(1)
+
+
+def _check_inputs(
+    tokens: Tensor, mask_logits: Tensor, predicted_iou: Tensor, prototypes: Tensor, image_size: tuple[int, int]
+) -> None:
+    if tokens.ndim != 3:
+        raise ValueError(f"tokens must be [h, w, C], got {tuple(tokens.shape)}")
+    if mask_logits.ndim != 3 or len(mask_logits) != len(predicted_iou) or predicted_iou.ndim != 1:
+        raise ValueError(
+            "mask_logits must be [n, S, S] and predicted_iou [n], "
+            f"got {tuple(mask_logits.shape)} and {tuple(predicted_iou.shape)}"
+        )
+    if prototypes.ndim != 2 or prototypes.shape[1] != tokens.shape[2] or len(prototypes) == 0:
+        raise ValueError(
+            f"prototypes must be [K, C] with K >= 1 and C = {tokens.shape[2]} as in the tokens, "
+            f"got {tuple(prototypes.shape)}"
+        )
+    if min(image_size) < 1:
+        raise ValueError(f"image_size must be (H, W) of at least one pixel, got {tuple(image_size)}")
+    if not prototypes.isfinite().all():
+        raise ValueError("a prototype holds NaN or infinity: rebuild the memory without the reference it came from")
+    if not tokens.isfinite().all():
+        raise ValueError("the patch tokens of the target hold NaN or infinity")

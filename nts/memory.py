@@ -1,0 +1,303 @@
+"""The memory bank: prototypes of the references, and the class prototypes made of them.
+
+Each reference leaves one vector, its *instance prototype*: the mean of its patch tokens, weighted by its mask. The
+*class prototype* is the normalised mean of those (paper, Sec. 3.2). Only the vectors are kept, not the feature maps, so
+a reference costs ``4 C`` bytes, and references can be added and removed at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+SCHEMA_VERSION = 1
+_FORMAT = "nts-memory"
+
+
+class MemoryFileError(ValueError):
+    """A memory file that cannot be read or written. The message says which, and why."""
+
+
+class EncoderMismatch(ValueError):
+    """A memory and an encoder, or two memories, that do not belong together."""
+
+
+def instance_prototype(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Mean of a reference's patch tokens, weighted by its mask: ``sum(m F) / sum(m)`` (paper, Eq. 1).
+
+    Args:
+        tokens: ``[P, C]`` patch tokens of the reference crop.
+        weights: ``[P]`` weight of the mask on every patch, ``>= 0``.
+
+    Returns:
+        float ``[C]``, *not* normalised.
+
+    Raises:
+        ValueError: if the weights sum to zero, or anything is not finite. The publication divides by zero here, and one
+            such reference spoils every class.
+    """
+    weights = weights.to(torch.float32)
+    total = weights.sum()
+    if not (weights.isfinite().all() and tokens.isfinite().all()):
+        raise ValueError("tokens or weights of the reference hold NaN or infinity")
+    if total <= 0:
+        raise ValueError("the mask of the reference covers no patch")
+    return weights @ tokens.float() / total
+
+
+def class_prototype(instance_prototypes: Tensor) -> Tensor:
+    """Normalised mean of the instance prototypes of a class (paper, Eq. 2).
+
+    The instances are averaged as they are, not normalised before.
+
+    Args:
+        instance_prototypes: ``[R, C]``, ``R >= 1``.
+
+    Returns:
+        float ``[C]`` of length 1.
+    """
+    if len(instance_prototypes) == 0:
+        raise ValueError("a class needs at least one reference")
+    return F.normalize(instance_prototypes.float().mean(0), dim=0)
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What made the tokens. Prototypes of two encoders cannot be compared.
+
+    Attributes:
+        name: as given by the user, ``"facebook/dinov2-large"``.
+        fingerprint: hash of the weights.
+        input_size: side of the encoder's square input in pixels.
+        dim: ``C``, the length of a token.
+    """
+
+    name: str
+    fingerprint: str
+    input_size: int
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryEntry:
+    """One reference in the bank.
+
+    Attributes:
+        class_name: its class.
+        prototype: float ``[C]``, the instance prototype, not normalised.
+        sample_id: id of the sample that it came from.
+        label_id: id of the label; the bank keeps one entry per label id (but for empty ids).
+        kind: geometry of the annotation: ``"mask"`` or ``"box"``.
+        weight: patches that the mask covers on the encoder's grid.
+    """
+
+    class_name: str
+    prototype: Tensor
+    sample_id: str = ""
+    label_id: str = ""
+    kind: str = "mask"
+    weight: float = 1.0
+
+
+class MemoryBank:
+    """References and their prototypes. Classes are in alphabetical order, whatever the order of arrival.
+
+    Attributes:
+        encoder: what made the tokens.
+        preset: name of the preset that prepared the references.
+        created: ISO time of creation.
+    """
+
+    def __init__(self, encoder: EncoderInfo, preset: str = "default", created: str | None = None) -> None:
+        self.encoder = encoder
+        self.preset = preset
+        self.created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._entries: list[MemoryEntry] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"MemoryBank({len(self)} references of {len(self.classes)} classes, encoder {self.encoder.name!r})"
+
+    @property
+    def entries(self) -> tuple[MemoryEntry, ...]:
+        """All references, in order of arrival."""
+        return tuple(self._entries)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that have a reference, sorted: the meaning of an instance's label."""
+        return tuple(sorted({entry.class_name for entry in self._entries}))
+
+    @property
+    def shots(self) -> dict[str, int]:
+        """How many references each class has."""
+        shots = dict.fromkeys(self.classes, 0)
+        for entry in self._entries:
+            shots[entry.class_name] += 1
+        return shots
+
+    def add(self, entry: MemoryEntry) -> None:
+        """Add one reference; one of the same label id is replaced.
+
+        Raises:
+            EncoderMismatch: if the prototype has another length than the encoder's tokens.
+            ValueError: if the class has no name, or the prototype is not finite.
+        """
+        if not entry.class_name:
+            raise ValueError(f"the reference {entry.label_id or entry.sample_id!r} has no class")
+        if tuple(entry.prototype.shape) != (self.encoder.dim,):
+            raise EncoderMismatch(
+                f"the prototype of reference {entry.label_id!r} has shape {tuple(entry.prototype.shape)}, but encoder "
+                f"{self.encoder.name!r} makes vectors of length {self.encoder.dim}"
+            )
+        if not entry.prototype.isfinite().all():
+            raise ValueError(f"the prototype of reference {entry.label_id!r} holds NaN or infinity")
+        entry = replace(entry, prototype=entry.prototype.detach().to("cpu", torch.float32))
+        if entry.label_id:
+            self._entries = [old for old in self._entries if old.label_id != entry.label_id]
+        self._entries.append(entry)
+
+    def remove(self, *, class_name: str | None = None, label_ids: Iterable[str] = ()) -> int:
+        """Remove a class, or single references; returns how many were removed."""
+        label_ids = set(label_ids)
+        kept = [e for e in self._entries if e.class_name != class_name and not (e.label_id and e.label_id in label_ids)]
+        removed = len(self._entries) - len(kept)
+        self._entries = kept
+        return removed
+
+    def merge(self, other: MemoryBank) -> None:
+        """Add all references of another bank; where both have a label id, the other's entry is taken.
+
+        Raises:
+            EncoderMismatch: if the other bank was made by another encoder, or prepared by another preset.
+        """
+        self.check_encoder(other.encoder)
+        if other.preset != self.preset:
+            raise EncoderMismatch(
+                f"one memory was prepared by the preset {self.preset!r}, the other by {other.preset!r}: "
+                "build both with the same"
+            )
+        for entry in other.entries:
+            self.add(entry)
+
+    def check_encoder(self, encoder: EncoderInfo) -> None:
+        """Raise :class:`EncoderMismatch` unless ``encoder`` is the one that made this bank."""
+        mine = (self.encoder.fingerprint, self.encoder.input_size, self.encoder.dim)
+        if (encoder.fingerprint, encoder.input_size, encoder.dim) != mine:
+            raise EncoderMismatch(
+                f"this memory was made by the encoder {_describe(self.encoder)}, not by {_describe(encoder)}: "
+                f"use {self.encoder.name!r}, or build the memory again"
+            )
+
+    def prototypes(self) -> Tensor:
+        """Class prototypes, float ``[K, C]``, one row per class in :attr:`classes`."""
+        if not self._entries:
+            raise ValueError("the memory is empty: it has no reference of any class")
+        prototypes, labels = self.instance_prototypes(), self.entry_labels()
+        return torch.stack([class_prototype(prototypes[labels == k]) for k in range(len(self.classes))])
+
+    def instance_prototypes(self) -> Tensor:
+        """Prototypes of all references, float ``[R, C]``, in the order of :attr:`entries`."""
+        if not self._entries:
+            return torch.zeros(0, self.encoder.dim)
+        return torch.stack([entry.prototype for entry in self._entries])
+
+    def entry_labels(self) -> Tensor:
+        """Row in :attr:`classes` of every entry, int64 ``[R]``."""
+        row = {name: k for k, name in enumerate(self.classes)}
+        return torch.tensor([row[entry.class_name] for entry in self._entries], dtype=torch.int64)
+
+    def to_bytes(self) -> bytes:
+        """The bank as the content of a ``.safetensors`` file."""
+        entries = [{k: getattr(e, k) for k in _ENTRY_FIELDS} for e in self._entries]
+        header = {
+            "format": _FORMAT,
+            "schema_version": str(SCHEMA_VERSION),
+            "encoder": json.dumps(asdict(self.encoder)),
+            "preset": self.preset,
+            "created": self.created,
+            "entries": json.dumps(entries),
+        }
+        return save_safetensors({"instance_prototypes": self.instance_prototypes()}, header)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str = "the memory") -> MemoryBank:
+        """Read a bank from the content of its file; ``source`` names it in messages.
+
+        Raises:
+            MemoryFileError: if the content is damaged, is no memory, or has a newer schema.
+        """
+        try:
+            tensors = load_safetensors(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise MemoryFileError(f"{source} is damaged or no memory file: {error}") from error
+        if header.get("format") != _FORMAT:
+            raise MemoryFileError(f"{source} is a .safetensors file, but not a memory: it lacks the format tag {_FORMAT!r}")
+        if int(header["schema_version"]) > SCHEMA_VERSION:
+            raise MemoryFileError(
+                f"{source} has schema version {header['schema_version']}, but this version of the plugin reads up to "
+                f"{SCHEMA_VERSION}: update the plugin"
+            )
+        try:
+            bank = cls(EncoderInfo(**json.loads(header["encoder"])), header["preset"], header["created"])
+            for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
+                bank.add(MemoryEntry(prototype=prototype, **record))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MemoryFileError(f"{source} is damaged: its header and its tensors do not agree ({error})") from error
+        return bank
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the bank to one file. It is replaced at once or not at all: an old file survives every failure.
+
+        Raises:
+            MemoryFileError: if the file cannot be written (folder missing or read-only, disk full).
+        """
+        path = Path(path)
+        data = self.to_bytes()
+        temporary = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            raise MemoryFileError(f"the memory could not be written to {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> MemoryBank:
+        """Read a bank from a file.
+
+        Raises:
+            MemoryFileError: if the file is missing, damaged, no memory, or of a newer schema.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise MemoryFileError(f"the memory file {path} could not be read: {error.strerror or error}") from error
+        return cls.from_bytes(data, source=str(path))
+
+
+_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name != "prototype")
+
+
+def _describe(encoder: EncoderInfo) -> str:
+    return f"{encoder.name!r} (weights {encoder.fingerprint[:12]}, input {encoder.input_size}, {encoder.dim} channels)"

@@ -1,0 +1,62 @@
+"""Which of the overlapping proposals stay, and with what score.
+
+Two steps, in this order: class-aware non-maximum suppression on boxes, ranked by SAM2's predicted IoU, then
+semantic-aware soft merging on the masks that are left (paper, Sec. 3.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+
+def suppress(boxes: Tensor, predicted_iou: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
+    """Class-aware box NMS ordered by predicted IoU.
+
+    Args:
+        boxes: ``[n, 4]`` inclusive low-resolution boxes; areas are ``(x2 - x1) * (y2 - y1)``, without the +1, as in the
+            publication, so a mask of one pixel's width never suppresses another.
+        predicted_iou: ``[n]``.
+        labels: int64 ``[n]``; only boxes of one label meet.
+        nms_iou: a box is suppressed where its IoU with a better one is *above* this.
+
+    Returns:
+        int64 indices of what is kept, by falling predicted IoU; equal values keep their order.
+    """
+    order = predicted_iou.argsort(descending=True, stable=True)
+    # Ranks instead of the values themselves make the order total, whatever NMS does with equal scores.
+    ranks = -torch.arange(len(order), dtype=torch.float32, device=boxes.device)
+    kept = batched_nms(boxes[order].float(), ranks, labels[order], nms_iou)
+    return order[kept.sort().values]
+
+
+def soft_merging_decay(overlaps: Tensor, features: Tensor, labels: Tensor, exponent: float = 0.5) -> Tensor:
+    """Decay of the scores by semantic-aware soft merging (paper, Eq. 4 and 5).
+
+    For mask ``i`` and all better-ranked masks ``j < i`` of the same class::
+
+        IoS_i = max_j  |M_i and M_j| / |M_i| * max(0, g_i . g_j)
+        decay_i = (1 - IoS_i) ** exponent
+
+    A mask that lies inside a better one, and looks like it, fades; one that looks different, or merely touches, stays.
+
+    Args:
+        overlaps: ``[n, n]`` pixels shared, areas on the diagonal, masks by falling rank.
+        features: ``[n, C]`` L2-normalised mask features.
+        labels: int64 ``[n]``.
+        exponent: 0.5 in the publication; 0 switches soft merging off.
+
+    Returns:
+        float ``[n]`` in ``[0, 1]``. Rounding that lifts a cosine above 1 does not give NaN (the publication does), and an
+        empty mask decays to 0.
+    """
+    if len(labels) == 0:
+        return features.new_zeros(0)
+    areas = overlaps.diagonal()
+    better_same_class = torch.tril(labels[:, None] == labels[None, :], diagonal=-1)
+    covered = (overlaps / areas.clamp(min=1)[:, None]).to(features.dtype)
+    alike = (features @ features.T).clamp(min=0)
+    intersection_over_self = (covered * alike * better_same_class).amax(1)
+    decay = (1 - intersection_over_self).clamp(min=0, max=1) ** exponent
+    return torch.where(areas > 0, decay, torch.zeros_like(decay))
