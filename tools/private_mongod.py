@@ -1,0 +1,85 @@
+"""A MongoDB server of one's own, for as long as this process lives.
+
+FiftyOne attaches to whichever FiftyOne server already runs on the machine, whatever FIFTYONE_DATABASE_DIR says, so a
+test that does not bring its own server works on the user's datasets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def fiftyone_mongod() -> Path:
+    """The only place where FiftyOne looks for mongod. Found without importing FiftyOne, which takes seconds."""
+    spec = importlib.util.find_spec("fiftyone")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("fiftyone is not installed in this environment")
+    return Path(spec.origin).parent / "db" / "bin" / "mongod"
+
+
+def start(timeout: float = 60.0) -> str:
+    """Start a server with an empty database, point FiftyOne at it, and return its URI. It ends with this process.
+
+    Call it before `import fiftyone`: FiftyOne reads the URI when it is imported, and its own exit handler, which talks
+    to the server, must run before ours stops it (handlers run last in, first out; the other way round it waits 30 s).
+    """
+    if "fiftyone" in sys.modules:
+        raise RuntimeError("fiftyone is already imported; start the private mongod before that")
+
+    folder = Path(tempfile.mkdtemp(prefix="private-mongod-"))
+    port = _free_port()
+    log = folder / "mongod.log"
+    # fmt: off
+    server = subprocess.Popen(
+        [
+            fiftyone_mongod(), "--dbpath", folder, "--logpath", log, "--bind_ip", "127.0.0.1", "--port", str(port),
+            "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25",
+        ],
+        stdout=subprocess.DEVNULL,
+        # In a process group of its own: Ctrl-C would otherwise reach it before FiftyOne has said good-bye to it.
+        start_new_session=True,
+    )
+    # fmt: on
+    atexit.register(_stop, server, folder)
+    _wait_until_ready(server, port, log, timeout)
+
+    uri = f"mongodb://127.0.0.1:{port}"
+    os.environ["FIFTYONE_DATABASE_URI"] = uri
+    return uri
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_ready(server: subprocess.Popen, port: int, log: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    tail = log.read_text()[-2000:] if log.exists() else ""
+    raise RuntimeError(f"mongod did not start in {timeout:g} s (exit status {server.poll()}). Its log ends:\n{tail}")
+
+
+def _stop(server: subprocess.Popen, folder: Path) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
