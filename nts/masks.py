@@ -18,8 +18,8 @@ TILE = 96
 """Side of a tile in pixels: small enough that most masks miss most tiles, large enough for efficient products."""
 
 
-def resize_matrix(source: int, target: int, *, antialias: bool = True, device=None) -> Tensor:
-    """``[target, source]`` matrix ``R`` of a 1-D bilinear resize (half-pixel centres), so that ``resized = R @ signal``."""
+def resize_matrix(source: int, target: int, *, antialias: bool = True, device: torch.device | None = None) -> Tensor:
+    """The matrix ``R`` of a 1-D bilinear resize (half-pixel centres): ``resized = R @ signal``, ``[target, source]``."""
     identity = torch.eye(source, device=device)[None, None]
     resized = F.interpolate(
         identity, size=(target, source), mode="bilinear", align_corners=False, antialias=antialias and target < source
@@ -28,7 +28,7 @@ def resize_matrix(source: int, target: int, *, antialias: bool = True, device=No
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Inclusive boxes of masks: bool ``[n, H, W]`` to int64 ``[n, 4]`` (``min x, min y, max x, max y``); zeros if empty."""
+    """Inclusive boxes ``min x, min y, max x, max y``: bool ``[n, H, W]`` to int64 ``[n, 4]``; zeros if empty."""
     n, height, width = masks.shape
     if n == 0:
         return torch.zeros(0, 4, dtype=torch.int64, device=masks.device)

@@ -52,9 +52,9 @@ class MatchingConfig:
 def patch_weights(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     """The weight of every patch in the mean over a mask of bilinearly enlarged features.
 
-    The publication enlarges the ``h x w`` features ``F`` to the mask's size, ``U = R_y F R_x^T``, and averages ``U`` over
-    the mask ``B``. Since the enlargement is linear, the same mean is a weighted mean of the patches, with the weights
-    ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
+    The publication enlarges the ``h x w`` features ``F`` to the mask's size, ``U = R_y F R_x^T``, and averages ``U``
+    over the mask ``B``. Since the enlargement is linear, the same mean is a weighted mean of the patches, with the
+    weights ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
 
     Args:
         masks: ``[n, S, S]``, bool or 0/1.
@@ -81,7 +81,7 @@ def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:
 
 
 def similarity(features: Tensor, prototypes: Tensor) -> Tensor:
-    """``max(0, g . p)``: features ``[n, C]`` and prototypes ``[K, C]``, both L2-normalised, to ``[n, K]`` in ``[0, 1]``."""
+    """``max(0, g . p)`` of L2-normalised features ``[n, C]`` and prototypes ``[K, C]``: ``[n, K]`` in ``[0, 1]``."""
     return (features @ prototypes.T).clamp(min=0, max=1)
 
 

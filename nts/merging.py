@@ -48,8 +48,8 @@ def soft_merging_decay(overlaps: Tensor, features: Tensor, labels: Tensor, expon
         exponent: 0.5 in the publication; 0 switches soft merging off.
 
     Returns:
-        float ``[n]`` in ``[0, 1]``. Rounding that lifts a cosine above 1 does not give NaN (the publication does), and an
-        empty mask decays to 0.
+        float ``[n]`` in ``[0, 1]``. Rounding that lifts a cosine above 1 does not give NaN (the publication does), and
+        an empty mask decays to 0.
     """
     if len(labels) == 0:
         return features.new_zeros(0)

@@ -1,0 +1,1 @@
+"""How good the instances are: average precision over novel classes."""

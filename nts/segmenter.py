@@ -1,0 +1,186 @@
+"""SAM2: encode an image once, then propose masks from a grid of points.
+
+The decoder is run in two steps. SAM2's predicted IoU comes from a token, before any mask is drawn, so all prompts are
+*scored* first, and only one mask is *drawn* for each prompt that survives the threshold. The masks are the same as
+those of the whole decoder; the drawing, which moves most of the memory, is done for the survivors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from .devices import autocast
+
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """How masks are proposed; the defaults are the published ones.
+
+    Attributes:
+        points_per_side: the grid has ``points_per_side ** 2`` points; the segmenter's own default where ``None``
+            (32 for SAM2, as published).
+        iou_threshold: a mask is kept if its predicted IoU is *above* this.
+        add_no_mem_embed: add SAM2's "no memory" embedding to the image's features, as its image predictor does. The
+            publication leaves it out.
+        prompts_per_chunk: prompts decoded at a time; chosen by the device where ``None``. Changes no result.
+    """
+
+    points_per_side: int | None = None
+    iou_threshold: float = 0.4
+    add_no_mem_embed: bool = True
+    prompts_per_chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.points_per_side is not None and self.points_per_side < 1:
+            raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}")
+        if not 0 <= self.iou_threshold <= 1:
+            raise ValueError(f"iou_threshold must lie in [0, 1], got {self.iou_threshold}")
+        if self.prompts_per_chunk is not None and self.prompts_per_chunk < 1:
+            raise ValueError(f"prompts_per_chunk must be at least 1, got {self.prompts_per_chunk}")
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """What the decoder needs of an image: ``features`` ``[1, C, e, e]``, and the two finer levels of the pyramid."""
+
+    features: Tensor
+    high_resolution: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Masks proposed for one image, in the order of their points.
+
+    Attributes:
+        mask_logits: ``[n, S, S]``, positive inside.
+        predicted_iou: ``[n]`` in ``[0, 1]``.
+        points: ``[n, 2]``, ``x, y`` in the segmenter's input frame.
+    """
+
+    mask_logits: Tensor
+    predicted_iou: Tensor
+    points: Tensor
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+
+def point_grid(points_per_side: int, input_size: int) -> Tensor:
+    """The published grid of prompts: ``[points_per_side ** 2, 2]``, ``x`` the slow axis.
+
+    ``linspace(0, input_size - 1, points_per_side) + 0.5``: it touches the borders of the image, unlike SAM's own.
+    """
+    line = torch.linspace(0, input_size - 1, points_per_side) + 0.5
+    return torch.cartesian_prod(line, line).reshape(-1, 2)
+
+
+class Segmenter:
+    """A loaded SAM2, used for images only.
+
+    Attributes:
+        name: as given by the user.
+        fingerprint: hash of the weights.
+        input_size: side of its square input in pixels.
+        points_per_side: the grid of points that suits it.
+        device: where it runs.
+    """
+
+    def __init__(self, model: SAM2Base, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self.input_size: int = model.image_size
+        # A prompt every eight pixels of the low-resolution mask is the published density; half as far for small masks.
+        self.points_per_side = 32 if model.image_size >= 512 else 16
+        self.device = device
+        self._dtype = dtype
+        self._model = model.float().to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def embed(self, pixels: Tensor, *, add_no_mem_embed: bool = True) -> ImageEmbedding:
+        """Encode one image.
+
+        Args:
+            pixels: ``[3, s, s]`` ImageNet-normalised, ``s = input_size``.
+            add_no_mem_embed: see :class:`ProposalConfig`.
+        """
+        with autocast(self.device, self._dtype):
+            *high_resolution, features = self._model.forward_image(pixels[None].to(self.device))["backbone_fpn"]
+            if add_no_mem_embed and self._model.directly_add_no_mem_embed:
+                features = features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
+        return ImageEmbedding(features, tuple(high_resolution))
+
+    @torch.inference_mode()
+    def propose(self, embedding: ImageEmbedding, config: ProposalConfig | None = None) -> Proposals:
+        """Decode one positive point at a time over the whole grid, and keep the best mask of each.
+
+        Of the three masks of a prompt the one with the highest predicted IoU is taken; the single-mask token is not used.
+        Every point of the grid is evaluated, whatever the chunks.
+        """
+        config = config or ProposalConfig()
+        points = point_grid(config.points_per_side or self.points_per_side, self.input_size).to(self.device)
+        chunk = config.prompts_per_chunk or self._chunk_size(embedding)
+        kept_points, logits, predicted = [], [], []
+        with autocast(self.device, self._dtype):
+            for prompts in points.split(chunk):
+                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts))
+                best, predicted_iou = self._best_of_three(tokens)
+                keep = predicted_iou > config.iou_threshold
+                kept_points.append(prompts[keep])
+                predicted.append(predicted_iou[keep])
+                logits.append(self._draw(embedding, tokens[keep], image_tokens[keep], best[keep]))
+        return Proposals(torch.cat(logits), torch.cat(predicted), torch.cat(kept_points))
+
+    def _chunk_size(self, embedding: ImageEmbedding) -> int:
+        """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""
+        bytes_per_prompt = embedding.features.numel() * 4
+        return max(1, min(256, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
+
+    def _embed_points(self, points: Tensor) -> Tensor:
+        labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
+        sparse, _ = self._model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        return sparse
+
+    def _decode_tokens(self, embedding: ImageEmbedding, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's transformer: prompts ``[B, t, C]`` to output tokens and image tokens ``[B, e*e, C]``."""
+        decoder, prompt_encoder = self._model.sam_mask_decoder, self._model.sam_prompt_encoder
+        output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+        if decoder.pred_obj_scores:
+            output_tokens.insert(0, decoder.obj_score_token.weight)
+        batch = len(sparse)
+        tokens = torch.cat([torch.cat(output_tokens).expand(batch, -1, -1), sparse], 1)
+        dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        image = (embedding.features + dense).expand(batch, -1, -1, -1)
+        position = prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
+        tokens, image_tokens = decoder.transformer(image, position, tokens)
+        return tokens[:, int(decoder.pred_obj_scores) :], image_tokens
+
+    def _best_of_three(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the multimask tokens 1..3 has the highest predicted IoU (the first, on ties), and that IoU."""
+        predicted_iou = self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0]).float()
+        value, index = predicted_iou[:, 1:].max(1)
+        return index + 1, value
+
+    def _draw(self, embedding: ImageEmbedding, tokens: Tensor, image_tokens: Tensor, chosen: Tensor) -> Tensor:
+        """Upscale the image tokens and draw one mask per prompt: float ``[B, S, S]`` logits."""
+        decoder = self._model.sam_mask_decoder
+        side = embedding.features.shape[-1]
+        image = image_tokens.transpose(1, 2).unflatten(2, (side, side))
+        if decoder.use_high_res_features:
+            up1, norm, act1, up2, act2 = decoder.output_upscaling
+            fine, coarse = embedding.high_resolution
+            upscaled = act2(up2(act1(norm(up1(image) + coarse))) + fine)
+        else:
+            upscaled = decoder.output_upscaling(image)
+        mask_tokens = tokens[torch.arange(len(tokens), device=tokens.device), 1 + chosen]
+        weights = upscaled.new_zeros(len(tokens), upscaled.shape[1])
+        for token in (1, 2, 3):
+            weights[chosen == token] = decoder.output_hypernetworks_mlps[token](mask_tokens[chosen == token]).to(
+                weights.dtype
+            )
+        return torch.einsum("nc,nchw->nhw", weights, upscaled).float()
