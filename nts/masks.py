@@ -18,9 +18,13 @@ TILE = 96
 """Side of a tile in pixels: small enough that most masks miss most tiles, large enough for efficient products."""
 
 
-def resize_matrix(source: int, target: int, *, antialias: bool = True, device: torch.device | None = None) -> Tensor:
-    """The matrix ``R`` of a 1-D bilinear resize (half-pixel centres): ``resized = R @ signal``, ``[target, source]``."""
-    identity = torch.eye(source, device=device)[None, None]
+def resize_matrix(source: int, target: int, *, antialias: bool = True, like: Tensor | None = None) -> Tensor:
+    """The matrix ``R`` ``[target, source]`` of a 1-D bilinear resize with half-pixel centres: ``resized = R @ signal``.
+
+    Device and precision are those of ``like``.
+    """
+    like = torch.empty(0) if like is None else like
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)[None, None]
     resized = F.interpolate(
         identity, size=(target, source), mode="bilinear", align_corners=False, antialias=antialias and target < source
     )
@@ -72,8 +76,9 @@ def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice,
     height, width = image_size
     if n == 0:
         return
-    resize_y = resize_matrix(side_y, height, device=logits.device)
-    resize_x = resize_matrix(side_x, width, device=logits.device)
+    logits = logits.float()
+    resize_y = resize_matrix(side_y, height, like=logits)
+    resize_x = resize_matrix(side_x, width, like=logits)
     boxes = boxes_of_masks(logits > 0)
     empty = ~(logits > 0).flatten(1).any(1)
 
@@ -94,7 +99,7 @@ def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice,
             members = reaches.nonzero()[:, 0]
             if len(members) == 0:
                 continue
-            low = logits[members, low_rows, low_columns].float()
+            low = logits[members, low_rows, low_columns]
             tile = resize_y[rows, low_rows] @ low @ resize_x[columns, low_columns].T
             yield rows, columns, members, tile > 0
 

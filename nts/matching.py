@@ -57,15 +57,16 @@ def patch_weights(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     weights ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
 
     Args:
-        masks: ``[n, S, S]``, bool or 0/1.
+        masks: ``[n, S, S]``, bool, or 0/1 in the precision wanted.
         grid: ``(h, w)``.
 
     Returns:
         float ``[n, h, w]``; the weights of a mask sum to its area.
     """
-    resize_y = resize_matrix(grid[0], masks.shape[1], antialias=False, device=masks.device)
-    resize_x = resize_matrix(grid[1], masks.shape[2], antialias=False, device=masks.device)
-    return torch.cat([resize_y.T @ chunk.float() @ resize_x for chunk in masks.split(_POOLING_CHUNK)])
+    like = masks.new_empty(0, dtype=masks.dtype if masks.is_floating_point() else torch.float32)
+    resize_y = resize_matrix(grid[0], masks.shape[1], antialias=False, like=like)
+    resize_x = resize_matrix(grid[1], masks.shape[2], antialias=False, like=like)
+    return torch.cat([resize_y.T @ chunk.to(like.dtype) @ resize_x for chunk in masks.split(_POOLING_CHUNK)])
 
 
 def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:

@@ -247,9 +247,7 @@ class MemoryBank:
         except (SafetensorError, ValueError, OverflowError) as error:
             raise MemoryFileError(f"{source} is damaged or no memory file: {error}") from error
         if header.get("format") != _FORMAT:
-            raise MemoryFileError(
-                f"{source} is a .safetensors file, but no memory: it lacks the format tag {_FORMAT!r}"
-            )
+            raise MemoryFileError(f"{source} is a .safetensors file, but no memory: its format tag is not {_FORMAT!r}")
         if int(header["schema_version"]) > SCHEMA_VERSION:
             raise MemoryFileError(
                 f"{source} has schema version {header['schema_version']}, but this version of the plugin reads up to "

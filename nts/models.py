@@ -81,7 +81,8 @@ def load_segmenter(name: str = "small", device: str = "auto", precision: str = "
 
     Args:
         name: one of :data:`SEGMENTERS`; or a checkpoint file that has a released model's name
-            (``.../sam2_hiera_large.pt``); or a folder that holds one ``.yaml`` (the model, in the ``sam2`` package's format) and one ``.pt``.
+            (``.../sam2_hiera_large.pt``); or a folder that holds one ``.yaml`` (the model, in the ``sam2`` package's
+            format) and one ``.pt``.
         device: ``"auto"``, or as in torch.
         precision: one of :data:`nts.devices.PRECISIONS`.
 

@@ -119,7 +119,7 @@ class Segmenter:
     def propose(self, embedding: ImageEmbedding, config: ProposalConfig | None = None) -> Proposals:
         """Decode one positive point at a time over the whole grid, and keep the best mask of each.
 
-        Of the three masks of a prompt the one with the highest predicted IoU is taken; the single-mask token is not used.
+        Of the three masks of a prompt that of the highest predicted IoU is taken; the single-mask token is ignored.
         Every point of the grid is evaluated, whatever the chunks.
         """
         config = config or ProposalConfig()

@@ -92,3 +92,19 @@ def make_dataset(fo: ModuleType) -> Iterator[Callable[..., fiftyone.Dataset]]:
 def dataset(make_dataset: Callable[..., fiftyone.Dataset]) -> fiftyone.Dataset:
     """An empty dataset."""
     return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def small_encoder():
+    """The shipped DINOv2, on the CPU."""
+    from nts.models import load_encoder
+
+    return load_encoder("small", "cpu")
+
+
+@pytest.fixture(scope="session")
+def small_segmenter():
+    """The shipped SAM2, on the CPU."""
+    from nts.models import load_segmenter
+
+    return load_segmenter("small", "cpu")

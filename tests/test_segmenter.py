@@ -1,0 +1,160 @@
+"""SAM2 and DINOv2 as the engine runs them, against the packages' own ways, on checkpoints in the released formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sam2
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from sam2.modeling.sam2_base import SAM2Base
+from transformers import Dinov2Config, Dinov2Model
+
+from nts.models import SEGMENTERS, SMALL, WeightsNotFound, load_encoder, load_segmenter
+from nts.segmenter import ProposalConfig, Segmenter, point_grid
+
+
+def random_sam2(config_file: Path) -> SAM2Base:
+    torch.manual_seed(0)
+    config = OmegaConf.load(config_file)
+    OmegaConf.resolve(config)
+    return instantiate(config.model, _recursive_=True).eval()
+
+
+def published_proposals(model: SAM2Base, pixels: torch.Tensor, points: torch.Tensor, *, no_mem_embed: bool):
+    """All masks of all prompts by the package's own decoder; then the best of three."""
+    *high_resolution, features = model.forward_image(pixels[None])["backbone_fpn"]
+    if no_mem_embed:
+        features = features + model.no_mem_embed.reshape(1, -1, 1, 1)
+    labels = torch.ones(len(points), 1, dtype=torch.int32)
+    sparse, dense = model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    masks, predicted_iou, _, _ = model.sam_mask_decoder.predict_masks(
+        image_embeddings=features,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=True,
+        high_res_features=high_resolution,
+    )
+    best, index = predicted_iou[:, 1:].max(1)
+    return masks[torch.arange(len(masks)), 1 + index], best
+
+
+@pytest.fixture(scope="module")
+def small_architecture() -> SAM2Base:
+    return random_sam2(next((SMALL / "segmenter").glob("*.yaml")))
+
+
+@pytest.mark.parametrize("no_mem_embed", [True, False])
+def test_scoring_before_drawing_gives_the_masks_of_the_whole_decoder(small_architecture, no_mem_embed):
+    with torch.inference_mode():
+        pixels = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(1))
+        segmenter = Segmenter(small_architecture, "random", "", torch.device("cpu"), torch.float32)
+        points = point_grid(6, 256)
+        masks, predicted_iou = published_proposals(small_architecture, pixels, points, no_mem_embed=no_mem_embed)
+        threshold = float(predicted_iou.median())
+        config = ProposalConfig(6, threshold, add_no_mem_embed=no_mem_embed)
+        embedding = segmenter.embed(pixels, add_no_mem_embed=no_mem_embed)
+        proposals = segmenter.propose(embedding, config)
+    expected = predicted_iou > threshold
+    assert 0 < len(proposals) < 36
+    assert torch.equal(proposals.points, points[expected])
+    assert torch.allclose(proposals.predicted_iou, predicted_iou[expected], atol=1e-5)
+    assert torch.allclose(proposals.mask_logits, masks[expected], atol=1e-3)
+
+
+def test_no_prompt_above_the_threshold_gives_no_proposals(small_segmenter):
+    embedding = small_segmenter.embed(torch.zeros(3, 256, 256))
+    proposals = small_segmenter.propose(embedding, ProposalConfig(4, iou_threshold=1.0))
+    assert len(proposals) == 0
+    assert proposals.mask_logits.shape == (0, 64, 64)
+    assert proposals.points.shape == (0, 2)
+
+
+def test_released_checkpoint_formats_load_by_file_name(tmp_path):
+    """A checkpoint with the names and shapes of `sam2.1_hiera_tiny.pt`, with random weights."""
+    model = random_sam2(Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml")
+    torch.save({"model": model.state_dict()}, tmp_path / "sam2.1_hiera_tiny.pt")
+    segmenter = load_segmenter(str(tmp_path / "sam2.1_hiera_tiny.pt"), "cpu")
+    assert segmenter.input_size == 1024
+    assert segmenter.points_per_side == 32
+    proposals = segmenter.propose(
+        segmenter.embed(torch.zeros(3, 1024, 1024)), ProposalConfig(points_per_side=2, iou_threshold=0.0)
+    )
+    assert proposals.mask_logits.shape == (4, 256, 256)
+
+    torch.save({"model": model.state_dict()}, tmp_path / "sam2_hiera_large.pt")
+    with pytest.raises(WeightsNotFound, match="belongs to another model than sam2_hiera_l.yaml"):
+        load_segmenter(str(tmp_path / "sam2_hiera_large.pt"), "cpu")
+
+
+def test_released_dinov2_format_loads_and_gives_the_normalised_patch_tokens(tmp_path):
+    torch.manual_seed(0)
+    model = Dinov2Model(
+        Dinov2Config(hidden_size=384, num_hidden_layers=2, num_attention_heads=6, image_size=518)
+    ).eval()
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), "cpu")
+    pixels = torch.randn(2, 3, 518, 518)
+    tokens = encoder.encode(pixels)
+    assert tokens.shape == (2, 37, 37, 384)
+    with torch.inference_mode():
+        expected = model(pixel_values=pixels).last_hidden_state[:, 1:]
+    assert torch.allclose(tokens.flatten(1, 2), expected, atol=1e-5)
+    assert encoder.info.input_size == 518
+    assert encoder.info.fingerprint == load_encoder(str(tmp_path), "cpu", "bfloat16").info.fingerprint
+
+
+def test_bfloat16_gives_nearly_the_same_tokens(small_encoder):
+    half = load_encoder("small", "cpu", "bfloat16")
+    size = small_encoder.info.input_size
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(3))
+    cosine = torch.cosine_similarity(half.encode(pixels), small_encoder.encode(pixels), dim=-1)
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize("name", [SEGMENTERS[-1], "sam2.1_hiera_tiny"])
+def test_weights_that_cannot_be_fetched_say_which_file_and_how_to_give_it(name):
+    with pytest.raises(
+        WeightsNotFound, match=rf"{name}.pt from the Hugging Face repository facebook/sam2.*give its path"
+    ):
+        load_segmenter(name, "cpu")
+
+
+def test_encoder_that_cannot_be_fetched_says_which_files_and_how_to_give_them():
+    with pytest.raises(WeightsNotFound, match=r"model.safetensors from the Hugging Face repository.*folder's path"):
+        load_encoder("facebook/dinov2-large", "cpu")
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(WeightsNotFound, match="no encoder 'dino'.*facebook/dinov2-large"):
+        load_encoder("dino", "cpu")
+    with pytest.raises(WeightsNotFound, match=r"no segmenter 'sam'.*sam2.1_hiera_large"):
+        load_segmenter("sam", "cpu")
+
+
+def test_damaged_or_incomplete_model_files_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsNotFound, match="lacks model.safetensors"):
+        load_encoder(str(tmp_path), "cpu")
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(WeightsNotFound, match="could not be loaded"):
+        load_encoder(str(tmp_path), "cpu")
+    (tmp_path / "sam2.1_hiera_tiny.pt").write_bytes(b"no weights")
+    with pytest.raises(WeightsNotFound, match="damaged"):
+        load_segmenter(str(tmp_path / "sam2.1_hiera_tiny.pt"), "cpu")
+    (tmp_path / "mine.pt").write_bytes(b"")
+    with pytest.raises(WeightsNotFound, match="which model does"):
+        load_segmenter(str(tmp_path / "mine.pt"), "cpu")
+    with pytest.raises(WeightsNotFound, match=r"exactly one \*\.yaml, it holds 0"):
+        load_segmenter(str(tmp_path), "cpu")
+
+
+def test_device_and_precision_are_checked():
+    with pytest.raises(ValueError, match="precision must be one of"):
+        load_encoder("small", "cpu", "int4")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda' is not available"):
+            load_encoder("small", "cuda")
