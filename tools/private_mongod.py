@@ -38,17 +38,15 @@ def start(timeout: float = 60.0) -> str:
     folder = Path(tempfile.mkdtemp(prefix="private-mongod-"))
     port = _free_port()
     log = folder / "mongod.log"
-    # fmt: off
-    server = subprocess.Popen(
-        [
-            fiftyone_mongod(), "--dbpath", folder, "--logpath", log, "--bind_ip", "127.0.0.1", "--port", str(port),
-            "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25",
-        ],
-        stdout=subprocess.DEVNULL,
-        # In a process group of its own: Ctrl-C would otherwise reach it before FiftyOne has said good-bye to it.
-        start_new_session=True,
-    )
-    # fmt: on
+    address = ["--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [fiftyone_mongod(), "--dbpath", folder, *address, "--wiredTigerCacheSizeGB", "0.25"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C would otherwise reach the server before FiftyOne has said good-bye to it.
+            start_new_session=True,
+        )
     atexit.register(_stop, server, folder)
     _wait_until_ready(server, port, log, timeout)
 
@@ -71,8 +69,7 @@ def _wait_until_ready(server: subprocess.Popen, port: int, log: Path, timeout: f
             return
         except OSError:
             time.sleep(0.05)
-    tail = log.read_text()[-2000:] if log.exists() else ""
-    raise RuntimeError(f"mongod did not start in {timeout:g} s (exit status {server.poll()}). Its log ends:\n{tail}")
+    raise RuntimeError(f"mongod did not start (exit status {server.poll()}). Its log ends:\n{log.read_text()[-2000:]}")
 
 
 def _stop(server: subprocess.Popen, folder: Path) -> None:
