@@ -248,12 +248,15 @@ class MemoryBank:
             raise MemoryFileError(f"{source} is damaged or no memory file: {error}") from error
         if header.get("format") != _FORMAT:
             raise MemoryFileError(f"{source} is a .safetensors file, but no memory: its format tag is not {_FORMAT!r}")
-        if int(header["schema_version"]) > SCHEMA_VERSION:
+        schema_version = header.get("schema_version", "")
+        if schema_version.isdigit() and int(schema_version) > SCHEMA_VERSION:
             raise MemoryFileError(
-                f"{source} has schema version {header['schema_version']}, but this version of the plugin reads up to "
+                f"{source} has schema version {schema_version}, but this version of the plugin reads up to "
                 f"{SCHEMA_VERSION}: update the plugin"
             )
         try:
+            if not schema_version.isdigit():
+                raise ValueError(f"schema version {schema_version!r}")
             bank = cls(EncoderInfo(**json.loads(header["encoder"])), header["preset"], header["created"])
             for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
                 bank.add(MemoryEntry(prototype=prototype, **record))

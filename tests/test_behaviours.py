@@ -336,10 +336,10 @@ class TestSampling:
     def test_27_sampling_repeats_and_takes_no_crowd_no_small_box_no_border_no_image_twice(self, seed):
         drawn = sample_references(self.dataset(), 10, seed)
         assert drawn == sample_references(self.dataset(), 10, seed)
-        for annotations in drawn.values():
-            assert len(annotations) == 10
-            assert len({annotation["image_id"] for annotation in annotations}) == 10
-            assert not {annotation["id"] for annotation in annotations} & {9001, 9002, 9003, 9004}
+        for of_class in drawn.values():
+            assert len(of_class) == 10
+            assert len({annotation["image_id"] for annotation in of_class}) == 10
+            assert not {annotation["id"] for annotation in of_class} & {9001, 9002, 9003, 9004}
         assert drawn != sample_references(self.dataset(), 10, seed + 1)
 
     def test_27_too_few_references_name_the_class(self):

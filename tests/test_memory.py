@@ -1,0 +1,205 @@
+"""The memory bank: adding, removing, merging, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from nts.memory import (
+    EncoderInfo,
+    EncoderMismatch,
+    MemoryBank,
+    MemoryEntry,
+    MemoryFileError,
+    class_prototype,
+    instance_prototype,
+)
+
+ENCODER = EncoderInfo("some/encoder", "ab" * 32, 518, 8)
+
+
+def make_bank(names: str = "bba", seed: int = 0, encoder: EncoderInfo = ENCODER) -> MemoryBank:
+    generator = torch.Generator().manual_seed(seed)
+    bank = MemoryBank(encoder)
+    for i, name in enumerate(names):
+        prototype = torch.randn(encoder.dim, generator=generator)
+        bank.add(MemoryEntry(name, prototype, f"sample{i}", f"label{seed}-{i}", "mask", 3.5 + i))
+    return bank
+
+
+def assert_equal(one: MemoryBank, two: MemoryBank) -> None:
+    assert (one.encoder, one.preset, one.created) == (two.encoder, two.preset, two.created)
+    assert torch.equal(one.instance_prototypes(), two.instance_prototypes())
+    for a, b in zip(one.entries, two.entries, strict=True):
+        assert (a.class_name, a.sample_id, a.label_id, a.kind, a.weight) == (
+            b.class_name,
+            b.sample_id,
+            b.label_id,
+            b.kind,
+            b.weight,
+        )
+
+
+def test_instance_prototype_is_the_weighted_mean_of_the_tokens():
+    generator = torch.Generator().manual_seed(1)
+    tokens, weights = torch.randn(50, 8, generator=generator), torch.rand(50, generator=generator)
+    expected = sum(w * t for w, t in zip(weights, tokens, strict=True)) / sum(weights)
+    assert torch.allclose(instance_prototype(tokens, weights), expected, atol=1e-6)
+    assert torch.allclose(instance_prototype(tokens, weights > 0.5), tokens[weights > 0.5].mean(0), atol=1e-6)
+
+
+def test_prototypes_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="covers no patch"):
+        instance_prototype(torch.ones(4, 2), torch.zeros(4))
+    with pytest.raises(ValueError, match="NaN"):
+        instance_prototype(torch.full((4, 2), torch.nan), torch.ones(4))
+    with pytest.raises(ValueError, match="at least one reference"):
+        class_prototype(torch.zeros(0, 4))
+
+
+def test_classes_are_sorted_and_shots_counted():
+    bank = make_bank("cabbb")
+    assert bank.classes == ("a", "b", "c")
+    assert bank.shots == {"a": 1, "b": 3, "c": 1}
+    assert bank.entry_labels().tolist() == [2, 0, 1, 1, 1]
+    expected = [class_prototype(bank.instance_prototypes()[bank.entry_labels() == k]) for k in range(3)]
+    assert torch.equal(bank.prototypes(), torch.stack(expected))
+    assert "5 references of 3 classes" in repr(bank)
+
+
+def test_adding_a_label_again_replaces_it():
+    bank = make_bank("ab")
+    bank.add(MemoryEntry("c", torch.ones(8), label_id="label0-0"))
+    assert bank.shots == {"b": 1, "c": 1}
+
+
+def test_references_and_classes_can_be_removed():
+    bank = make_bank("aabbc")
+    assert bank.remove(label_ids=["label0-0", "no such label"]) == 1
+    assert bank.remove(class_name="b") == 2
+    assert bank.shots == {"a": 1, "c": 1}
+    assert bank.remove(class_name="zebra") == 0
+
+
+def test_removing_no_label_leaves_entries_without_a_label_id():
+    bank = MemoryBank(ENCODER)
+    bank.add(MemoryEntry("a", torch.ones(8)))
+    bank.add(MemoryEntry("a", torch.zeros(8)))
+    assert bank.remove(label_ids=[""]) == 0
+    assert len(bank) == 2
+
+
+def test_merging_takes_all_references_of_both_and_those_of_one_label_once():
+    bank, other = make_bank("ab"), make_bank("bc", seed=1)
+    bank.merge(other)
+    assert bank.shots == {"a": 1, "b": 2, "c": 1}
+    bank.merge(other)
+    assert len(bank) == 4
+
+
+def test_banks_of_different_encoders_or_presets_do_not_merge():
+    other = make_bank(encoder=EncoderInfo("other/encoder", "cd" * 32, 518, 8))
+    with pytest.raises(EncoderMismatch, match=r"made by the encoder 'some/encoder'.*not by 'other/encoder'"):
+        make_bank().merge(other)
+    with pytest.raises(EncoderMismatch, match="'default', the other by 'paper'"):
+        make_bank().merge(MemoryBank(ENCODER, "paper"))
+
+
+def test_entries_that_do_not_fit_are_refused():
+    bank = MemoryBank(ENCODER)
+    with pytest.raises(EncoderMismatch, match="makes vectors of length 8"):
+        bank.add(MemoryEntry("a", torch.ones(9)))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        bank.add(MemoryEntry("a", torch.full((8,), torch.nan)))
+    with pytest.raises(ValueError, match="'l1' has no class"):
+        bank.add(MemoryEntry("", torch.ones(8), label_id="l1"))
+
+
+def test_empty_memory_has_no_prototypes():
+    with pytest.raises(ValueError, match="the memory is empty"):
+        MemoryBank(ENCODER).prototypes()
+    assert_equal(MemoryBank.from_bytes((empty := MemoryBank(ENCODER)).to_bytes()), empty)
+
+
+def test_saved_bank_comes_back_equal(tmp_path):
+    bank = make_bank("zebra")
+    bank.save(tmp_path / "bank.safetensors")
+    assert_equal(MemoryBank.load(tmp_path / "bank.safetensors"), bank)
+    assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
+
+
+def test_a_reference_costs_its_vector_and_little_more():
+    encoder = EncoderInfo("facebook/dinov2-large", "ef" * 32, 518, 1024)
+    size = len(make_bank("a" * 101, encoder=encoder).to_bytes()) - len(make_bank("a", encoder=encoder).to_bytes())
+    assert 4096 <= size / 100 < 4096 + 250
+
+
+@pytest.mark.parametrize("failure", ["replace", "write"])
+def test_old_file_survives_when_writing_fails(tmp_path, monkeypatch, failure):
+    path = tmp_path / "bank.safetensors"
+    old = make_bank("ab")
+    old.save(path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace" if failure == "replace" else "fsync", fail)
+    with pytest.raises(MemoryFileError, match=r"could not be written to .*bank.safetensors: No space left on device"):
+        make_bank("xyz").save(path)
+    monkeypatch.undo()
+    assert_equal(MemoryBank.load(path), old)
+    assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"], "no half-written file is left"
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "missing" / "bank.safetensors", tmp_path / "file" / "bank.safetensors"):
+        with pytest.raises(MemoryFileError, match=r"could not be written to .*bank.safetensors"):
+            make_bank().save(path)
+
+
+def with_header(data: bytes, **changes: str) -> bytes:
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"].update(changes)
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: b"", "damaged or no memory file"),
+        (lambda data: b"not a memory at all", "damaged or no memory file"),
+        (lambda data: data[:-7], "damaged or no memory file"),
+        (lambda data: data[:40], "damaged or no memory file"),
+        (lambda data: save({"weight": torch.ones(2)}), "its format tag is not 'nts-memory'"),
+        (lambda data: with_header(data, schema_version="99"), r"schema version 99, .* reads up to 1: update"),
+        (lambda data: with_header(data, entries="[]"), "header and its tensors do not agree"),
+        (lambda data: with_header(data, encoder="{}"), "header and its tensors do not agree"),
+        (lambda data: with_header(data, schema_version="one"), "header and its tensors do not agree"),
+    ],
+)
+def test_damaged_files_are_refused_with_their_name(tmp_path, spoil, message):
+    path = tmp_path / "bank.safetensors"
+    path.write_bytes(spoil(make_bank().to_bytes()))
+    with pytest.raises(MemoryFileError, match=rf"bank.safetensors .*{message}"):
+        MemoryBank.load(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(MemoryFileError, match=r"nowhere.safetensors could not be read: No such file"):
+        MemoryBank.load(tmp_path / "nowhere.safetensors")
+
+
+def test_nan_in_a_file_is_refused(tmp_path):
+    data = make_bank("a").to_bytes()
+    path = tmp_path / "bank.safetensors"
+    path.write_bytes(data[:-32] + struct.pack("<8f", *[float("nan")] * 8))
+    with pytest.raises(MemoryFileError, match="NaN or infinity"):
+        MemoryBank.load(path)
