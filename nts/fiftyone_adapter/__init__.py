@@ -1,0 +1,76 @@
+"""The engine in FiftyOne: datasets in, labels and runs out. The only part of ``nts`` that imports FiftyOne.
+
+>>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap  # doctest: +SKIP
+>>> build_reference_memory(dataset.match_tags("reference"), "ground_truth", "birds")  # doctest: +SKIP
+>>> auto_segment_view(dataset.match_tags("target"), "birds")  # doctest: +SKIP
+>>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.ap  # doctest: +SKIP
+"""
+
+from .checks import InputError, check_key, check_output_field, check_view, label_counts, suggest_output_field
+from .jobs import (
+    EvaluationReport,
+    Job,
+    MemoryReport,
+    Progress,
+    SegmentationReport,
+    auto_segment_view,
+    build_reference_memory,
+    evaluate_nap,
+    evaluation_job,
+    export_memory,
+    import_memory,
+    load_evaluation,
+    memory_job,
+    run,
+    segmentation_job,
+)
+from .model import ReferenceSegmenterModel
+from .runs import (
+    EVALUATION,
+    MEMORY,
+    RunNotFound,
+    delete_memory,
+    delete_segmentation,
+    list_evaluations,
+    list_memories,
+    list_segmentations,
+    load_memory,
+    made_with_memory,
+    made_with_segmentation,
+)
+
+__all__ = [
+    "EVALUATION",
+    "MEMORY",
+    "EvaluationReport",
+    "InputError",
+    "Job",
+    "MemoryReport",
+    "Progress",
+    "ReferenceSegmenterModel",
+    "RunNotFound",
+    "SegmentationReport",
+    "auto_segment_view",
+    "build_reference_memory",
+    "check_key",
+    "check_output_field",
+    "check_view",
+    "delete_memory",
+    "delete_segmentation",
+    "evaluate_nap",
+    "evaluation_job",
+    "export_memory",
+    "import_memory",
+    "label_counts",
+    "list_evaluations",
+    "list_memories",
+    "list_segmentations",
+    "load_evaluation",
+    "load_memory",
+    "made_with_memory",
+    "made_with_segmentation",
+    "memory_job",
+    "run",
+    "segmentation_job",
+    "suggest_output_field",
+]

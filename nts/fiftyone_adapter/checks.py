@@ -1,0 +1,152 @@
+"""What a view, a field or a name must be like; every message says what is wrong and what to do.
+
+Forms and jobs ask the same functions, so nothing that a form accepts is refused by the job, and the other way round.
+"""
+
+from __future__ import annotations
+
+import itertools
+import keyword
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import fiftyone as fo
+
+from . import runs
+
+
+class InputError(ValueError):
+    """Something asked for that cannot be done. The message is for the person who asked."""
+
+
+def check_view(view: fo.core.collections.SampleCollection | None) -> None:
+    """Raise unless ``view`` holds at least one image, and each sample is one image."""
+    if view is None:
+        raise InputError("no dataset is open")
+    if view.media_type == "group":
+        raise InputError(
+            "this is a grouped dataset: take the images of one slice, with dataset.select_group_slices('<slice>')"
+        )
+    if view.media_type not in ("image", None):
+        raise InputError(f"only images can be used, but the media type here is {view.media_type!r}")
+    if view._is_generated:
+        raise InputError("this is a view of patches, frames or clips: take the view of whole images it was made from")
+    if view.count() == 0:
+        raise InputError("the view has no samples")
+
+
+def detections_fields(view: fo.core.collections.SampleCollection) -> list[str]:
+    """Names of the fields of type :class:`fiftyone.Detections`; those that hold our own predictions come last."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
+    return sorted(schema, key=lambda name: name in predictions)
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How many labels a field has in a view, and how many of them have a mask."""
+
+    labels: int
+    masks: int
+
+    @property
+    def words(self) -> str:
+        if self.masks == self.labels:
+            return f"{self.labels} labels, all with masks"
+        return f"{self.labels} labels, {self.masks} with masks" if self.masks else f"{self.labels} labels, boxes only"
+
+
+def label_counts(view: fo.core.collections.SampleCollection) -> dict[str, LabelCounts]:
+    """For every field of type Detections how many labels it has, in the order of :func:`detections_fields`."""
+    fields = detections_fields(view)
+    paths = [f"{name}.detections{end}" for name in fields for end in ("", ".mask", ".mask_path")]
+    counts = iter(view.aggregate([fo.Count(path) for path in paths]))
+    return {name: LabelCounts(next(counts), next(counts) + next(counts)) for name in fields}
+
+
+def check_detections_field(view: fo.core.collections.SampleCollection, name: str, role: str) -> None:
+    """Raise unless ``name`` is a field of type Detections. ``role`` names it in the message: "label field"."""
+    fields = detections_fields(view)
+    if not fields:
+        raise InputError(f"a {role} is needed, but this dataset has no field of type Detections")
+    if name in fields:
+        return
+    field = view.get_field(name) if name else None
+    found = f"is of type {_type_name(field)}" if field is not None else "does not exist"
+    raise InputError(f"the {role} {name!r} {found}; fields of type Detections are: {', '.join(fields)}")
+
+
+def check_key(view: fo.core.collections.SampleCollection, key: str, method: str, *, overwrite: bool) -> None:
+    """Raise unless a run of the given method may be stored under ``key``."""
+    kind = runs.KINDS[method]
+    if not _is_name(key):
+        raise InputError(
+            f"{key!r} cannot be the name of a {kind}: use letters, digits and underscores, and begin with a letter"
+        )
+    if key not in view.list_runs():
+        return
+    if key not in runs.configs(view, method):
+        raise InputError(f"the name {key!r} is taken by a run of another kind: choose another name for the {kind}")
+    if not overwrite:
+        raise InputError(f"there is a {kind} {key!r} already: choose another name, or switch on overwrite")
+
+
+def check_output_field(view: fo.core.collections.SampleCollection, name: str) -> None:
+    """Raise unless ``name`` is free, or a field that a segmentation run made and may make again."""
+    if not _is_name(name):
+        raise InputError(
+            f"{name!r} cannot be the name of a field: use letters, digits and underscores, and begin with a letter"
+        )
+    made_by_us = runs.configs(view, runs.SEGMENTATION)
+    for field in (name, runs.error_field(name)):
+        existing = view.get_field(field)
+        if existing is None or name in made_by_us:
+            continue
+        raise InputError(
+            f"the field {field!r} exists and holds {_type_name(existing)} that auto_segment_view did not make: "
+            "it is never overwritten; choose another output field"
+        )
+    if name not in made_by_us and name in view.list_runs():
+        raise InputError(f"the name {name!r} is taken by a run of another kind: choose another output field")
+
+
+def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> None:
+    """Raise if none of the wanted classes is present; ``where`` says in what."""
+    present = sorted(present)
+    if not present:
+        raise InputError(f"{where} has no labels with a class")
+    wanted = list(wanted)
+    if not set(wanted) & set(present):
+        raise InputError(f"{where} has no label of the classes {', '.join(wanted)}; it has: {', '.join(present)}")
+
+
+def suggest_output_field(view: fo.core.collections.SampleCollection, memory_key: str) -> str:
+    """``nts_<memory>``, with a number behind it where that name is taken by something else."""
+    made_by_us = runs.configs(view, runs.SEGMENTATION)
+    taken = {*view.get_field_schema(), *view.list_runs()}
+
+    def suits(name: str) -> bool:
+        made_by_this_memory = made_by_us.get(name, {}).get("memory_key") == memory_key
+        return made_by_this_memory or not taken & {name, runs.error_field(name)}
+
+    base = f"nts_{memory_key}"
+    return next(name for name in itertools.chain([base], _numbered(base)) if suits(name))
+
+
+def _numbered(base: str) -> Iterator[str]:
+    return (f"{base}_{number}" for number in itertools.count(2))
+
+
+def _is_name(name: str) -> bool:
+    return (
+        isinstance(name, str)
+        and name.isascii()
+        and name.isidentifier()
+        and not name.startswith("_")
+        and not keyword.iskeyword(name)
+    )
+
+
+def _type_name(field: fo.Field) -> str:
+    document_type = getattr(field, "document_type", None)
+    return (document_type or type(field)).__name__

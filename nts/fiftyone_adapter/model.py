@@ -1,0 +1,62 @@
+"""The engine as a FiftyOne model, for ``dataset.apply_model(model, label_field=...)``."""
+
+from __future__ import annotations
+
+import fiftyone as fo
+import fiftyone.core.models as fom
+import numpy as np
+
+from ..images import read_image
+from ..memory import MemoryBank
+from ..pipeline import ReferenceSegmenter
+from ..presets import Preset
+from .labels import to_detections
+
+
+class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
+    """Segments images by a reference memory.
+
+    >>> model = ReferenceSegmenterModel(load_memory(dataset, "birds"))  # doctest: +SKIP
+    >>> dataset.apply_model(model, label_field="birds")  # doctest: +SKIP
+
+    FiftyOne's own image readers turn no 16-bit image into 8 bits and know nothing of the preset, so the image is read
+    again from the sample's file: the result is the one that ``auto_segment_view`` gives.
+
+    Args:
+        memory: the reference memory.
+        encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
+        segmenter: a name for :func:`nts.models.load_segmenter`.
+        preset: ``"default"``, ``"paper"`` or a :class:`~nts.presets.Preset`; the one that made the memory without.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryBank,
+        encoder: str | None = None,
+        segmenter: str = "small",
+        preset: str | Preset | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter = ReferenceSegmenter(memory, encoder or memory.encoder.name, segmenter, preset or memory.preset)
+
+    @property
+    def media_type(self) -> str:
+        return "image"
+
+    @property
+    def ragged_batches(self) -> bool:
+        return True
+
+    @property
+    def transforms(self) -> None:
+        return None
+
+    @property
+    def preprocess(self) -> bool:
+        return False
+
+    def predict(self, image: np.ndarray, sample: fo.Sample | None = None) -> fo.Detections:
+        """The objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""
+        if sample is not None:
+            image = read_image(sample.filepath, exif=self.segmenter.preset.exif)
+        return to_detections(self.segmenter.segment(image), self.segmenter.memory)

@@ -1,0 +1,226 @@
+"""What the plugin keeps in a dataset, and who made which field. Only this module stores, lists and deletes it.
+
+All of it are custom runs of FiftyOne, with FiftyOne's own classes and plain values, so that a dataset opens where the
+plugin is not installed:
+
+* a *memory* (method ``nts_memory``), registered on the view of its references; its results hold the bank's bytes;
+* a *segmentation* (``nts_segmentation``), under the name of its output field, registered on the view it segmented;
+* an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import fiftyone as fo
+
+from .. import __version__
+from ..memory import MemoryBank, MemoryFileError
+
+SCHEMA = 1
+MEMORY, SEGMENTATION, EVALUATION = "nts_memory", "nts_segmentation", "nts_nap"
+KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation"}
+
+_DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
+
+Collection = fo.core.collections.SampleCollection
+
+
+class RunNotFound(ValueError):
+    """A memory, segmentation or evaluation that this dataset does not have."""
+
+
+def configs(view: Collection, method: str) -> dict[str, dict[str, Any]]:
+    """Everything stored of one method: ``{key: its configuration}``, by name."""
+    keys = [key for key in view.list_runs(method=method) if not key.startswith(_DRAFT)]
+    return {key: view.get_run_info(key).config.serialize() for key in keys}
+
+
+def config(view: Collection, key: str, method: str) -> dict[str, Any]:
+    """The configuration stored under ``key``.
+
+    Raises:
+        RunNotFound: if there is none of this method.
+    """
+    stored = configs(view, method)
+    if key not in stored:
+        there_are = f"it has: {', '.join(stored)}" if stored else "it has none yet"
+        raise RunNotFound(f"the dataset {view._root_dataset.name!r} has no {KINDS[method]} {key!r}; {there_are}")
+    return stored[key]
+
+
+def results(view: Collection, key: str, method: str) -> dict[str, Any]:
+    """The results stored under ``key``; raises as :func:`config`."""
+    config(view, key, method)
+    stored = view.load_run_results(key, cache=False, load_view=False)
+    return {} if stored is None else {name: value for name, value in stored.serialize().items() if name != "cls"}
+
+
+def store(
+    view: Collection, key: str, method: str, config: dict[str, Any], results: dict[str, Any] | None = None
+) -> None:
+    """Store a run on a view. An older one under the same key is replaced when the new one is complete, not before."""
+    dataset = view._root_dataset
+    draft = _DRAFT + key
+    if draft in dataset.list_runs():
+        dataset.delete_run(draft)
+    run = dataset.init_run(method=method, schema=SCHEMA, plugin_version=__version__, **config)
+    view.register_run(draft, run)
+    if results is not None:
+        run_results = dataset.init_run_results(draft, **results)
+        dataset.save_run_results(draft, run_results, cache=False)
+    if key in dataset.list_runs():
+        dataset.delete_run(key)
+    dataset.rename_run(draft, key)
+
+
+def update(view: Collection, key: str, **changes: Any) -> None:
+    """Change values in the configuration stored under ``key``."""
+    run = view.get_run_info(key).config
+    for name, value in changes.items():
+        setattr(run, name, value)
+    view._root_dataset.update_run_config(key, run)
+
+
+# ---- memories --------------------------------------------------------------------------------------------------------
+
+
+def list_memories(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's memories, and what they are made of: classes, shots, encoder, preset, label field."""
+    return configs(view, MEMORY)
+
+
+def list_segmentations(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's segmentations (their output fields), and how they were made: memory, settings, counts."""
+    return configs(view, SEGMENTATION)
+
+
+def list_evaluations(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's evaluations, and what they evaluated: fields, classes, counts, AP of boxes and masks."""
+    return configs(view, EVALUATION)
+
+
+def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) -> None:
+    """Keep a memory in the dataset, registered on the view of its references."""
+    shots = bank.shots
+    store(
+        view,
+        key,
+        MEMORY,
+        {
+            **config,
+            # Lists and not a dictionary: a class name may hold a dot, which MongoDB allows in no key.
+            "classes": list(shots),
+            "shots": list(shots.values()),
+            "encoder": bank.encoder.name,
+            "encoder_fingerprint": bank.encoder.fingerprint,
+            "preset": bank.preset,
+            "created": bank.created,
+            "fingerprint": fingerprint(bank),
+        },
+        {"bank": base64.b64encode(bank.to_bytes()).decode("ascii")},
+    )
+
+
+def load_memory(view: Collection, key: str) -> MemoryBank:
+    """The memory kept under ``key``.
+
+    Raises:
+        RunNotFound: if there is none.
+        MemoryFileError: if what is stored is damaged.
+    """
+    name = f"the memory {key!r} of the dataset {view._root_dataset.name!r}"
+    bank = results(view, key, MEMORY).get("bank")
+    if bank is None:
+        raise MemoryFileError(f"{name} is damaged: it has no content")
+    return MemoryBank.from_bytes(base64.b64decode(bank), source=name)
+
+
+def fingerprint(bank: MemoryBank) -> str:
+    """SHA-256 over what decides a result: the prototypes, their classes and labels."""
+    labels = json.dumps([(entry.class_name, entry.label_id) for entry in bank.entries])
+    return hashlib.sha256(bank.instance_prototypes().numpy().tobytes() + labels.encode()).hexdigest()
+
+
+def delete_memory(view: Collection, key: str) -> list[str]:
+    """Delete a memory and everything made with it; returns what was deleted, in words."""
+    config(view, key, MEMORY)
+    deleted = []
+    for output, made in configs(view, SEGMENTATION).items():
+        if made["memory_key"] == key:
+            deleted += delete_segmentation(view, output)
+    deleted += _delete_evaluations(view, memory_key=key)
+    view._root_dataset.delete_run(key)
+    return [*deleted, f"memory {key!r}"]
+
+
+def made_with_memory(view: Collection, key: str) -> list[str]:
+    """What :func:`delete_memory` would delete beside the memory itself, in words."""
+    words = []
+    for output, made in configs(view, SEGMENTATION).items():
+        if made["memory_key"] == key:
+            words += made_with_segmentation(view, output)
+    evaluations = configs(view, EVALUATION)
+    words += [_evaluation_words(k) for k, made in evaluations.items() if made["memory_key"] == key]
+    return list(dict.fromkeys(words))
+
+
+# ---- segmentations ---------------------------------------------------------------------------------------------------
+
+
+def error_field(output_field: str) -> str:
+    """Where the reason stands for a sample that could not be segmented."""
+    return f"{output_field}_error"
+
+
+def reference_samples(view: Collection, predictions_field: str, memory_key: str) -> set[str]:
+    """Ids of the samples whose labels the predictions were made from.
+
+    A segmentation keeps them from the moment it was made, whatever became of its memory since; for predictions made
+    otherwise (by ``apply_model``) they are those of the memory named.
+    """
+    made = configs(view, SEGMENTATION).get(predictions_field)
+    if made is not None and made["memory_key"] == memory_key:
+        return set(results(view, predictions_field, SEGMENTATION)["reference_sample_ids"])
+    return {entry.sample_id for entry in load_memory(view, memory_key).entries}
+
+
+def delete_segmentation(view: Collection, key: str) -> list[str]:
+    """Delete a segmentation: its fields, its evaluations, itself; returns what was deleted, in words."""
+    words = made_with_segmentation(view, key)
+    delete_fields(view, key)
+    _delete_evaluations(view, predictions_field=key)
+    view._root_dataset.delete_run(key)
+    return words
+
+
+def made_with_segmentation(view: Collection, key: str) -> list[str]:
+    """What :func:`delete_segmentation` would delete, in words."""
+    made = config(view, key, SEGMENTATION)
+    fields = [f"field {name!r}" for name in (made["output_field"], made["error_field"]) if view.has_field(name)]
+    evaluations = configs(view, EVALUATION)
+    words = [_evaluation_words(k) for k, e in evaluations.items() if e["predictions_field"] == key]
+    return [*fields, *words, f"segmentation {key!r}"]
+
+
+def delete_fields(view: Collection, key: str) -> None:
+    """Delete the fields that a segmentation made, with all that is in them."""
+    made = config(view, key, SEGMENTATION)
+    dataset = view._root_dataset
+    for name in (made["output_field"], made["error_field"]):
+        if dataset.has_sample_field(name):
+            dataset.delete_sample_field(name)
+
+
+def _delete_evaluations(view: Collection, **of: str) -> list[str]:
+    keys = view.list_runs(method=EVALUATION, **of)
+    for key in keys:
+        view._root_dataset.delete_run(key)
+    return [_evaluation_words(key) for key in keys]
+
+
+def _evaluation_words(key: str) -> str:
+    return f"evaluation {key!r}"

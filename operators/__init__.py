@@ -1,0 +1,23 @@
+"""FiftyOne's side of the plugin: forms in, fields and runs out. All the work is done by the engine, ``nts``.
+
+The engine brings torch along, so it is imported where it is used and not here: FiftyOne registers the operators of
+every plugin whenever it starts.
+"""
+
+from .auto_segment_view import AutoSegmentView
+from .build_reference_memory import BuildReferenceMemory
+from .delete_memory import DeleteMemory
+from .delete_segmentation import DeleteSegmentation
+from .evaluate_nap import EvaluateNAP
+from .export_memory import ExportMemory
+from .import_memory import ImportMemory
+
+OPERATORS = (
+    BuildReferenceMemory,
+    AutoSegmentView,
+    EvaluateNAP,
+    DeleteMemory,
+    DeleteSegmentation,
+    ExportMemory,
+    ImportMemory,
+)

@@ -1,0 +1,177 @@
+"""What all operators share: how a job runs, in the App, delegated and from Python, and how its outcome is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+logger = logging.getLogger(__name__)
+
+
+def sentence(message: object) -> str:
+    """A message as the App shows it, beginning with a capital."""
+    text = str(message)
+    return text[:1].upper() + text[1:]
+
+
+def _is_ours_to_mend(error: Exception) -> bool:
+    """Whether an error comes from a mistake in the program; the others are written for the person who meets them."""
+    return type(error).__module__ == "builtins" and not isinstance(error, ValueError)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if _is_ours_to_mend(error) else sentence(error)
+
+
+class PluginOperator(foo.Operator):
+    """An operator of this plugin."""
+
+    @staticmethod
+    def settings(name: str, label: str, description: str, risk_level: str, **more: Any) -> foo.OperatorConfig:
+        """What all configurations have in common."""
+        return foo.OperatorConfig(
+            name=name,
+            label=label,
+            description=description,
+            dynamic=True,
+            risk_level=risk_level,
+            light_icon="/assets/icon-light.svg",
+            dark_icon="/assets/icon-dark.svg",
+            **more,
+        )
+
+    def form(self, ctx, inputs: types.Object) -> None:
+        """Put the inputs on the form."""
+        raise NotImplementedError
+
+    def resolve_input(self, ctx):
+        inputs = types.Object()
+        self.form(ctx, inputs)
+        return types.Property(inputs, view=types.View(label=self.config.label, description=self.config.description))
+
+
+class SimpleOperator(PluginOperator):
+    """An operator that is done at once, and says in a few words what it did."""
+
+    def do(self, ctx) -> str:
+        """Do it; returns what was done (Markdown)."""
+        raise NotImplementedError
+
+    def execute(self, ctx):
+        summary = self.do(ctx)
+        ctx.trigger("reload_dataset")
+        return {"summary": summary}
+
+    def resolve_output(self, ctx):
+        return output_form(self.config.label)
+
+
+class JobOperator(PluginOperator):
+    """An operator whose work is a job of the engine: a generator that yields its progress and returns a report.
+
+    A subclass has a form, makes its job of the form's values (:meth:`job`), and tells the report in words and one table
+    (:meth:`summary`, :meth:`rows`).
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    """The table of the outcome: key and heading of every column."""
+
+    def job(self, ctx):
+        """The engine's generator for the values in ``ctx.params``."""
+        raise NotImplementedError
+
+    def summary(self, report) -> str:
+        """A report in words (Markdown)."""
+        raise NotImplementedError
+
+    def rows(self, report) -> list[dict[str, Any]]:
+        """A report as rows of a table with :attr:`columns`."""
+        return []
+
+    def execute(self, ctx):
+        """A generator of messages to the App; or, in a delegated run, the outcome."""
+        return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
+
+    def resolve_output(self, ctx):
+        """The outcome of a delegated run."""
+        return output_form(self.config.label, self.columns)
+
+    def schedule(self, sample_collection, **params: Any):
+        """Have a delegated run do it; returns FiftyOne's record of the operation."""
+        context = {"view": sample_collection.view(), "params": params, "request_delegation": True}
+        return foo.execute_operator(self.uri, context)
+
+    def _delegated(self, ctx) -> dict[str, Any]:
+        from ..nts.fiftyone_adapter import run
+
+        report = run(self.job(ctx), lambda step: ctx.set_progress(progress=step.fraction, label=step.label))
+        return self._results(report)
+
+    def _immediate(self, ctx):
+        try:
+            with contextlib.closing(self.job(ctx)) as job:
+                report = yield from _progress(ctx, job)
+        except Exception as error:
+            # An exception would leave the progress bar of the App's form standing as it is, without a word. Called from
+            # Python there is no form, and the exception is what the caller needs.
+            if ctx.prompt_id is None:
+                raise
+            message = _words(error)
+            logger.error("%s failed: %s", self.uri, message, exc_info=error if _is_ours_to_mend(error) else None)
+            yield ctx.ops.notify(message, variant="error")
+            yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
+            return
+        yield ctx.trigger("reload_dataset")
+        results = self._results(report)
+        yield ctx.ops.show_output(output_form(self.config.label, self.columns).to_json(), results)
+        yield ctx.ops.notify(f"{self.config.label}: done", variant="success")
+
+    def _results(self, report) -> dict[str, Any]:
+        return {"summary": self.summary(report), "rows": self.rows(report)}
+
+
+def _progress(ctx, job):
+    """Pass a job's progress on to the App, and return its report."""
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as end:
+            return end.value
+        yield ctx.ops.set_progress(progress=step.fraction, label=step.label)
+
+
+def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.Property:
+    """How an outcome is shown: words, and a table if it has columns."""
+    outputs = types.Object()
+    outputs.str("summary", view=types.MarkdownView())
+    if columns:
+        table = types.TableView()
+        for key, heading in columns:
+            table.add_column(key, label=heading)
+        outputs.list("rows", types.Object(), view=table)
+    return types.Property(outputs, view=types.View(label=label))
+
+
+def _error_form(label: str, message: str) -> types.Property:
+    outputs = types.Object()
+    outputs.view("error", types.Error(label=f"{label} failed", description=message))
+    return types.Property(outputs, view=types.View(label=label))
+
+
+def bullets(title: str, items: list[str], most: int = 10) -> str:
+    """A paragraph of Markdown: a list under a title; nothing for no items."""
+    if not items:
+        return ""
+    shown = [f"- {item}" for item in items[:most]]
+    if len(items) > most:
+        shown.append(f"- and {len(items) - most} more")
+    return "\n".join([f"**{title}**", "", *shown])
+
+
+def paragraphs(*texts: str) -> str:
+    """The texts that are not empty, as paragraphs of Markdown."""
+    return "\n\n".join(text for text in texts if text)

@@ -1,0 +1,108 @@
+"""Build reference memory: labels of a view become the memory that other images are segmented by."""
+
+from __future__ import annotations
+
+import fiftyone.operators.types as types
+
+from . import forms
+from .base import JobOperator, bullets, paragraphs
+
+
+class BuildReferenceMemory(JobOperator):
+    """See :func:`nts.fiftyone_adapter.build_reference_memory`."""
+
+    columns = (("class", "Class"), ("references", "References"))
+
+    @property
+    def config(self):
+        return self.settings(
+            "build_reference_memory",
+            "Build reference memory",
+            "Learn classes from a few labelled objects, without training",
+            risk_level="MEDIUM",
+            execute_as_generator=True,
+            allow_delegated_execution=True,
+        )
+
+    def __call__(self, sample_collection, label_field, memory_key, *, delegate=False, **options):
+        """Build a memory from Python; returns a report, or, with ``delegate``, the scheduled operation.
+
+        ``options`` are those of :func:`nts.fiftyone_adapter.build_reference_memory`.
+        """
+        from ..nts.fiftyone_adapter import build_reference_memory
+
+        if delegate:
+            return self.schedule(sample_collection, label_field=label_field, memory_key=memory_key, **options)
+        return build_reference_memory(sample_collection, label_field, memory_key, **options)
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter import label_counts
+
+        view = forms.target_view(ctx, inputs, "Take the references from")
+        if view is None:
+            return
+        field = forms.detections_field(
+            ctx,
+            inputs,
+            view,
+            "label_field",
+            label="Label field",
+            description="The field with the labelled objects; masks make better references than boxes",
+        )
+        if field is None:
+            return
+        forms.classes(inputs, view, field, description="Left empty: all classes of the label field")
+        counts = label_counts(view)[field]
+        if counts.masks < counts.labels:
+            _boxes(inputs, counts.labels - counts.masks)
+        _name(ctx, inputs)
+        forms.encoder(inputs)
+        forms.preset(inputs)
+        forms.device(inputs)
+
+    def job(self, ctx):
+        from ..nts.fiftyone_adapter import memory_job
+
+        options = forms.given(ctx.params, "classes", "boxes", "encoder", "preset", "overwrite", "device")
+        return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], **options)
+
+    def summary(self, report) -> str:
+        count = sum(report.shots.values())
+        words = f"The memory **{report.memory_key}** holds {count} references of {len(report.shots)} classes"
+        if report.boxes:
+            words += f"; {report.boxes} of them are boxes taken as masks"
+        missing = bullets("Classes left out, for want of a usable reference", report.missing_classes)
+        skipped = bullets(f"{len(report.skipped)} labels left out", [item.reason for item in report.skipped])
+        return paragraphs(f"{words}.", missing, skipped)
+
+    def rows(self, report):
+        return [{"class": name, "references": count} for name, count in report.shots.items()]
+
+
+def _boxes(inputs, count: int) -> None:
+    radio = types.RadioGroup(
+        label=f"{count} labels have a box but no mask",
+        description="A reference needs to know which pixels are the object",
+    )
+    radio.add_choice("skip", label="Leave them out")
+    radio.add_choice(
+        "fill",
+        label="Take the whole box as the mask",
+        description="The background in the corners of the box becomes part of the class: expect worse results",
+    )
+    inputs.enum("boxes", radio.values(), default="skip", required=False, view=radio)
+
+
+def _name(ctx, inputs) -> None:
+    from ..nts.fiftyone_adapter import MEMORY, InputError, check_key, list_memories
+
+    name = inputs.str("memory_key", label="Memory name", description="Under this name it is kept", required=True)
+    key = ctx.params.get("memory_key")
+    if not key:
+        return
+    if key in list_memories(ctx.dataset):
+        forms.overwrite(inputs, f"There is a memory {key!r} already: replace it")
+    try:
+        check_key(ctx.dataset, key, MEMORY, overwrite=bool(ctx.params.get("overwrite")))
+    except InputError as error:
+        forms.mark_invalid(name, error)

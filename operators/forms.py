@@ -1,0 +1,181 @@
+"""Parts of forms that several operators share. Each says why, where it has nothing to offer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import fiftyone.operators.types as types
+
+from .base import sentence
+
+
+def refuse(inputs: types.Object, title: str, reason: object) -> None:
+    """Say why the operator cannot be run here, and disable its button."""
+    warning = inputs.view("problem", types.Warning(label=title, description=sentence(reason)))
+    warning.invalid = True
+    warning.error_message = f"{title}: {reason}"
+
+
+def mark_invalid(prop: types.Property, reason: object) -> None:
+    """Say what is wrong with the value of an input, and disable the button."""
+    prop.invalid = True
+    prop.error_message = sentence(reason)
+
+
+def target_view(ctx, inputs: types.Object, action: str):
+    """The radio for dataset, view or selection; returns the chosen view, or ``None`` if it cannot be used."""
+    from ..nts.fiftyone_adapter import InputError, check_view
+
+    if ctx.dataset is None:
+        refuse(inputs, "No dataset", "open a dataset first")
+        return None
+    inputs.view_target(ctx, action_description=action)
+    view = ctx.target_view()
+    try:
+        check_view(view)
+    except InputError as error:
+        refuse(inputs, "These samples cannot be used", error)
+        return None
+    return view
+
+
+def choice(
+    inputs: types.Object,
+    name: str,
+    values: Sequence[str],
+    *,
+    label: str,
+    description: str,
+    default: str | None,
+    required: bool = True,
+    descriptions: dict[str, str] | None = None,
+) -> types.Property:
+    """A drop-down of ``values``."""
+    dropdown = types.DropdownView(label=label, description=description)
+    for value in values:
+        dropdown.add_choice(value, label=value, description=(descriptions or {}).get(value))
+    return inputs.enum(name, dropdown.values(), default=default, required=required, view=dropdown)
+
+
+def detections_field(
+    ctx, inputs: types.Object, view, name: str, *, label: str, description: str, default: str | None = None
+) -> str | None:
+    """A drop-down of the fields of type Detections that hold labels in the view; returns the chosen field.
+
+    Beside every field stands how many labels it has, and whether they have masks.
+    """
+    from ..nts.fiftyone_adapter import label_counts
+
+    counts = {field: counted for field, counted in label_counts(view).items() if counted.labels}
+    if not counts:
+        refuse(
+            inputs,
+            f"No {label.lower()}",
+            "these samples have no labels of type Detections: import or draw some, or choose other samples",
+        )
+        return None
+    first = default if default in counts else next(iter(counts))
+    choice(
+        inputs,
+        name,
+        list(counts),
+        label=label,
+        description=description,
+        default=first,
+        descriptions={field: counted.words for field, counted in counts.items()},
+    )
+    chosen = ctx.params.get(name) or first
+    return chosen if chosen in counts else None
+
+
+def classes(inputs: types.Object, view, field: str, *, description: str) -> None:
+    """A multiple choice among the classes of a label field; all of them where nothing is chosen."""
+    dropdown = types.DropdownView(label="Classes", description=description, multiple=True)
+    for name in view.distinct(f"{field}.detections.label"):
+        dropdown.add_choice(name, label=name)
+    inputs.list("classes", types.String(), default=None, required=False, view=dropdown)
+
+
+def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
+    """A drop-down of the dataset's memories; returns the name of the chosen one."""
+    from ..nts.fiftyone_adapter import list_memories
+
+    memories = list_memories(ctx.dataset)
+    if not memories:
+        refuse(inputs, "No memory", "this dataset has no reference memory yet: run 'Build reference memory' first")
+        return None
+    words = {
+        key: f"{sum(config['shots'])} references of {len(config['classes'])} classes, encoder {config['encoder']}"
+        for key, config in memories.items()
+    }
+    newest = max(memories, key=lambda key: memories[key]["created"])
+    choice(
+        inputs,
+        "memory_key",
+        list(memories),
+        label="Memory",
+        description=description,
+        default=newest,
+        descriptions=words,
+    )
+    chosen = ctx.params.get("memory_key") or newest
+    return chosen if chosen in memories else None
+
+
+def overwrite(inputs: types.Object, description: str) -> None:
+    """The switch without which nothing is replaced."""
+    inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
+
+
+def encoder(inputs: types.Object) -> None:
+    """The choice of a DINOv2."""
+    from ..nts.models import ENCODERS
+
+    _model(inputs, "encoder", ENCODERS, "Encoder", "a folder with config.json and model.safetensors")
+
+
+def segmenter(inputs: types.Object) -> None:
+    """The choice of a SAM2."""
+    from ..nts.models import SEGMENTERS
+
+    _model(inputs, "segmenter", SEGMENTERS, "Segmenter", "a checkpoint file with a released model's name")
+
+
+def _model(inputs: types.Object, name: str, known: Sequence[str], label: str, by_hand: str) -> None:
+    description = f"'small' comes with the plugin; the others are fetched once. Or the path of {by_hand}"
+    names = types.AutocompleteView(label=label, description=description, allow_user_input=True)
+    for model in known:
+        names.add_choice(model, label=model)
+    inputs.str(name, default=known[0], required=False, view=names)
+
+
+def preset(inputs: types.Object, default: str = "default") -> None:
+    """The choice between our way and the published one."""
+    from ..nts.presets import PRESETS
+
+    choice(
+        inputs,
+        "preset",
+        list(PRESETS),
+        label="Preset",
+        description="'default' is the better one; 'paper' follows the publication to the letter",
+        default=default,
+        required=False,
+    )
+
+
+def device(inputs: types.Object) -> None:
+    """Where the models run."""
+    inputs.str(
+        "device",
+        label="Device",
+        description="'auto' takes a GPU where there is one; else as in torch: 'cpu', 'cuda:1'",
+        default="auto",
+        required=False,
+    )
+
+
+def given(params: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the parameters that have a value: for the others the job's own defaults hold."""
+    return {name: params[name] for name in names if params.get(name) not in (None, "", [])}
