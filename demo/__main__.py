@@ -61,9 +61,7 @@ def main() -> None:
     for path in draw_pictures(dataset, arguments.out):
         print(f"Picture: {path}")
     if arguments.app:
-        print(
-            f"\nOpening the FiftyOne App on the dataset {DATASET!r}; press Ctrl-C to end. Operators: press ` in the App."
-        )
+        print(f"\nOpening the App on the dataset {DATASET!r}. The operators: press ` there. Ctrl-C here ends it.")
         fo.launch_app(dataset).wait(-1)
     else:
         print(f"\nThe dataset {DATASET!r} is kept in FiftyOne: `make app` opens the App on it, with the plugin.")
