@@ -45,7 +45,7 @@ class EvaluateNAP(JobOperator):
         return evaluate_nap(sample_collection, predictions_field, ground_truth_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_segmentations
+        from ..nts.fiftyone_adapter import list_memories, list_segmentations
 
         view = forms.target_view(ctx, inputs, "Evaluate")
         if view is None:
@@ -86,6 +86,17 @@ class EvaluateNAP(JobOperator):
             default=True,
             view=types.SwitchView(),
         )
+        memories = list(list_memories(ctx.dataset))
+        if not made and memories and ctx.params.get("leave_out_references", True):
+            forms.choice(
+                inputs,
+                "memory_key",
+                memories,
+                label="Memory",
+                description="Whose reference samples are meant: these predictions do not say which memory made them",
+                default=None,
+                required=False,
+            )
         _name(ctx, inputs, predictions)
 
     def job(self, ctx):

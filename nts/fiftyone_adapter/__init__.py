@@ -6,24 +6,10 @@
 >>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.ap  # doctest: +SKIP
 """
 
+from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
 from .checks import InputError, check_key, check_output_field, check_view, label_counts, suggest_output_field
-from .jobs import (
-    EvaluationReport,
-    Job,
-    MemoryReport,
-    Progress,
-    SegmentationReport,
-    auto_segment_view,
-    build_reference_memory,
-    evaluate_nap,
-    evaluation_job,
-    export_memory,
-    import_memory,
-    load_evaluation,
-    memory_job,
-    run,
-    segmentation_job,
-)
+from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
+from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
 from .runs import (
     EVALUATION,
@@ -38,6 +24,7 @@ from .runs import (
     made_with_memory,
     made_with_segmentation,
 )
+from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
 
 __all__ = [
     "EVALUATION",

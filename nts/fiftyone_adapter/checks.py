@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import fiftyone as fo
 
 from . import runs
+from .runs import Collection
 
 
 class InputError(ValueError):
     """Something asked for that cannot be done. The message is for the person who asked."""
 
 
-def check_view(view: fo.core.collections.SampleCollection | None) -> None:
+def check_view(view: Collection | None) -> None:
     """Raise unless ``view`` holds at least one image, and each sample is one image."""
     if view is None:
         raise InputError("no dataset is open")
@@ -35,7 +36,7 @@ def check_view(view: fo.core.collections.SampleCollection | None) -> None:
         raise InputError("the view has no samples")
 
 
-def detections_fields(view: fo.core.collections.SampleCollection) -> list[str]:
+def detections_fields(view: Collection) -> list[str]:
     """Names of the fields of type :class:`fiftyone.Detections`; those that hold our own predictions come last."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
@@ -56,7 +57,7 @@ class LabelCounts:
         return f"{self.labels} labels, {self.masks} with masks" if self.masks else f"{self.labels} labels, boxes only"
 
 
-def label_counts(view: fo.core.collections.SampleCollection) -> dict[str, LabelCounts]:
+def label_counts(view: Collection) -> dict[str, LabelCounts]:
     """For every field of type Detections how many labels it has, in the order of :func:`detections_fields`."""
     fields = detections_fields(view)
     paths = [f"{name}.detections{end}" for name in fields for end in ("", ".mask", ".mask_path")]
@@ -64,7 +65,7 @@ def label_counts(view: fo.core.collections.SampleCollection) -> dict[str, LabelC
     return {name: LabelCounts(next(counts), next(counts) + next(counts)) for name in fields}
 
 
-def check_detections_field(view: fo.core.collections.SampleCollection, name: str, role: str) -> None:
+def check_detections_field(view: Collection, name: str, role: str) -> None:
     """Raise unless ``name`` is a field of type Detections. ``role`` names it in the message: "label field"."""
     fields = detections_fields(view)
     if not fields:
@@ -76,7 +77,7 @@ def check_detections_field(view: fo.core.collections.SampleCollection, name: str
     raise InputError(f"the {role} {name!r} {found}; fields of type Detections are: {', '.join(fields)}")
 
 
-def check_key(view: fo.core.collections.SampleCollection, key: str, method: str, *, overwrite: bool) -> None:
+def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> None:
     """Raise unless a run of the given method may be stored under ``key``."""
     kind = runs.KINDS[method]
     if not _is_name(key):
@@ -91,21 +92,21 @@ def check_key(view: fo.core.collections.SampleCollection, key: str, method: str,
         raise InputError(f"there is a {kind} {key!r} already: choose another name, or switch on overwrite")
 
 
-def check_output_field(view: fo.core.collections.SampleCollection, name: str) -> None:
+def check_output_field(view: Collection, name: str) -> None:
     """Raise unless ``name`` is free, or a field that a segmentation run made and may make again."""
     if not _is_name(name):
         raise InputError(
             f"{name!r} cannot be the name of a field: use letters, digits and underscores, and begin with a letter"
         )
-    made_by_us = runs.configs(view, runs.SEGMENTATION)
-    for field in (name, runs.error_field(name)):
-        existing = view.get_field(field)
-        if existing is None or name in made_by_us:
-            continue
-        raise InputError(
-            f"the field {field!r} exists and holds {_type_name(existing)} that auto_segment_view did not make: "
-            "it is never overwritten; choose another output field"
-        )
+    dataset = view._root_dataset  # a view may hide fields
+    made_by_us = runs.configs(dataset, runs.SEGMENTATION)
+    for field, field_type in ((name, "Detections"), (runs.error_field(name), "StringField")):
+        existing = dataset.get_field(field)
+        if existing is not None and (name not in made_by_us or _type_name(existing) != field_type):
+            raise InputError(
+                f"the field {field!r} exists, is of type {_type_name(existing)}, and was not made by "
+                "auto_segment_view: it is never overwritten; choose another output field"
+            )
     if name not in made_by_us and name in view.list_runs():
         raise InputError(f"the name {name!r} is taken by a run of another kind: choose another output field")
 
@@ -120,10 +121,10 @@ def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> 
         raise InputError(f"{where} has no label of the classes {', '.join(wanted)}; it has: {', '.join(present)}")
 
 
-def suggest_output_field(view: fo.core.collections.SampleCollection, memory_key: str) -> str:
+def suggest_output_field(view: Collection, memory_key: str) -> str:
     """``nts_<memory>``, with a number behind it where that name is taken by something else."""
     made_by_us = runs.configs(view, runs.SEGMENTATION)
-    taken = {*view.get_field_schema(), *view.list_runs()}
+    taken = {*view._root_dataset.get_field_schema(), *view.list_runs()}
 
     def suits(name: str) -> bool:
         made_by_this_memory = made_by_us.get(name, {}).get("memory_key") == memory_key

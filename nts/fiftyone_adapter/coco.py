@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ..references import InvalidReference
 from .checks import InputError
-from .labels import box_mask, detection_mask
+from .labels import box_mask, detection_mask, detections
 
 
 @dataclass
@@ -77,7 +77,7 @@ class CocoData:
     def _shapes(self, sample: fo.Sample, name: str, image_id: int, image_size: tuple[int, int]):
         """Yield every label of a class to evaluate, with its image, category, box, area and mask."""
         height, width = image_size
-        for label in sample[name].detections if sample[name] is not None else ():
+        for label in detections(sample, name):
             if label.label not in self._category_ids:
                 continue
             try:

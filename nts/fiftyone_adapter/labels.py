@@ -23,6 +23,11 @@ BOXES = ("skip", "fill")
 """What to do with a label that has a box but no mask: leave it out, or take the whole box as the mask."""
 
 
+def detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
+    """The labels in a field; none where the field is not set."""
+    return sample[field].detections if sample[field] is not None else []
+
+
 def detection_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
     """The mask of a detection on its whole image; what reaches beyond the image is cut off.
 
@@ -63,7 +68,7 @@ def references_of_sample(
         boxes: see :data:`BOXES`.
         exif: turn the image as its EXIF orientation says.
     """
-    labels = [label for label in _detections(sample, field) if classes is None or label.label in classes]
+    labels = [label for label in detections(sample, field) if classes is None or label.label in classes]
     if not labels:
         return
     try:
@@ -75,7 +80,6 @@ def references_of_sample(
 
     height, width = image.shape[:2]
     for label in labels:
-        where = f"label {label.label!r} of {sample.filepath}: "
         try:
             if not label.label:
                 raise InvalidReference("it has no class")
@@ -87,7 +91,7 @@ def references_of_sample(
             box = (x * width, y * height, w * width, h * height)
             yield Reference(image, label.label, mask, box, kind, sample.id, label.id)
         except InvalidReference as error:
-            yield Skipped(sample.id, label.id, where + str(error))
+            yield Skipped(sample.id, label.id, str(error))
 
 
 def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
@@ -125,10 +129,6 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
 
 DETECTION_ATTRIBUTES = {"similarity": fo.FloatField, "predicted_iou": fo.FloatField, "reference_id": fo.StringField}
 """What :func:`to_detections` writes beside FiftyOne's own attributes."""
-
-
-def _detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
-    return sample[field].detections if sample[field] is not None else []
 
 
 def _read_mask(detection: fo.Detection) -> np.ndarray:

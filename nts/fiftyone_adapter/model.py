@@ -8,6 +8,7 @@ import numpy as np
 
 from ..images import read_image
 from ..memory import MemoryBank
+from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
 from ..presets import Preset
 from .labels import to_detections
@@ -27,6 +28,8 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         segmenter: a name for :func:`nts.models.load_segmenter`.
         preset: ``"default"``, ``"paper"`` or a :class:`~nts.presets.Preset`; the one that made the memory without.
+        device: for both models, ``"auto"`` or as in torch.
+        precision: for both models, one of :data:`nts.devices.PRECISIONS`.
     """
 
     def __init__(
@@ -35,9 +38,16 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         encoder: str | None = None,
         segmenter: str = "small",
         preset: str | Preset | None = None,
+        device: str = "auto",
+        precision: str = "auto",
     ) -> None:
         super().__init__()
-        self.segmenter = ReferenceSegmenter(memory, encoder or memory.encoder.name, segmenter, preset or memory.preset)
+        self.segmenter = ReferenceSegmenter(
+            memory,
+            load_encoder(encoder or memory.encoder.name, device, precision),
+            load_segmenter(segmenter, device, precision),
+            preset or memory.preset,
+        )
 
     @property
     def media_type(self) -> str:

@@ -33,6 +33,12 @@ class RunNotFound(ValueError):
     """A memory, segmentation or evaluation that this dataset does not have."""
 
 
+def all_images(view: Collection) -> Collection:
+    """Every image of a view's dataset, those of all slices of a grouped one too."""
+    dataset = view._root_dataset
+    return dataset.select_group_slices(media_type="image") if dataset.media_type == "group" else dataset
+
+
 def configs(view: Collection, method: str) -> dict[str, dict[str, Any]]:
     """Everything stored of one method: ``{key: its configuration}``, by name."""
     keys = [key for key in view.list_runs(method=method) if not key.startswith(_DRAFT)]

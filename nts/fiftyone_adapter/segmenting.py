@@ -1,0 +1,297 @@
+"""Segmenting the images of a view by a memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import fiftyone as fo
+
+from ..images import ImageError, read_image
+from ..models import load_encoder, load_segmenter
+from ..pipeline import ReferenceSegmenter
+from ..presets import Preset, get_preset
+from . import checks, runs
+from .checks import InputError
+from .jobs import Job, OnProgress, Progress, run, some
+from .labels import DETECTION_ATTRIBUTES, to_detections
+from .runs import Collection
+
+logger = logging.getLogger(__name__)
+
+_WRITE_EVERY = 16  # images
+_WRITE_AFTER = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class SegmentationReport:
+    """What a segmentation found.
+
+    Attributes:
+        output_field: where the instances stand.
+        error_field: where the reasons stand for samples that could not be segmented.
+        segmented: images segmented now.
+        resumed: images that an earlier run with the same settings had done, and that were left as they are.
+        instances: instances found now, per class.
+        empty: images segmented now in which nothing was found.
+        failed: ``{filepath: reason}`` for the images that could not be segmented now.
+        seconds: duration of the work on images.
+    """
+
+    output_field: str
+    error_field: str
+    segmented: int
+    resumed: int
+    instances: dict[str, int]
+    empty: int
+    failed: dict[str, str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def auto_segment_view(
+    view: Collection,
+    memory_key: str,
+    output_field: str | None = None,
+    *,
+    progress: OnProgress = None,
+    **options: Any,
+) -> SegmentationReport:
+    """Segment a view by a memory: :func:`segmentation_job`, run to its end."""
+    return run(segmentation_job(view, memory_key, output_field, **options), progress)
+
+
+def segmentation_job(
+    view: Collection,
+    memory_key: str,
+    output_field: str | None = None,
+    *,
+    score_threshold: float = 0.0,
+    max_instances: int = 100,
+    limit: int | None = None,
+    overwrite: bool = False,
+    segmenter: str = "small",
+    encoder: str | None = None,
+    preset: str | Preset | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Job[SegmentationReport]:
+    """Find the objects of a memory's classes in the images of a view.
+
+    Images that have their result from an earlier run with the same settings are not done again, so an interrupted run
+    is finished by starting it again. An image that cannot be segmented gets the reason in ``<output_field>_error``, and
+    the run goes on.
+
+    Args:
+        view: dataset or view to segment.
+        memory_key: name of a memory of the dataset.
+        output_field: field for the instances; ``nts_<memory_key>`` without. Only a field that an earlier segmentation
+            made is ever written again.
+        score_threshold: instances are kept above this score, in ``[0, 1]``.
+        max_instances: at most this many instances per image.
+        limit: segment only the first images of the view, to see whether the settings suit; a later run does the rest.
+        overwrite: where the field holds results of other settings, delete them (all of them) and begin anew.
+        segmenter: a name for :func:`nts.models.load_segmenter`.
+        encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
+        preset: ``"default"`` or ``"paper"``; the one that made the memory without.
+        device: for both models, ``"auto"`` or as in torch.
+        precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+
+    Raises:
+        InputError: if the view, the field or the settings will not do.
+        RunNotFound: if there is no such memory.
+        EncoderMismatch: if another encoder made the memory.
+        WeightsNotFound: if weights cannot be had.
+    """
+    checks.check_view(view)
+    bank = runs.load_memory(view, memory_key)
+    output_field = output_field or checks.suggest_output_field(view, memory_key)
+    checks.check_output_field(view, output_field)
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}")
+    preset = get_preset(preset or bank.preset)
+    try:
+        matching = replace(preset.matching, score_threshold=score_threshold, max_instances=max_instances)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    preset = replace(preset, matching=matching)
+
+    # The view may filter on the very field that is about to be written: what it holds is read once, now.
+    all_ids, all_paths = view.values(["id", "filepath"])
+    ids, paths = all_ids[:limit], all_paths[:limit]
+    yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
+    engine = ReferenceSegmenter(
+        bank,
+        load_encoder(encoder or bank.encoder.name, device, precision),
+        load_segmenter(segmenter, device, precision),
+        preset,
+    )
+    settings = {
+        "memory_fingerprint": runs.fingerprint(bank),
+        "encoder_fingerprint": engine.encoder.info.fingerprint,
+        "segmenter_fingerprint": engine.segmenter.fingerprint,
+        "preset": preset.name,
+        "score_threshold": score_threshold,
+        "max_instances": max_instances,
+    }
+    output = _Output(view, output_field, memory_key, engine, settings, overwrite)
+    done = output.done() & set(ids)
+    todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
+    instances: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+    empty = 0
+    begin = time.monotonic()
+    try:
+        for number, (sample_id, path) in enumerate(todo):
+            yield Progress(len(done) + number, len(ids), _pace(number, len(todo), time.monotonic() - begin))
+            try:
+                found = to_detections(engine.segment(read_image(path, exif=preset.exif)), bank)
+            except Exception as error:
+                # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
+                failed[path] = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+                logger.warning("%s could not be segmented: %s", path, failed[path])
+                output.add_failure(sample_id, failed[path])
+            else:
+                output.add(sample_id, found)
+                instances.update(detection.label for detection in found.detections)
+                empty += not found.detections
+        yield Progress(len(ids), len(ids), f"{len(ids)} images done")
+    finally:
+        output.close(all_ids)
+    if failed and len(failed) == len(ids):
+        raise InputError(f"none of the {len(ids)} images could be segmented: {some(failed.values())}")
+    return SegmentationReport(
+        output_field=output_field,
+        error_field=output.error_field,
+        segmented=len(todo) - len(failed),
+        resumed=len(done),
+        instances=dict(instances),
+        empty=empty,
+        failed=failed,
+        seconds=time.monotonic() - begin,
+    )
+
+
+class _Output:
+    """The field that a segmentation writes, the field of its errors, and its run. Results are written in batches."""
+
+    def __init__(
+        self,
+        view: Collection,
+        name: str,
+        memory_key: str,
+        engine: ReferenceSegmenter,
+        settings: dict[str, Any],
+        overwrite: bool,
+    ) -> None:
+        self.name, self.error_field = name, runs.error_field(name)
+        self._dataset, self._images = view._root_dataset, runs.all_images(view)
+        self._detections: dict[str, fo.Detections] = {}
+        self._errors: dict[str, str | None] = {}
+        self._last_write = time.monotonic()
+
+        earlier = runs.configs(view, runs.SEGMENTATION).get(name)
+        if earlier is not None:
+            differences = [key for key, value in settings.items() if earlier.get(key) != value]
+            if differences and not overwrite:
+                words = ", ".join(_difference(key, earlier.get(key), settings[key]) for key in differences)
+                raise InputError(
+                    f"the field {name!r} holds results of other settings ({words}): choose another output field, or "
+                    "switch on overwrite to delete them and begin anew"
+                )
+            if differences:
+                runs.delete_segmentation(view, name)
+        self._declare_fields(memory_key, engine.classes)
+        runs.store(
+            view,
+            name,
+            runs.SEGMENTATION,
+            {
+                **settings,
+                "memory_key": memory_key,
+                "output_field": name,
+                "error_field": self.error_field,
+                "classes": list(engine.classes),
+                "encoder": engine.encoder.info.name,
+                "segmenter": engine.segmenter.name,
+                "status": "running",
+            },
+            {"reference_sample_ids": sorted({entry.sample_id for entry in engine.memory.entries})},
+        )
+
+    def done(self) -> set[str]:
+        """Which samples have their result already."""
+        return set(self._images.exists(self.name).values("id"))
+
+    def add(self, sample_id: str, detections: fo.Detections) -> None:
+        self._detections[sample_id] = detections
+        self._errors[sample_id] = None
+        self._write_if_due()
+
+    def add_failure(self, sample_id: str, reason: str) -> None:
+        self._errors[sample_id] = reason
+        self._write_if_due()
+
+    def close(self, ids: Sequence[str]) -> None:
+        """Write what is left, and what has come of the samples that were to be segmented."""
+        self._write()
+        done, failed = self.done(), set(self._images.exists(self.error_field).values("id"))
+        runs.update(
+            self._dataset,
+            self.name,
+            status="complete" if done | failed >= set(ids) else "incomplete",
+            segmented=len(done),
+            failed=len(failed),
+            instances=self._images.count(f"{self.name}.detections"),
+        )
+
+    def _declare_fields(self, memory_key: str, classes: Sequence[str]) -> None:
+        dataset = self._dataset
+        if dataset.has_sample_field(self.name):
+            return
+        dataset.add_sample_field(
+            self.name,
+            fo.EmbeddedDocumentField,
+            embedded_doc_type=fo.Detections,
+            description=f"Instances found by the reference memory {memory_key!r}",
+            info={"memory": memory_key, "classes": list(classes)},
+        )
+        for attribute, field_type in DETECTION_ATTRIBUTES.items():
+            dataset.add_sample_field(f"{self.name}.detections.{attribute}", field_type)
+        dataset.add_sample_field(
+            self.error_field, fo.StringField, description=f"Why {self.name!r} is missing for this sample"
+        )
+
+    def _write_if_due(self) -> None:
+        if len(self._errors) >= _WRITE_EVERY or time.monotonic() - self._last_write > _WRITE_AFTER:
+            self._write()
+
+    def _write(self) -> None:
+        if self._errors:
+            self._dataset.set_values(self.name, self._detections, key_field="id")
+            self._dataset.set_values(self.error_field, self._errors, key_field="id")
+        self._detections, self._errors = {}, {}
+        self._last_write = time.monotonic()
+
+
+def _difference(key: str, earlier: Any, now: Any) -> str:
+    if key.endswith("_fingerprint"):
+        return f"another {key.removesuffix('_fingerprint')}"
+    return f"{key} {earlier}, now {now}"
+
+
+def _pace(done: int, total: int, seconds: float) -> str:
+    """How far, how fast, how much longer: "12/40 images, 1.3 s each, 36 s left"."""
+    if done == 0:
+        return f"{done}/{total} images"
+    each = seconds / done
+    left = each * (total - done)
+    return f"{done}/{total} images, {each:.2g} s each, " + (
+        f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left"
+    )
