@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -283,20 +284,29 @@ def test_a_server_of_the_users_own_is_left_to_fiftyone(no_download, monkeypatch)
 # The private database
 
 
-def test_the_private_server_ends_with_its_process():
-    program = """
-import os, private_mongod, pymongo
+@pytest.mark.parametrize("ending", ["sys.exit()", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_the_private_server_ends_with_its_process(ending, tmp_path):
+    program = f"""
+import os, private_mongod, pymongo, signal, sys
 uri = private_mongod.start()
 assert os.environ["FIFTYONE_DATABASE_URI"] == uri
-assert set(pymongo.MongoClient(uri).list_database_names()) <= {"admin", "config", "local"}
-print(uri)
+assert set(pymongo.MongoClient(uri).list_database_names()) <= {{"admin", "config", "local"}}
+print(uri, flush=True)
+{ending}
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools"), "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.stdout, done.stderr
     host, port = done.stdout.strip().removeprefix("mongodb://").split(":")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)), timeout=5)
+    deadline = time.monotonic() + 30
+    while is_listening(host, int(port)):
+        assert time.monotonic() < deadline, "the server outlived its process"
+        time.sleep(0.1)
+
+
+def is_listening(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def test_the_private_server_comes_before_fiftyone(monkeypatch):

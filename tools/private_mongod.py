@@ -7,15 +7,19 @@ test that does not bring its own server works on the user's datasets.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
 
 
 def fiftyone_mongod() -> Path:
@@ -44,8 +48,7 @@ def start(timeout: float = 60.0) -> str:
             [fiftyone_mongod(), "--dbpath", folder, *address, "--wiredTigerCacheSizeGB", "0.25"],
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C would otherwise reach the server before FiftyOne has said good-bye to it.
-            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     atexit.register(_stop, server, folder)
     _wait_until_ready(server, port, log, timeout)
@@ -53,6 +56,14 @@ def start(timeout: float = 60.0) -> str:
     uri = f"mongodb://127.0.0.1:{port}"
     os.environ["FIFTYONE_DATABASE_URI"] = uri
     return uri
+
+
+def _end_with_parent() -> None:
+    """Runs in the server's process: end also when the parent is killed and its exit handlers never run."""
+    # Ctrl-C in the terminal would otherwise reach the server before FiftyOne has said good-bye to it.
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:
