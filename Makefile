@@ -41,7 +41,7 @@ types: $(READY)  ## Check the types of the engine
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## Accuracy and speed of the shipped models on the benchmark of drawn scenes
+bench: $(READY)  ## Accuracy, then time, of the shipped models on the benchmark of drawn scenes
 	@$(BIN)/python -m benchmarks
 
 .PHONY: pins
@@ -51,6 +51,6 @@ pins: $(READY)  ## Write the versions in .venv into constraints.txt, after the t
 	@mv .venv/constraints.txt constraints.txt
 
 .PHONY: clean
-clean:  ## Remove the virtual environment and every cache
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
+clean:  ## Remove the virtual environment, the caches and what the demo drew
+	rm -rf .venv demo/output .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
