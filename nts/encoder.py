@@ -23,8 +23,10 @@ class Encoder:
 
     def __init__(self, model: Dinov2Model, name: str, device: torch.device, dtype: torch.dtype) -> None:
         config = model.config
-        side = config.image_size // config.patch_size
-        self.info = EncoderInfo(name, fingerprint(model), config.image_size, config.hidden_size)
+        # DINOv2's inputs are square; the configuration's type allows for others.
+        size, patch = int(config.image_size), int(config.patch_size)  # type: ignore[arg-type]
+        side = size // patch
+        self.info = EncoderInfo(name, fingerprint(model), size, config.hidden_size)
         self.grid = (side, side)
         self.device = device
         self._dtype = dtype

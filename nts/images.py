@@ -37,9 +37,8 @@ def read_image(path: str | os.PathLike, *, exif: bool = True) -> np.ndarray:
         ImageError: if the file is missing, truncated, too large to decode safely, or no image.
     """
     try:
-        with Image.open(path) as image:
-            if exif:
-                image = ImageOps.exif_transpose(image)
+        with Image.open(path) as file:
+            image: Image.Image = ImageOps.exif_transpose(file) if exif else file
             # Pillow would clip 16-bit values at 255 instead of scaling them.
             if image.mode.startswith("I"):
                 grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257

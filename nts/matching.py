@@ -76,7 +76,8 @@ def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:
     """
     if len(masks) == 0:
         return tokens.new_zeros(0, tokens.shape[-1], dtype=torch.float32)
-    weights = patch_weights(masks, tokens.shape[:2]).flatten(1)
+    height, width, _ = tokens.shape
+    weights = patch_weights(masks, (height, width)).flatten(1)
     means = weights @ tokens.float().flatten(0, 1) / weights.sum(1, keepdim=True).clamp(min=1e-12)
     return F.normalize(means, dim=1)
 

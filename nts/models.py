@@ -52,27 +52,26 @@ def load_encoder(name: str = "small", device: str = "auto", precision: str = "au
     Raises:
         WeightsNotFound: if the name is unknown, or the weights cannot be fetched or read.
     """
-    source = SMALL / "encoder" if name == "small" else Path(name).expanduser()
-    if source.is_dir():
-        _require(source, "config.json", "model.safetensors")
-    elif name in ENCODERS:
-        source = name
-    else:
+    folder = SMALL / "encoder" if name == "small" else Path(name).expanduser()
+    if folder.is_dir():
+        _require(folder, "config.json", "model.safetensors")
+    elif name not in ENCODERS:
         raise WeightsNotFound(
             f"there is no encoder {name!r}: it is neither one of {', '.join(ENCODERS)} nor a folder on this machine"
         )
+    source = str(folder) if folder.is_dir() else name
     try:
         config = Dinov2Config.from_pretrained(source)
         model = Dinov2Model.from_pretrained(source, config=config, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsNotFound(
             f"the weights of the encoder {name!r} could not be loaded: config.json and model.safetensors from "
-            f"{'the folder ' + str(source) if isinstance(source, Path) else 'the Hugging Face repository ' + name}. "
+            f"{'the folder' if folder.is_dir() else 'the Hugging Face repository'} {source}. "
             "Without a network, copy those two files into a folder and give the folder's path as the encoder. "
             f"({_first_line(error)})"
         ) from error
-    device = resolve_device(device)
-    return Encoder(model, name, device, resolve_precision(precision, device))
+    where = resolve_device(device)
+    return Encoder(model, name, where, resolve_precision(precision, where))
 
 
 @lru_cache(maxsize=2)
@@ -100,8 +99,8 @@ def load_segmenter(name: str = "small", device: str = "auto", precision: str = "
             f"the checkpoint {checkpoint} of the segmenter {name!r} is damaged, or belongs to another model than "
             f"{Path(config_file).name}: {_first_line(error)}"
         ) from error
-    device = resolve_device(device)
-    return Segmenter(model, name, fingerprint(model), device, resolve_precision(precision, device))
+    where = resolve_device(device)
+    return Segmenter(model, name, fingerprint(model), where, resolve_precision(precision, where))
 
 
 def _find_segmenter(name: str) -> tuple[Path, Path]:

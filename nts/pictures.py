@@ -12,20 +12,24 @@ _INK, _PAPER, _GREY = (25, 25, 25), (255, 255, 255), (110, 110, 110)
 _MARGIN = 10
 
 
-def class_colours(classes: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """One colour for every class, far apart in hue and alternating in lightness."""
-    hues = [(0.61 * k) % 1.0 for k in range(len(classes))]
-    return {
-        name: tuple(round(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.75)[k % 2]))
-        for k, (name, hue) in enumerate(zip(classes, hues, strict=True))
-    }
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, Colour]:
+    """One colour for every class, RGB from 0 to 255, far apart in hue and alternating in lightness."""
+    colours = {}
+    for k, name in enumerate(classes):
+        red, green, blue = colorsys.hsv_to_rgb((0.61 * k) % 1.0, 0.85, (1.0, 0.75)[k % 2])
+        colours[name] = (round(255 * red), round(255 * green), round(255 * blue))
+    return colours
 
 
 def draw_instances(
     image: np.ndarray,
     masks: np.ndarray,
     names: Sequence[str],
-    colours: Mapping[str, tuple[int, int, int]],
+    colours: Mapping[str, Colour],
     captions: Sequence[str] = (),
     size: int = 320,
 ) -> Image.Image:
@@ -61,7 +65,7 @@ def draw_instances(
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]],
     headings: Sequence[str],
-    colours: Mapping[str, tuple[int, int, int]],
+    colours: Mapping[str, Colour],
     title: str,
 ) -> Image.Image:
     """Pictures in rows and columns, below a title, a legend of the classes and a heading for every column."""
@@ -99,7 +103,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~inside
 
 
-def _write_beside(draw: ImageDraw.ImageDraw, mask: np.ndarray, caption: str, font: ImageFont.FreeTypeFont) -> None:
+def _write_beside(draw: ImageDraw.ImageDraw, mask: np.ndarray, caption: str, font: Font) -> None:
     """Write a caption above the mask, or below it where there is no room, inside the picture."""
     ys, xs = mask.nonzero()
     left, top, right, bottom = draw.textbbox((0, 0), caption, font)
@@ -110,7 +114,7 @@ def _write_beside(draw: ImageDraw.ImageDraw, mask: np.ndarray, caption: str, fon
     draw.text((x + 2 - left, y + 2 - top), caption, _PAPER, font)
 
 
-def _legend_rows(names: list[str], font: ImageFont.FreeTypeFont, width: int) -> list[list[tuple[int, str]]]:
+def _legend_rows(names: list[str], font: Font, width: int) -> list[list[tuple[int, str]]]:
     """Break the legend into lines: for each line, the place and the name of its entries."""
     rows: list[list[tuple[int, str]]] = [[]]
     x = 0

@@ -39,10 +39,10 @@ VALIDATION_SPECIES = range(20_000, 20_200)
 NOVEL_SPECIES = range(30_000, 30_010)
 DISTRACTOR_SPECIES = range(40_000, 40_024)
 
-_OUTLINES = ("disc", "square", "polygon", "star", "petals", "blob", "gear")
-_APPENDAGES = ("none", "limbs", "lobes", "spikes", "halo", "tail")
-_MARKS = ("disc", "square", "diamond", "ring", "eyes", "band", "half", "cross")
-_TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "fade")
+OUTLINES = ("disc", "square", "polygon", "star", "petals", "blob", "gear")
+APPENDAGES = ("none", "limbs", "lobes", "spikes", "halo", "tail")
+MARKS = ("disc", "square", "diamond", "ring", "eyes", "band", "half", "cross")
+TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "fade")
 
 
 @dataclass(frozen=True)
@@ -168,22 +168,22 @@ def make_species(number: int) -> Species:
 def _draw_outline(rng: np.random.Generator) -> Outline:
     harmonics = tuple((float(rng.uniform(0.0, 0.30 / k)), float(rng.uniform(0, 2 * np.pi))) for k in (1, 2, 3, 4))
     return Outline(
-        family=_pick(rng, _OUTLINES),
+        family=_pick(rng, OUTLINES),
         teeth=int(rng.integers(3, 8)),
         depth=float(rng.uniform(0.25, 0.55)),
-        aspect=float(rng.uniform(0.55, 1.0)),
+        aspect=float(rng.uniform(0.6, 1.0)),
         harmonics=harmonics,
     )
 
 
 def _draw_layout(rng: np.random.Generator) -> Layout:
-    appendage = _pick(rng, _APPENDAGES)
+    appendage = _pick(rng, APPENDAGES)
     return Layout(
         appendage=appendage,
         count=1 if appendage == "tail" else int(rng.integers(2, 7)),
         width=float(rng.uniform(0.16, 0.28)),
         body_radius=1.0 if appendage == "none" else float(rng.uniform(0.55, 0.75)),
-        mark=_pick(rng, _MARKS),
+        mark=_pick(rng, MARKS),
         mark_radius=float(rng.uniform(0.30, 0.55)),
         offset=float(rng.uniform(0.0, 0.4)),
         mark_angle=float(rng.uniform(0, 2 * np.pi)),
@@ -194,7 +194,7 @@ def _draw_texture(rng: np.random.Generator) -> Texture:
     hue = rng.uniform()
     first = colorsys.hsv_to_rgb(hue, rng.uniform(0.25, 1.0), rng.uniform(0.35, 1.0))
     second = colorsys.hsv_to_rgb((hue + rng.uniform(0.1, 0.9)) % 1, rng.uniform(0.0, 1.0), rng.uniform(0.05, 1.0))
-    return Texture(_pick(rng, _TEXTURES), first, second, float(rng.uniform(1.2, 4.0)), float(rng.uniform(0, np.pi)))
+    return Texture(_pick(rng, TEXTURES), first, second, float(rng.uniform(1.2, 4.0)), float(rng.uniform(0, np.pi)))
 
 
 def _turn_hue(texture: Texture, turn: float) -> Texture:
@@ -277,8 +277,8 @@ def _draw_sprite(
 ) -> _Sprite:
     """Draw a member of a species: its view, its place, its parts."""
     species = make_species(number)
-    # Sizes lie evenly on a logarithmic scale, leaning to the larger: half of the objects are above 18 % of the side.
-    diameter = side * min_diameter * (MAX_DIAMETER / min_diameter) ** (rng.uniform() ** 0.4)
+    # Sizes lie evenly on a logarithmic scale, leaning to the larger: half of the objects are above 21 % of the side.
+    diameter = side * min_diameter * (MAX_DIAMETER / min_diameter) ** (rng.uniform() ** 0.25)
     radius = diameter / 2
     kin = [s for s, n in zip(others, numbers, strict=False) if n == number]
     x, y = rng.uniform(0.06, 0.94, 2) * side
@@ -302,7 +302,7 @@ def _draw_sprite(
 def _view(rng: np.random.Generator) -> np.ndarray:
     """Image → object coordinates [2, 2]: rotation, foreshortening across some axis, mirror."""
     turn, axis = _rotation(rng.uniform(0, 2 * np.pi)), _rotation(rng.uniform(0, np.pi))
-    flatten = np.diag([1.0, 1.0 / rng.uniform(0.65, 1.0)])
+    flatten = np.diag([1.0, 1.0 / rng.uniform(0.7, 1.0)])
     mirror = np.diag([1.0, float(rng.choice([-1, 1]))])
     return (mirror @ turn @ axis.T @ flatten @ axis).astype(np.float32)
 
