@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # FiftyOne reads these when it is imported: the plugin is this very checkout.
 os.environ.setdefault("FIFTYONE_PLUGINS_DIR", str(ROOT))
 os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # the database that comes with it is old enough to warn
 
 import fiftyone as fo  # noqa: E402
 import numpy as np  # noqa: E402
@@ -61,8 +62,11 @@ def main() -> None:
     for path in draw_pictures(dataset, arguments.out):
         print(f"Picture: {path}")
     if arguments.app:
-        print(f"\nOpening the App on the dataset {DATASET!r}. The operators: press ` there. Ctrl-C here ends it.")
-        fo.launch_app(dataset).wait(-1)
+        session = fo.launch_app(dataset)
+        print(
+            f"\nThe App shows the dataset {DATASET!r}: {session.url}\nThe operators: press ` there. Ctrl-C here ends it."
+        )
+        session.wait(-1)
     else:
         print(f"\nThe dataset {DATASET!r} is kept in FiftyOne: `make app` opens the App on it, with the plugin.")
 

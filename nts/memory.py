@@ -286,17 +286,25 @@ class MemoryBank:
             raise MemoryFileError(f"the memory could not be written to {path}: {error.strerror or error}") from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> MemoryBank:
+    def load(cls, path: str | os.PathLike, encoder: EncoderInfo | None = None) -> MemoryBank:
         """Read a bank from a file.
+
+        Args:
+            path: the file.
+            encoder: the encoder that it is meant for; not checked here where ``None``.
 
         Raises:
             MemoryFileError: if the file is missing, damaged, no memory, or of a newer schema.
+            EncoderMismatch: if it was made by another encoder than ``encoder``.
         """
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             raise MemoryFileError(f"the memory file {path} could not be read: {error.strerror or error}") from error
-        return cls.from_bytes(data, source=str(path))
+        bank = cls.from_bytes(data, source=str(path))
+        if encoder is not None:
+            bank.check_encoder(encoder)
+        return bank
 
 
 _ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name != "prototype")

@@ -133,6 +133,13 @@ def test_saved_bank_comes_back_equal(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
 
 
+def test_file_made_by_another_encoder_is_refused(tmp_path):
+    make_bank().save(tmp_path / "bank.safetensors")
+    assert len(MemoryBank.load(tmp_path / "bank.safetensors", ENCODER)) == 3
+    with pytest.raises(EncoderMismatch, match=r"made by the encoder 'some/encoder'.*use 'some/encoder', or build"):
+        MemoryBank.load(tmp_path / "bank.safetensors", EncoderInfo("other/encoder", "cd" * 32, 518, 8))
+
+
 def test_a_reference_costs_its_vector_and_little_more():
     encoder = EncoderInfo("facebook/dinov2-large", "ef" * 32, 518, 1024)
     size = len(make_bank("a" * 101, encoder=encoder).to_bytes()) - len(make_bank("a", encoder=encoder).to_bytes())
