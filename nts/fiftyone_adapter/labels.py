@@ -144,8 +144,10 @@ def _read_mask(detection: fo.Detection) -> np.ndarray:
 
 def _place(mask: np.ndarray, bounding_box: list[float], image_size: tuple[int, int]) -> np.ndarray:
     """Stretch a mask (nearest) over its box, and put it on an empty image."""
-    if not bounding_box or not all(map(math.isfinite, bounding_box)):
-        raise InvalidReference(f"its box {bounding_box} is not finite")
+    if not bounding_box:
+        raise InvalidReference("it has no box")
+    if not all(map(math.isfinite, bounding_box)):
+        raise InvalidReference(f"its box {_short(bounding_box)} is not finite")
     if not mask.any():
         raise InvalidReference("its mask is empty")
     height, width = image_size

@@ -1,0 +1,65 @@
+"""A small FiftyOne dataset of drawn scenes: two classes, four reference images, three targets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from nts.small.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, Scene, draw_scene, reference_scenes, species_name
+
+if TYPE_CHECKING:
+    import fiftyone
+
+SPECIES = tuple(NOVEL_SPECIES)[:4:2]  # not look-alikes of one another
+CLASSES = tuple(sorted(species_name(number) for number in SPECIES))
+REFERENCES, TARGETS = 4, 3
+PLUGIN = "@nts/reference-segmentation"
+
+
+def drawn_samples(folder: Path) -> list[fiftyone.Sample]:
+    """Samples tagged `reference` and `target`, with masks in `ground_truth`; their images are written to the folder."""
+    import fiftyone as fo
+
+    samples = []
+    for k, (tag, scene) in enumerate(_scenes()):
+        path = folder / f"{k}.png"
+        Image.fromarray(scene.image).save(path)
+        labels = [
+            fo.Detection.from_mask(mask, label=species_name(number))
+            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
+            if number in SPECIES
+        ]
+        samples.append(fo.Sample(path, tags=[tag], ground_truth=fo.Detections(detections=labels)))
+    return samples
+
+
+def truncate(path: str) -> bytes:
+    """Cut an image file in half; returns what it was."""
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+    return content
+
+
+def blobs(rng: np.random.Generator, count: int, height: int, width: int) -> list[np.ndarray]:
+    """Masks of random ellipses, bool ``[height, width]``, none empty."""
+    ys, xs = np.mgrid[:height, :width]
+    masks = []
+    for _ in range(count):
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        ry, rx = 1 + rng.uniform(0, height / 3), 1 + rng.uniform(0, width / 3)
+        mask = ((ys - y) / ry) ** 2 + ((xs - x) / rx) ** 2 <= 1
+        mask[min(int(y), height - 1), min(int(x), width - 1)] = True
+        masks.append(mask)
+    return masks
+
+
+@lru_cache(maxsize=1)
+def _scenes() -> list[tuple[str, Scene]]:
+    references = [("reference", scene) for number in SPECIES for scene in reference_scenes(number, 2)]
+    pool = [*SPECIES, *SPECIES, *DISTRACTOR_SPECIES[:4]]
+    targets = [("target", draw_scene([7, k], pool)) for k in range(TARGETS)]
+    return references + targets
