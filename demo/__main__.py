@@ -63,9 +63,7 @@ def main() -> None:
         print(f"Picture: {path}")
     if arguments.app:
         session = fo.launch_app(dataset)
-        print(
-            f"\nThe App shows the dataset {DATASET!r}: {session.url}\nThe operators: press ` there. Ctrl-C here ends it."
-        )
+        print(f"\nThe App shows {DATASET!r} at {session.url}. Press ` there for the operators, Ctrl-C here to end.")
         session.wait(-1)
     else:
         print(f"\nThe dataset {DATASET!r} is kept in FiftyOne: `make app` opens the App on it, with the plugin.")
