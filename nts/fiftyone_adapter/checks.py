@@ -89,7 +89,7 @@ def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> No
     if key not in runs.configs(view, method):
         raise InputError(f"the name {key!r} is taken by a run of another kind: choose another name for the {kind}")
     if not overwrite:
-        raise InputError(f"there is a {kind} {key!r} already: choose another name, or switch on overwrite")
+        raise InputError(f"the {kind} {key!r} exists already: choose another name, or switch on overwrite")
 
 
 def check_output_field(view: Collection, name: str) -> None:
