@@ -52,7 +52,6 @@ class AutoSegmentView(JobOperator):
             min=0,
             max=1,
             default=0.0,
-            view=types.SliderView(),
         )
         inputs.int(
             "max_instances",

@@ -116,15 +116,12 @@ class JobOperator(PluginOperator):
             with contextlib.closing(self.job(ctx)) as job:
                 report = yield from _progress(ctx, job)
         except Exception as error:
-            # An exception would leave the progress bar of the App's form standing as it is, without a word. Called from
-            # Python there is no form, and the exception is what the caller needs.
-            if ctx.prompt_id is None:
-                raise
+            # The App shows nothing of an exception, and leaves the progress bar standing: it is told before. A caller
+            # from Python gets the exception itself.
             message = _words(error)
-            logger.error("%s failed: %s", self.uri, message, exc_info=error if _is_ours_to_mend(error) else None)
-            yield ctx.ops.notify(message, variant="error")
+            yield ctx.ops.notify(f"{self.config.label} failed", variant="error")
             yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
-            return
+            raise
         yield ctx.trigger("reload_dataset")
         results = self._results(report)
         yield ctx.ops.show_output(output_form(self.config.label, self.columns).to_json(), results)

@@ -36,12 +36,10 @@ class BuildReferenceMemory(JobOperator):
         return build_reference_memory(sample_collection, label_field, memory_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import label_counts
-
         view = forms.target_view(ctx, inputs, "Take the references from")
         if view is None:
             return
-        field = forms.detections_field(
+        chosen = forms.detections_field(
             ctx,
             inputs,
             view,
@@ -49,10 +47,10 @@ class BuildReferenceMemory(JobOperator):
             label="Label field",
             description="The field with the labelled objects; masks make better references than boxes",
         )
-        if field is None:
+        if chosen is None:
             return
-        forms.classes(inputs, view, field, description="Left empty: all classes of the label field")
-        counts = label_counts(view)[field]
+        _, counts = chosen
+        forms.classes(inputs, counts.classes, description="Left empty: all classes of the label field")
         if counts.masks < counts.labels:
             _boxes(inputs, counts.labels - counts.masks)
         _name(ctx, inputs)

@@ -72,11 +72,11 @@ class EvaluateNAP(JobOperator):
         )
         if ground_truth is None:
             return
-        made = segmentations.get(predictions)
+        predictions_field, (_, counts) = predictions[0], ground_truth
+        made = segmentations.get(predictions_field)
         forms.classes(
             inputs,
-            view,
-            ground_truth,
+            counts.classes,
             description=f"The novel classes; left empty: {'those of the memory' if made else 'all'}",
         )
         inputs.bool(
@@ -97,7 +97,7 @@ class EvaluateNAP(JobOperator):
                 default=None,
                 required=False,
             )
-        _name(ctx, inputs, predictions)
+        _name(ctx, inputs, predictions_field)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import evaluation_job
@@ -114,7 +114,7 @@ class EvaluateNAP(JobOperator):
             f"**nAP of masks {_percent(result.masks.ap)}, of boxes {_percent(result.boxes.ap)}**, over "
             f"{len(result.classes)} classes, {result.images} images, {result.ground_truth} objects and "
             f"{result.predictions} predictions: mean over IoU 0.50:0.95 and classes, at most "
-            f"{result.max_detections} predictions per image, by pycocotools.{left_out} "
+            f"{result.max_detections} predictions per image and class, by pycocotools.{left_out} "
             f"Kept as **{report.eval_key}**."
         )
         return paragraphs(words, bullets("Mind", report.notes))

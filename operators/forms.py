@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import fiftyone.operators.types as types
+from fiftyone.operators.cache import execution_cache
 
 from .base import sentence
 
@@ -60,14 +61,13 @@ def choice(
 
 def detections_field(
     ctx, inputs: types.Object, view, name: str, *, label: str, description: str, default: str | None = None
-) -> str | None:
-    """A drop-down of the fields of type Detections that hold labels in the view; returns the chosen field.
+):
+    """A drop-down of the fields of type Detections that hold labels in the view.
 
-    Beside every field stands how many labels it has, and whether they have masks.
+    Beside every field stands how many labels it has, and whether they have masks. Returns the chosen field and its
+    :class:`~nts.fiftyone_adapter.LabelCounts`, or ``None``.
     """
-    from ..nts.fiftyone_adapter import label_counts
-
-    counts = {field: counted for field, counted in label_counts(view).items() if counted.labels}
+    counts = {field: counted for field, counted in _label_counts(ctx, view).items() if counted.labels}
     if not counts:
         refuse(
             inputs,
@@ -86,13 +86,27 @@ def detections_field(
         descriptions={field: counted.words for field, counted in counts.items()},
     )
     chosen = ctx.params.get(name) or first
-    return chosen if chosen in counts else None
+    return (chosen, counts[chosen]) if chosen in counts else None
 
 
-def classes(inputs: types.Object, view, field: str, *, description: str) -> None:
-    """A multiple choice among the classes of a label field; all of them where nothing is chosen."""
+def _label_counts(ctx, view):
+    """Counting reads all labels, and a form is built anew at every keystroke: it is done once while the form is open."""
+    from ..nts.fiftyone_adapter import label_counts
+
+    return label_counts(view) if ctx.prompt_id is None else _counted_once(ctx, str(view.view()._serialize(False)))
+
+
+@execution_cache(prompt_scoped=True, residency="ephemeral")
+def _counted_once(ctx, stages: str):
+    from ..nts.fiftyone_adapter import label_counts
+
+    return label_counts(ctx.target_view())
+
+
+def classes(inputs: types.Object, names: Sequence[str], *, description: str) -> None:
+    """A multiple choice among classes; all of them where nothing is chosen."""
     dropdown = types.DropdownView(label="Classes", description=description, multiple=True)
-    for name in view.distinct(f"{field}.detections.label"):
+    for name in names:
         dropdown.add_choice(name, label=name)
     inputs.list("classes", types.String(), default=None, required=False, view=dropdown)
 

@@ -59,19 +59,25 @@ def request(view, **params) -> dict:
     """What the App sends to run an operator, or to show its form, on a view."""
     dataset = view._root_dataset
     stages = view._serialize() if view is not dataset else []
-    return {"dataset_name": dataset.name, "view": stages, "params": params, "prompt_id": "prompt"}
+    return {"dataset_name": dataset.name, "view": stages, "params": params}
 
 
-def in_the_app(name: str, view, **params) -> list[tuple[str, dict]]:
-    """Run an operator as the App does; returns what it tells the App: operators to call, with their parameters."""
+def in_the_app(name: str, view, told: list | None = None, **params) -> list[tuple[str, dict]]:
+    """Run an operator as the App does; returns what it tells the App: operators to call, with their parameters.
+
+    They are put into `told` as they come, so that they are known of an operator that fails, too.
+    """
     from fiftyone.operators.executor import execute_or_delegate_operator
 
+    told = [] if told is None else told
     result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/{name}", request(view, **params)))
     result.raise_exceptions()
-    if result.is_generator:
-        return [(message.body.operator_uri, message.body.params) for message in result.result]
-    calls = [(call["operator_uri"], call["params"]) for call in result.executor.to_json()["requests"]]
-    return [*calls, ("show_output", {"results": result.result})]
+    if not result.is_generator:
+        calls = result.executor.to_json()["requests"]
+        return [*((c["operator_uri"], c["params"]) for c in calls), ("show_output", {"results": result.result})]
+    for message in result.result:
+        told.append((message.body.operator_uri, message.body.params))
+    return told
 
 
 def form(operator, view, **params) -> dict:
@@ -217,13 +223,14 @@ def test_whole_job_delegated(fo, operator, drawn, references, targets):
 
 
 def test_error_is_shown_in_the_app_instead_of_a_frozen_bar(targets, memory):
-    told = in_the_app("auto_segment_view", targets, memory_key=memory, segmenter="nowhere")
+    told = []
+    with pytest.raises(RuntimeError, match="there is no segmenter 'nowhere'"):
+        in_the_app("auto_segment_view", targets, told, memory_key=memory, segmenter="nowhere")
     assert [call for call, _ in told] == ["set_progress", "notify", "show_output"]
-    assert told[1][1]["variant"] == "error"
-    assert told[1][1]["message"].startswith("There is no segmenter 'nowhere': it is neither one of small, ")
+    assert told[1][1] == {"message": "Auto-segment view failed", "variant": "error"}
     shown = told[2][1]["outputs"]["type"]["properties"]["error"]["view"]
     assert shown["label"] == "Auto-segment view failed"
-    assert shown["description"] == told[1][1]["message"]
+    assert shown["description"].startswith("There is no segmenter 'nowhere': it is neither one of small, ")
 
 
 def test_error_reaches_a_caller_in_python(targets, memory):
@@ -277,6 +284,18 @@ def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
     assert values(shown["classes"]) == list(CLASSES)
     assert "boxes" not in shown
     assert values(form(build, references, label_field="boxes")["boxes"]) == ["skip", "fill"]
+
+
+def test_labels_are_counted_once_while_a_form_is_open(operator, references, monkeypatch):
+    from fiftyone.operators.executor import ExecutionContext
+
+    build, aggregations = operator("build_reference_memory"), []
+    aggregate = type(references).aggregate
+    monkeypatch.setattr(type(references), "aggregate", lambda *args: aggregations.append(args) or aggregate(*args))
+    for typed in ("", "s", "sh"):
+        asked = request(references, memory_key=typed) | {"prompt_id": "test_labels_are_counted_once"}
+        build.resolve_input(ExecutionContext(asked, operator_uri=build.uri))
+    assert len([what for _, what in aggregations if isinstance(what, list)]) == 1
 
 
 def test_form_says_why_nothing_fits(operator, drawn, targets):

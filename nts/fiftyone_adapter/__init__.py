@@ -7,7 +7,15 @@
 """
 
 from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
-from .checks import InputError, check_key, check_output_field, check_view, label_counts, suggest_output_field
+from .checks import (
+    InputError,
+    LabelCounts,
+    check_key,
+    check_output_field,
+    check_view,
+    label_counts,
+    suggest_output_field,
+)
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
@@ -32,6 +40,7 @@ __all__ = [
     "EvaluationReport",
     "InputError",
     "Job",
+    "LabelCounts",
     "MemoryReport",
     "Progress",
     "ReferenceSegmenterModel",

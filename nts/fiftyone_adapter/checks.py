@@ -32,7 +32,7 @@ def check_view(view: Collection | None) -> None:
         raise InputError(f"only images can be used, but the media type here is {view.media_type!r}")
     if view._is_generated:
         raise InputError("this is a view of patches, frames or clips: take the view of whole images it was made from")
-    if view.count() == 0:
+    if view.limit(1).count() == 0:
         raise InputError("the view has no samples")
 
 
@@ -45,10 +45,11 @@ def detections_fields(view: Collection) -> list[str]:
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many labels a field has in a view, and how many of them have a mask."""
+    """How many labels a field has in a view, how many of them have a mask, and their classes."""
 
     labels: int
     masks: int
+    classes: tuple[str, ...]
 
     @property
     def words(self) -> str:
@@ -58,11 +59,16 @@ class LabelCounts:
 
 
 def label_counts(view: Collection) -> dict[str, LabelCounts]:
-    """For every field of type Detections how many labels it has, in the order of :func:`detections_fields`."""
+    """For every field of type Detections what labels it has, in the order of :func:`detections_fields`."""
     fields = detections_fields(view)
-    paths = [f"{name}.detections{end}" for name in fields for end in ("", ".mask", ".mask_path")]
-    counts = iter(view.aggregate([fo.Count(path) for path in paths]))
-    return {name: LabelCounts(next(counts), next(counts) + next(counts)) for name in fields}
+    masks = [fo.Count(f"{name}.detections.{where}") for name in fields for where in ("mask", "mask_path")]
+    classes = [fo.CountValues(f"{name}.detections.label") for name in fields]
+    results = iter(view.aggregate(masks + classes))
+    mask_counts = [next(results) + next(results) for _ in fields]
+    return {
+        name: LabelCounts(sum(counts.values()), in_field, tuple(sorted(filter(None, counts))))
+        for name, in_field, counts in zip(fields, mask_counts, results, strict=True)
+    }
 
 
 def check_detections_field(view: Collection, name: str, role: str) -> None:
