@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import Any
 
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
-
-logger = logging.getLogger(__name__)
 
 
 def sentence(message: object) -> str:
     """A message as the App shows it, beginning with a capital."""
     text = str(message)
     return text[:1].upper() + text[1:]
-
-
-def _is_ours_to_mend(error: Exception) -> bool:
-    """Whether an error comes from a mistake in the program; the others are written for the person who meets them."""
-    return type(error).__module__ == "builtins" and not isinstance(error, ValueError)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if _is_ours_to_mend(error) else sentence(error)
 
 
 class PluginOperator(foo.Operator):
@@ -157,6 +145,12 @@ def _error_form(label: str, message: str) -> types.Property:
     outputs = types.Object()
     outputs.view("error", types.Error(label=f"{label} failed", description=message))
     return types.Property(outputs, view=types.View(label=label))
+
+
+def _words(error: Exception) -> str:
+    """An error as the App shows it. Errors of our own are written to be read; of others the kind must be told, too."""
+    foreign = type(error).__module__ == "builtins" and not isinstance(error, ValueError)
+    return f"{type(error).__name__}: {error}" if foreign else sentence(error)
 
 
 def bullets(title: str, items: list[str], most: int = 10) -> str:

@@ -90,7 +90,7 @@ def detections_field(
 
 
 def _label_counts(ctx, view):
-    """Counting reads all labels, and a form is built anew at every keystroke: it is done once while the form is open."""
+    """Counting reads all labels, and a form is built anew at every keystroke: count once while it is open."""
     from ..nts.fiftyone_adapter import label_counts
 
     return label_counts(view) if ctx.prompt_id is None else _counted_once(ctx, str(view.view()._serialize(False)))

@@ -315,6 +315,15 @@ def test_other_settings_need_overwrite(nts_fo, drawn, targets, memory, quick):
     assert drawn.list_runs(method="nts_nap") == []
 
 
+def test_other_preset_is_another_setting(nts_fo, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(preset default, now paper\)"):
+        nts_fo.auto_segment_view(targets, memory, preset="paper")
+    finer = replace(quick, proposals=replace(quick.proposals, points_per_side=7))
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(another preset\)"):
+        nts_fo.auto_segment_view(targets, memory, preset=finer)
+
+
 def test_rebuilt_memory_is_another_memory(nts_fo, drawn, references, targets, memory, quick):
     nts_fo.auto_segment_view(targets, memory, preset=quick)
     nts_fo.build_reference_memory(references, "ground_truth", memory, overwrite=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections import Counter
@@ -137,6 +139,7 @@ def segmentation_job(
         "encoder_fingerprint": engine.encoder.info.fingerprint,
         "segmenter_fingerprint": engine.segmenter.fingerprint,
         "preset": preset.name,
+        "preset_fingerprint": _fingerprint(preset),
         "score_threshold": score_threshold,
         "max_instances": max_instances,
     }
@@ -198,12 +201,11 @@ class _Output:
 
         earlier = runs.configs(view, runs.SEGMENTATION).get(name)
         if earlier is not None:
-            differences = [key for key, value in settings.items() if earlier.get(key) != value]
+            differences = _differences(earlier, settings)
             if differences and not overwrite:
-                words = ", ".join(_difference(key, earlier.get(key), settings[key]) for key in differences)
                 raise InputError(
-                    f"the field {name!r} holds results of other settings ({words}): choose another output field, or "
-                    "switch on overwrite to delete them and begin anew"
+                    f"the field {name!r} holds results of other settings ({', '.join(differences)}): choose another "
+                    "output field, or switch on overwrite to delete them and begin anew"
                 )
             if differences:
                 runs.delete_segmentation(view, name)
@@ -280,10 +282,22 @@ class _Output:
         self._last_write = time.monotonic()
 
 
-def _difference(key: str, earlier: Any, now: Any) -> str:
-    if key.endswith("_fingerprint"):
-        return f"another {key.removesuffix('_fingerprint')}"
-    return f"{key} {earlier}, now {now}"
+def _fingerprint(preset: Preset) -> str:
+    """SHA-256 over all that a preset decides, but for what stands among the settings by itself or changes no result."""
+    matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
+    proposals = replace(preset.proposals, prompts_per_chunk=None)
+    plain = json.dumps(asdict(replace(preset, matching=matching, proposals=proposals)), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _differences(earlier: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Where the settings are not those of an earlier run, in words."""
+    words = {}
+    for key, now in settings.items():
+        what = key.removesuffix("_fingerprint")
+        if earlier.get(key) != now and what not in words:
+            words[what] = f"another {what}" if what != key else f"{key} {earlier.get(key)}, now {now}"
+    return list(words.values())
 
 
 def _pace(done: int, total: int, seconds: float) -> str:
