@@ -494,6 +494,13 @@ def test_exported_memory_is_imported_into_another_dataset(nts_fo, drawn, dataset
     assert stored["fingerprint"] == nts_fo.list_memories(drawn)[memory]["fingerprint"]
 
 
+def test_empty_memory_is_not_imported(nts_fo, dataset, tmp_path):
+    path = tmp_path / "nothing.safetensors"
+    MemoryBank(EncoderInfo("some", "f", 28, 3)).save(path)
+    with pytest.raises(nts_fo.InputError, match=f"the memory in {path} is empty"):
+        nts_fo.import_memory(dataset, path)
+
+
 def test_deleting_a_segmentation_leaves_its_memory(nts_fo, drawn, targets, memory, quick):
     before = everything_in(drawn)
     nts_fo.auto_segment_view(targets, memory, preset=quick)
@@ -552,6 +559,9 @@ def test_reference_samples_are_left_out_also_for_predictions_of_apply_model(nts_
     assert evaluate(drawn, "applied", "ground_truth", **options).left_out_references == REFERENCES
     kept = evaluate(drawn, "applied", "ground_truth", leave_out_references=False, **options)
     assert kept.left_out_references == 0
+    # The evaluation was made with the memory and goes with it; the predictions are not ours to delete.
+    assert nts_fo.delete_memory(drawn, memory) == ["evaluation 'nap_applied'", "memory 'shapes'"]
+    assert drawn.has_field("applied")
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -574,7 +584,7 @@ def test_model_segments_a_plain_array_too(nts_fo, fo, drawn, memory, quick):
     from nts.images import read_image
 
     model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(drawn, memory), preset=quick)
-    assert model.media_type == "image"
+    assert (model.media_type, model.ragged_batches, model.transforms, model.preprocess) == ("image", True, None, False)
     assert isinstance(model.predict(read_image(drawn.first().filepath)), fo.Detections)
 
 

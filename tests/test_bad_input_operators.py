@@ -240,11 +240,14 @@ def test_broken_image_of_a_target(segment, evaluate, targets, memory, kind):
         assert f"{path}: the size of the image cannot be read" in notes
 
 
-def test_every_image_broken(segment, targets, memory):
+def test_every_image_broken(segment, evaluate, targets, memory):
+    segment(targets, memory, "done", limit=1)
     for path in targets.values("filepath"):
         _spoil(path, "no image")
     with says(f"none of the 3 images could be segmented: {targets.first().filepath} is not an image"):
         segment(targets, memory)
+    with says(f"none of the 3 images can be read: {targets.first().filepath}: the size of the image cannot be read"):
+        evaluate(targets, "done", "ground_truth")
 
 
 def test_mask_outside_its_image(build, references):
@@ -319,6 +322,10 @@ def test_corrupt_memory_in_the_dataset(segment, drawn, targets, memory):
     results.bank = results.bank[: len(results.bank) // 8 * 4]
     drawn.save_run_results(memory, results, cache=False)
     with says(f"the memory 'shapes' of the dataset {drawn.name!r} is damaged"):
+        segment(targets, memory)
+    results.bank = results.bank[:-1]
+    drawn.save_run_results(memory, results, cache=False)
+    with says(f"the memory 'shapes' of the dataset {drawn.name!r} is damaged: its content is missing or cut off"):
         segment(targets, memory)
 
 

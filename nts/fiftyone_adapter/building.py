@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +39,6 @@ class MemoryReport:
     missing_classes: list[str]
     boxes: int
     encoder: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def build_reference_memory(

@@ -141,6 +141,7 @@ def evaluation_job(
     if data.unplaced:
         notes.append(f"{len(data.unplaced)} labels or images were left out: {some(data.unplaced)}")
     report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
+    stored = report.to_dict()
     runs.store(
         evaluated,
         eval_key,
@@ -155,10 +156,10 @@ def evaluation_job(
             "images": result.images,
             "ground_truth": result.ground_truth,
             "predictions": result.predictions,
-            "boxes_ap": _none_if_nan(result.boxes.ap),
-            "masks_ap": _none_if_nan(result.masks.ap),
+            "boxes_ap": stored["result"]["boxes"]["ap"],
+            "masks_ap": stored["result"]["masks"]["ap"],
         },
-        report.to_dict(),
+        stored,
     )
     return report
 
@@ -166,7 +167,3 @@ def evaluation_job(
 def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
     """The stored :class:`EvaluationReport` as plain values; raises RunNotFound if there is none."""
     return runs.results(view, eval_key, runs.EVALUATION)
-
-
-def _none_if_nan(value: float) -> float | None:
-    return value if value == value else None

@@ -11,6 +11,7 @@ plugin is not installed:
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 from typing import Any
@@ -139,10 +140,11 @@ def load_memory(view: Collection, key: str) -> MemoryBank:
         MemoryFileError: if what is stored is damaged.
     """
     name = f"the memory {key!r} of the dataset {view._root_dataset.name!r}"
-    bank = results(view, key, MEMORY).get("bank")
-    if bank is None:
-        raise MemoryFileError(f"{name} is damaged: it has no content")
-    return MemoryBank.from_bytes(base64.b64decode(bank), source=name)
+    try:
+        content = base64.b64decode(results(view, key, MEMORY)["bank"])
+    except (KeyError, binascii.Error) as error:
+        raise MemoryFileError(f"{name} is damaged: its content is missing or cut off") from error
+    return MemoryBank.from_bytes(content, source=name)
 
 
 def fingerprint(bank: MemoryBank) -> str:

@@ -53,9 +53,6 @@ class SegmentationReport:
     failed: dict[str, str]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def auto_segment_view(
     view: Collection,
