@@ -1,0 +1,251 @@
+"""Accuracy on drawn scenes: 10 novel species among 24 distractors, none of which the small models saw in training.
+
+    python -m benchmarks.scenes
+
+Every target image is encoded once; its proposals are then matched with many draws of references. Reported are the
+recall of the proposals, which bounds everything after it, and nAP (average precision over the novel classes, by
+pycocotools) for several numbers of references and for soft merging, NMS alone and neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from nts.evaluation.coco import NovelAP, coco_results, evaluate
+from nts.masks import draw_masks
+from nts.matching import MatchingConfig, match_proposals, pool_tokens
+from nts.memory import class_prototype
+from nts.models import load_encoder, load_segmenter
+from nts.pipeline import EncodedTarget, encode_references, encode_target
+from nts.presets import get_preset
+from nts.references import Reference
+from nts.small.scenes import NOVEL_SPECIES, SIDE, Scene, reference_scenes, species_name, target_scenes
+
+SHOTS = (1, 2, 3, 5, 10)
+DRAWS = 5
+REFERENCES_PER_CLASS = 30
+MERGING = {
+    "soft": MatchingConfig(),
+    "NMS only": MatchingConfig(merge_exponent=0),
+    "none": MatchingConfig(nms_iou=1, merge_exponent=0),
+}
+SIZES = {"small, < 8 %": (0.0, 0.08), "medium": (0.08, 0.16), "large, ≥ 16 %": (0.16, 1.0)}
+"""Longer side of the visible object over the image side."""
+FIGURES = ("mask nAP", "mask nAP50", "mask nAP75", "box nAP", "box nAP50", "box nAP75")
+
+
+def ground_truth(scenes: Sequence[Scene]) -> dict:
+    """The novel objects of the scenes as a COCO data set; image ids count from 0, category ids from 1."""
+    annotations = []
+    for image_id, scene in enumerate(scenes):
+        for mask, number in zip(scene.masks, scene.species.tolist(), strict=True):
+            if number in NOVEL_SPECIES:
+                rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": NOVEL_SPECIES.index(number) + 1,
+                        "bbox": coco_mask.toBbox(rle).tolist(),
+                        "area": int(coco_mask.area(rle)),
+                        "segmentation": {"size": [SIDE, SIDE], "counts": rle["counts"].decode()},
+                        "iscrowd": 0,
+                    }
+                )
+    return {
+        "images": [{"id": i, "width": SIDE, "height": SIDE} for i in range(len(scenes))],
+        "categories": [{"id": i, "name": species_name(n)} for i, n in enumerate(NOVEL_SPECIES, start=1)],
+        "annotations": annotations,
+    }
+
+
+def proposal_recall(scenes: Sequence[Scene], targets: Sequence[EncodedTarget]) -> dict[str, dict[str, float]]:
+    """Share of all objects, distractors included, of which some proposal has an IoU above 0.5 and 0.75, by size."""
+    best, longer = [], []
+    for scene, target in zip(scenes, targets, strict=True):
+        if len(scene.masks) == 0:
+            continue
+        truth = torch.from_numpy(scene.masks).flatten(1).float()
+        proposed = draw_masks(target.proposals.mask_logits, target.image_size).flatten(1).float()
+        shared = truth @ proposed.T
+        iou = shared / (truth.sum(1)[:, None] + proposed.sum(1)[None] - shared).clamp(min=1)
+        best += iou.amax(1).tolist() if len(proposed) else [0.0] * len(truth)
+        for mask in scene.masks:
+            ys, xs = mask.nonzero()
+            longer.append((max(np.ptp(xs), np.ptp(ys)) + 1) / SIDE)
+    best, longer = np.array(best), np.array(longer)
+    groups = {"all": np.ones(len(best), bool)}
+    groups |= {name: (longer >= low) & (longer < high) for name, (low, high) in SIZES.items()}
+    return {
+        name: {
+            "objects": int(group.sum()),
+            "recall50": float((best[group] >= 0.5).mean()),
+            "recall75": float((best[group] >= 0.75).mean()),
+            "mean_best_iou": float(best[group].mean()),
+        }
+        for name, group in groups.items()
+    }
+
+
+def draw_prototypes(references: Tensor, shots: int, draw: int) -> Tensor:
+    """Class prototypes [K, C] from `shots` of the instance prototypes [K, R, C]; of one draw, fewer are among more."""
+    rng = np.random.default_rng([74, draw])
+    chosen = [rng.permutation(references.shape[1])[:shots] for _ in references]
+    return torch.stack([class_prototype(vectors[i]) for vectors, i in zip(references, chosen, strict=True)])
+
+
+def accuracy_on_true_masks(scenes: Sequence[Scene], targets: Sequence[EncodedTarget], prototypes: Tensor) -> float:
+    """How often the nearest prototype is right for the true mask of a novel object: the encoder alone."""
+    right = []
+    for scene, target in zip(scenes, targets, strict=True):
+        labels = [NOVEL_SPECIES.index(n) if n in NOVEL_SPECIES else -1 for n in scene.species.tolist()]
+        features = pool_tokens(target.tokens, torch.from_numpy(scene.masks))
+        nearest = (features @ prototypes.T).argmax(1).tolist() if len(features) else []
+        right += [n == label for n, label in zip(nearest, labels, strict=True) if label >= 0]
+    return float(np.mean(right))
+
+
+def match_all(
+    truth: dict, targets: Sequence[EncodedTarget], prototypes: Tensor, config: MatchingConfig, box_convention: str
+) -> NovelAP:
+    """Match every target with the prototypes, and evaluate."""
+    category_ids = [category["id"] for category in truth["categories"]]
+    results = []
+    for image_id, target in enumerate(targets):
+        proposals = target.proposals
+        instances = match_proposals(
+            target.tokens, proposals.mask_logits, proposals.predicted_iou, prototypes, target.image_size, config
+        )
+        results += coco_results(instances, image_id, category_ids, box_convention)
+    return evaluate(truth, results)
+
+
+def figures(precision: NovelAP) -> list[float]:
+    """The six numbers named in FIGURES."""
+    return [value for kind in (precision.masks, precision.boxes) for value in (kind.ap, kind.ap50, kind.ap75)]
+
+
+def summary(draws: Iterable[Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over draws of references."""
+    values = np.array(list(draws))
+    return {
+        name: {"mean": float(mean), "std": float(std)}
+        for name, mean, std in zip(FIGURES, values.mean(0), values.std(0), strict=True)
+    }
+
+
+def table(head: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Markdown: one row per name, one column per figure, in percent, mean ± standard deviation."""
+    lines = [f"| {head} | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [f"{100 * row[f]['mean']:.1f} ± {100 * row[f]['std']:.1f}" for f in FIGURES]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def run(
+    targets: int = 120,
+    shots: Sequence[int] = SHOTS,
+    draws: int = DRAWS,
+    preset: str = "paper",
+    points: int = 16,
+    encoder: str = "small",
+    segmenter: str = "small",
+    device: str = "auto",
+) -> dict:
+    """The whole benchmark; prints its tables and returns its numbers."""
+    preset = get_preset(preset)
+    preset = replace(preset, proposals=replace(preset.proposals, points_per_side=points))
+    dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
+    scenes = target_scenes(targets)
+    truth = ground_truth(scenes)
+
+    began = time.perf_counter()
+    encoded = [encode_target(scene.image, dino, sam, preset) for scene in scenes]
+    seconds = (time.perf_counter() - began) / len(scenes)
+    references = (
+        Reference(scene.image, species_name(number), scene.masks[0])
+        for number in NOVEL_SPECIES
+        for scene in reference_scenes(number, REFERENCES_PER_CLASS)
+    )
+    vectors = torch.stack([entry.prototype for entry in encode_references(references, dino, preset)])
+    vectors = vectors.unflatten(0, (len(NOVEL_SPECIES), REFERENCES_PER_CLASS)).to(dino.device)
+
+    recall = proposal_recall(scenes, encoded)
+    per_image = float(np.mean([len(target.proposals) for target in encoded]))
+    print(
+        f"{targets} images, {len(truth['annotations'])} novel objects, preset {preset.name!r}, {points}×{points} points"
+    )
+    print(f"{per_image:.0f} proposals per image, {seconds:.2f} s per image for both models\n")
+    print("| objects | number | recall at IoU 0.5 | recall at IoU 0.75 | mean best IoU |\n|---|---|---|---|---|")
+    for name, row in recall.items():
+        shown = [f"{100 * row[key]:.1f}" for key in ("recall50", "recall75", "mean_best_iou")]
+        print(f"| {name} | {row['objects']} | {' | '.join(shown)} |")
+
+    by_shots, accuracy = {}, {}
+    for k in shots:
+        prototypes = [draw_prototypes(vectors, k, draw) for draw in range(draws)]
+        accuracy[str(k)] = float(np.mean([accuracy_on_true_masks(scenes, encoded, p) for p in prototypes]))
+        found = (match_all(truth, encoded, p, MERGING["soft"], preset.box_convention) for p in prototypes)
+        by_shots[str(k)] = summary(figures(precision) for precision in found)
+    print(f"\n{table('references per class', by_shots)}")
+    print("\nTrue masks given the right class: ", end="")
+    print(", ".join(f"{100 * value:.1f} % with {k}" for k, value in accuracy.items()))
+
+    middle = 3 if 3 in shots else shots[0]
+    by_merging = {"soft": by_shots[str(middle)]}
+    prototypes = [draw_prototypes(vectors, middle, draw) for draw in range(draws)]
+    for name in ("NMS only", "none"):
+        found = (match_all(truth, encoded, p, MERGING[name], preset.box_convention) for p in prototypes)
+        by_merging[name] = summary(figures(precision) for precision in found)
+    print(f"\n{table(f'merging, {middle} references', by_merging)}")
+
+    return {
+        "targets": targets,
+        "novel_objects": len(truth["annotations"]),
+        "preset": preset.name,
+        "points_per_side": points,
+        "draws": draws,
+        "encoder": dino.info.fingerprint,
+        "segmenter": sam.fingerprint,
+        "proposals_per_image": per_image,
+        "seconds_per_image": seconds,
+        "proposal_recall": recall,
+        "accuracy_on_true_masks": accuracy,
+        "shots": by_shots,
+        "merging": by_merging,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", type=int, default=120)
+    parser.add_argument("--shots", type=int, nargs="+", default=list(SHOTS))
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--points", type=int, default=16, help="points per side of the grid of prompts")
+    parser.add_argument("--encoder", default="small")
+    parser.add_argument("--segmenter", default="small")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    args = parser.parse_args()
+    options = vars(args).copy()
+    out = options.pop("out")
+    numbers = run(**options)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,476 @@
+"""Train the small DINOv2 on drawn scenes: members of a species attract, everything else repels.
+
+    python -m training.train_encoder --steps 4600 --out nts/small/encoder
+
+The supervised contrastive loss sees exactly what the pipeline compares: patch tokens after the final LayerNorm,
+averaged over an object's mask on the scene (the target side), or over its crop with weighted patches (the reference
+side). Background windows, parts, and windows that straddle an object's border are there to repel: they are the
+proposals that must not be mistaken for an object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from nts.images import normalise, resize_bicubic, stretch, to_float
+from nts.matching import patch_weights
+from nts.references import Reference, prepare_reference
+from nts.small.scenes import (
+    APPENDAGES,
+    MARKS,
+    OUTLINES,
+    SIDE,
+    TRAIN_SPECIES,
+    VALIDATION_SPECIES,
+    Scene,
+    draw_scene,
+    make_species,
+)
+
+from .loop import Training, advance, learning_rate, log, mean_of, resume, save, start
+
+OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
+PATCH = 14
+NOTHING = -1  # label of what belongs to no species
+
+
+@dataclass(frozen=True)
+class EncoderTraining:
+    """Constants of the training."""
+
+    width: int = 192
+    layers: int = 6
+    heads: int = 3
+    image_size: int = 336  # native side of the input: 24×24 patches
+    sides: tuple[int, ...] = (112, 224, 336)  # of the input, stage by stage: small inputs take a tenth of the time
+    stages: tuple[float, ...] = (0.42, 0.92)  # share of the steps after which the next stage begins
+    scenes: int = 8
+    crops: int = 8
+    peak_rate: float = 1e-3
+    temperature: float = 0.1
+    tutor_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Items:
+    """Things to embed, n in all: regions of whole scenes first, reference crops after them.
+
+    weights   float [n, h, w] on the patch grid
+    image     int64 [n], index into scenes followed by crops
+    labels    int64 [n], species or NOTHING
+    instance  int64 [n], which object; equal for a target and the crop of the same object, NOTHING for what is no object
+    colours   float [n, 6], mean and standard deviation of an object's RGB values in [0, 1]; 0 for what is no object
+    """
+
+    weights: Tensor
+    image: Tensor
+    labels: Tensor
+    instance: Tensor
+    colours: Tensor
+
+
+def build_model(config: EncoderTraining) -> Tutored:
+    encoder = Dinov2Model(
+        Dinov2Config(
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            image_size=config.image_size,
+            patch_size=PATCH,
+            initializer_range=0.05,  # the usual 0.02 suits wider layers; here it would leave the blocks idle at first
+        )
+    )
+    return Tutored(encoder)
+
+
+@torch.no_grad()
+def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
+    """Start the patch embedding from the principal components of drawn patches, the weaker ones amplified.
+
+    Nearly all of the variance of raw patches is their mean colour. From random filters a transformer without a
+    convolutional stem is slow to notice texture at all.
+    """
+    patches = []
+    for batch in range(4):
+        rng = np.random.default_rng([9, batch])
+        images, _, _ = draw_items(rng, draw_batch(rng, 8), 8, 224, config.image_size)
+        patches.append(F.unfold(images, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1))
+    patches = torch.cat(patches)
+    mean = patches.mean(0)
+    values, components = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    values, components = values[-config.width :], components[:, -config.width :]
+    # The fourth root halves the spread of the standard deviations on a logarithmic scale.
+    filters = 0.5 * (components * (values + 0.01 * values.mean()) ** -0.25).T
+    projection = encoder.embeddings.patch_embeddings.projection
+    projection.weight.copy_(filters.reshape(projection.weight.shape))
+    projection.bias.copy_(-filters @ mean)
+
+
+def draw_batch(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Scenes over one pool of eight species, three pairs of look-alikes and two others, so that all species recur."""
+    families = rng.integers(TRAIN_SPECIES.start // 2, TRAIN_SPECIES.stop // 2, size=5) * 2
+    pool = [*families, *(families[:3] + 1)]
+    return [draw_scene(int(seed), pool) for seed in rng.integers(2**31, size=count)]
+
+
+def draw_items(
+    rng: np.random.Generator, scenes: list[Scene], crops: int, side: int, native: int
+) -> tuple[Tensor, list[Scene], Items]:
+    """What the encoder is to see, and the items on it.
+
+    Returns images float [B, 3, side, side], the views of the scenes that come first among them (the whole scenes if
+    `side` is the native side, else windows of them at the same scale), and the items.
+    """
+    grid = side // PATCH
+    antialias = bool(rng.integers(2))  # the presets differ in it
+    images, views, weights, objects = [], [], [], []
+    image, labels, instance, colours = [], [], [], []
+    for s, scene in enumerate(scenes):
+        view, kept = (
+            (scene, range(len(scene.masks)))
+            if side == native
+            else cut_window(rng, scene, _window_size(rng, side, native))
+        )
+        images.append(target_input(view.image, side, antialias))
+        views.append(view)
+        bait = _bait(rng, view)
+        masks = [*view.masks, *bait]
+        if masks:
+            weights.append(patch_weights(torch.from_numpy(np.stack(masks)), (grid, grid)))
+        first = len(objects)
+        objects += [(scene, mask, int(number)) for mask, number in zip(scene.masks, scene.species, strict=True)]
+        image += [s] * len(masks)
+        labels += [*view.species.tolist(), *[NOTHING] * len(bait)]
+        instance += [*[first + i for i in kept], *[NOTHING] * len(bait)]
+        colours += [*map(partial(_colours, view), view.masks), *[np.zeros(6)] * len(bait)]
+    for i in _choose_references(rng, objects, crops):
+        scene, mask, species = objects[i]
+        pixels, patches = prepare_reference(
+            Reference(scene.image, "", mask),
+            side,
+            (grid, grid),
+            antialias=antialias,
+            patch_weights="area" if antialias else "corner",
+        )
+        weights.append(patches[None])
+        image.append(len(images))
+        images.append(pixels)
+        labels.append(species)
+        instance.append(i)
+        colours.append(_colours(scene, mask))
+    items = Items(
+        torch.cat(weights),
+        torch.tensor(image),
+        torch.tensor(labels),
+        torch.tensor(instance),
+        torch.from_numpy(np.array(colours, np.float32)),
+    )
+    return torch.stack(images), views, items
+
+
+def _window_size(rng: np.random.Generator, side: int, native: int) -> int:
+    """Pixels of a scene to be stretched to `side`: those of the native scale, zoomed by up to 1.6 either way."""
+    return min(SIDE, int(SIDE * side / native * 1.6 ** rng.uniform(-1, 1)))
+
+
+def cut_window(rng: np.random.Generator, scene: Scene, size: int) -> tuple[Scene, list[int]]:
+    """A square window around some object, and the objects of which at least 60 % lie in it."""
+    top, left = 0, 0
+    if len(scene.masks):
+        ys, xs = np.nonzero(scene.masks[rng.integers(len(scene.masks))])
+        centre = np.array([ys.mean(), xs.mean()]) + rng.uniform(-0.3, 0.3, 2) * size
+        top, left = np.clip(centre - size / 2, 0, SIDE - size).astype(int)
+    window = (slice(top, top + size), slice(left, left + size))
+    masks = scene.masks[:, window[0], window[1]]
+    kept = np.flatnonzero(masks.sum((1, 2)) >= 0.6 * scene.masks.sum((1, 2)))
+    view = Scene(scene.image[window], masks[kept], scene.species[kept], scene.parts[window])
+    return view, kept.tolist()
+
+
+def _colours(scene: Scene, mask: np.ndarray) -> np.ndarray:
+    pixels = scene.image[mask] / 255
+    return np.concatenate([pixels.mean(0), pixels.std(0)])
+
+
+def target_input(image: np.ndarray, side: int, antialias: bool) -> Tensor:
+    """uint8 [H, W, 3] → the encoder's input [3, side, side]."""
+    return normalise(stretch(image, side) if antialias else resize_bicubic(to_float(image), side))
+
+
+def _bait(rng: np.random.Generator, scene: Scene) -> list[np.ndarray]:
+    """Masks [H, W] of what must look like no species: background, a part, a straddling window, two unlike objects."""
+    bait = []
+    side = len(scene.parts)
+    taken = scene.parts > 0
+    for _ in range(3):
+        window = _ellipse(side, rng.uniform(0, side, 2), rng.uniform(5, 32, 2))
+        if window.any() and (window & taken).sum() < 0.1 * window.sum():
+            bait.append(window)
+    if len(scene.masks) == 0:
+        return bait
+    i = int(rng.integers(len(scene.masks)))
+    whole, area = scene.masks[i], scene.masks[i].sum()
+    part = whole & (scene.parts == rng.integers(1, 4))
+    # A part of a small object lies within the patches of its whole, and more than half of an object is no longer bait.
+    if area > 600 and 60 < part.sum() < 0.5 * area:
+        bait.append(part)
+    ys, xs = np.nonzero(whole)
+    corner = np.array([rng.choice([ys.min(), ys.max()]), rng.choice([xs.min(), xs.max()])], float)
+    window = _ellipse(side, corner, np.array([np.ptp(ys), np.ptp(xs)]) * rng.uniform(0.5, 0.9) + 2)
+    if window.any() and (window & whole).sum() < 0.5 * window.sum():
+        bait.append(window)
+    others = np.flatnonzero(scene.species != scene.species[i])
+    if len(others):
+        bait.append(whole | scene.masks[rng.choice(others)])
+    return bait
+
+
+def _ellipse(side: int, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    y, x = np.ogrid[:side, :side]
+    return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def _choose_references(rng: np.random.Generator, objects: list[tuple[Scene, np.ndarray, int]], count: int) -> list[int]:
+    """Objects to crop: at least 7 % of the side wide, of as many species as there are."""
+    wide = [
+        i
+        for i, (_, mask, _) in enumerate(objects)
+        if max(np.ptp(np.flatnonzero(mask.any(axis))) for axis in (0, 1)) >= 0.07 * SIDE
+    ]
+    turns: dict[int, int] = {}
+    ranked = []
+    for i in rng.permutation(wide):
+        species = objects[i][2]
+        turns[species] = turns.get(species, 0) + 1
+        ranked.append((turns[species], int(i)))
+    return [i for _, i in sorted(ranked, key=lambda pair: pair[0])[:count]]
+
+
+def encode(model: nn.Module, images: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Patch tokens [B, P, C] after the final LayerNorm."""
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        return model(pixel_values=images).last_hidden_state[:, 1:].float()
+
+
+def pool(tokens: Tensor, items: Items) -> Tensor:
+    """Mean tokens [n, C] of the items, not normalised."""
+    weights = items.weights.flatten(1)
+    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    # One product per image would be many small ones; one with the items' own tokens would copy them.
+    spread = torch.zeros(len(weights), *tokens.shape[:2])
+    spread[torch.arange(len(weights)), items.image] = weights
+    return spread.flatten(1) @ tokens.flatten(0, 1)
+
+
+class Tutor(nn.Module):
+    """Linear heads that ask simple questions of the tokens; they are not exported.
+
+    The contrastive loss alone lies flat for long: before the encoder can tell species apart it must find objects, their
+    parts and their colours. Asked for these directly, it learns them within a few hundred steps.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.parts = nn.Linear(width, 4)
+        self.traits = nn.ModuleList(nn.Linear(width, len(names)) for names in (OUTLINES, APPENDAGES, MARKS))
+        self.colours = nn.Linear(width, 6)
+
+    def forward(self, tokens: Tensor, means: Tensor, scenes: list[Scene], items: Items) -> Tensor:
+        """Three losses: which parts a patch of a scene shows; what traits an item's species has; what colours it has.
+
+        tokens [scenes, P, C], means [n, C] → [3].
+        """
+        side = int(tokens.shape[1] ** 0.5)
+        shares = torch.stack([_part_shares(scene, side) for scene in scenes])
+        parts = F.cross_entropy(self.parts(tokens).flatten(0, 1), shares.flatten(0, 1))
+
+        objects = items.labels != NOTHING
+        species = [make_species(number) for number in items.labels[objects].tolist()]
+        answers = [
+            [OUTLINES.index(s.outline.family) for s in species],
+            [APPENDAGES.index(s.layout.appendage) for s in species],
+            [MARKS.index(s.layout.mark) for s in species],
+        ]
+        asked = zip(self.traits, answers, strict=True)
+        traits = torch.stack([F.cross_entropy(head(means[objects]), torch.tensor(a)) for head, a in asked]).mean()
+        return torch.stack([parts, traits, 10 * F.mse_loss(self.colours(means[objects]), items.colours[objects])])
+
+
+def _part_shares(scene: Scene, side: int) -> Tensor:
+    """Share of background and of the three parts in every patch: [side², 4]."""
+    shown = F.one_hot(torch.from_numpy(scene.parts).long(), 4).permute(2, 0, 1).float()
+    return F.adaptive_avg_pool2d(shown, side).flatten(1).T
+
+
+class Tutored(nn.Module):
+    """The encoder in training, with its tutor."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tutor = Tutor(encoder.config.hidden_size)
+
+
+def contrastive_loss(embeddings: Tensor, labels: Tensor, instance: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss of embeddings [n, C]: every object and the others of its label, among everything.
+
+    Two views of one object are neither positives (too easy) nor negatives.
+    """
+    is_object = labels != NOTHING
+    same_object = (instance[:, None] == instance[None]) & is_object[:, None] & is_object[None]
+    same_object |= torch.eye(len(labels), dtype=torch.bool)
+    positive = (labels[:, None] == labels[None]) & is_object[:, None] & ~same_object
+    logits = (embeddings @ embeddings.T / temperature).masked_fill(same_object, float("-inf"))
+    log_probability = logits.log_softmax(1).masked_fill(~positive, 0)
+    anchors = positive.any(1)
+    return -(log_probability.sum(1)[anchors] / positive.sum(1)[anchors]).mean()
+
+
+def step_loss(
+    model: nn.Module, rng: np.random.Generator, config: EncoderTraining, side: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of one batch of freshly drawn scenes, and numbers for the log."""
+    scenes = draw_batch(rng, config.scenes)
+    images, views, items = draw_items(rng, scenes, config.crops, side, config.image_size)
+    tokens = encode(model.encoder, images, dtype)
+    means = pool(tokens, items)
+    embeddings = F.normalize(means, dim=1)
+    # The pipeline compares raw directions. Early on they are nearly one, and the standardised ones guide the way.
+    standard = F.normalize((means - means.mean(0)) / (means.std(0) + 1e-3), dim=1)
+    loss = contrastive_loss(embeddings, items.labels, items.instance, config.temperature)
+    loss = loss + contrastive_loss(standard, items.labels, items.instance, 2 * config.temperature)
+    lessons = model.tutor(tokens[: len(views)], means, views, items)
+    loss = loss + config.tutor_weight * lessons.sum()
+    with torch.no_grad():
+        similar = embeddings @ embeddings.T
+        similar[items.instance[:, None] == items.instance[None]] = -1
+        nearest = items.labels[similar.argmax(1)] == items.labels
+        among_objects = similar.masked_fill(items.labels == NOTHING, -1)
+        nearest_object = items.labels[among_objects.argmax(1)] == items.labels
+        is_object = items.labels != NOTHING
+    return loss, {
+        **dict(zip(("parts", "traits", "colours"), lessons.tolist(), strict=True)),
+        "nearest_right": float(nearest[is_object].float().mean()),
+        "nearest_object_right": float(nearest_object[is_object].float().mean()),
+    }
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module, config: EncoderTraining, classes: int = 10, scenes: int = 40, shots: int = 10
+) -> dict[str, float]:
+    """A small copy of the benchmark on species kept aside, with true masks in place of proposals.
+
+    For 1, 3 and 10 shots: how often the nearest prototype is right, and how often an object with the right one is more
+    alike to it than an object of another species, or a bait, is to its nearest one.
+    """
+    rng = np.random.default_rng(6)
+    model.eval()
+    side = config.image_size
+    grid = side // PATCH
+    known = list(VALIDATION_SPECIES[:classes])
+    others = list(VALIDATION_SPECIES[classes : 3 * classes])
+
+    references = []
+    for species in known:
+        for shot in range(shots):
+            scene = draw_scene([61, species, shot], others, featured=species)
+            references.append(prepare_reference(Reference(scene.image, "", scene.masks[0]), side, (grid, grid)))
+    weights = torch.stack([w for _, w in references])
+    count = len(references)
+    items = Items(weights, torch.arange(count), *[torch.zeros(count)] * 3)
+    tokens = encode(model, torch.stack([p for p, _ in references]))
+    shots_by_class = pool(tokens, items).unflatten(0, (classes, shots))
+
+    features, labels = [], []
+    for s in range(0, scenes, 8):
+        batch = [draw_scene([62, s + i], [*known, *others[:classes]]) for i in range(8)]
+        images, _, items = draw_items(rng, batch, 0, side, side)
+        features.append(F.normalize(pool(encode(model, images), items), dim=1))
+        labels.append(items.labels)
+    features, labels = torch.cat(features), torch.cat(labels)
+    known_labels = torch.tensor(known)
+    of_class = torch.isin(labels, known_labels)
+    result = {}
+    for k in (1, 3, 10):
+        prototypes = F.normalize(shots_by_class[:, :k].mean(1), dim=1)
+        score, nearest = (features @ prototypes.T).max(1)
+        right = known_labels[nearest] == labels
+        above = score[right & of_class][:, None] > score[~of_class][None]
+        result[f"val_right_{k}"] = float(right[of_class].float().mean())
+        result[f"val_above_others_{k}"] = float(above.float().mean())
+    return result
+
+
+def export(model: Dinov2Model, folder: Path) -> None:
+    """Half precision weights in Hugging Face's format: config.json and model.safetensors."""
+    half = Dinov2Model(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+
+
+def train(
+    steps: int, seed: int, run: Path, config: EncoderTraining, log_every: int = 100, check_every: int = 200
+) -> Training:
+    """Train up to `steps`, going on from the checkpoint in `run` if there is one."""
+    torch.manual_seed(seed)
+    model = build_model(config)
+    spread_patches(model.encoder, config)
+    training = start(model)
+    if (run / "checkpoint.pt").exists():
+        resume(training, run / "checkpoint.pt")
+    began, entries = time.perf_counter(), []
+    while training.step < steps:
+        rate = learning_rate(training.step, steps, config.peak_rate, warmup=100)
+        side = config.sides[sum(training.step >= share * steps for share in config.stages)]
+        entries.append(advance(training, partial(step_loss, config=config, side=side), seed=seed, rate=rate))
+        if training.step % log_every == 0:
+            seconds = (time.perf_counter() - began) / len(entries)
+            entry = {"step": training.step, "side": side, "rate": rate, **mean_of(entries), "seconds_per_step": seconds}
+            log(run / "log.jsonl", entry)
+            began, entries = time.perf_counter(), []
+        if training.step % check_every == 0 or training.step == steps:
+            save(training, run / "checkpoint.pt")
+        if training.step % (5 * check_every) == 0 or training.step == steps:
+            log(run / "log.jsonl", {"step": training.step, **validate(training.average.encoder, config)})
+    return training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs/encoder"),
+        help="folder of the checkpoint and the log; resumed if it exists",
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--export-only", action="store_true", help="write the averaged weights of the checkpoint and stop"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    config = EncoderTraining()
+    if args.export_only:
+        training = start(build_model(config))
+        resume(training, args.run / "checkpoint.pt")
+    else:
+        training = train(args.steps, args.seed, args.run, config)
+    export(training.average.encoder, args.out)
+
+
+if __name__ == "__main__":
+    main()
