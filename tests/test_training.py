@@ -15,7 +15,10 @@ from nts.models import load_encoder, load_segmenter
 from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES
 from training import loop, train_encoder, train_segmenter
 
-ENCODER = train_encoder.EncoderTraining(width=48, layers=1, heads=2, image_size=112, scenes=2, crops=3)
+STAGE = train_encoder.Stage(side=112, share=1.0, crops=3)
+ENCODER = train_encoder.EncoderTraining(
+    width=48, layers=1, heads=2, image_size=112, stages=(STAGE,), group_pool=2, group_uses=20
+)
 SEGMENTER = train_segmenter.SegmenterTraining(scenes=1, clicks=4, background_clicks=1)
 
 
@@ -32,21 +35,20 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def step_loss(kind: str):
+def step_loss(kind: str, step: int):
     if kind == "encoder":
-        return partial(train_encoder.step_loss, config=ENCODER, side=112, dtype=torch.float32)
+        return partial(train_encoder.step_loss, config=ENCODER, stage=STAGE, seed=4, step=step, dtype=torch.float32)
     return partial(train_segmenter.step_loss, config=SEGMENTER, dtype=torch.float32)
 
 
 def losses(kind: str, training: loop.Training, steps: int, rate: float = 1e-3) -> list[float]:
-    loss_of = step_loss(kind)
-    return [loop.advance(training, loss_of, seed=4, rate=rate)["loss"] for _ in range(steps)]
+    return [loop.advance(training, step_loss(kind, training.step), seed=4, rate=rate)["loss"] for _ in range(steps)]
 
 
 @pytest.mark.parametrize("kind", ["encoder", "segmenter"])
 def test_steps_lower_the_loss(kind: str):
     training = build(kind)
-    loss_of = step_loss(kind)
+    loss_of = step_loss(kind, 0)
 
     def held_out() -> float:
         rngs = [np.random.default_rng([99, i]) for i in range(2)]
@@ -91,7 +93,7 @@ def test_the_log_is_one_json_line_per_entry(tmp_path: Path):
 
 def test_training_sees_training_species_only():
     rng = np.random.default_rng(0)
-    scenes = train_encoder.draw_batch(rng, 4) + train_segmenter.draw_batch(rng, TRAIN_SPECIES, 4)
+    scenes = train_encoder.draw_batch(rng, ENCODER, STAGE, 4, 0) + train_segmenter.draw_batch(rng, TRAIN_SPECIES, 4)
     seen = set(np.concatenate([scene.species for scene in scenes]).tolist())
     assert seen <= set(TRAIN_SPECIES)
     assert not seen & set(NOVEL_SPECIES)
