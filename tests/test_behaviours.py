@@ -177,14 +177,13 @@ class TestProposals:
         assert len(points) == 1024
         assert points[[0, 1, 32, -1]].tolist() == [[0.5, 0.5], [0.5, 33.5], [33.5, 0.5], [1023.5, 1023.5]]
 
-    def test_15_best_of_three_ignores_the_single_mask_token_and_the_threshold_is_strict(self, small_segmenter):
-        decoder = small_segmenter._model.sam_mask_decoder
-        head = decoder.iou_prediction_head
-        try:
-            decoder.iou_prediction_head = lambda token: torch.tensor([[0.95, 0.3, 0.6, 0.5], [0.9, 0.2, 0.4, 0.4]])
-            chosen, predicted_iou = small_segmenter._best_of_three(torch.zeros(2, 5, 1))
-        finally:
-            decoder.iou_prediction_head = head
+    def test_15_best_of_three_ignores_the_single_mask_token_and_the_threshold_is_strict(
+        self, small_segmenter, monkeypatch
+    ):
+        answers = torch.tensor([[0.95, 0.3, 0.6, 0.5], [0.9, 0.2, 0.4, 0.4]])
+        heads = small_segmenter._model.sam_mask_decoder._modules
+        monkeypatch.setitem(heads, "iou_prediction_head", lambda token: answers)
+        chosen, predicted_iou = small_segmenter._best_of_three(torch.zeros(2, 5, 1))
         assert chosen.tolist() == [2, 2]
         assert predicted_iou.tolist() == pytest.approx([0.6, 0.4])
         assert (predicted_iou > ProposalConfig().iou_threshold).tolist() == [True, False]
