@@ -1,6 +1,6 @@
 """Train the small DINOv2 on drawn scenes: members of a species attract, everything else repels.
 
-    python -m training.train_encoder --steps 4600 --out nts/small/encoder
+    python -m training.train_encoder --steps 4800 --out nts/small/encoder
 
 The supervised contrastive loss sees exactly what the pipeline compares: patch tokens after the final LayerNorm,
 averaged over an object's mask on the scene (the target side), or over its crop with weighted patches (the reference
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,57 @@ NOTHING = -1  # label of what belongs to no species
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    side     of the encoder's input
+    share    of all steps
+    groups   of eight scenes in a batch
+    windows  cut from every scene: around single objects in the first stage, at the native scale in the second; 0 shows
+             whole scenes
+    crops    reference crops in a batch
+    bait     show what belongs to no species
+    """
+
+    side: int
+    share: float
+    groups: int = 1
+    windows: int = 1
+    crops: int = 12
+    bait: bool = True
+
+
+@dataclass(frozen=True)
 class EncoderTraining:
-    """Constants of the training."""
+    """Constants of the training.
+
+    Objects first, close up and among themselves: seen small, between patches of background, they teach nothing until
+    the encoder knows colours and textures, and where there is bait it learns to tell objects from it and no more.
+    """
 
     width: int = 192
     layers: int = 6
     heads: int = 3
     image_size: int = 336  # native side of the input: 24×24 patches
-    sides: tuple[int, ...] = (112, 224, 336)  # of the input, stage by stage: small inputs take a tenth of the time
-    stages: tuple[float, ...] = (0.42, 0.92)  # share of the steps after which the next stage begins
-    scenes: int = 8
-    crops: int = 8
+    stages: tuple[Stage, ...] = (
+        Stage(side=112, share=0.62, groups=2, windows=3, crops=0, bait=False),
+        Stage(side=224, share=0.26),
+        Stage(side=336, share=0.12, windows=0),
+    )
+    group_pool: int = 160  # groups of scenes in use at a time; drawing one takes longer than a step
+    group_uses: int = 8  # of every group, each time turned or mirrored
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
+
+    def stage(self, step: int, steps: int) -> Stage:
+        """The stage that a step of the training belongs to."""
+        begun = 0.0
+        for stage in self.stages:
+            begun += stage.share
+            if step < round(begun * steps):
+                return stage
+        return self.stages[-1]
 
 
 @dataclass(frozen=True)
@@ -90,6 +128,8 @@ def build_model(config: EncoderTraining) -> Tutored:
             initializer_range=0.05,  # the usual 0.02 suits wider layers; here it would leave the blocks idle at first
         )
     )
+    # Its backward pass in bfloat16 on a CPU takes half the time of the fused attention's.
+    encoder.set_attn_implementation("eager")
     return Tutored(encoder)
 
 
@@ -103,7 +143,7 @@ def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
     patches = []
     for batch in range(4):
         rng = np.random.default_rng([9, batch])
-        images, _, _ = draw_items(rng, draw_batch(rng, 8), 8, 224, config.image_size)
+        images, _, _ = draw_items(rng, list(scene_group(9, batch)), Stage(224, 1.0), config.image_size)
         patches.append(F.unfold(images, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1))
     patches = torch.cat(patches)
     mean = patches.mean(0)
@@ -116,44 +156,61 @@ def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
     projection.bias.copy_(-filters @ mean)
 
 
-def draw_batch(rng: np.random.Generator, count: int) -> list[Scene]:
-    """Scenes over one pool of eight species, three pairs of look-alikes and two others, so that all species recur."""
+@lru_cache(maxsize=256)
+def scene_group(seed: int, number: int) -> tuple[Scene, ...]:
+    """Eight scenes over one pool of eight species, three pairs of look-alikes and two others, so that species recur."""
+    rng = np.random.default_rng([seed, 1, number])
     families = rng.integers(TRAIN_SPECIES.start // 2, TRAIN_SPECIES.stop // 2, size=5) * 2
     pool = [*families, *(families[:3] + 1)]
-    return [draw_scene(int(seed), pool) for seed in rng.integers(2**31, size=count)]
+    return tuple(draw_scene(int(scene), pool) for scene in rng.integers(2**31, size=8))
+
+
+def draw_batch(rng: np.random.Generator, config: EncoderTraining, stage: Stage, seed: int, step: int) -> list[Scene]:
+    """The scenes of a step: groups from a pool that slowly moves on, turned and mirrored."""
+    first = step * stage.groups // config.group_uses
+    groups = first + rng.choice(config.group_pool, stage.groups, replace=False)
+    return [turn_scene(rng, scene) for number in groups for scene in scene_group(seed, int(number))]
+
+
+def turn_scene(rng: np.random.Generator, scene: Scene) -> Scene:
+    """One of the eight ways in which a square can lie."""
+    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+
+    def turn(array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+        turned = np.rot90(array, turns, axes)
+        return np.ascontiguousarray(np.flip(turned, axes[1]) if mirror else turned)
+
+    return Scene(turn(scene.image, (0, 1)), turn(scene.masks, (1, 2)), scene.species, turn(scene.parts, (0, 1)))
 
 
 def draw_items(
-    rng: np.random.Generator, scenes: list[Scene], crops: int, side: int, native: int
+    rng: np.random.Generator, scenes: list[Scene], stage: Stage, native: int
 ) -> tuple[Tensor, list[Scene], Items]:
     """What the encoder is to see, and the items on it.
 
-    Returns images float [B, 3, side, side], the views of the scenes that come first among them (the whole scenes if
-    `side` is the native side, else windows of them at the same scale), and the items.
+    Returns images float [B, 3, side, side], the views of the scenes that come first among them (windows, or the whole
+    scenes), and the items.
     """
+    side = stage.side
     grid = side // PATCH
     antialias = bool(rng.integers(2))  # the presets differ in it
     images, views, weights, objects = [], [], [], []
     image, labels, instance, colours = [], [], [], []
-    for s, scene in enumerate(scenes):
-        view, kept = (
-            (scene, range(len(scene.masks)))
-            if side == native
-            else cut_window(rng, scene, _window_size(rng, side, native))
-        )
-        images.append(target_input(view.image, side, antialias))
-        views.append(view)
-        bait = _bait(rng, view)
-        masks = [*view.masks, *bait]
-        if masks:
-            weights.append(patch_weights(torch.from_numpy(np.stack(masks)), (grid, grid)))
+    for scene in scenes:
         first = len(objects)
         objects += [(scene, mask, int(number)) for mask, number in zip(scene.masks, scene.species, strict=True)]
-        image += [s] * len(masks)
-        labels += [*view.species.tolist(), *[NOTHING] * len(bait)]
-        instance += [*[first + i for i in kept], *[NOTHING] * len(bait)]
-        colours += [*map(partial(_colours, view), view.masks), *[np.zeros(6)] * len(bait)]
-    for i in _choose_references(rng, objects, crops):
+        for view, kept in cut_views(rng, scene, stage, native):
+            bait = _bait(rng, view) if stage.bait else []
+            masks = [*view.masks, *bait]
+            if masks:
+                weights.append(patch_weights(torch.from_numpy(np.stack(masks)), (grid, grid)))
+            image += [len(images)] * len(masks)
+            images.append(target_input(view.image, side, antialias))
+            views.append(view)
+            labels += [*view.species.tolist(), *[NOTHING] * len(bait)]
+            instance += [*[first + i for i in kept], *[NOTHING] * len(bait)]
+            colours += [*map(partial(_colours, view), view.masks), *[np.zeros(6)] * len(bait)]
+    for i in _choose_references(rng, objects, stage.crops):
         scene, mask, species = objects[i]
         pixels, patches = prepare_reference(
             Reference(scene.image, "", mask),
@@ -178,18 +235,32 @@ def draw_items(
     return torch.stack(images), views, items
 
 
+def cut_views(
+    rng: np.random.Generator, scene: Scene, stage: Stage, native: int
+) -> Iterator[tuple[Scene, Sequence[int]]]:
+    """What a stage shows of a scene, and which of its objects are on it."""
+    if stage.windows == 0 or len(scene.masks) == 0:
+        yield scene, range(len(scene.masks))
+        return
+    for i in rng.permutation(len(scene.masks))[: stage.windows]:
+        ys, xs = np.nonzero(scene.masks[i])
+        if stage.bait:
+            size = _window_size(rng, stage.side, native)
+        else:
+            size = int(np.clip(max(np.ptp(ys), np.ptp(xs)) * rng.uniform(1.1, 1.7), 24, SIDE))
+        yield cut_window(rng, scene, int(i), size)
+
+
 def _window_size(rng: np.random.Generator, side: int, native: int) -> int:
     """Pixels of a scene to be stretched to `side`: those of the native scale, zoomed by up to 1.6 either way."""
     return min(SIDE, int(SIDE * side / native * 1.6 ** rng.uniform(-1, 1)))
 
 
-def cut_window(rng: np.random.Generator, scene: Scene, size: int) -> tuple[Scene, list[int]]:
-    """A square window around some object, and the objects of which at least 60 % lie in it."""
-    top, left = 0, 0
-    if len(scene.masks):
-        ys, xs = np.nonzero(scene.masks[rng.integers(len(scene.masks))])
-        centre = np.array([ys.mean(), xs.mean()]) + rng.uniform(-0.3, 0.3, 2) * size
-        top, left = np.clip(centre - size / 2, 0, SIDE - size).astype(int)
+def cut_window(rng: np.random.Generator, scene: Scene, centred: int, size: int) -> tuple[Scene, list[int]]:
+    """A square window around an object, and the objects of which at least 60 % lie in it."""
+    ys, xs = np.nonzero(scene.masks[centred])
+    centre = np.array([ys.min() + ys.max(), xs.min() + xs.max()]) / 2 + rng.uniform(-0.15, 0.15, 2) * size
+    top, left = np.clip(centre - size / 2, 0, SIDE - size).astype(int)
     window = (slice(top, top + size), slice(left, left + size))
     masks = scene.masks[:, window[0], window[1]]
     kept = np.flatnonzero(masks.sum((1, 2)) >= 0.6 * scene.masks.sum((1, 2)))
@@ -337,11 +408,17 @@ def contrastive_loss(embeddings: Tensor, labels: Tensor, instance: Tensor, tempe
 
 
 def step_loss(
-    model: nn.Module, rng: np.random.Generator, config: EncoderTraining, side: int, dtype: torch.dtype = torch.bfloat16
+    model: nn.Module,
+    rng: np.random.Generator,
+    config: EncoderTraining,
+    stage: Stage,
+    seed: int,
+    step: int,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch of freshly drawn scenes, and numbers for the log."""
-    scenes = draw_batch(rng, config.scenes)
-    images, views, items = draw_items(rng, scenes, config.crops, side, config.image_size)
+    """Loss of one batch, and numbers for the log."""
+    scenes = draw_batch(rng, config, stage, seed, step)
+    images, views, items = draw_items(rng, scenes, stage, config.image_size)
     tokens = encode(model.encoder, images, dtype)
     means = pool(tokens, items)
     embeddings = F.normalize(means, dim=1)
@@ -395,7 +472,7 @@ def validate(
     features, labels = [], []
     for s in range(0, scenes, 8):
         batch = [draw_scene([62, s + i], [*known, *others[:classes]]) for i in range(8)]
-        images, _, items = draw_items(rng, batch, 0, side, side)
+        images, _, items = draw_items(rng, batch, Stage(side, 1.0, windows=0, crops=0), side)
         features.append(F.normalize(pool(encode(model, images), items), dim=1))
         labels.append(items.labels)
     features, labels = torch.cat(features), torch.cat(labels)
@@ -432,12 +509,13 @@ def train(
     began, entries = time.perf_counter(), []
     while training.step < steps:
         rate = learning_rate(training.step, steps, config.peak_rate, warmup=100)
-        side = config.sides[sum(training.step >= share * steps for share in config.stages)]
-        entries.append(advance(training, partial(step_loss, config=config, side=side), seed=seed, rate=rate))
+        stage = config.stage(training.step, steps)
+        loss = partial(step_loss, config=config, stage=stage, seed=seed, step=training.step)
+        entries.append(advance(training, loss, seed=seed, rate=rate))
         if training.step % log_every == 0:
             seconds = (time.perf_counter() - began) / len(entries)
-            entry = {"step": training.step, "side": side, "rate": rate, **mean_of(entries), "seconds_per_step": seconds}
-            log(run / "log.jsonl", entry)
+            entry = {"step": training.step, "side": stage.side, "rate": rate, **mean_of(entries)}
+            log(run / "log.jsonl", {**entry, "seconds_per_step": seconds})
             began, entries = time.perf_counter(), []
         if training.step % check_every == 0 or training.step == steps:
             save(training, run / "checkpoint.pt")
@@ -448,7 +526,7 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4600)
+    parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--run",
