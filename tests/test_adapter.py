@@ -194,6 +194,19 @@ def test_reference_follows_the_orientation_of_its_image(fo, tmp_path):
     assert reference.mask.sum() == 100
 
 
+def test_box_in_whole_pixels_comes_back_in_whole_pixels(fo, tmp_path):
+    """The crop truncates: a box at 57 that comes back at 56.9999 would be cut one pixel off."""
+    from nts.fiftyone_adapter.labels import references_of_sample
+
+    Image.new("RGB", (231, 173)).save(tmp_path / "a.png")
+    masks = blobs(np.random.default_rng(3), 200, 173, 231)
+    detections = [fo.Detection.from_mask(mask, label="a") for mask in masks]
+    sample = fo.Sample(tmp_path / "a.png", field=fo.Detections(detections=detections))
+    for mask, reference in zip(masks, references_of_sample(sample, "field"), strict=True):
+        ys, xs = mask.nonzero()
+        assert reference.box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
+
+
 def test_mask_of_the_wrong_size_is_refused_by_the_reference_itself():
     with pytest.raises(InvalidReference, match="the mask has size 3 x 2, but its image has 5 x 4"):
         Reference(np.zeros((4, 5, 3), np.uint8), "a", np.ones((2, 3), bool))

@@ -88,7 +88,8 @@ def references_of_sample(
             kind: Literal["mask", "box"] = "mask" if label.has_mask else "box"
             mask = (detection_mask if label.has_mask else box_mask)(label, (height, width))
             x, y, w, h = label.bounding_box
-            box = (x * width, y * height, w * width, h * height)
+            # Fractions do not give whole pixels back exactly, and the crop truncates: 199.9999 must not become 199.
+            box = (round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6))
             yield Reference(image, label.label, mask, box, kind, sample.id, label.id)
         except InvalidReference as error:
             yield Skipped(sample.id, label.id, str(error))
