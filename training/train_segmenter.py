@@ -42,6 +42,7 @@ class SegmenterTraining:
     peak_rate: float = 6e-4
     focal_weight: float = 20.0
     part_weight: float = 0.3
+    part_credit: float = 0.85  # a mask of the part under the click is nearly as good an answer as one of the whole
     mean_weight: float = 0.1
     single_weight: float = 0.2
     iou_weight: float = 2.0
@@ -191,7 +192,8 @@ def step_loss(
     piece = mask_loss(logits[real, 1:], prompts.pieces[real], config.focal_weight).amin(1).mean()
     with torch.no_grad():
         truth = mask_iou(logits, prompts.wholes)
-    iou_error = (iou - truth).square().mean()
+        credited = torch.maximum(truth, config.part_credit * mask_iou(logits, prompts.pieces))
+    iou_error = (iou - credited).square().mean()
     presence = F.binary_cross_entropy_with_logits(objectness[:, 0], real.float())
     loss = (
         whole

@@ -31,13 +31,14 @@ SIDE = 256
 MIN_DIAMETER, MAX_DIAMETER = 0.04, 0.30  # of the image side
 MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_FRACTION = 0.25
-VARIETIES = 3
+VARIETIES = 2
 
 # Disjoint ranges of species numbers: who may see which species.
 TRAIN_SPECIES = range(20_000)
 VALIDATION_SPECIES = range(20_000, 20_200)
-NOVEL_SPECIES = range(30_000, 30_010)
+NOVEL_SPECIES = (30_000, 30_001, 30_002, 30_003, 30_004, 30_006, 30_008, 30_010, 30_012, 30_014)  # two pairs of kin
 DISTRACTOR_SPECIES = range(40_000, 40_024)
+IMPOSTORS = 6  # distractors that resemble a novel species
 
 OUTLINES = ("disc", "square", "polygon", "star", "petals", "blob", "gear")
 APPENDAGES = ("none", "limbs", "lobes", "spikes", "halo", "tail")
@@ -130,15 +131,13 @@ def species_name(number: int) -> str:
 def look_alike(number: int) -> int | None:
     """The species that this one resembles, or None for the head of a family.
 
-    Odd numbers resemble the even number before them; even distractors resemble the novel species in the same place, so
-    that every family of the benchmark reaches into the distractors.
+    Odd numbers resemble the even number before them. Among the distractors the first few resemble the novel species in
+    the same place, and the others nothing.
     """
-    if number % 2:
-        return number - 1
-    place = number - DISTRACTOR_SPECIES.start
-    if number in DISTRACTOR_SPECIES and place < len(NOVEL_SPECIES):
-        return NOVEL_SPECIES.start + place
-    return None
+    if number in DISTRACTOR_SPECIES:
+        place = number - DISTRACTOR_SPECIES.start
+        return NOVEL_SPECIES[place] if place < IMPOSTORS else None
+    return number - 1 if number % 2 else None
 
 
 @lru_cache(maxsize=4096)
@@ -277,8 +276,8 @@ def _draw_sprite(
 ) -> _Sprite:
     """Draw a member of a species: its view, its place, its parts."""
     species = make_species(number)
-    # Sizes lie evenly on a logarithmic scale, leaning to the larger: half of the objects are above 21 % of the side.
-    diameter = side * min_diameter * (MAX_DIAMETER / min_diameter) ** (rng.uniform() ** 0.25)
+    # Sizes lie evenly on a logarithmic scale, leaning to the larger: half of the objects are above 23 % of the side.
+    diameter = side * min_diameter * (MAX_DIAMETER / min_diameter) ** (rng.uniform() ** 0.2)
     radius = diameter / 2
     kin = [s for s, n in zip(others, numbers, strict=False) if n == number]
     x, y = rng.uniform(0.06, 0.94, 2) * side
@@ -530,11 +529,11 @@ def _compose(
 
 
 def target_scenes(count: int = 120, *, first: int = 0) -> list[Scene]:
-    """The benchmark's target images: novel species among distractors, about as many objects of the one as of the other.
+    """The benchmark's target images: novel species among distractors, slightly more objects of the one than the other.
 
     Scene `i` is the same whatever `first` and `count`, so that a small data set is a piece of a larger one.
     """
-    pool = [*NOVEL_SPECIES, *NOVEL_SPECIES, *DISTRACTOR_SPECIES]
+    pool = [*NOVEL_SPECIES * 3, *DISTRACTOR_SPECIES]
     return [draw_scene([72, i], pool) for i in range(first, first + count)]
 
 
