@@ -130,7 +130,7 @@ def print_table(result, shots: int) -> None:
 def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
     """Two contact sheets: some references, and targets as image, ground truth and prediction."""
     colours = class_colours(nts.load_memory(dataset, MEMORY).classes)
-    references = dataset.match_tags("reference").sort_by("filepath").select_fields("ground_truth")
+    references = list(dataset.match_tags("reference").sort_by("filepath"))
     cells = [draw_sample(sample, "ground_truth", colours) for sample in references[::SHOTS]]
     sheets = {"references": contact_sheet([cells[:5], cells[5:10]], [""] * 5, colours, "One reference of each class")}
 
@@ -143,7 +143,7 @@ def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
         ]
         for sample in targets
     ]
-    headings = ["image", "ground truth", "prediction, with score (drawn from 0.5)"]
+    headings = ["image", "ground truth", "prediction, with score (drawn from 0.6)"]
     sheets["predictions"] = contact_sheet(rows, headings, colours, "Novel classes found from a few references")
     paths = []
     for name, sheet in sheets.items():
@@ -152,7 +152,7 @@ def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
     return paths
 
 
-def draw_sample(sample: fo.Sample, field: str | None, colours: dict, minimum_score: float = 0.5):
+def draw_sample(sample: fo.Sample, field: str | None, colours: dict, minimum_score: float = 0.6):
     """A sample with the masks of one field; with captions, where they have a confidence."""
     image = read_image(sample.filepath)
     labels = sample[field].detections if field and sample[field] else []
