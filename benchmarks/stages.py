@@ -71,9 +71,8 @@ def run(
         watch.time("encode masks (RLE)", coco_results, instances, 0, range(len(engine.classes)))
     medians = {stage: statistics.median(seconds) for stage, seconds in watch.seconds.items()}
     total = sum(medians.values())
-    print(
-        f"{targets} images of 256 x 256, {len(engine.classes)} classes, {dino.device}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"{targets} images of 256 x 256, {len(engine.classes)} classes, {dino.device}, {threads} threads")
     print("\n| stage | ms per image | share |\n|---|---:|---:|")
     for stage, seconds in (*medians.items(), ("all", total)):
         print(f"| {stage} | {1000 * seconds:.1f} | {100 * seconds / total:.0f} % |")
