@@ -23,7 +23,7 @@ app: $(READY)  ## Open the FiftyOne App on the demo dataset, with the plugin in 
 	@$(BIN)/python -m demo --app
 
 .PHONY: test
-test: lint  ## Lint, format check and all tests, with the coverage of the engine
+test: lint types  ## Lint, format and type checks, and all tests with the coverage of the engine
 	@$(BIN)/python -m pytest --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 .PHONY: lint

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from nts.evaluation.coco import NovelAP, coco_results, evaluate
@@ -29,7 +28,7 @@ from nts.models import load_encoder, load_segmenter
 from nts.pipeline import EncodedTarget, encode_references, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
-from nts.small.scenes import NOVEL_SPECIES, SIDE, Scene, reference_scenes, species_name, target_scenes
+from nts.small.scenes import NOVEL_SPECIES, SIDE, Scene, coco_dataset, reference_scenes, species_name, target_scenes
 
 SHOTS = (1, 2, 3, 5, 10)
 DRAWS = 5
@@ -42,31 +41,6 @@ MERGING = {
 SIZES = {"small, < 8 %": (0.0, 0.08), "medium": (0.08, 0.16), "large, ≥ 16 %": (0.16, 1.0)}
 """Longer side of the visible object over the image side."""
 FIGURES = ("mask nAP", "mask nAP50", "mask nAP75", "box nAP", "box nAP50", "box nAP75")
-
-
-def ground_truth(scenes: Sequence[Scene]) -> dict:
-    """The novel objects of the scenes as a COCO data set; image ids count from 0, category ids from 1."""
-    annotations = []
-    for image_id, scene in enumerate(scenes):
-        for mask, number in zip(scene.masks, scene.species.tolist(), strict=True):
-            if number in NOVEL_SPECIES:
-                rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": NOVEL_SPECIES.index(number) + 1,
-                        "bbox": coco_mask.toBbox(rle).tolist(),
-                        "area": int(coco_mask.area(rle)),
-                        "segmentation": {"size": [SIDE, SIDE], "counts": rle["counts"].decode()},
-                        "iscrowd": 0,
-                    }
-                )
-    return {
-        "images": [{"id": i, "width": SIDE, "height": SIDE} for i in range(len(scenes))],
-        "categories": [{"id": i, "name": species_name(n)} for i, n in enumerate(NOVEL_SPECIES, start=1)],
-        "annotations": annotations,
-    }
 
 
 def proposal_recall(scenes: Sequence[Scene], targets: Sequence[EncodedTarget]) -> dict[str, dict[str, float]]:
@@ -121,7 +95,7 @@ def match_all(
     """Match every target with the prototypes, and evaluate."""
     category_ids = [category["id"] for category in truth["categories"]]
     results = []
-    for image_id, target in enumerate(targets):
+    for image_id, target in enumerate(targets, start=1):
         proposals = target.proposals
         instances = match_proposals(
             target.tokens, proposals.mask_logits, proposals.predicted_iou, prototypes, target.image_size, config
@@ -168,7 +142,7 @@ def run(
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=points))
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
     scenes = target_scenes(targets)
-    truth = ground_truth(scenes)
+    truth = coco_dataset(scenes)
 
     began = time.perf_counter()
     encoded = [encode_target(scene.image, dino, sam, preset) for scene in scenes]

@@ -1,6 +1,6 @@
 """What all tests share: an environment cut off from the network and from the user's FiftyOne, and a database on demand.
 
-Tests of the engine never import FiftyOne. A test that wants it asks for the fixture `fo`, `make_dataset` or `dataset`;
+Tests of the engine never import FiftyOne. A test that wants it asks for the fixture `fo`, `make_dataset` or `drawn`;
 the first one to do so starts a private mongod.
 """
 
@@ -92,6 +92,26 @@ def make_dataset(fo: ModuleType) -> Iterator[Callable[..., fiftyone.Dataset]]:
 def dataset(make_dataset: Callable[..., fiftyone.Dataset]) -> fiftyone.Dataset:
     """An empty dataset."""
     return make_dataset()
+
+
+@pytest.fixture
+def drawn(make_dataset: Callable[..., fiftyone.Dataset], tmp_path: Path) -> fiftyone.Dataset:
+    """Drawn scenes with masks in `ground_truth`; see drawn_dataset.py."""
+    from drawn_dataset import drawn_samples
+
+    return make_dataset(drawn_samples(tmp_path))
+
+
+@pytest.fixture
+def references(drawn: fiftyone.Dataset) -> fiftyone.DatasetView:
+    """The drawn scenes that references are taken from."""
+    return drawn.match_tags("reference")
+
+
+@pytest.fixture
+def targets(drawn: fiftyone.Dataset) -> fiftyone.DatasetView:
+    """The drawn scenes that are to be segmented."""
+    return drawn.match_tags("target")
 
 
 @pytest.fixture(scope="session")

@@ -31,21 +31,6 @@ def nts_fo(fo):
 
 
 @pytest.fixture
-def drawn(make_dataset, tmp_path):
-    return make_dataset(drawn_samples(tmp_path))
-
-
-@pytest.fixture
-def references(drawn):
-    return drawn.match_tags("reference")
-
-
-@pytest.fixture
-def targets(drawn):
-    return drawn.match_tags("target")
-
-
-@pytest.fixture
 def quick():
     """The default preset with a coarse grid of points: enough where it does not matter what is found."""
     return replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=6))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, drawn_samples, truncate
+from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, truncate
 from PIL import Image
 
 
@@ -25,21 +25,6 @@ def segment(fo):
 @pytest.fixture(scope="session")
 def evaluate(fo):
     return _operator("evaluate_nap")
-
-
-@pytest.fixture
-def drawn(make_dataset, tmp_path):
-    return make_dataset(drawn_samples(tmp_path))
-
-
-@pytest.fixture
-def references(drawn):
-    return drawn.match_tags("reference")
-
-
-@pytest.fixture
-def targets(drawn):
-    return drawn.match_tags("target")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, drawn_samples, truncate
+from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, truncate
 
 import nts
 
@@ -31,21 +31,6 @@ def operator(fo):
     import fiftyone.operators as foo
 
     return lambda name: foo.get_operator(f"{PLUGIN}/{name}")
-
-
-@pytest.fixture
-def drawn(make_dataset, tmp_path):
-    return make_dataset(drawn_samples(tmp_path))
-
-
-@pytest.fixture
-def references(drawn):
-    return drawn.match_tags("reference")
-
-
-@pytest.fixture
-def targets(drawn):
-    return drawn.match_tags("target")
 
 
 @pytest.fixture

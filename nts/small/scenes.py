@@ -93,7 +93,7 @@ class Species:
     number: int
     outline: Outline
     layout: Layout
-    varieties: tuple[tuple[Texture, Texture, Texture], ...]
+    varieties: tuple[tuple[Texture, ...], ...]
 
     @property
     def name(self) -> str:
@@ -438,19 +438,19 @@ def _texture(
     """
     first, second = np.array(texture.first, np.float32), np.array(texture.second, np.float32)
     wave = np.float32(2 * np.pi * texture.frequency * scale)
-    phase = np.float32(phase)
+    offset = np.float32(phase)
     c, s = np.float32(np.cos(texture.angle)), np.float32(np.sin(texture.angle))
     match texture.kind:
         case "plain":
             return first
         case "stripes":
-            t = np.sin(wave * (c * u + s * v) + phase)
+            t = np.sin(wave * (c * u + s * v) + offset)
         case "checks":
-            t = np.sin(wave * (c * u + s * v) + phase) * np.sin(wave * (c * v - s * u) + phase) * 2
+            t = np.sin(wave * (c * u + s * v) + offset) * np.sin(wave * (c * v - s * u) + offset) * 2
         case "dots":
-            t = np.cos(wave * (c * u + s * v) + phase) + np.cos(wave * (c * v - s * u) + phase) - 0.6
+            t = np.cos(wave * (c * u + s * v) + offset) + np.cos(wave * (c * v - s * u) + offset) - 0.6
         case "rings":
-            t = np.sin(wave * rho + phase)
+            t = np.sin(wave * rho + offset)
         case _:
             t = 0.8 * (c * u + s * v)
     contrast = 1.0 if texture.kind == "fade" else min(1.0, radius / (2.5 * texture.frequency * scale))
@@ -542,24 +542,18 @@ def reference_scenes(number: int, count: int = 20, *, first: int = 0) -> list[Sc
     return [draw_scene([73, number, i], DISTRACTOR_SPECIES, featured=number) for i in range(first, first + count)]
 
 
-def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPECIES) -> Path:
-    """Write scenes as COCO: `data/*.png` and `labels.json`, the layout that FiftyOne calls COCODetectionDataset.
+def coco_dataset(scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPECIES) -> dict:
+    """The objects of scenes as a COCO dataset; images are numbered from 1.
 
-    folder      made if need be
     categories  species that are annotated, with the ids 1, 2, … in this order and their pronounceable names; objects of
                 other species stay in the pictures unannotated, as bait
-
-    Returns the path of `labels.json`.
     """
-    folder = Path(folder)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
     ids = {number: i for i, number in enumerate(categories, start=1)}
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, scene in enumerate(scenes, start=1):
         height, width = scene.parts.shape
-        name = f"{image_id:04d}.png"
-        Image.fromarray(scene.image).save(folder / "data" / name)
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        images.append({"id": image_id, "file_name": f"{image_id:04d}.png", "width": width, "height": height})
         for mask, number in zip(scene.masks, scene.species.tolist(), strict=True):
             if number not in ids:
                 continue
@@ -575,14 +569,29 @@ def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence
                     "iscrowd": 0,
                 }
             )
-    data = {
+    return {
         "info": {"description": "Drawn scenes", "version": "1"},
         "categories": [{"id": i, "name": species_name(number)} for number, i in ids.items()],
         "images": images,
         "annotations": annotations,
     }
+
+
+def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPECIES) -> Path:
+    """Write scenes as COCO: `data/*.png` and `labels.json`, the layout that FiftyOne calls COCODetectionDataset.
+
+    folder      made if need be
+    categories  see coco_dataset
+
+    Returns the path of `labels.json`.
+    """
+    folder = Path(folder)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    dataset = coco_dataset(scenes, categories)
+    for scene, image in zip(scenes, dataset["images"], strict=True):
+        Image.fromarray(scene.image).save(folder / "data" / image["file_name"])
     path = folder / "labels.json"
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(dataset))
     return path
 
 
