@@ -63,9 +63,8 @@ def main() -> None:
         print(f"Picture: {path}")
     if arguments.app:
         session = fo.launch_app(dataset)
-        print(
-            f"\nThe App shows {DATASET!r} at http://localhost:{session.server_port}. Press ` there for the operators, Ctrl-C here to end."
-        )
+        address = f"http://localhost:{session.server_port}"
+        print(f"\nThe App shows {DATASET!r} at {address}. Press ` there for the operators, Ctrl-C here to end.")
         session.wait(-1)
     else:
         print(f"\nThe dataset {DATASET!r} is kept in FiftyOne: `make app` opens the App on it, with the plugin.")
