@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from nts.evaluation.coco import NovelAP, coco_results, evaluate
 from nts.masks import draw_masks
@@ -145,7 +146,7 @@ def run(
     truth = coco_dataset(scenes)
 
     began = time.perf_counter()
-    encoded = [encode_target(scene.image, dino, sam, preset) for scene in scenes]
+    encoded = [encode_target(scene.image, dino, sam, preset) for scene in tqdm(scenes, desc="Encoding targets")]
     seconds = (time.perf_counter() - began) / len(scenes)
     references = (
         Reference(scene.image, species_name(number), scene.masks[0])

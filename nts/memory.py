@@ -7,6 +7,7 @@ a reference costs ``4 C`` bytes, and references can be added and removed at any 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -124,7 +125,9 @@ class MemoryBank:
         self.encoder = encoder
         self.preset = preset
         self.created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._entries: list[MemoryEntry] = []
+        # By label id, so that adding to tens of thousands looks at none of them; by a number where there is no id.
+        self._entries: dict[str | int, MemoryEntry] = {}
+        self._unnamed = itertools.count()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -135,18 +138,18 @@ class MemoryBank:
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:
         """All references, in order of arrival."""
-        return tuple(self._entries)
+        return tuple(self._entries.values())
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that have a reference, sorted: the meaning of an instance's label."""
-        return tuple(sorted({entry.class_name for entry in self._entries}))
+        return tuple(sorted({entry.class_name for entry in self._entries.values()}))
 
     @property
     def shots(self) -> dict[str, int]:
         """How many references each class has."""
         shots = dict.fromkeys(self.classes, 0)
-        for entry in self._entries:
+        for entry in self._entries.values():
             shots[entry.class_name] += 1
         return shots
 
@@ -167,17 +170,17 @@ class MemoryBank:
         if not entry.prototype.isfinite().all():
             raise ValueError(f"the prototype of reference {entry.label_id!r} holds NaN or infinity")
         entry = replace(entry, prototype=entry.prototype.detach().to("cpu", torch.float32))
-        if entry.label_id:
-            self._entries = [old for old in self._entries if old.label_id != entry.label_id]
-        self._entries.append(entry)
+        key = entry.label_id or next(self._unnamed)
+        self._entries.pop(key, None)
+        self._entries[key] = entry
 
     def remove(self, *, class_name: str | None = None, label_ids: Iterable[str] = ()) -> int:
         """Remove a class, or single references; returns how many were removed."""
         label_ids = set(label_ids)
-        kept = [e for e in self._entries if e.class_name != class_name and not (e.label_id and e.label_id in label_ids)]
-        removed = len(self._entries) - len(kept)
-        self._entries = kept
-        return removed
+        gone = [key for key, e in self._entries.items() if e.class_name == class_name or key in label_ids]
+        for key in gone:
+            del self._entries[key]
+        return len(gone)
 
     def merge(self, other: MemoryBank) -> None:
         """Add all references of another bank; where both have a label id, the other's entry is taken.
@@ -214,16 +217,16 @@ class MemoryBank:
         """Prototypes of all references, float ``[R, C]``, in the order of :attr:`entries`."""
         if not self._entries:
             return torch.zeros(0, self.encoder.dim)
-        return torch.stack([entry.prototype for entry in self._entries])
+        return torch.stack([entry.prototype for entry in self._entries.values()])
 
     def entry_labels(self) -> Tensor:
         """Row in :attr:`classes` of every entry, int64 ``[R]``."""
         row = {name: k for k, name in enumerate(self.classes)}
-        return torch.tensor([row[entry.class_name] for entry in self._entries], dtype=torch.int64)
+        return torch.tensor([row[entry.class_name] for entry in self._entries.values()], dtype=torch.int64)
 
     def to_bytes(self) -> bytes:
         """The bank as the content of a ``.safetensors`` file."""
-        entries = [{k: getattr(e, k) for k in _ENTRY_FIELDS} for e in self._entries]
+        entries = [{k: getattr(e, k) for k in _ENTRY_FIELDS} for e in self._entries.values()]
         header = {
             "format": _FORMAT,
             "schema_version": str(SCHEMA_VERSION),

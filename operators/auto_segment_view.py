@@ -85,6 +85,7 @@ class AutoSegmentView(JobOperator):
             "encoder",
             "preset",
             "device",
+            "precision",
         )
         return segmentation_job(ctx.target_view(), ctx.params["memory_key"], **options)
 

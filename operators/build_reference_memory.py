@@ -61,7 +61,7 @@ class BuildReferenceMemory(JobOperator):
     def job(self, ctx):
         from ..nts.fiftyone_adapter import memory_job
 
-        options = forms.given(ctx.params, "classes", "boxes", "encoder", "preset", "overwrite", "device")
+        options = forms.given(ctx.params, "classes", "boxes", "encoder", "preset", "overwrite", "device", "precision")
         return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], **options)
 
     def summary(self, report) -> str:

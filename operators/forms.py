@@ -180,11 +180,22 @@ def preset(inputs: types.Object, default: str = "default") -> None:
 
 
 def device(inputs: types.Object) -> None:
-    """Where the models run."""
+    """Where the models run, and in which precision."""
+    from ..nts.devices import PRECISIONS
+
     inputs.str(
         "device",
         label="Device",
         description="'auto' takes a GPU where there is one; else as in torch: 'cpu', 'cuda:1'",
+        default="auto",
+        required=False,
+    )
+    choice(
+        inputs,
+        "precision",
+        list(PRECISIONS),
+        label="Precision",
+        description="'auto' is bfloat16 on a GPU that computes in it, else float32, the publication's precision",
         default="auto",
         required=False,
     )

@@ -24,7 +24,7 @@ from nts.masks import boxes_of_masks, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, patch_weights, pool_tokens, similarity
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry, class_prototype, instance_prototype
 from nts.merging import soft_merging_decay, suppress
-from nts.references import InvalidReference, Reference, crop_window, prepare_reference
+from nts.references import InvalidReference, Reference, _corner_weights, crop_window, prepare_reference
 from nts.segmenter import ProposalConfig, point_grid
 
 ENCODER = EncoderInfo("test", "0" * 64, 518, 16)
@@ -93,11 +93,10 @@ class TestReferences:
     @pytest.mark.parametrize(("column", "cells"), [(7, 0), (14, 37)])
     def test_05_patch_grid_samples_the_upper_left_pixel_of_a_patch_as_published(self, column, cells):
         line = rectangle(518, 518, slice(None), slice(column, column + 1))
-        # The whole image is the crop, so nothing is resized before the grid samples it.
-        sampled = F.interpolate(torch.from_numpy(line)[None, None].float(), size=(37, 37), mode="nearest")[0, 0]
-        assert sampled.sum() == cells
-        ramp = torch.arange(518.0).expand(1, 1, 518, 518)
-        assert F.interpolate(ramp, size=(37, 37), mode="nearest")[0, 0, 0].tolist() == [14.0 * k for k in range(37)]
+        # As large as the encoder's input, the crop is not resized before the grid samples it.
+        assert _corner_weights(line.astype(np.float32), 518, (37, 37)).sum() == cells
+        ramp = np.broadcast_to(np.arange(518, dtype=np.float32), (518, 518)).copy()
+        assert _corner_weights(ramp, 518, (37, 37))[0].tolist() == [14.0 * k for k in range(37)]
 
     def test_06_weights_at_the_edge_of_a_mask_are_fractional_as_published(self):
         weights = paper_weights(rectangle(120, 120, slice(10, 110), slice(35, 85)), (10, 10, 100, 100))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from nts.images import normalise
 
 
 @dataclass
@@ -115,5 +115,4 @@ def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:
 
 def images_tensor(images: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] → normalised float [B, 3, H, W]."""
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
