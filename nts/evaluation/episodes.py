@@ -1,0 +1,340 @@
+"""Episodes of few-shot semantic segmentation: a class, a target image, and ``k`` other images as references.
+
+A list of episodes is drawn once, from a seed, and can be kept in a JSON file: every head is judged by the same
+episodes, on every machine. (Published figures rest on different draws: VRP-SAM takes seed 321, HSNet and Matcher seed
+0, and what those give depends on the number of loader processes.)
+
+A head is anything that turns references and a target into a mask, :data:`Predictor`. :class:`PaintedInstances` is that
+of the training-free pipeline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ..encoder import Encoder
+from ..images import ImageError, read_image
+from ..memory import MemoryBank, MemoryEntry
+from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
+from ..presets import Preset, get_preset
+from ..references import InvalidReference, Reference
+from ..segmenter import Segmenter
+from .semantic import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
+
+EPISODES_PER_FOLD = 1000
+
+Predictor = Callable[[Sequence[Reference], np.ndarray], np.ndarray]
+"""References of one class and a target, uint8 ``[H, W, 3]``, to a mask, bool ``[H, W]``."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Find the pixels of a class in a target image, given images in which they are marked.
+
+    Attributes:
+        class_id: category id.
+        target: image id among the targets.
+        references: image ids among the references, all different, and none the target.
+    """
+
+    class_id: int
+    target: int | str
+    references: tuple[int | str, ...]
+
+
+def draw_episodes(
+    references: dict,
+    targets: dict,
+    class_ids: Iterable[int],
+    *,
+    shots: int,
+    seed: int,
+    count: int = EPISODES_PER_FOLD,
+) -> list[Episode]:
+    """Draw episodes: a class uniformly, then its target, then its references, without repetition.
+
+    The draw depends on the ids, the seed and the number of shots alone: not on the order of the files, and, since of
+    Python's generator only ``random()`` is used, whose sequence Python promises to keep, not on the machine either.
+
+    Args:
+        references: a COCO dataset. Its images may be the targets'; a target is never its own reference.
+        targets: a COCO dataset.
+        class_ids: the classes of the fold. Those of which there are too few images are not drawn.
+        shots: references per episode.
+        seed: of the draw.
+        count: how many episodes.
+
+    Raises:
+        ValueError: if no class has a target and ``shots`` references beside it.
+    """
+    of_references, of_targets = _images_of_classes(references), _images_of_classes(targets)
+    pools = {}
+    for class_id in sorted(set(class_ids)):
+        among, candidates = of_references.get(class_id, []), of_targets.get(class_id, [])
+        known = set(among)
+        possible = [image for image in candidates if len(among) - (image in known) >= shots]
+        if possible:
+            pools[class_id] = (possible, among)
+    if not pools:
+        raise ValueError(f"no class has a target image and {shots} other images as references")
+
+    generator = random.Random(seed)
+
+    def pick(items: list):
+        return items[int(generator.random() * len(items))]
+
+    classes, episodes = list(pools), []
+    for _ in range(count):
+        class_id = pick(classes)
+        possible, among = pools[class_id]
+        target = pick(possible)
+        chosen: list[int | str] = []
+        while len(chosen) < shots:
+            image = pick(among)
+            if image != target and image not in chosen:
+                chosen.append(image)
+        episodes.append(Episode(class_id, target, tuple(chosen)))
+    return episodes
+
+
+def write_episodes(path: str | os.PathLike, episodes: Sequence[Episode], **about: object) -> None:
+    """Write episodes to a JSON file, with whatever else should be known ``about`` them."""
+    content = {**about, "episodes": [asdict(episode) for episode in episodes]}
+    Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def read_episodes(path: str | os.PathLike) -> list[Episode]:
+    """Read episodes from a file of :func:`write_episodes`.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Episode(e["class_id"], e["target"], tuple(e["references"])) for e in content["episodes"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of episodes: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One episode and its pixels; with an ``error``, the head was not asked, and found nothing."""
+
+    episode: Episode
+    counts: PixelCounts
+    error: str = ""
+
+
+class EpisodeImages:
+    """The images and class masks of a COCO dataset, by image id.
+
+    Args:
+        dataset: a COCO dataset; every image has a ``path``.
+        exif: see :func:`nts.images.read_image`.
+        keep: so many of the images read last are kept.
+    """
+
+    def __init__(self, dataset: dict, *, exif: bool = True, keep: int = 16) -> None:
+        self._images = {image["id"]: image for image in dataset["images"]}
+        self._annotations: dict[int | str, list[dict]] = {}
+        for annotation in dataset["annotations"]:
+            self._annotations.setdefault(annotation["image_id"], []).append(annotation)
+        self._names = {category["id"]: category["name"] for category in dataset["categories"]}
+        self._exif = exif
+        self._keep = keep
+        self._read: OrderedDict[int | str, np.ndarray] = OrderedDict()
+
+    def size(self, image_id: int | str) -> tuple[int, int]:
+        """``(H, W)`` as the dataset says."""
+        return self._images[image_id]["height"], self._images[image_id]["width"]
+
+    def image(self, image_id: int | str) -> np.ndarray:
+        """uint8 ``[H, W, 3]``; the same array, as long as it is kept.
+
+        Raises:
+            ImageError: if the file cannot be read, or has another size than its annotations.
+        """
+        if image_id in self._read:
+            self._read.move_to_end(image_id)
+            return self._read[image_id]
+        image = read_annotated_image(self._images[image_id], exif=self._exif)
+        self._read[image_id] = image
+        if len(self._read) > self._keep:
+            self._read.popitem(last=False)
+        return image
+
+    def mask(self, image_id: int | str, class_id: int) -> np.ndarray:
+        """Pixels of a class, crowds included: bool ``[H, W]``."""
+        height, width = self.size(image_id)
+        mask = np.zeros((height, width), bool)
+        for annotation in self._annotations.get(image_id, ()):
+            if annotation["category_id"] == class_id:
+                mask |= mask_of_annotation(annotation, height, width)
+        return mask
+
+    def ignored(self, image_id: int | str) -> np.ndarray | None:
+        """Pixels that count for nothing, bool ``[H, W]``; ``None`` where the image has none."""
+        segmentation = self._images[image_id].get("ignored")
+        height, width = self.size(image_id)
+        return None if segmentation is None else mask_of_annotation({"segmentation": segmentation}, height, width)
+
+    def reference(self, image_id: int | str, class_id: int) -> Reference:
+        """All pixels of a class in an image as one reference.
+
+        Raises:
+            ImageError: if the image cannot be used.
+            InvalidReference: if it has no pixel of the class.
+        """
+        return Reference(
+            self.image(image_id),
+            self._names[class_id],
+            self.mask(image_id, class_id),
+            sample_id=str(image_id),
+            label_id=f"{image_id}/{class_id}",
+        )
+
+
+def evaluate_episodes(
+    episodes: Iterable[Episode],
+    references: EpisodeImages,
+    targets: EpisodeImages,
+    predictor: Predictor,
+    *,
+    side: int | None = None,
+) -> Iterator[Outcome]:
+    """Ask a head for every episode, and count pixels.
+
+    Episodes that follow each other on one target give the predictor the same array, so it may keep what it made of it.
+
+    Args:
+        episodes: which.
+        references: where their references are.
+        targets: where their targets are.
+        predictor: the head. It is not told the class, only shown it.
+        side: compare masks resized to so many pixels squared (nearest), as VRP-SAM does with 512; at the target's own
+            size where ``None``.
+
+    Yields:
+        one outcome per episode. An image that cannot be used is told, and counts as one in which nothing was found.
+    """
+    for episode in episodes:
+        truth, ignored = targets.mask(episode.target, episode.class_id), targets.ignored(episode.target)
+        error = ""
+        try:
+            shown = [references.reference(image_id, episode.class_id) for image_id in episode.references]
+            predicted = predictor(shown, targets.image(episode.target))
+        except (ImageError, InvalidReference) as reason:
+            predicted, error = np.zeros_like(truth), str(reason)
+        if side is not None:
+            predicted, truth = _resize(predicted, side), _resize(truth, side)
+            ignored = None if ignored is None else _resize(ignored, side)
+        yield Outcome(episode, count_pixels(predicted, truth, ignored), error)
+
+
+class PaintedInstances:
+    """The training-free pipeline as a head: instances of the episode's class, painted.
+
+    Every reference is encoded once, whatever the number of episodes that it is part of, and the last target is kept.
+
+    Args:
+        encoder: a loaded encoder.
+        segmenter: a loaded segmenter.
+        preset: how both are used.
+        threshold: see :func:`nts.evaluation.semantic.paint`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        segmenter: Segmenter,
+        preset: str | Preset = "default",
+        threshold: float = PAINT_THRESHOLD,
+    ) -> None:
+        self._encoder, self._segmenter, self._preset = encoder, segmenter, get_preset(preset)
+        self._threshold = threshold
+        self._entries: dict[str, MemoryEntry] = {}
+        self._target: tuple[np.ndarray, EncodedTarget] | None = None
+
+    def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
+        """See :data:`Predictor`. References need label ids of their own.
+
+        Raises:
+            InvalidReference: if a reference cannot be used.
+        """
+        memory = MemoryBank(self._encoder.info, self._preset.name)
+        for reference in references:
+            memory.add(self._entry(reference))
+        if self._target is None or self._target[0] is not target:
+            self._target = target, encode_target(target, self._encoder, self._segmenter, self._preset)
+        head = ReferenceSegmenter(memory, self._encoder, self._segmenter, self._preset)
+        return (paint(head.match(self._target[1]), self._threshold) > 0).cpu().numpy()
+
+    def _entry(self, reference: Reference) -> MemoryEntry:
+        if reference.label_id not in self._entries:
+            (entry,) = encode_references([reference], self._encoder, self._preset)
+            if isinstance(entry, Skipped):
+                raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
+            self._entries[reference.label_id] = entry
+        return self._entries[reference.label_id]
+
+
+def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:
+    """Read the image of a COCO record, which holds its ``path``, ``width`` and ``height``.
+
+    Raises:
+        ImageError: if the file cannot be read, or has another size than its annotations.
+    """
+    image = read_image(record["path"], exif=exif)
+    if image.shape[:2] != (record["height"], record["width"]):
+        raise ImageError(
+            f"the image {record['path']} has {image.shape[1]} x {image.shape[0]} pixels, but its annotations are for "
+            f"{record['width']} x {record['height']}"
+        )
+    return image
+
+
+def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarray:
+    """The pixels of a COCO segmentation, of polygons or run lengths: bool ``[H, W]``.
+
+    Raises:
+        InvalidReference: if there is no segmentation, or none of this size.
+    """
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        raise InvalidReference(f"annotation {annotation.get('id')!r} has no segmentation")
+    if isinstance(segmentation, list):
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    mask = coco_mask.decode(rle).astype(bool)
+    if mask.shape != (height, width):
+        raise InvalidReference(
+            f"the segmentation of annotation {annotation.get('id')!r} has {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"its image {width} x {height}"
+        )
+    return mask
+
+
+def _images_of_classes(dataset: dict) -> dict[int, list[int | str]]:
+    """Sorted ids of the images that show each class, crowds alone not enough."""
+    images: dict[int, set[int | str]] = {}
+    for annotation in dataset["annotations"]:
+        if not annotation.get("iscrowd", 0):
+            images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
+    return {class_id: sorted(ids, key=lambda i: (isinstance(i, str), i)) for class_id, ids in images.items()}
+
+
+def _resize(mask: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))

@@ -1,0 +1,178 @@
+"""Semantic figures: instances painted into a class map, and mIoU and FB-IoU over episodes.
+
+Pixels are counted per episode, foreground and background apart, and added up before anything is divided:
+
+* ``IoU_c = sum I_c / sum U_c`` over the episodes of class ``c``;
+* ``mIoU``: mean of ``IoU_c`` over the classes that had an episode (Shaban et al. 2017);
+* ``FB-IoU = (sum I / sum U of the foreground + sum I / sum U of the background) / 2``, whatever the class (Rakelly et
+  al. 2018).
+
+A class without episodes is left out of the mean and told, where others count it as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..instances import Instances
+
+PAINT_THRESHOLD = 0.5
+"""Instances below this score are not painted; the publication's value."""
+
+
+def paint(instances: Instances, threshold: float = PAINT_THRESHOLD) -> Tensor:
+    """A class map of instances: where they overlap, the highest score is seen.
+
+    The publication paints in the opposite order, so that lower scores cover higher ones, and gives the first class the
+    value of the background.
+
+    Args:
+        instances: of one image.
+        threshold: instances of at least this score are painted.
+
+    Returns:
+        int64 ``[H, W]``: 0 is background, ``k + 1`` is label ``k``.
+    """
+    class_map = torch.zeros(instances.image_size, dtype=torch.int64, device=instances.masks.device)
+    for i in reversed(instances.scores.argsort(descending=True, stable=True).tolist()):
+        if instances.scores[i] >= threshold:
+            class_map[instances.masks[i]] = instances.labels[i] + 1
+    return class_map
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Pixels shared and covered by prediction and truth, foreground and background apart."""
+
+    intersection: int
+    union: int
+    background_intersection: int
+    background_union: int
+
+
+def count_pixels(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None = None) -> PixelCounts:
+    """Compare two masks.
+
+    Args:
+        predicted: bool ``[H, W]``.
+        truth: bool ``[H, W]``.
+        ignored: bool ``[H, W]``, pixels that count for nothing.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if predicted.shape != truth.shape or (ignored is not None and ignored.shape != truth.shape):
+        shapes = [predicted.shape, truth.shape] + ([] if ignored is None else [ignored.shape])
+        raise ValueError(f"masks of one image must have one shape, got {', '.join(map(str, shapes))}")
+    counted = np.ones(truth.shape, bool) if ignored is None else ~ignored
+    intersection = int(np.count_nonzero(predicted & truth & counted))
+    union = int(np.count_nonzero((predicted | truth) & counted))
+    pixels = int(np.count_nonzero(counted))
+    return PixelCounts(intersection, union, pixels - union, pixels - intersection)
+
+
+@dataclass(frozen=True)
+class SemanticAccuracy:
+    """Figures in ``[0, 1]``; ``nan`` where there was no pixel to count.
+
+    Attributes:
+        miou: mean of ``per_class`` over the classes that had an episode.
+        fb_iou: mean of foreground and background IoU over all episodes, whatever the class.
+        per_class: IoU of every class.
+        episodes: number of episodes of every class.
+    """
+
+    miou: float
+    fb_iou: float
+    per_class: dict[str, float]
+    episodes: dict[str, int]
+
+    @property
+    def without_episodes(self) -> tuple[str, ...]:
+        """Classes that no episode asked for: they are not part of ``miou``."""
+        return tuple(name for name, count in self.episodes.items() if count == 0)
+
+    def to_dict(self) -> dict:
+        """As plain values, for JSON; ``nan`` becomes ``None``."""
+        values = asdict(self)
+        values["per_class"] = {name: none_if_nan(value) for name, value in self.per_class.items()}
+        return values | {"miou": none_if_nan(self.miou), "fb_iou": none_if_nan(self.fb_iou)}
+
+
+def none_if_nan(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value
+
+
+def summarise_episodes(
+    class_ids: Sequence[int] | np.ndarray, counts: np.ndarray, classes: Mapping[int, str]
+) -> SemanticAccuracy:
+    """Add up episodes.
+
+    Args:
+        class_ids: ``[E]`` class of every episode.
+        counts: int64 ``[E, 4]``, the fields of :class:`PixelCounts`.
+        classes: names by class id of all classes of the fold, those without episodes too.
+
+    Raises:
+        ValueError: if an episode has a class that is not in ``classes``, or the lengths differ.
+    """
+    of_class, counts = np.asarray(class_ids, np.int64), np.asarray(counts, np.int64).reshape(-1, 4)
+    if len(of_class) != len(counts):
+        raise ValueError(f"{len(of_class)} classes for {len(counts)} episodes")
+    if unknown := sorted(set(of_class.tolist()) - set(classes)):
+        raise ValueError(f"episodes of unknown classes {unknown}")
+    per_class = {
+        name: _ratio(*counts[of_class == class_id][:, :2].sum(0).tolist()) for class_id, name in classes.items()
+    }
+    known = [value for value in per_class.values() if not math.isnan(value)]
+    total = counts.sum(0).tolist()
+    return SemanticAccuracy(
+        miou=sum(known) / len(known) if known else math.nan,
+        fb_iou=(_ratio(total[0], total[1]) + _ratio(total[2], total[3])) / 2,
+        per_class=per_class,
+        episodes={name: int((of_class == class_id).sum()) for class_id, name in classes.items()},
+    )
+
+
+def bootstrap_episodes(
+    class_ids: Sequence[int] | np.ndarray, a: np.ndarray, b: np.ndarray, *, draws: int = 1000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Differences ``b - a`` of two heads on the same episodes, over resampled episodes.
+
+    Args:
+        class_ids: ``[E]`` class of every episode.
+        a: int64 ``[E, 4]`` counts of the one head.
+        b: int64 ``[E, 4]`` counts of the other.
+        draws: how many samples of ``E`` episodes, drawn with replacement.
+        seed: of the drawing.
+
+    Returns:
+        ``"miou"`` and ``"fb-iou"``: float ``[draws]``.
+    """
+    _, rows = np.unique(np.asarray(class_ids), return_inverse=True)
+    classes, episodes = int(rows.max()) + 1, len(rows)
+    both = np.concatenate([np.asarray(a, np.float64), np.asarray(b, np.float64)], axis=1)
+    rng = np.random.default_rng(seed)
+    differences: dict[str, list[float]] = {"miou": [], "fb-iou": []}
+    for _ in range(draws):
+        times = np.bincount(rng.integers(episodes, size=episodes), minlength=episodes)
+        sums = np.zeros((classes, 8))
+        np.add.at(sums, rows, both * times[:, None])
+        with np.errstate(invalid="ignore"):  # a class that was not drawn: 0 / 0
+            iou = np.stack([sums[:, 0] / sums[:, 1], sums[:, 4] / sums[:, 5]])
+            total = sums.sum(0)
+            fb_iou = [(total[i] / total[i + 1] + total[i + 2] / total[i + 3]) / 2 for i in (0, 4)]
+        differences["miou"].append(float(np.nanmean(iou[1]) - np.nanmean(iou[0])))
+        differences["fb-iou"].append(float(fb_iou[1] - fb_iou[0]))
+    return {figure: np.array(values) for figure, values in differences.items()}
+
+
+def _ratio(intersection: int, union: int) -> float:
+    return intersection / union if union else math.nan
