@@ -107,7 +107,9 @@ def match_all(
 
 def figures(precision: NovelAP) -> list[float]:
     """The six numbers named in FIGURES."""
-    return [value for kind in (precision.masks, precision.boxes) for value in (kind.ap, kind.ap50, kind.ap75)]
+    return [
+        value for kind in (precision.masks.novel, precision.boxes.novel) for value in (kind.ap, kind.ap50, kind.ap75)
+    ]
 
 
 def summary(draws: Iterable[Sequence[float]]) -> dict[str, dict[str, float]]:

@@ -116,14 +116,13 @@ def load_dataset(folder: Path, targets: int) -> fo.Dataset:
 
 def print_table(result, shots: int) -> None:
     """nAP over all classes and for each, in percent."""
-    print(f"\nnAP on {result.images} drawn scenes, {len(result.classes)} novel classes, {shots} references per class")
+    classes = result.novel_classes
+    print(f"\nnAP on {result.images} drawn scenes, {len(classes)} novel classes, {shots} references per class")
     print(f"{'':<14}{'masks':>8}{'AP50':>8}{'AP75':>8}{'boxes':>10}{'AP50':>8}{'AP75':>8}")
-    rows = {"all": [(result.masks.ap, result.masks.ap50, result.masks.ap75)]}
-    rows["all"].append((result.boxes.ap, result.boxes.ap50, result.boxes.ap75))
-    for name in result.classes:
-        rows[name] = [result.masks.per_class[name], result.boxes.per_class[name]]
-    for name, (masks, boxes) in rows.items():
-        masks, boxes = ["".join(f"{100 * ap:8.1f}" for ap in aps) for aps in (masks, boxes)]
+    rows = {"all": (result.masks.novel, result.boxes.novel)}
+    rows |= {name: (result.masks.per_class[name], result.boxes.per_class[name]) for name in classes}
+    for name, kinds in rows.items():
+        masks, boxes = ["".join(f"{100 * ap:8.1f}" for ap in (of.ap, of.ap50, of.ap75)) for of in kinds]
         print(f"{name:<14}{masks}  {boxes}")
     print()
 

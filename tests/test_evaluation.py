@@ -88,9 +88,10 @@ def test_ap_equals_pycocotools_to_the_last_digit(seed, class_ids):
     found = evaluate(ground_truth, results, class_ids)
     for ours, iou_type in ((found.boxes, "bbox"), (found.masks, "segm")):
         stats = direct(ground_truth, results, class_ids, iou_type)
-        assert (ours.ap, ours.ap50, ours.ap75) == tuple(stats[:3])
+        assert (ours.novel.ap, ours.novel.ap50, ours.novel.ap75) == tuple(stats[:3])
     assert found.images == 8
-    assert found.classes == tuple(f"class {c}" for c in class_ids)
+    assert found.novel_classes == tuple(f"class {c}" for c in class_ids)
+    assert found.base_classes == () and found.masks.base is None
 
 
 def test_per_class_ap_equals_an_evaluation_of_that_class_alone():
@@ -98,24 +99,34 @@ def test_per_class_ap_equals_an_evaluation_of_that_class_alone():
     together = evaluate(ground_truth, results)
     for class_id in (3, 17, 90):
         alone = evaluate(ground_truth, results, [class_id])
-        assert together.masks.per_class[f"class {class_id}"] == (alone.masks.ap, alone.masks.ap50, alone.masks.ap75)
-        assert together.boxes.per_class[f"class {class_id}"] == (alone.boxes.ap, alone.boxes.ap50, alone.boxes.ap75)
+        assert together.masks.per_class[f"class {class_id}"] == alone.masks.novel
+        assert together.boxes.per_class[f"class {class_id}"] == alone.boxes.novel
+
+
+def test_base_and_novel_classes_are_what_two_evaluations_say():
+    ground_truth, results = make_case(11)
+    together = evaluate(ground_truth, results, base_class_ids=[17])
+    assert together.novel_classes == ("class 3", "class 90")
+    assert together.base_classes == ("class 17",)
+    assert together.masks.novel == evaluate(ground_truth, results, [3, 90]).masks.novel
+    assert together.masks.base == evaluate(ground_truth, results, [17]).masks.novel
+    assert list(together.masks.per_class) == ["class 3", "class 17", "class 90"]
 
 
 def test_perfect_results_score_one():
     ground_truth, _ = make_case(6, crowds=False)
     results = [result_of(a["image_id"], a["category_id"], a["bbox"], 0.9) for a in ground_truth["annotations"]]
     found = evaluate(ground_truth, results)
-    assert found.boxes.ap == found.masks.ap == pytest.approx(1.0)
+    assert found.boxes.novel.ap == found.masks.novel.ap == pytest.approx(1.0)
     assert found.ground_truth == found.predictions == len(results)
 
 
 def test_no_results_score_zero_and_no_ground_truth_scores_nan():
     ground_truth, results = make_case(7, crowds=False)
-    assert evaluate(ground_truth, []).masks.ap == 0
+    assert evaluate(ground_truth, []).masks.novel.ap == 0
     nothing = evaluate({**ground_truth, "annotations": []}, results)
-    assert math.isnan(nothing.boxes.ap)
-    assert nothing.to_dict()["boxes"]["ap"] is None
+    assert math.isnan(nothing.boxes.novel.ap)
+    assert nothing.to_dict()["boxes"]["novel"]["ap"] is None
     json.dumps(nothing.to_dict(), allow_nan=False)
 
 
@@ -123,8 +134,8 @@ def test_class_without_ground_truth_does_not_count():
     ground_truth, results = make_case(8, crowds=False)
     fewer = {**ground_truth, "annotations": [a for a in ground_truth["annotations"] if a["category_id"] != 17]}
     found = evaluate(fewer, results)
-    assert math.isnan(found.boxes.per_class["class 17"][0])
-    assert found.boxes.ap == pytest.approx(evaluate(fewer, results, [3, 90]).boxes.ap)
+    assert math.isnan(found.boxes.per_class["class 17"].ap)
+    assert found.boxes.novel.ap == pytest.approx(evaluate(fewer, results, [3, 90]).boxes.novel.ap)
 
 
 def test_results_of_other_classes_and_images_do_not_count_and_nothing_is_changed():
@@ -144,5 +155,9 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate(ground_truth, results, [])
     with pytest.raises(ValueError, match=r"unknown class ids \[5\]"):
         evaluate(ground_truth, results, [3, 5])
+    with pytest.raises(ValueError, match=r"class ids \[3\] cannot be novel and base"):
+        evaluate(ground_truth, results, [3, 17], [3])
+    with pytest.raises(ValueError, match="no class"):
+        evaluate(ground_truth, results, base_class_ids=[3, 17, 90])
     with pytest.raises(ValueError, match="image 1 has the score nan"):
         evaluate(ground_truth, [result_of(1, 3, [0, 0, 9, 9], math.nan)])

@@ -1,109 +1,132 @@
-"""Average precision by pycocotools, over novel classes, for boxes and masks.
+"""nAP: average precision over novel classes, for boxes and masks.
 
 Ground truth and results are in COCO's own terms, the currency of the field: a dictionary with ``images``,
 ``annotations`` and ``categories``, and a list of results with ``image_id``, ``category_id``, ``score``, ``bbox`` and
-``segmentation``. The number is pycocotools' number.
+``segmentation``. The numbers are pycocotools' numbers, to the last digit; the tests hold them to it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ..instances import Instances
-
-IOU_TYPES = {"boxes": "bbox", "masks": "segm"}
+from .average_precision import Summary, accumulate, objects_to_find, summarise
+from .matches import Matches, ResultAreas, match
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """AP in ``[0, 1]`` for one kind of IoU; ``nan`` where no ground truth was there to be found.
+    """The figures of one kind of IoU.
 
     Attributes:
-        ap: mean over IoU thresholds 0.50:0.05:0.95 and classes.
-        ap50: at IoU 0.5.
-        ap75: at IoU 0.75.
-        per_class: for every class ``(ap, ap50, ap75)``.
+        novel: over the novel classes.
+        base: over the base classes; ``None`` where there are none.
+        per_class: of every class, novel and base, by name in the order of category ids.
     """
 
-    ap: float
-    ap50: float
-    ap75: float
-    per_class: dict[str, tuple[float, float, float]]
+    novel: Summary
+    base: Summary | None
+    per_class: dict[str, Summary]
 
 
 @dataclass(frozen=True)
 class NovelAP:
-    """nAP: average precision over the novel classes.
+    """nAP: average precision over the novel classes, and over base classes where some were evaluated with them.
 
     Attributes:
         boxes: with IoU of boxes.
         masks: with IoU of masks.
-        classes: the novel classes, in the order of their category ids.
+        novel_classes, base_classes: names, in the order of their category ids.
         images: number of images evaluated.
-        ground_truth: number of objects of the novel classes, crowds left out.
-        predictions: number of results of the novel classes.
-        max_detections: results counted per image and class.
+        ground_truth: number of objects of these classes, crowds left out.
+        predictions: number of results of these classes that count: at most ``max_detections`` of a class and image.
+        max_detections: results counted per class and image.
     """
 
     boxes: AveragePrecision
     masks: AveragePrecision
-    classes: tuple[str, ...]
+    novel_classes: tuple[str, ...]
+    base_classes: tuple[str, ...]
     images: int
     ground_truth: int
     predictions: int
-    max_detections: int = 100
+    max_detections: int
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON; ``nan`` becomes ``None``."""
-        return _without_nan(asdict(self))
+        return without_nan(asdict(self))
 
 
-def evaluate(ground_truth: dict, results: Sequence[dict], class_ids: Sequence[int] | None = None) -> NovelAP:
-    """Evaluate results against ground truth with pycocotools.
+def evaluate(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    class_ids: Sequence[int] | None = None,
+    base_class_ids: Sequence[int] = (),
+    *,
+    result_areas: ResultAreas = "own",
+) -> NovelAP:
+    """Evaluate results against ground truth.
 
     Args:
         ground_truth: a COCO dataset. Every image counts, those without ground truth too.
         results: COCO results. Results for other classes or unknown images are not counted.
-        class_ids: category ids of the novel classes; all where ``None``.
+        class_ids: category ids of the novel classes; all that are no base classes where ``None``.
+        base_class_ids: category ids of classes that are evaluated beside the novel ones.
+        result_areas: see :func:`~nts.evaluation.matches.match`; it matters to small, medium and large masks alone.
 
     Raises:
-        ValueError: if there are no images or classes, a class id is unknown, or a score is not finite.
+        ValueError: if there are no images or novel classes, a class id is unknown or both novel and base, a score or
+            box is not finite, or masks of one image differ in size.
     """
+    base = set(base_class_ids)
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    novel = sorted(names) if class_ids is None else sorted(set(class_ids))
-    image_ids = {image["id"] for image in ground_truth["images"]}
-    if not image_ids:
-        raise ValueError("there is no image to evaluate")
-    if not novel:
+    novel = set(names) - base if class_ids is None else set(class_ids)
+    if not novel and ground_truth["images"]:
         raise ValueError("there is no class to evaluate")
-    if unknown := [class_id for class_id in novel if class_id not in names]:
-        raise ValueError(f"unknown class ids {unknown}: the ground truth has {sorted(names)}")
-    results = [r for r in results if r["category_id"] in set(novel) and r["image_id"] in image_ids]
-    for result in results:
-        if not math.isfinite(result["score"]):
-            raise ValueError(f"a result in image {result['image_id']!r} has the score {result['score']}")
+    if both := sorted(novel & base):
+        raise ValueError(f"class ids {both} cannot be novel and base")
+    evaluated = sorted(novel | base)
+    boxes = match(ground_truth, results, evaluated, "boxes", result_areas=result_areas)
+    masks = match(ground_truth, results, evaluated, "masks", result_areas=result_areas)
+    return summarise_matches(boxes, masks, [names[class_id] for class_id in sorted(base)])
 
-    coco = _quiet_coco(ground_truth)
-    precision = {kind: _average_precision(coco, results, novel, names, iou) for kind, iou in IOU_TYPES.items()}
-    objects = [a for a in ground_truth["annotations"] if a["category_id"] in set(novel) and not a.get("iscrowd", 0)]
+
+def summarise_matches(boxes: Matches, masks: Matches, base_classes: Sequence[str] = ()) -> NovelAP:
+    """The figures of matches that were made before, image by image perhaps, or stored.
+
+    Args:
+        boxes, masks: matches of the same results and ground truth, by IoU of boxes and of masks.
+        base_classes: names of those classes that are not novel.
+
+    Raises:
+        ValueError: if the two do not belong together, a base class is unknown, or no class is novel.
+    """
+    if (boxes.iou_type, masks.iou_type) != ("boxes", "masks"):
+        raise ValueError(f"matches of boxes and of masks are needed, got {boxes.iou_type} and {masks.iou_type}")
+    if boxes.image_ids != masks.image_ids or boxes.classes != masks.classes or len(boxes) != len(masks):
+        raise ValueError("the matches of boxes and of masks are not of the same results and ground truth")
+    if unknown := sorted(set(base_classes) - set(masks.classes)):
+        raise ValueError(f"unknown base classes {unknown}: there are {list(masks.classes)}")
+    novel = [k for k, name in enumerate(masks.classes) if name not in set(base_classes)]
+    base = [k for k, name in enumerate(masks.classes) if name in set(base_classes)]
+    if not novel:
+        raise ValueError("there is no novel class: all are base classes")
+    once = np.ones(len(masks.image_ids), np.int64)
     return NovelAP(
-        boxes=precision["boxes"],
-        masks=precision["masks"],
-        classes=tuple(names[class_id] for class_id in novel),
-        images=len(image_ids),
-        ground_truth=len(objects),
-        predictions=len(results),
+        boxes=_average_precision(boxes, novel, base),
+        masks=_average_precision(masks, novel, base),
+        novel_classes=tuple(masks.classes[k] for k in novel),
+        base_classes=tuple(masks.classes[k] for k in base),
+        images=len(masks.image_ids),
+        ground_truth=int(objects_to_find(masks, once)[masks.areas.index("all")].sum()),
+        predictions=len(masks),
+        max_detections=masks.max_detections,
     )
 
 
@@ -138,46 +161,19 @@ def coco_results(
     ]
 
 
-def _average_precision(
-    coco: COCO, results: list[dict], novel: list[int], names: dict[int, str], iou_type: str
-) -> AveragePrecision:
-    # pycocotools takes a result's area from its box, where it has one; a mask's area is that of the mask.
-    drop = "segmentation" if iou_type == "bbox" else "bbox"
-    results = [{key: value for key, value in result.items() if key != drop} for result in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        detections = coco.loadRes(results) if results else COCO()
-        evaluation = COCOeval(coco, detections, iou_type)
-        evaluation.params.catIds = novel
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU threshold, recall, class; all areas, 100 results
-    return AveragePrecision(
-        *_summary(precision),
-        per_class={names[class_id]: _summary(precision[:, :, k]) for k, class_id in enumerate(novel)},
-    )
-
-
-def _summary(precision: np.ndarray) -> tuple[float, float, float]:
-    """AP, AP50, AP75 as pycocotools summarises them: the mean over all that is not -1."""
-    return _mean(precision), _mean(precision[0]), _mean(precision[5])
-
-
-def _mean(precision: np.ndarray) -> float:
-    valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else math.nan
-
-
-def _quiet_coco(dataset: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = copy.deepcopy(dataset)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _without_nan(value):
+def without_nan(value: Any) -> Any:
+    """The same value for JSON: every ``nan`` becomes ``None``, tuples become lists."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _average_precision(matches: Matches, novel: Sequence[int], base: Sequence[int]) -> AveragePrecision:
+    curves = accumulate(matches)
+    return AveragePrecision(
+        novel=summarise(curves, novel),
+        base=summarise(curves, base) if base else None,
+        per_class={name: summarise(curves, [k]) for k, name in enumerate(matches.classes)},
+    )
