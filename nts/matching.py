@@ -87,6 +87,19 @@ def similarity(features: Tensor, prototypes: Tensor) -> Tensor:
     return (features @ prototypes.T).clamp(min=0, max=1)
 
 
+def runners_up(similarities: Tensor, labels: Tensor) -> Tensor:
+    """The similarity of every mask to its second best class.
+
+    Args:
+        similarities: ``[n, K]`` in ``[0, 1]``, as :func:`similarity` gives them.
+        labels: int64 ``[n]``, the best class of each.
+
+    Returns:
+        float ``[n]``; 0, the least similarity there is, where ``K`` is 1.
+    """
+    return similarities.scatter(1, labels[:, None], 0.0).amax(1)
+
+
 def match_proposals(
     tokens: Tensor,
     mask_logits: Tensor,
@@ -117,7 +130,8 @@ def match_proposals(
 
     low_resolution_masks = mask_logits > 0
     features = pool_tokens(tokens, low_resolution_masks)
-    similarities, labels = similarity(features, prototypes).max(1)
+    class_similarities = similarity(features, prototypes)
+    similarities, labels = class_similarities.max(1)
 
     # The predicted IoU orders the suppression and does not enter the score; the similarity, the other way round.
     usable = low_resolution_masks.flatten(1).any(1) & predicted_iou.isfinite()
@@ -145,6 +159,7 @@ def match_proposals(
         labels=labels[candidates],
         scores=scores,
         similarities=similarities[candidates],
+        margins=similarities[candidates] - runners_up(class_similarities[candidates], labels[candidates]),
         predicted_iou=predicted_iou[candidates].float(),
         features=features[candidates],
         proposals=candidates,

@@ -80,6 +80,7 @@ def test_instances_become_detections_of_the_same_pixels(fo):
         assert detection.label == memory.classes[instances.labels[k]]
         assert detection.confidence == pytest.approx(float(instances.scores[k]))
         assert detection.similarity == pytest.approx(float(instances.similarities[k]))
+        assert detection.margin == pytest.approx(float(instances.margins[k]))
         assert detection.predicted_iou == pytest.approx(float(instances.predicted_iou[k]))
         assert detection.reference_id == memory.entries[instances.references[k]].label_id
 
@@ -431,7 +432,7 @@ def test_field_of_predictions_describes_itself(nts_fo, drawn, targets, memory, q
     field = drawn.get_field("nts_shapes")
     assert field.description == "Instances found by the reference memory 'shapes'"
     assert field.info == {"memory": "shapes", "classes": list(CLASSES)}
-    for attribute in ("similarity", "predicted_iou", "reference_id"):
+    for attribute in ("similarity", "margin", "predicted_iou", "reference_id"):
         assert drawn.has_field(f"nts_shapes.detections.{attribute}")
 
 
@@ -604,6 +605,7 @@ def _instances(masks: np.ndarray) -> Instances:
         labels=which,
         scores=scores,
         similarities=scores + 0.05,
+        margins=scores / 3,
         predicted_iou=scores - 0.1,
         features=torch.zeros(count, 3),
         proposals=torch.arange(count),

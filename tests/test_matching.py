@@ -105,6 +105,18 @@ def test_score_threshold_and_switched_off_merging():
     assert (everything.scores < everything.similarities).any()
 
 
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_margin_is_what_the_best_class_has_over_the_second_best(classes):
+    problem = make_problem(13, classes=classes)
+    prototypes = torch.stack([class_prototype(tokens.mean(1)) for tokens in problem.reference_tokens])
+    found = match_proposals(problem.tokens, problem.mask_logits, problem.predicted_iou, prototypes, problem.image_size)
+    assert len(found) > 0
+    for feature, label, margin in zip(found.features, found.labels, found.margins, strict=True):
+        best, *others = sorted((max(0.0, float(feature @ prototype)) for prototype in prototypes), reverse=True)
+        assert float(margin) == pytest.approx(best - (others[0] if others else 0.0), abs=1e-6)
+        assert float(feature @ prototypes[label]) == pytest.approx(best, abs=1e-6)
+
+
 def test_most_alike_reference_is_one_of_the_instance_s_own_class():
     references = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 2.0]])
     labels = torch.tensor([0, 1, 1])

@@ -27,6 +27,7 @@ def instances_of(masks: list[np.ndarray], labels: list[int], scores: list[float]
         labels=torch.tensor(labels),
         scores=torch.tensor(scores),
         similarities=torch.tensor(scores),
+        margins=torch.tensor(scores),
         predicted_iou=torch.ones(n),
         features=torch.zeros(n, 2),
         proposals=torch.arange(n),

@@ -99,7 +99,8 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
     """Instances as FiftyOne labels, by falling confidence; empty :class:`fiftyone.Detections` where there are none.
 
     Every detection carries its mask (cropped to the box), ``confidence`` (the score), ``similarity`` (before soft
-    merging), ``predicted_iou`` and ``reference_id``, the label id of the reference that it is most alike.
+    merging), ``margin`` (over the second best class), ``predicted_iou`` and ``reference_id``, the label id of the
+    reference that it is most alike.
     """
     height, width = instances.image_size
     columns = zip(
@@ -108,6 +109,7 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
         instances.labels.tolist(),
         instances.scores.tolist(),
         instances.similarities.tolist(),
+        instances.margins.tolist(),
         instances.predicted_iou.tolist(),
         instances.references.tolist(),
         strict=True,
@@ -120,15 +122,21 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
                 bounding_box=_fractions(x1, y1, x2, y2, width, height),
                 confidence=score,
                 similarity=similarity,
+                margin=margin,
                 predicted_iou=predicted_iou,
                 reference_id=memory.entries[reference].label_id,
             )
-            for mask, (x1, y1, x2, y2), label, score, similarity, predicted_iou, reference in columns
+            for mask, (x1, y1, x2, y2), label, score, similarity, margin, predicted_iou, reference in columns
         ]
     )
 
 
-DETECTION_ATTRIBUTES = {"similarity": fo.FloatField, "predicted_iou": fo.FloatField, "reference_id": fo.StringField}
+DETECTION_ATTRIBUTES = {
+    "similarity": fo.FloatField,
+    "margin": fo.FloatField,
+    "predicted_iou": fo.FloatField,
+    "reference_id": fo.StringField,
+}
 """What :func:`to_detections` writes beside FiftyOne's own attributes."""
 
 
