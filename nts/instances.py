@@ -18,8 +18,8 @@ class Instances:
         labels: int64 ``[m]``, row of the class prototype that each instance is most alike.
         scores: float ``[m]`` in ``[0, 1]``: cosine similarity after soft merging.
         similarities: float ``[m]`` in ``[0, 1]``: cosine similarity before soft merging.
-        margins: float ``[m]`` in ``[0, 1]``: how much ``similarities`` is above the similarity to the second best class,
-            which is 0 where there is but one class. A small margin is a label that could as well be another.
+        margins: float ``[m]`` in ``[0, 1]``: how much ``similarities`` is above the similarity to the second best
+            class, which is 0 where there is but one class. A small margin is a label that could as well be another.
         predicted_iou: float ``[m]``: SAM2's own estimate of the quality of the mask.
         features: float ``[m, C]``: the pooled, L2-normalised feature of each mask (``g`` in the paper).
         proposals: int64 ``[m]``: which of the image's proposals each instance was.
