@@ -26,7 +26,7 @@ class EvaluateNAP(JobOperator):
         return self.settings(
             "evaluate_nap",
             "Evaluate nAP",
-            "Average precision over the novel classes, by pycocotools",
+            "Average precision over the novel classes, as pycocotools computes it",
             risk_level="LOW",
             execute_as_generator=True,
             allow_delegated_execution=True,
@@ -72,13 +72,14 @@ class EvaluateNAP(JobOperator):
         )
         if ground_truth is None:
             return
-        predictions_field, (_, counts) = predictions[0], ground_truth
+        predictions_field, (ground_truth_field, counts) = predictions[0], ground_truth
         made = segmentations.get(predictions_field)
         forms.classes(
             inputs,
             counts.classes,
             description=f"The novel classes; left empty: {'those of the memory' if made else 'all'}",
         )
+        _base_classes(inputs, counts.classes)
         inputs.bool(
             "leave_out_references",
             label="Leave out reference samples",
@@ -97,12 +98,13 @@ class EvaluateNAP(JobOperator):
                 default=None,
                 required=False,
             )
-        _name(ctx, inputs, predictions_field)
+        _name(ctx, inputs, predictions_field, ground_truth_field)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import evaluation_job
 
-        options = forms.given(ctx.params, "classes", "leave_out_references", "eval_key", "memory_key", "overwrite")
+        names = ("classes", "base_classes", "leave_out_references", "eval_key", "memory_key", "overwrite")
+        options = forms.given(ctx.params, *names)
         fields = ctx.params["predictions_field"], ctx.params["ground_truth_field"]
         return evaluation_job(ctx.target_view(), *fields, **options)
 
@@ -110,12 +112,13 @@ class EvaluateNAP(JobOperator):
         result = report.result
         count = report.left_out_references
         left_out = f" {count} reference samples were left out." if count else ""
+        base = f" {len(result.base_classes)} base classes were evaluated beside them." if result.base_classes else ""
         words = (
-            f"**nAP of masks {_percent(result.masks.ap)}, of boxes {_percent(result.boxes.ap)}**, over "
-            f"{len(result.classes)} classes, {result.images} images, {result.ground_truth} objects and "
+            f"**nAP of masks {_percent(result.masks.novel.ap)}, of boxes {_percent(result.boxes.novel.ap)}**, over "
+            f"{len(result.novel_classes)} novel classes, {result.images} images, {result.ground_truth} objects and "
             f"{result.predictions} predictions: mean over IoU 0.50:0.95 and classes, at most "
-            f"{result.max_detections} predictions per image and class, by pycocotools.{left_out} "
-            f"Kept as **{report.eval_key}**."
+            f"{result.max_detections} predictions per image and class, as pycocotools computes it.{base}{left_out} "
+            f"Kept as **{report.eval_key}**: see the panels **nAP** and **Model Evaluation**, behind the + of the grid."
         )
         return paragraphs(words, bullets("Mind", report.notes))
 
@@ -127,8 +130,22 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _name(ctx, inputs, predictions: str) -> None:
-    from ..nts.fiftyone_adapter import EVALUATION, InputError, check_key, list_evaluations
+def _base_classes(inputs, names) -> None:
+    description = "Classes to evaluate beside the novel ones; they do not count in nAP"
+    dropdown = types.DropdownView(label="Base classes", description=description, multiple=True)
+    for name in names:
+        dropdown.add_choice(name, label=name)
+    inputs.list("base_classes", types.String(), default=None, required=False, view=dropdown)
+
+
+def _name(ctx, inputs, predictions: str, ground_truth: str) -> None:
+    from ..nts.fiftyone_adapter import (
+        EVALUATION,
+        InputError,
+        check_evaluation_fields,
+        check_key,
+        list_evaluations,
+    )
 
     suggested = f"nap_{predictions}"
     name = inputs.str(
@@ -143,5 +160,6 @@ def _name(ctx, inputs, predictions: str) -> None:
         forms.overwrite(inputs, f"There is a result {key!r} already: replace it")
     try:
         check_key(ctx.dataset, key, EVALUATION, overwrite=bool(ctx.params.get("overwrite")))
+        check_evaluation_fields(ctx.dataset, key, predictions, ground_truth)
     except InputError as error:
         forms.mark_invalid(name, error)

@@ -3,7 +3,7 @@
 >>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap  # doctest: +SKIP
 >>> build_reference_memory(dataset.match_tags("reference"), "ground_truth", "birds")  # doctest: +SKIP
 >>> auto_segment_view(dataset.match_tags("target"), "birds")  # doctest: +SKIP
->>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.ap  # doctest: +SKIP
+>>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
 """
 
 from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
@@ -19,16 +19,19 @@ from .checks import (
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
+from .model_evaluation import check_evaluation_fields
 from .runs import (
     EVALUATION,
     MEMORY,
     RunNotFound,
+    delete_evaluation,
     delete_memory,
     delete_segmentation,
     list_evaluations,
     list_memories,
     list_segmentations,
     load_memory,
+    made_with_evaluation,
     made_with_memory,
     made_with_segmentation,
 )
@@ -48,9 +51,11 @@ __all__ = [
     "SegmentationReport",
     "auto_segment_view",
     "build_reference_memory",
+    "check_evaluation_fields",
     "check_key",
     "check_output_field",
     "check_view",
+    "delete_evaluation",
     "delete_memory",
     "delete_segmentation",
     "evaluate_nap",
@@ -63,6 +68,7 @@ __all__ = [
     "list_segmentations",
     "load_evaluation",
     "load_memory",
+    "made_with_evaluation",
     "made_with_memory",
     "made_with_segmentation",
     "memory_job",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import fiftyone as fo
@@ -19,13 +19,14 @@ from .labels import box_mask, detection_mask, detections
 class CocoData:
     """Ground truth and predictions of some samples, in COCO's terms; :meth:`add` one sample after the other.
 
-    Image ids count from 1 in the order of the samples, category ids from 1 in the order of ``classes``. Labels of other
-    classes are not taken.
+    An image's id is that of its sample, so that evaluations of other views can be compared. Category ids count from 1,
+    in the order of ``classes`` and then ``distractors``. Labels of other classes are not taken.
 
     Attributes:
         classes: names of the classes to evaluate.
-        ground_truth: a COCO dataset.
-        results: COCO results.
+        distractors: names of classes whose ground truth is taken, too: what is found there is no background.
+        ground_truth: a COCO dataset; annotations carry the ``label_id`` of their label.
+        results: COCO results of ``classes``, with their ``label_id``.
         without_mask: how many labels of each field have a box but no mask; their box is put in its place, and the AP
             of masks means nothing then.
         unplaced: what is wrong with samples and labels that could not be placed on their image.
@@ -33,6 +34,7 @@ class CocoData:
     """
 
     classes: Sequence[str]
+    distractors: Sequence[str] = ()
     ground_truth: dict = field(init=False)
     results: list[dict] = field(default_factory=list)
     without_mask: dict[str, int] = field(default_factory=dict)
@@ -40,9 +42,18 @@ class CocoData:
     without_predictions: int = 0
 
     def __post_init__(self) -> None:
-        categories = [{"id": k, "name": name} for k, name in enumerate(self.classes, start=1)]
+        self.category_ids = {name: k for k, name in enumerate([*self.classes, *self.distractors], start=1)}
+        categories = [{"id": k, "name": name} for name, k in self.category_ids.items()]
         self.ground_truth = {"images": [], "annotations": [], "categories": categories}
-        self._category_ids = {category["name"]: category["id"] for category in categories}
+
+    @property
+    def images(self) -> int:
+        """How many samples were taken."""
+        return len(self.ground_truth["images"])
+
+    def ids_of(self, classes: Sequence[str]) -> list[int]:
+        """Category ids of classes."""
+        return [self.category_ids[name] for name in classes]
 
     def add(self, sample: fo.Sample, predictions_field: str, ground_truth_field: str, crowd: str = "iscrowd") -> None:
         """Take one sample; ``crowd`` is the attribute that marks a crowd, which is neither to be found nor a mistake.
@@ -55,45 +66,44 @@ class CocoData:
         except OSError as error:
             self.unplaced.append(f"{sample.filepath}: the size of the image cannot be read ({error})")
             return
-        images, annotations = self.ground_truth["images"], self.ground_truth["annotations"]
-        image_id = len(images) + 1
-        images.append({"id": image_id, "width": width, "height": height, "sample_id": sample.id})
+        annotations = self.ground_truth["annotations"]
+        self.ground_truth["images"].append({"id": sample.id, "width": width, "height": height})
 
-        for label, shape in self._shapes(sample, ground_truth_field, image_id, (height, width)):
+        for label, shape in self._shapes(sample, ground_truth_field, self.category_ids, (height, width)):
             is_crowd = int(bool(label.get_attribute_value(crowd, False)))
             annotations.append({"id": len(annotations) + 1, "iscrowd": is_crowd, "label_id": label.id, **shape})
 
         if sample[predictions_field] is None:
             self.without_predictions += 1
-        for label, shape in self._shapes(sample, predictions_field, image_id, (height, width)):
+        for label, shape in self._shapes(sample, predictions_field, self.classes, (height, width)):
             if label.confidence is None or not math.isfinite(label.confidence):
                 found = "no confidence" if label.confidence is None else f"the confidence {label.confidence}"
                 raise InputError(
                     f"a prediction {label.label!r} in field {predictions_field!r} of {sample.filepath} has {found}: "
                     "predictions need a finite confidence to be evaluated; correct or delete it"
                 )
-            self.results.append({"score": label.confidence, **shape})
+            self.results.append({"score": label.confidence, "label_id": label.id, **shape})
 
-    def _shapes(self, sample: fo.Sample, name: str, image_id: int, image_size: tuple[int, int]):
-        """Yield every label of a class to evaluate, with its image, category, box, area and mask."""
+    def _shapes(self, sample: fo.Sample, name: str, classes: Container[str], image_size: tuple[int, int]):
+        """Yield every label of some classes, with its image, category, box, area and mask."""
         height, width = image_size
         for label in detections(sample, name):
-            if label.label not in self._category_ids:
+            if label.label not in classes:
                 continue
             try:
                 mask = (detection_mask if label.has_mask else box_mask)(label, image_size)
             except InvalidReference as error:
                 self.unplaced.append(f"label {label.label!r} in field {name!r} of {sample.filepath}: {error}")
                 continue
-            if not label.has_mask:
+            if not label.has_mask and label.label in self.classes:
                 self.without_mask[name] = self.without_mask.get(name, 0) + 1
             rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             x, y, w, h = label.bounding_box
             yield (
                 label,
                 {
-                    "image_id": image_id,
-                    "category_id": self._category_ids[label.label],
+                    "image_id": sample.id,
+                    "category_id": self.category_ids[label.label],
                     # Fractions of the image do not give whole pixels back exactly, and an IoU of 0.5 hangs on that.
                     "bbox": [round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6)],
                     "area": int(mask.sum()),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import Any
 
-from ..evaluation.coco import NovelAP, evaluate
-from . import checks, runs
+import numpy as np
+
+from ..evaluation.average_precision import Curves, accumulate, counts_by_confidence
+from ..evaluation.coco import NovelAP, summarise_matches, without_nan
+from ..evaluation.matches import IouType, Matches, match
+from . import checks, model_evaluation, runs
 from .checks import InputError
 from .coco import CocoData
 from .jobs import Job, OnProgress, Progress, run, some
 from .runs import Collection
+
+CURVE_IOUS = (0.5, 0.75)
+"""IoU thresholds at which precision over recall is stored, beside its mean over all of them."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +29,8 @@ class EvaluationReport:
     """nAP, and what it was computed on.
 
     Attributes:
-        eval_key: name of the stored run.
-        result: the numbers, by pycocotools.
+        eval_key: name of the stored run, and of the evaluation in FiftyOne's Model Evaluation panel.
+        result: the numbers, equal to those of pycocotools.
         left_out_references: samples left out because the memory holds references from them.
         without_predictions: evaluated samples that were never segmented; they count as images with nothing found.
         notes: what a reader of the numbers must know.
@@ -33,19 +43,26 @@ class EvaluationReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
         return {**asdict(self), "result": self.result.to_dict()}
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for all classes, then one for each; AP in percent, ``None`` where there was no ground truth."""
-        result = self.result.to_dict()
-        rows: list[dict[str, Any]] = [{"class": "all"}, *({"class": name} for name in result["classes"])]
-        for kind in ("masks", "boxes"):
-            precision = result[kind]
-            values = [[precision[name] for name in ("ap", "ap50", "ap75")], *precision["per_class"].values()]
-            for row, aps in zip(rows, values, strict=True):
-                names = (f"{kind}_ap", f"{kind}_ap50", f"{kind}_ap75")
-                row |= {k: None if ap is None else round(100 * ap, 1) for k, ap in zip(names, aps, strict=True)}
-        return rows
+        """Rows for all novel classes, all base classes if there are some, and each class.
+
+        AP in percent, ``None`` where there was no ground truth.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for kind, precision in (("masks", self.result.masks), ("boxes", self.result.boxes)):
+            summaries = {"all": precision.novel, **precision.per_class}
+            if precision.base is not None:
+                summaries = {"all": precision.novel, "all base": precision.base, **precision.per_class}
+            for name, summary in summaries.items():
+                figures = without_nan(asdict(summary))
+                row = rows.setdefault(name, {"class": name})
+                for figure in ("ap", "ap50", "ap75"):
+                    value = figures[figure]
+                    row[f"{kind}_{figure}"] = None if value is None else round(100 * value, 1)
+        return list(rows.values())
 
 
 def evaluate_nap(
@@ -61,20 +78,25 @@ def evaluation_job(
     ground_truth_field: str,
     *,
     classes: Sequence[str] | None = None,
+    base_classes: Sequence[str] = (),
     eval_key: str | None = None,
     leave_out_references: bool = True,
     memory_key: str | None = None,
     crowd: str = "iscrowd",
     overwrite: bool = False,
 ) -> Job[EvaluationReport]:
-    """Average precision over the novel classes, by pycocotools, for boxes and masks; kept as a run of the dataset.
+    """Average precision over the novel classes for boxes and masks, equal to pycocotools; kept as a run of the dataset.
+
+    While it runs, and if it fails, it is listed with its status (:func:`runs.drafts`). When it is complete there is an
+    evaluation of FiftyOne's kind under the same name, too: see :mod:`.model_evaluation`.
 
     Args:
         view: dataset or view to evaluate. Images without ground truth count too.
         predictions_field: a field of type Detections, with confidences.
         ground_truth_field: a field of type Detections.
         classes: the novel classes; without, those of the memory that made the predictions, or all of the ground truth
-            where the predictions are not ours.
+            where the predictions are not ours; base classes are none of them.
+        base_classes: classes that are evaluated beside the novel ones, and not counted in nAP.
         eval_key: name for the stored result; ``nap_<predictions_field>`` without.
         leave_out_references: leave out the samples that references of the memory came from.
         memory_key: the memory whose references are meant; the one that made the predictions without.
@@ -92,6 +114,7 @@ def evaluation_job(
         raise InputError(f"the field {predictions_field!r} cannot be evaluated against itself")
     eval_key = eval_key or f"nap_{predictions_field}"
     checks.check_key(view, eval_key, runs.EVALUATION, overwrite=overwrite)
+    model_evaluation.check_evaluation_fields(view, eval_key, predictions_field, ground_truth_field)
     made = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
     if memory_key is None and made:
         memory_key = made["memory_key"]
@@ -111,25 +134,98 @@ def evaluation_job(
             "samples, or choose not to leave them out"
         )
     present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
+    base = sorted(set(base_classes))
     if classes is None:
-        classes = made["classes"] if made else present
+        classes = [name for name in (made["classes"] if made else present) if name not in base]
     where = f"the ground truth {ground_truth_field!r} of this view"
     checks.check_classes(classes, present, where)
-    classes = sorted(set(classes))
-    if absent := sorted(set(classes) - set(present)):
+    novel = sorted(set(classes))
+    if both := sorted(set(novel) & set(base)):
+        raise InputError(f"a class is novel or base, but {', '.join(both)} would be both")
+    if absent := sorted({*novel, *base} - set(present)):
         notes.append(f"{where} has no {', '.join(absent)}: these classes have no AP, and do not enter the mean")
 
-    data = CocoData(classes)
-    samples = evaluated.select_fields([predictions_field, ground_truth_field]).iter_samples()
-    for number, sample in enumerate(samples):
-        if number % 10 == 0:
-            yield Progress(number, total, f"{number}/{total} images read")
-        data.add(sample, predictions_field, ground_truth_field, crowd)
-    yield Progress(total, total, "matching predictions and ground truth")
-    if not data.ground_truth["images"]:
-        raise InputError(f"none of the {total} images can be read: {some(data.unplaced)}")
+    begun = time.monotonic()
+    description = {
+        "predictions_field": predictions_field,
+        "ground_truth_field": ground_truth_field,
+        "memory_key": memory_key,
+        "leave_out_references": leave_out_references,
+        "left_out_references": everything - total,
+        "classes": novel,
+        "base_classes": base,
+        "shots": _shots(view, memory_key),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "status": "running",
+    }
+    runs.begin(evaluated, eval_key, runs.EVALUATION, description)
+    try:
+        data = CocoData([*novel, *base], distractors=sorted(set(present) - {*novel, *base}))
+        samples = evaluated.select_fields([predictions_field, ground_truth_field]).iter_samples()
+        for number, sample in enumerate(samples):
+            if number % 10 == 0:
+                yield Progress(number, total, f"{number}/{total} images read")
+            data.add(sample, predictions_field, ground_truth_field, crowd)
+        yield Progress(total, total, "matching predictions and ground truth")
+        if not data.images:
+            raise InputError(f"none of the {total} images can be read: {some(data.unplaced)}")
+        masks, boxes = (
+            match(data.ground_truth, data.results, data.ids_of(data.classes), iou_type)
+            for iou_type in ("masks", "boxes")
+        )
+        result = summarise_matches(boxes, masks, base)
+        notes += _notes(data, predictions_field, total)
+        report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
+        curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
+        yield Progress(total, total, "writing what came of each object")
+        stamp = model_evaluation.feed(
+            evaluated,
+            eval_key,
+            predictions_field,
+            ground_truth_field,
+            data,
+            masks,
+            curves["masks"],
+            nap=result.masks.novel.ap,
+            crowd=crowd,
+        )
+        runs.complete(
+            evaluated,
+            eval_key,
+            {
+                **report.to_dict(),
+                "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
+                "confidence": {"masks": _stored_counts(masks), "boxes": _stored_counts(boxes)},
+                "matches": {"masks": _as_text(masks.to_bytes()), "boxes": _as_text(boxes.to_bytes())},
+            },
+            status="complete",
+            seconds=round(time.monotonic() - begun, 1),
+            images=result.images,
+            ground_truth=result.ground_truth,
+            predictions=result.predictions,
+            max_detections=result.max_detections,
+            masks_ap=without_nan(result.masks.novel.ap),
+            boxes_ap=without_nan(result.boxes.novel.ap),
+            model_evaluation=stamp,
+        )
+    except Exception as error:
+        runs.update_draft(evaluated, eval_key, status="failed", error=str(error) or type(error).__name__)
+        raise
+    except BaseException:  # a tab that was shut, Ctrl-C
+        runs.discard_draft(evaluated, eval_key)
+        raise
+    return report
 
-    result = evaluate(data.ground_truth, data.results)
+
+def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
+    """The stored :class:`EvaluationReport` as plain values; raises RunNotFound if there is none."""
+    stored = runs.results(view, eval_key, runs.EVALUATION)
+    names = ("eval_key", "result", "left_out_references", "without_predictions", "notes")
+    return {name: stored[name] for name in names}
+
+
+def _notes(data: CocoData, predictions_field: str, total: int) -> list[str]:
+    notes = []
     if data.without_predictions:
         notes.append(
             f"{data.without_predictions} of {total} images have no {predictions_field!r} (not segmented, or failed): "
@@ -140,30 +236,36 @@ def evaluation_job(
         notes.append(f"{counts} have no mask: their boxes stand in for it, so the AP of masks means little")
     if data.unplaced:
         notes.append(f"{len(data.unplaced)} labels or images were left out: {some(data.unplaced)}")
-    report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
-    stored = report.to_dict()
-    runs.store(
-        evaluated,
-        eval_key,
-        runs.EVALUATION,
-        {
-            "predictions_field": predictions_field,
-            "ground_truth_field": ground_truth_field,
-            "memory_key": memory_key,
-            "leave_out_references": leave_out_references,
-            "left_out_references": everything - total,
-            "classes": classes,
-            "images": result.images,
-            "ground_truth": result.ground_truth,
-            "predictions": result.predictions,
-            "boxes_ap": stored["result"]["boxes"]["ap"],
-            "masks_ap": stored["result"]["masks"]["ap"],
-        },
-        stored,
-    )
-    return report
+    return notes
 
 
-def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
-    """The stored :class:`EvaluationReport` as plain values; raises RunNotFound if there is none."""
-    return runs.results(view, eval_key, runs.EVALUATION)
+def _shots(view: Collection, memory_key: str | None) -> list[int] | None:
+    """References of every class of a memory; ``None`` where it is not known (any more)."""
+    made = runs.configs(view, runs.MEMORY).get(memory_key) if memory_key else None
+    return made["shots"] if made else None
+
+
+def _stored_curves(curves: Curves) -> dict[str, Any]:
+    """Precision ``[K][101]`` at some IoU thresholds and their mean; all areas, the highest limit of predictions.
+
+    -1 where there is no ground truth.
+    """
+    precision = curves.precision[:, :, :, curves.areas.index("all"), -1]
+    at = {"mean": precision.mean(0)}
+    for iou in CURVE_IOUS:
+        at[f"{iou:g}"] = precision[round((iou - 0.5) / 0.05)]
+    return {name: values.T.round(4).tolist() for name, values in at.items()}
+
+
+def _stored_counts(matches: Matches) -> dict[str, Any]:
+    counts = counts_by_confidence(matches)
+    return {
+        "thresholds": np.round(counts.thresholds, 6).tolist(),
+        "tp": counts.tp.tolist(),
+        "fp": counts.fp.tolist(),
+        "ground_truth": counts.ground_truth.tolist(),
+    }
+
+
+def _as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

@@ -5,7 +5,10 @@ plugin is not installed:
 
 * a *memory* (method ``nts_memory``), registered on the view of its references; its results hold the bank's bytes;
 * a *segmentation* (``nts_segmentation``), under the name of its output field, registered on the view it segmented;
-* an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers.
+* an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers. Beside it stands an
+  evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows.
+
+A run that takes its time is a draft until it is complete: it is listed with its status, and replaces nothing before.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ import fiftyone as fo
 from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
 
-SCHEMA = 1
 MEMORY, SEGMENTATION, EVALUATION = "nts_memory", "nts_segmentation", "nts_nap"
 KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation"}
+SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2}
 
 _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
 
@@ -44,6 +47,12 @@ def configs(view: Collection, method: str) -> dict[str, dict[str, Any]]:
     """Everything stored of one method: ``{key: its configuration}``, by name."""
     keys = [key for key in view.list_runs(method=method) if not key.startswith(_DRAFT)]
     return {key: view.get_run_info(key).config.serialize() for key in keys}
+
+
+def drafts(view: Collection, method: str) -> dict[str, dict[str, Any]]:
+    """What was begun and is not complete: ``{key: its configuration}``, with its ``status``."""
+    keys = [key for key in view.list_runs(method=method) if key.startswith(_DRAFT)]
+    return {key.removeprefix(_DRAFT): view.get_run_info(key).config.serialize() for key in keys}
 
 
 def config(view: Collection, key: str, method: str) -> dict[str, Any]:
@@ -70,18 +79,42 @@ def store(
     view: Collection, key: str, method: str, config: dict[str, Any], results: dict[str, Any] | None = None
 ) -> None:
     """Store a run on a view. An older one under the same key is replaced when the new one is complete, not before."""
+    begin(view, key, method, config)
+    complete(view, key, results)
+
+
+def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> None:
+    """Register the draft of a run on a view; an earlier draft under the same key is dropped, an earlier run stays."""
+    discard_draft(view, key)
     dataset = view._root_dataset
-    draft = _DRAFT + key
-    if draft in dataset.list_runs():
-        dataset.delete_run(draft)
-    run = dataset.init_run(method=method, schema=SCHEMA, plugin_version=__version__, **config)
-    view.register_run(draft, run)
+    run = dataset.init_run(method=method, schema=SCHEMAS[method], plugin_version=__version__, **config)
+    view.register_run(_DRAFT + key, run)
+
+
+def complete(view: Collection, key: str, results: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Make the draft under ``key`` the run, with its results, and with changes to its configuration."""
+    dataset, draft = view._root_dataset, _DRAFT + key
+    if changes:
+        update(dataset, draft, **changes)
     if results is not None:
         run_results = dataset.init_run_results(draft, **results)
         dataset.save_run_results(draft, run_results, cache=False)
     if key in dataset.list_runs():
         dataset.delete_run(key)
     dataset.rename_run(draft, key)
+
+
+def update_draft(view: Collection, key: str, **changes: Any) -> None:
+    """Change values in the configuration of the draft under ``key``, such as its status."""
+    update(view, _DRAFT + key, **changes)
+
+
+def discard_draft(view: Collection, key: str) -> bool:
+    """Drop the draft under ``key``; returns whether there was one."""
+    there = _DRAFT + key in view.list_runs()
+    if there:
+        view._root_dataset.delete_run(_DRAFT + key)
+    return there
 
 
 def update(view: Collection, key: str, **changes: Any) -> None:
@@ -197,10 +230,10 @@ def reference_samples(view: Collection, predictions_field: str, memory_key: str)
 
 
 def delete_segmentation(view: Collection, key: str) -> list[str]:
-    """Delete a segmentation: its fields, its evaluations, itself; returns what was deleted, in words."""
+    """Delete a segmentation: its evaluations, its fields, itself; returns what was deleted, in words."""
     words = made_with_segmentation(view, key)
+    _delete_evaluations(view, predictions_field=key)  # first: they have attributes in its fields
     delete_fields(view, key)
-    _delete_evaluations(view, predictions_field=key)
     view._root_dataset.delete_run(key)
     return words
 
@@ -223,11 +256,52 @@ def delete_fields(view: Collection, key: str) -> None:
             dataset.delete_sample_field(name)
 
 
+# ---- evaluations -----------------------------------------------------------------------------------------------------
+
+
+def delete_evaluation(view: Collection, key: str) -> list[str]:
+    """Delete an evaluation, with what it feeds FiftyOne's Model Evaluation panel, and what is left of an attempt at it.
+
+    Returns what was deleted, in words; raises RunNotFound if there is neither a result nor an attempt of this name.
+    """
+    there = key in configs(view, EVALUATION)
+    attempted = key in drafts(view, EVALUATION) and discard_draft(view, key)
+    if not there and attempted:
+        return [f"unfinished evaluation {key!r}"]
+    words = made_with_evaluation(view, key)
+    dataset = view._root_dataset
+    if feeds_model_evaluation(view, key):
+        dataset.delete_evaluation(key)
+    dataset.delete_run(key)
+    return words
+
+
+def made_with_evaluation(view: Collection, key: str) -> list[str]:
+    """What :func:`delete_evaluation` would delete, in words."""
+    config(view, key, EVALUATION)
+    feed = [f"fields and attributes {key}…"] if feeds_model_evaluation(view, key) else []
+    return [*feed, _evaluation_words(key)]
+
+
+def feeds_model_evaluation(view: Collection, key: str) -> bool:
+    """Whether the evaluation of FiftyOne's kind under ``key`` is the one that our evaluation of that name made."""
+    made = configs(view, EVALUATION).get(key, {}).get("model_evaluation")
+    return made is not None and key in view.list_evaluations() and made == model_evaluation_stamp(view, key)
+
+
+def model_evaluation_stamp(view: Collection, key: str) -> str:
+    """What tells an evaluation of FiftyOne's kind from another one that came later under the same key."""
+    return view.get_evaluation_info(key).timestamp.isoformat(timespec="milliseconds")
+
+
 def _delete_evaluations(view: Collection, **of: str) -> list[str]:
-    keys = view.list_runs(method=EVALUATION, **of)
-    for key in keys:
-        view._root_dataset.delete_run(key)
-    return [_evaluation_words(key) for key in keys]
+    words = []
+    for found in (configs, drafts):
+        for key, made in found(view, EVALUATION).items():
+            if all(made.get(name) == value for name, value in of.items()):
+                words.append(_evaluation_words(key))
+                delete_evaluation(view, key)
+    return list(dict.fromkeys(words))
 
 
 def _evaluation_words(key: str) -> str:

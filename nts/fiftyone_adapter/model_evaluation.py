@@ -1,0 +1,197 @@
+"""An evaluation in the terms of FiftyOne, for its Model Evaluation panel and for everything else that reads them.
+
+Made of matches that are there already, with FiftyOne's own configuration and results, so it opens where this plugin is
+not installed: every object says whether it is right (``<key>``: ``tp``, ``fp`` or ``fn``), its match (``<key>_id``) and
+their IoU (``<key>_iou``); every sample counts them (``<key>_tp``, ``<key>_fp``, ``<key>_fn``).
+
+The numbers are those of ``evaluate_detections(..., use_masks=True, classwise=True, compute_mAP=True)``, at a small part
+of its cost, with three differences. A crowd, and what is found in it, is neither right nor wrong; there, a crowd counts
+as missed, and each prediction in it as right. Only the predictions that the protocol counts are judged: for each image
+and class those of the highest scores. Labels of classes that are not evaluated stay as they are; there, every label of
+the field is judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fiftyone as fo
+import numpy as np
+from fiftyone.utils.eval.coco import COCODetectionResults, COCOEvaluationConfig
+from pycocotools import mask as coco_mask
+
+from ..evaluation.average_precision import RECALL_THRESHOLDS, Curves
+from ..evaluation.matches import Matches
+from . import runs
+from .checks import InputError
+from .coco import CocoData
+from .runs import Collection
+
+METRIC = "@nts/reference-segmentation/nap"
+IOU = 0.5
+
+_LABEL_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
+_SAMPLE_SUFFIXES = ("_tp", "_fp", "_fn")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one object: ``"tp"``, ``"fp"`` or ``"fn"``, the label id of its match (empty for none), the IoU."""
+
+    sample_id: str
+    outcome: str
+    match_id: str = ""
+    iou: float | None = None
+
+
+def check_evaluation_fields(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
+    """Raise InputError unless an evaluation may write its fields and attributes under ``key``."""
+    dataset = view._root_dataset
+    ours: set[str] = set()
+    if runs.feeds_model_evaluation(view, key):
+        ours = set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
+    elif key in dataset.list_evaluations():
+        raise InputError(f"the name {key!r} is taken by an evaluation that FiftyOne made: choose another name")
+    paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
+    for field in (predictions_field, ground_truth_field):
+        paths += [f"{field}.detections.{key}{suffix}" for suffix in _LABEL_SUFFIXES]
+    if taken := [path for path in paths if path not in ours and dataset.get_field(path) is not None]:
+        raise InputError(f"the name {key!r} will not do, the dataset has {', '.join(taken)}: choose another name")
+
+
+def feed(
+    view: Collection,
+    key: str,
+    predictions_field: str,
+    ground_truth_field: str,
+    data: CocoData,
+    matches: Matches,
+    curves: Curves,
+    *,
+    nap: float,
+    crowd: str = "iscrowd",
+) -> str:
+    """Write the evaluation ``key`` of FiftyOne's kind; one that was ours is replaced.
+
+    Args:
+        view: the samples that were evaluated.
+        key: see :func:`check_evaluation_fields`.
+        predictions_field, ground_truth_field: fields of type Detections.
+        data: what was matched.
+        matches: of masks.
+        curves: of these matches.
+        nap: AP over the novel classes, in ``[0, 1]``; shown as a metric beside FiftyOne's own.
+        crowd: attribute that marks crowds.
+
+    Returns:
+        The stamp by which this evaluation is known again (:func:`runs.model_evaluation_stamp`).
+    """
+    dataset = view._root_dataset
+    if runs.feeds_model_evaluation(view, key):
+        dataset.delete_evaluation(key)
+    config = COCOEvaluationConfig(
+        predictions_field,
+        ground_truth_field,
+        iou=IOU,
+        classwise=True,
+        iscrowd=crowd,
+        use_masks=True,
+        compute_mAP=True,
+        iou_threshs=matches.iou_thresholds.round(2).tolist(),
+        max_preds=matches.max_detections,
+    )
+    method = config.build()
+    method.register_run(view, key)
+    try:
+        method.register_samples(view, key)
+        predictions, annotations = verdicts(data, matches)
+        _write_labels(dataset, predictions_field, key, predictions)
+        _write_labels(dataset, ground_truth_field, key, annotations)
+        _write_counts(dataset, key, data, predictions, annotations)
+        all_sizes = curves.areas.index("all")
+        results = COCODetectionResults(
+            view,
+            config,
+            key,
+            _pairs(data, predictions, annotations),
+            curves.precision[:, :, :, all_sizes, -1].transpose(0, 2, 1),
+            RECALL_THRESHOLDS,
+            config.iou_threshs,
+            list(curves.classes),
+            recall_sweep=curves.recall[:, :, all_sizes, -1],
+            thresholds=curves.scores[:, :, :, all_sizes, -1].transpose(0, 2, 1),
+            custom_metrics={METRIC: {"key": "nAP", "value": nap, "label": "nAP", "lower_is_better": False}},
+            backend=method,
+        )
+        method.save_run_results(view, key, results)
+        method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
+    except BaseException:
+        dataset.delete_evaluation(key)  # half an evaluation would pass for a whole one
+        raise
+    return runs.model_evaluation_stamp(view, key)
+
+
+def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
+    """What came of the predictions, and of the ground truth, by label id; of those that count."""
+    a, t = matches.areas.index("all"), int(np.flatnonzero(np.isclose(matches.iou_thresholds, iou))[0])
+    results, annotations = data.results, data.ground_truth["annotations"]
+    right, wrong = matches.true_positives()[a, t], matches.false_positives()[a, t]
+    predictions: dict[str, Verdict] = {}
+    truth = {
+        annotations[row]["label_id"]: Verdict(annotations[row]["image_id"], "fn")
+        for row in matches.annotation[~matches.gt_ignored[a]].tolist()
+    }
+    for row, target, is_right, is_wrong in zip(
+        matches.result.tolist(), matches.matched[a, t].tolist(), right.tolist(), wrong.tolist(), strict=True
+    ):
+        result = results[row]
+        if is_right:
+            annotation = annotations[target]
+            overlap = float(coco_mask.iou([result["segmentation"]], [annotation["segmentation"]], [0])[0, 0])
+            here = result["image_id"]
+            predictions[result["label_id"]] = Verdict(here, "tp", annotation["label_id"], overlap)
+            truth[annotation["label_id"]] = Verdict(here, "tp", result["label_id"], overlap)
+        elif is_wrong:
+            predictions[result["label_id"]] = Verdict(result["image_id"], "fp")
+    return predictions, truth
+
+
+def _write_labels(dataset: fo.Dataset, field: str, key: str, found: dict[str, Verdict]) -> None:
+    for suffix, values in (
+        ("", [verdict.outcome for verdict in found.values()]),
+        ("_id", [verdict.match_id for verdict in found.values()]),
+        ("_iou", [verdict.iou for verdict in found.values()]),
+    ):
+        rows = [
+            {"sample_id": verdict.sample_id, "label_id": label_id, "value": value}
+            for (label_id, verdict), value in zip(found.items(), values, strict=True)
+            if value is not None
+        ]
+        dataset.set_label_values(f"{field}.detections.{key}{suffix}", rows)
+
+
+def _write_counts(
+    dataset: fo.Dataset, key: str, data: CocoData, predictions: dict[str, Verdict], truth: dict[str, Verdict]
+) -> None:
+    counts = {outcome: {image["id"]: 0 for image in data.ground_truth["images"]} for outcome in ("tp", "fp", "fn")}
+    missed = [verdict for verdict in truth.values() if verdict.outcome == "fn"]
+    for verdict in [*predictions.values(), *missed]:
+        counts[verdict.outcome][verdict.sample_id] += 1
+    for outcome, by_sample in counts.items():
+        dataset.set_values(f"{key}_{outcome}", by_sample, key_field="id")
+
+
+def _pairs(data: CocoData, predictions: dict[str, Verdict], truth: dict[str, Verdict]) -> list[tuple]:
+    """``(true label, predicted label, IoU, confidence, id, predicted id)``, as FiftyOne keeps them."""
+    name_of = {number: name for name, number in data.category_ids.items()}
+    labels = {a["label_id"]: name_of[a["category_id"]] for a in data.ground_truth["annotations"]}
+    pairs: list[tuple] = []
+    for result in data.results:
+        verdict = predictions.get(result["label_id"])
+        if verdict is None:
+            continue
+        label, match_id = name_of[result["category_id"]], verdict.match_id or None
+        target = labels[match_id] if match_id else None
+        pairs.append((target, label, verdict.iou, result["score"], match_id, result["label_id"]))
+    missed = [label_id for label_id, verdict in truth.items() if verdict.outcome == "fn"]
+    return pairs + [(labels[label_id], None, None, None, label_id, None) for label_id in missed]
