@@ -96,7 +96,7 @@ def sample_references(
             if len(chosen) == shots:
                 break
             image_id = annotation["image_id"]
-            if image_id not in chosen and _qualifies(annotation, *sizes[image_id]):
+            if image_id not in chosen and qualifies(annotation, *sizes[image_id]):
                 chosen[image_id] = annotation
         references = list(chosen.values())
         if len(references) < shots and too_few == "repeat":
@@ -253,7 +253,8 @@ def _class_names(dataset: dict, class_ids: Iterable[int]) -> list[str]:
     return [repr(names[class_id]) for class_id in class_ids]
 
 
-def _qualifies(annotation: dict, image_width: int, image_height: int) -> bool:
+def qualifies(annotation: dict, image_width: int, image_height: int) -> bool:
+    """Whether the published rule lets an annotation be a reference."""
     x, y, width, height = annotation["bbox"]
     return (
         not annotation.get("iscrowd", 0)
