@@ -91,7 +91,8 @@ def test_ap_equals_pycocotools_to_the_last_digit(seed, class_ids):
         assert (ours.novel.ap, ours.novel.ap50, ours.novel.ap75) == tuple(stats[:3])
     assert found.images == 8
     assert found.novel_classes == tuple(f"class {c}" for c in class_ids)
-    assert found.base_classes == () and found.masks.base is None
+    assert found.base_classes == ()
+    assert found.masks.base is None
 
 
 def test_per_class_ap_equals_an_evaluation_of_that_class_alone():
