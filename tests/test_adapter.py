@@ -223,8 +223,8 @@ def test_whole_job_by_functions(nts_fo, drawn, references, targets):
     report = nts_fo.evaluate_nap(drawn, "nts_shapes", "ground_truth")
     assert report.left_out_references == REFERENCES
     assert report.result.images == TARGETS
-    assert report.result.classes == CLASSES
-    assert 0.02 < report.result.masks.ap50 <= 1
+    assert report.result.novel_classes == CLASSES
+    assert 0.02 < report.result.masks.novel.ap50 <= 1
     assert nts_fo.load_evaluation(drawn, report.eval_key)["result"] == report.result.to_dict()
 
     deleted = nts_fo.delete_memory(drawn, "shapes")
@@ -376,7 +376,7 @@ def test_samples_with_nothing_found_get_empty_detections(nts_fo, targets, memory
     report = nts_fo.auto_segment_view(targets, memory, preset=quick, score_threshold=1.0)
     assert (report.segmented, report.empty, report.instances) == (TARGETS, TARGETS, {})
     assert [sample.nts_shapes.detections for sample in targets] == [[]] * TARGETS
-    assert nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth").result.masks.ap == 0
+    assert nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth").result.masks.novel.ap == 0
 
 
 def test_view_may_filter_on_the_field_that_is_written(nts_fo, drawn, targets, memory, quick):
@@ -518,19 +518,19 @@ def test_evaluation_equals_pycocotools_to_the_last_digit(nts_fo, fo, make_datase
     for kind, iou_type in (("boxes", "bbox"), ("masks", "segm")):
         ours = getattr(report.result, kind)
         stats, per_class = _directly(ground_truth, results, iou_type)
-        assert (ours.ap, ours.ap50, ours.ap75) == stats
-        assert {name: values[0] for name, values in ours.per_class.items()} == per_class
-    assert 0.1 < report.result.masks.ap < 0.9
+        assert (ours.novel.ap, ours.novel.ap50, ours.novel.ap75) == stats
+        assert {name: summary.ap for name, summary in ours.per_class.items()} == per_class
+    assert 0.1 < report.result.masks.novel.ap < 0.9
     rows = report.table()
     assert [row["class"] for row in rows] == ["all", "a", "b", "c"]
-    assert rows[0]["masks_ap"] == round(100 * report.result.masks.ap, 1)
+    assert rows[0]["masks_ap"] == round(100 * report.result.masks.novel.ap, 1)
 
 
 def test_novel_classes_alone_are_evaluated(nts_fo, fo, make_dataset):
     dataset, ground_truth, results = _random_evaluation(fo, make_dataset)
     report = nts_fo.evaluate_nap(dataset, "predictions", "truth", classes=["c", "a", "unheard-of"])
     _, per_class = _directly(ground_truth, results, "segm")
-    assert report.result.masks.ap == pytest.approx((per_class["a"] + per_class["c"]) / 2)
+    assert report.result.masks.novel.ap == pytest.approx((per_class["a"] + per_class["c"]) / 2)
     assert any("has no unheard-of: these classes have no AP" in note for note in report.notes)
 
 

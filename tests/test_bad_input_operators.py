@@ -351,7 +351,8 @@ def test_prediction_without_a_finite_confidence(fo, evaluate, drawn, targets, co
     sample.save()
     with says(f"a prediction {CLASSES[0]!r} in field 'found' of {sample.filepath} has {words}"):
         evaluate(targets, "found", "ground_truth")
-    assert drawn.list_runs() == []
+    assert drawn.list_evaluations() == []
+    assert [drawn.get_run_info(key).config.status for key in drawn.list_runs()] == ["failed"]
 
 
 def test_nan_in_a_box(fo, build, evaluate, references):

@@ -63,4 +63,4 @@ def test_memory_segmentation_and_evaluation_of_photographs(fo, photographs, shot
 
     report = foo.get_operator(f"{URI}/evaluate_nap")(targets, "found", "truth")
     assert report.result.images == len(targets) - (2 * shots if shots == 5 else 0)
-    assert 0 <= report.result.masks.ap <= report.result.masks.ap50 <= 1
+    assert 0 <= report.result.masks.novel.ap <= report.result.masks.novel.ap50 <= 1
