@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 from typing import Any
@@ -118,3 +119,21 @@ def oracle(
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def copy_images(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], counts: dict[Any, int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The data set with every image as often as stated; copies follow each other in the order of ids."""
+    copies: dict[str, Any] = {"images": [], "annotations": [], "categories": ground_truth["categories"]}
+    copied: list[dict[str, Any]] = []
+    for number, image_id in enumerate(sorted(counts)):
+        for i in range(counts[image_id]):
+            new = 100 * number + i + 1
+            copies["images"].append({"id": new, "height": SIDE, "width": SIDE})
+            for annotation in ground_truth["annotations"]:
+                if annotation["image_id"] == image_id:
+                    renamed = {"id": len(copies["annotations"]) + 1, "image_id": new}
+                    copies["annotations"].append(copy.deepcopy(annotation) | renamed)
+            copied += [copy.deepcopy(r) | {"image_id": new} for r in results if r["image_id"] == image_id]
+    return copies, copied

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
 import pytest
-from coco_cases import draw_case, oracle
+from coco_cases import copy_images, draw_case, oracle
 
 from nts.evaluation.average_precision import accumulate, counts_by_confidence, summarise
 from nts.evaluation.matches import match
@@ -61,22 +60,6 @@ def test_image_counts_equal_copies_of_the_images(seed):
     expected = oracle(many, copied, "boxes")
     for name in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(getattr(weighted, name), expected.eval[name])
-
-
-def copy_images(ground_truth, results, counts) -> tuple[dict, list[dict]]:
-    """The data set with every image as often as stated; copies follow each other in the order of ids."""
-    copies = {"images": [], "annotations": [], "categories": ground_truth["categories"]}
-    copied = []
-    for number, image_id in enumerate(sorted(counts)):
-        for i in range(counts[image_id]):
-            new = 100 * number + i + 1
-            copies["images"].append({"id": new, "height": 160, "width": 160})
-            for annotation in ground_truth["annotations"]:
-                if annotation["image_id"] == image_id:
-                    renamed = {"id": len(copies["annotations"]) + 1, "image_id": new}
-                    copies["annotations"].append(copy.deepcopy(annotation) | renamed)
-            copied += [copy.deepcopy(r) | {"image_id": new} for r in results if r["image_id"] == image_id]
-    return copies, copied
 
 
 def test_image_counts_of_another_length_are_refused():
