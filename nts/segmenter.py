@@ -1,4 +1,4 @@
-"""SAM2: encode an image once, then propose masks from a grid of points.
+"""SAM2: encode an image once, then propose masks from a grid of points, or draw the masks of given boxes.
 
 The decoder is run in two steps. SAM2's predicted IoU comes from a token, before any mask is drawn, so all prompts are
 *scored* first, and only one mask is *drawn* for each prompt that survives the threshold. The masks are the same as
@@ -136,6 +136,30 @@ class Segmenter:
                 logits.append(self._draw(embedding, tokens[keep], image_tokens[keep], best[keep]))
         return Proposals(torch.cat(logits), torch.cat(predicted), torch.cat(kept_points))
 
+    @torch.inference_mode()
+    def masks_of_boxes(self, embedding: ImageEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask of the object in each box, as SAM2's image predictor draws it.
+
+        A box says what is meant, so there is one mask for each: that of the single-mask token. SAM2's exchange of an
+        unstable mask for one of the three others, which its builder switches on, is not made.
+
+        Args:
+            embedding: of the image, with the "no memory" embedding, which SAM2's decoder learned image prompts with.
+            boxes: ``[m, 4]``, ``x1, y1, x2, y2`` in the segmenter's input frame.
+
+        Returns:
+            mask logits ``[m, S, S]``, positive inside, and predicted IoU ``[m]``.
+        """
+        boxes = boxes.to(self.device, torch.float32)
+        logits, predicted = [], []
+        with autocast(self.device, self._dtype):
+            for prompts in boxes.split(self._chunk_size(embedding)):
+                tokens, image_tokens = self._decode_tokens(embedding, self._embed_boxes(prompts))
+                single = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
+                predicted.append(self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0])[:, 0].float())
+                logits.append(self._draw(embedding, tokens, image_tokens, single))
+        return torch.cat(logits), torch.cat(predicted)
+
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
@@ -144,6 +168,12 @@ class Segmenter:
     def _embed_points(self, points: Tensor) -> Tensor:
         labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
         sparse, _ = self._model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        return sparse
+
+    def _embed_boxes(self, boxes: Tensor) -> Tensor:
+        """A box is two points, labelled upper left and lower right, as SAM2's image predictor gives it."""
+        labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes.device).expand(len(boxes), 2)
+        sparse, _ = self._model.sam_prompt_encoder(points=(boxes.reshape(-1, 2, 2), labels), boxes=None, masks=None)
         return sparse
 
     def _decode_tokens(self, embedding: ImageEmbedding, sparse: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +209,7 @@ class Segmenter:
             upscaled = decoder.output_upscaling(image)
         mask_tokens = tokens[torch.arange(len(tokens), device=tokens.device), 1 + chosen]
         weights = upscaled.new_zeros(len(tokens), upscaled.shape[1])
-        for token in (1, 2, 3):
+        for token in range(decoder.num_mask_tokens):
             weights[chosen == token] = decoder.output_hypernetworks_mlps[token](mask_tokens[chosen == token]).to(
                 weights.dtype
             )

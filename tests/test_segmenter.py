@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sam2
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
+from sam2.sam2_image_predictor import SAM2ImagePredictor
 from transformers import Dinov2Config, Dinov2Model
 
+from nts.images import normalise, stretch
 from nts.models import SEGMENTERS, SMALL, WeightsNotFound, load_encoder, load_segmenter
+from nts.promotion import promote_boxes
+from nts.references import InvalidReference, Reference
 from nts.segmenter import ProposalConfig, Segmenter, point_grid
+from nts.small.scenes import Scene, target_scenes
 
 
 def random_sam2(config_file: Path) -> SAM2Base:
@@ -71,6 +77,75 @@ def test_no_prompt_above_the_threshold_gives_no_proposals(small_segmenter):
     assert len(proposals) == 0
     assert proposals.mask_logits.shape == (0, 64, 64)
     assert proposals.points.shape == (0, 2)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return max(target_scenes(6), key=lambda scene: len(scene.masks))
+
+
+def boxes_of(scene: Scene) -> np.ndarray:
+    """``x1, y1, x2, y2`` of its objects."""
+    extents = [(mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]) for mask in scene.masks]
+    return np.array([[xs[0], ys[0], xs[-1] + 1, ys[-1] + 1] for xs, ys in extents], float)
+
+
+@pytest.mark.parametrize("prompts_per_chunk", [256, 2])
+def test_masks_of_boxes_are_those_of_the_image_predictor(small_segmenter, scene, monkeypatch, prompts_per_chunk):
+    predictor = SAM2ImagePredictor(small_segmenter._model)
+    predictor._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]  # it expects 1024-pixel images
+    monkeypatch.setattr(small_segmenter._model.sam_mask_decoder, "dynamic_multimask_via_stability", False)
+    monkeypatch.setattr(small_segmenter, "_chunk_size", lambda embedding: prompts_per_chunk)
+    predictor.set_image(scene.image)
+    boxes = boxes_of(scene)
+    assert len(boxes) > 2
+    expected = [predictor.predict(box=box, multimask_output=False) for box in boxes]
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    logits, predicted_iou = small_segmenter.masks_of_boxes(embedding, torch.from_numpy(boxes))
+    assert np.allclose(predicted_iou, [iou[0] for _, iou, _ in expected], atol=1e-5)
+    assert np.allclose(logits.clamp(-32, 32), [low[0] for _, _, low in expected], atol=1e-3)
+
+
+def test_boxes_become_masks_of_their_objects_at_the_size_of_the_image(small_segmenter, scene):
+    x1, y1, x2, y2 = boxes_of(scene).T
+    boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
+    promoted = promote_boxes(scene.image, boxes, small_segmenter)
+    shared = (promoted.masks & scene.masks).sum((1, 2)) / (promoted.masks | scene.masks).sum((1, 2))
+    assert np.median(shared) > 0.7
+    assert not promoted.filled.any()
+    assert promoted.predicted_iou.shape == (len(boxes),)
+
+    # In an image of other proportions the same boxes, stretched, mean the same objects.
+    wide = np.repeat(scene.image, 2, axis=1)
+    again = promote_boxes(wide, boxes * [2, 1, 2, 1], small_segmenter)
+    assert again.masks.shape == (len(boxes), 256, 512)
+    assert (again.masks[:, :, ::2] == promoted.masks).mean() > 0.98
+
+
+def test_a_box_in_which_nothing_is_drawn_is_filled_and_one_outside_the_image_is_no_reference(small_segmenter):
+    class Nothing:
+        input_size, embed = 256, small_segmenter.embed
+
+        def masks_of_boxes(self, embedding, boxes):
+            return torch.full((len(boxes), 64, 64), -1.0), torch.zeros(len(boxes))
+
+    image = np.zeros((60, 80, 3), np.uint8)
+    promoted = promote_boxes(image, [[10.5, 20, 5, 8.5], [-10, -10, 15, 12], [90, 10, 5, 5]], Nothing())
+    assert promoted.filled.all()
+    inside, cut, outside = promoted
+    assert (inside.sum(), inside[20:29, 10:16].sum()) == (54, 54)
+    assert (cut.sum(), cut[:2, :5].sum()) == (10, 10)
+    with pytest.raises(InvalidReference, match="empty"):
+        Reference(image, "a", outside)
+
+
+def test_boxes_that_are_none_are_refused_and_no_boxes_give_no_masks(small_segmenter):
+    image = np.zeros((60, 80, 3), np.uint8)
+    assert promote_boxes(image, np.zeros((0, 4)), small_segmenter).masks.shape == (0, 60, 80)
+    with pytest.raises(ValueError, match=r"boxes must be \[m, 4\], got \[4\]"):
+        promote_boxes(image, [1, 2, 3, 4], small_segmenter)
+    with pytest.raises(ValueError, match="not finite"):
+        promote_boxes(image, [[1, 2, 3, np.nan]], small_segmenter)
 
 
 def test_released_checkpoint_formats_load_by_file_name(tmp_path):
