@@ -29,6 +29,7 @@ from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_refere
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
+from .matches import to_rle
 from .semantic import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
 
 EPISODES_PER_FOLD = 1000
@@ -139,7 +140,8 @@ class EpisodeImages:
     """The images and class masks of a COCO dataset, by image id.
 
     Args:
-        dataset: a COCO dataset; every image has a ``path``.
+        dataset: a COCO dataset; every image has a ``path``, and an ``ignore``, the run lengths of pixels that count for
+            nothing, where it has such.
         exif: see :func:`nts.images.read_image`.
         keep: so many of the images read last are kept.
     """
@@ -184,7 +186,7 @@ class EpisodeImages:
 
     def ignored(self, image_id: int | str) -> np.ndarray | None:
         """Pixels that count for nothing, bool ``[H, W]``; ``None`` where the image has none."""
-        segmentation = self._images[image_id].get("ignored")
+        segmentation = self._images[image_id].get("ignore")
         height, width = self.size(image_id)
         return None if segmentation is None else mask_of_annotation({"segmentation": segmentation}, height, width)
 
@@ -312,12 +314,7 @@ def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarr
     segmentation = annotation.get("segmentation")
     if not segmentation:
         raise InvalidReference(f"annotation {annotation.get('id')!r} has no segmentation")
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
+    rle = to_rle(segmentation, (height, width), annotation.get("image_id", ""))
     mask = coco_mask.decode(rle).astype(bool)
     if mask.shape != (height, width):
         raise InvalidReference(

@@ -1,0 +1,172 @@
+"""Published tables by one command.
+
+    python -m nts.evaluation list
+    python -m nts.evaluation show coco-fsod
+    python -m nts.evaluation run coco-fsod --data /data/coco --shots 10 --seeds 10 \\
+        --encoder facebook/dinov2-large --segmenter sam2_hiera_large --preset paper
+    python -m nts.evaluation compare runs/coco-fsod runs/coco-fsod-default
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..devices import PRECISIONS, resolve_precision
+from ..models import WeightsNotFound, load_encoder, load_segmenter
+from ..presets import PRESETS, Preset, get_preset
+from .episodes import EPISODES_PER_FOLD
+from .layouts import LAYOUTS, LayoutError, ProtocolData, load, protocol_data
+from .protocols import PROTOCOLS, Protocol, describe, get_protocol
+from .report import comparison_markdown, table
+from .runner import UNITS_PER_PART, Settings, compare_runs, run
+from .semantic import PAINT_THRESHOLD
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and do what it says. What is wrong with it is told in one message, without a traceback."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.command(args)
+    except (ValueError, WeightsNotFound) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m nts.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    commands.add_parser("list", help="the protocols").set_defaults(command=_list)
+    show = commands.add_parser("show", help="what a protocol says, and what was published for it")
+    show.add_argument("protocol", choices=list(PROTOCOLS))
+    show.set_defaults(command=_show)
+
+    evaluate = commands.add_parser("run", help="run a protocol, or go on with an interrupted run")
+    evaluate.set_defaults(command=_run)
+    evaluate.add_argument("protocol", choices=list(PROTOCOLS))
+    evaluate.add_argument("--data", type=Path, help="folder of the data set; `show` tells how it must look")
+    evaluate.add_argument("--out", type=Path, help="folder of the run (runs/<protocol>)")
+    evaluate.add_argument("--shots", type=int, nargs="+", help="references per class (all published numbers)")
+    seeds = evaluate.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", type=int, metavar="N", help="the first N published seeds (all)")
+    seeds.add_argument("--seed", type=int, nargs="+", help="these seeds")
+    evaluate.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
+    evaluate.add_argument("--segmenter", default="small", help="name, file or folder of a SAM2")
+    evaluate.add_argument("--preset", choices=list(PRESETS), default="paper")
+    evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--precision", choices=PRECISIONS, default="auto", help="the publication's is float32")
+    evaluate.add_argument("--limit", type=int, help="only the first so many images, or episodes: a try")
+    evaluate.add_argument("--save-predictions", action="store_true", help="keep the COCO results of every draw")
+    evaluate.add_argument(
+        "--images-per-part", type=int, default=UNITS_PER_PART, help="so many are lost by an interruption (%(default)s)"
+    )
+    evaluate.add_argument("--edition", help="year of COCO, where it is not the published one")
+    episodes = evaluate.add_argument_group("episodes (COCO-20i, PASCAL-5i)")
+    episodes.add_argument("--episodes", type=int, default=EPISODES_PER_FOLD, help="in every list (%(default)s)")
+    episodes.add_argument("--threshold", type=float, default=PAINT_THRESHOLD, help="least score that is painted")
+    episodes.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
+    own = evaluate.add_argument_group("your own data (custom)")
+    own.add_argument("--references", help="COCO .json file")
+    own.add_argument("--targets", help="COCO .json file")
+    own.add_argument("--classes", nargs="+", help="evaluate only these (all of the targets')")
+
+    comparison = commands.add_parser("compare", help="the difference of two runs on the same images, with its interval")
+    comparison.set_defaults(command=_compare)
+    comparison.add_argument("a", type=Path, help="folder of a run")
+    comparison.add_argument("b", type=Path, help="folder of another run")
+    comparison.add_argument("--figures", nargs="+", default=["ap", "ap50", "ap75"], help="(%(default)s)")
+    comparison.add_argument("--draws", type=int, default=1000, help="samples of images (%(default)s)")
+    comparison.add_argument("--shots", type=int, nargs="+", help="only these (all that both have)")
+    comparison.add_argument("--seed", type=int, nargs="+", help="only these (all that both have)")
+    return parser
+
+
+def _list(args: argparse.Namespace) -> None:
+    rows = [
+        [protocol.name, protocol.title, protocol.headline, ", ".join(map(str, protocol.shots)), len(protocol.seeds)]
+        for protocol in PROTOCOLS.values()
+    ]
+    print(table(["protocol", "", "headline", "shots", "seeds"], rows, "lllll"))
+
+
+def _show(args: argparse.Namespace) -> None:
+    protocol = get_protocol(args.protocol)
+    print(describe(protocol))
+    if protocol.layout in LAYOUTS:
+        print(f"--data is {LAYOUTS[protocol.layout]}")
+    else:
+        print(
+            "--references and --targets are COCO .json files; their file names are relative to --data, or to the file"
+        )
+
+
+def _run(args: argparse.Namespace) -> None:
+    protocol = get_protocol(args.protocol)
+    shots = tuple(args.shots or protocol.shots)
+    if args.seeds is not None and not 1 <= args.seeds <= len(protocol.seeds):
+        raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
+    seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
+    data = _data(args, protocol)
+    encoder = load_encoder(args.encoder, args.device, args.precision)
+    segmenter = load_segmenter(args.segmenter, args.device, args.precision)
+    settings = Settings(
+        protocol,
+        shots,
+        seeds,
+        _preset(args, protocol),
+        precision=str(resolve_precision(args.precision, encoder.device)).removeprefix("torch."),
+        limit=args.limit,
+        save_predictions=args.save_predictions,
+        units_per_part=args.images_per_part,
+        episodes=args.episodes,
+        threshold=args.threshold,
+        side=args.side,
+    )
+    run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name)
+
+
+def _preset(args: argparse.Namespace, protocol: Protocol) -> Preset:
+    preset = get_preset(args.preset)
+    proposals = replace(preset.proposals, points_per_side=args.points)
+    if protocol.task == "semantic":
+        return replace(preset, proposals=proposals)
+    return replace(
+        preset, proposals=proposals, matching=replace(preset.matching, max_instances=protocol.max_detections)
+    )
+
+
+def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:
+    if protocol.name == "custom":
+        if not args.references or not args.targets:
+            raise ValueError("custom needs --references and --targets")
+        references, targets = (_read_coco(Path(path), args.data) for path in (args.references, args.targets))
+        return protocol_data(references, targets, args.classes)
+    if args.data is None:
+        raise ValueError(f"--data is needed: {LAYOUTS[protocol.layout]}")
+    return load(protocol, args.data, edition=args.edition, classes=args.classes)
+
+
+def _read_coco(path: Path, images: Path | None) -> dict:
+    """A COCO file, with the path of every image: relative to ``images``, or to the file."""
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+        for image in dataset["images"]:
+            image["path"] = str((images or path.parent).absolute() / image["file_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LayoutError(f"{path} is no COCO data set: {type(error).__name__}: {error}") from error
+    return dataset
+
+
+def _compare(args: argparse.Namespace) -> None:
+    rows = compare_runs(args.a, args.b, figures=args.figures, draws=args.draws, shots=args.shots, seeds=args.seed)
+    print(comparison_markdown(str(args.a), str(args.b), rows))
+
+
+if __name__ == "__main__":
+    main()

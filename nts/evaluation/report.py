@@ -1,0 +1,346 @@
+"""What a run found, as numbers for machines and as Markdown for readers, with the published figures beside ours.
+
+Numbers are in percent, plain values without NaN (``None`` where there was nothing to measure), so that ``report.json``
+is what :func:`markdown` is given. Standard deviations over seeds are of the sample (``n - 1``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .protocols import Protocol, Published
+
+SEED_OF_THE_TABLES = 33
+"""Published headline figures are those of this seed, see :mod:`nts.evaluation.protocols`."""
+
+_SHORT = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
+_SHORT |= {"ap_rare": "APr", "ap_common": "APc", "ap_frequent": "APf", "miou": "mIoU", "fb-iou": "FB-IoU", "iou": "IoU"}
+_SHORT |= {"ar_small": "ARs", "ar_medium": "ARm", "ar_large": "ARl"}
+
+
+def summarise_seeds(draws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Over the seeds of every number of shots, for every figure: mean, standard deviation, least and greatest.
+
+    Args:
+        draws: each with ``shots``, ``seed`` and ``figures``; figures are percent or ``None``.
+
+    Returns:
+        by number of shots ``shots``, ``seeds`` and ``figures``; ``std`` is ``None`` for a single seed. Seeds without a
+        figure are left out of it, ``seeds`` of the figure says how many had it.
+    """
+    summary = []
+    for shots in sorted({draw["shots"] for draw in draws}):
+        same = [draw for draw in draws if draw["shots"] == shots]
+        figures = {}
+        for name in same[0]["figures"]:
+            values = [draw["figures"][name] for draw in same if draw["figures"][name] is not None]
+            figures[name] = {
+                "mean": statistics.fmean(values) if values else None,
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "min": min(values, default=None),
+                "max": max(values, default=None),
+                "seeds": len(values),
+            }
+        summary.append({"shots": shots, "seeds": [draw["seed"] for draw in same], "figures": figures})
+    return summary
+
+
+def compare_with_published(
+    protocol: Protocol, draws: Sequence[Mapping[str, Any]], summary: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every published figure of exactly this protocol beside ours.
+
+    A figure published for one seed is compared with ours of that seed, where there is one; all others with our mean.
+    """
+    rows = []
+    for row in summary:
+        of_seed = {draw["seed"]: draw["figures"] for draw in draws if draw["shots"] == row["shots"]}
+        for published in protocol.published:
+            if published.shots != row["shots"] or published.split is not None:
+                continue
+            for name, value in published.figures.items():
+                if name in row["figures"]:
+                    rows.append(_compare(published, name, value, row, of_seed))
+    return rows
+
+
+def _compare(
+    published: Published, name: str, value: float, row: Mapping[str, Any], of_seed: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    seed = int(published.seeds) if published.seeds.isdigit() else None
+    if seed is not None and seed in of_seed:
+        ours, of = of_seed[seed][name], f"seed {seed}"
+    else:
+        ours, of = row["figures"][name]["mean"], _mean_of(row["seeds"])
+    return {
+        "shots": row["shots"],
+        "figure": name,
+        "ours": ours,
+        "ours_of": of,
+        "published": value,
+        "published_std": published.figures.get(f"{name} std"),
+        "published_of": published.seeds,
+        "difference": None if ours is None else ours - value,
+        "method": published.method,
+        "source": published.source,
+    }
+
+
+def _mean_of(seeds: Sequence[int | None]) -> str:
+    if len(seeds) > 1:
+        return f"mean of {len(seeds)} seeds"
+    return "fixed references" if seeds[0] is None else f"seed {seeds[0]}"
+
+
+def write_report(folder: Path, numbers: Mapping[str, Any]) -> str:
+    """Write ``report.json`` and ``report.md`` into a folder; returns the Markdown."""
+    text = markdown(numbers)
+    write_file(folder / "report.json", json.dumps(numbers, indent=1, allow_nan=False).encode() + b"\n")
+    write_file(folder / "report.md", text.encode())
+    return text
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file at once or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Markdown
+
+
+def markdown(numbers: Mapping[str, Any]) -> str:
+    """The report of a run; ``numbers`` as :func:`nts.evaluation.runner.summarise_run` puts them together."""
+    title = f"# {numbers['title']}"
+    if numbers["limit"] is not None:
+        title += f": a try, on the first {numbers['images']} of {numbers['all_images']} {numbers['unit']} only"
+    sections = [
+        title,
+        _headline(numbers),
+        _published(numbers["comparison"]),
+        _figures(numbers),
+        _per_class(numbers),
+        _diagnostics(numbers.get("diagnostics")),
+        _setting(numbers),
+        _skipped(numbers),
+        numbers["description"].strip().replace("### ", "## Protocol: ", 1),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def comparison_markdown(a: str, b: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Two runs as a table; ``rows`` as of :func:`nts.evaluation.runner.compare_runs`."""
+    header = ["shots", "seed", "figure", "A", "B", "B - A", "95 % interval", "better in", "samples of"]
+    cells = [
+        [
+            row["shots"],
+            "fixed" if row["seed"] is None else row["seed"],
+            figure_name(row["figure"]),
+            _percent(row["a"]),
+            _percent(row["b"]),
+            _signed(row["difference"]),
+            f"{_signed(row['low'])} to {_signed(row['high'])}",
+            "–" if row["p_better"] is None else f"{100 * row['p_better']:.0f} %",
+            row["samples"],
+        ]
+        for row in rows
+    ]
+    note = (
+        "Percent. The interval is of the bootstrap over images (or episodes), the same for both; it says nothing about "
+        "other references. *Better in*: share of the bootstrap's samples in which B is better."
+    )
+    return f"A is `{a}`, B is `{b}`.\n\n{table(header, cells, 'rrlrrrrrr')}\n\n{note}\n"
+
+
+def _headline(numbers: Mapping[str, Any]) -> str:
+    """One row per number of shots: the headline figure over the seeds."""
+    name = numbers["headline"]
+    of_tables = {d["shots"]: d["figures"][name] for d in numbers["draws"] if d["seed"] == SEED_OF_THE_TABLES}
+    header = ["shots", "seeds", f"{figure_name(name)}", "least to greatest"]
+    if of_tables:
+        header.append(f"seed {SEED_OF_THE_TABLES}")
+    rows = []
+    for row in numbers["summary"]:
+        figure = row["figures"][name]
+        spread = f"{_percent(figure['min'])} to {_percent(figure['max'])}" if figure["seeds"] > 1 else ""
+        cells = [row["shots"], _seeds(row["seeds"]), f"**{_mean_std(figure)}**", spread]
+        rows.append(cells + ([_percent(of_tables.get(row["shots"]))] if of_tables else []))
+    note = "Percent; mean ± standard deviation (of the sample, n - 1) over the seeds."
+    return f"{note}\n\n{table(header, rows, 'rlrrr')}"
+
+
+def _published(comparison: Sequence[Mapping[str, Any]]) -> str:
+    if not comparison:
+        return "No figure of exactly this protocol and these numbers of shots was published."
+    sources = list(dict.fromkeys(row["source"] for row in comparison))
+    header = ["shots", "figure", "ours", "ours is", "published", "theirs is", "difference", "method", "source"]
+    rows = [
+        [
+            row["shots"],
+            figure_name(row["figure"]),
+            _percent(row["ours"]),
+            row["ours_of"],
+            _mean_std({"mean": row["published"], "std": row["published_std"]}),
+            f"seed {row['published_of']}" if row["published_of"].isdigit() else row["published_of"],
+            _signed(row["difference"]),
+            row["method"],
+            f"[{sources.index(row['source']) + 1}]",
+        ]
+        for row in comparison
+    ]
+    listed = "\n".join(f"{i}. {source}" for i, source in enumerate(sources, start=1))
+    return f"## Beside the published figures\n\n{table(header, rows, 'rlrlrlrll')}\n\n{listed}"
+
+
+def _figures(numbers: Mapping[str, Any]) -> str:
+    """All figures: a column for each, a row for every number of shots and kind of IoU."""
+    parts = []
+    for group in ("ap", "ar"):
+        names = [name for name in numbers["summary"][0]["figures"] if _field(name).startswith(group)]
+        kinds = list(dict.fromkeys(_kind(name) for name in names))
+        fields = list(dict.fromkeys(_field(name) for name in names))
+        rows = [
+            [row["shots"], kind, *(_mean_std(row["figures"].get(f"{kind} {field}")) for field in fields)]
+            for row in numbers["summary"]
+            for kind in kinds
+        ]
+        if rows:
+            parts.append(table(["shots", "IoU of", *map(_short, fields)], rows, "rl" + "r" * len(fields)))
+    others = [name for name in numbers["summary"][0]["figures"] if not _field(name).startswith(("ap", "ar"))]
+    if others:
+        rows = [[row["shots"], *(_mean_std(row["figures"][name]) for name in others)] for row in numbers["summary"]]
+        parts.append(table(["shots", *map(_short, others)], rows, "r" * (1 + len(others))))
+    return "## All figures\n\n" + "\n\n".join(parts)
+
+
+def _per_class(numbers: Mapping[str, Any]) -> str:
+    """Mean over seeds of every class, a column for each number of shots and figure."""
+    columns = [(row["shots"], name) for row in numbers["summary"] for name in numbers["per_class_figures"]]
+    header = ["class", *(f"{shots}: {figure_name(name)}" for shots, name in columns)]
+    rows = []
+    for label in numbers["classes"]:
+        cells = []
+        for shots, name in columns:
+            values = [d["per_class"][label][name] for d in numbers["draws"] if d["shots"] == shots]
+            values = [value for value in values if value is not None]
+            cells.append(_percent(statistics.fmean(values) if values else None))
+        rows.append([label, *cells])
+    return f"## Per class\n\nMean over seeds.\n\n{table(header, rows, 'l' + 'r' * len(columns))}"
+
+
+def _diagnostics(diagnostics: Mapping[str, Any] | None) -> str:
+    if not diagnostics:
+        return ""
+    parts = ["## Where the errors come from"]
+    if recall := diagnostics["recall"]:
+        rows = [
+            [row["area"], row["objects"], _percent(row["recall_50"]), _percent(row["recall_75"]), _percent(row["mean"])]
+            for row in recall
+        ]
+        parts.append("Proposals alone: of how many objects some proposal has an IoU of so much, whatever its class.")
+        parts.append(table(["objects", "number", "IoU 0.50", "IoU 0.75", "mean best IoU"], rows, "lrrrr"))
+    if accuracy := diagnostics["accuracy_on_true_masks"]:
+        rows = [[row["shots"], row["objects"], _percent(row["accuracy"])] for row in accuracy]
+        parts.append("Classes alone: how often the true mask of an object is most alike to its own class.")
+        parts.append(table(["shots", "objects", "right"], rows, "rrr"))
+    return "\n\n".join(parts)
+
+
+def _setting(numbers: Mapping[str, Any]) -> str:
+    config, time = numbers["config"], numbers["time"]
+    rows = {
+        "data": f"{numbers['images']} {numbers['unit']}, {numbers['objects']} objects of {len(numbers['classes'])} "
+        f"classes evaluated",
+        "encoder": _model(config["encoder"]),
+        "segmenter": _model(config["segmenter"]) + f", {config['points_per_side']}² points",
+        "preset": f"`{config['preset']['name']}`",
+        **numbers["conventions"],
+        "computed": f"on {config['device']}, in {config['precision']}",
+        "time": f"{time['seconds']:.0f} s, {time['images_per_second']:.2f} images/s "
+        f"({time['encode_seconds']:.0f} s both models, {time['match_seconds']:.0f} s matching and counting)",
+        "code": f"`{config['code'][:12]}`",
+    }
+    lines = table(["", ""], [[name, value] for name, value in rows.items()], "ll")
+    notes = "".join(f"\n* {note}" for note in numbers["notes"])
+    return f"## Setting\n\n{lines}" + (f"\n{notes}" if notes else "")
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    return f"`{model['name']}` (weights {model['fingerprint'][:12]}), {model['input_size']} px"
+
+
+def _skipped(numbers: Mapping[str, Any]) -> str:
+    parts = []
+    for key, words in (
+        ("skipped", "images could not be used, and count as images in which nothing was found"),
+        ("skipped_references", "references could not be used and were left out"),
+    ):
+        if numbers[key]:
+            parts.append(f"{len(numbers[key])} {words}:\n\n" + "\n".join(f"* {line}" for line in numbers[key]))
+    missing = [draw for draw in numbers["draws"] if draw["without_reference"]]
+    parts += [f"{_draw_name(draw)}: nothing shown of {', '.join(draw['without_reference'])}" for draw in missing]
+    return "## Skipped\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _draw_name(draw: Mapping[str, Any]) -> str:
+    return f"{draw['shots']} shots" + ("" if draw["seed"] is None else f", seed {draw['seed']}")
+
+
+def _seeds(seeds: Sequence[int | None]) -> str:
+    return "fixed" if seeds == [None] else ", ".join(map(str, seeds))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Cells
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]], align: str) -> str:
+    """A Markdown table; ``align`` has ``l`` or ``r`` for every column."""
+    bars = ["---:" if side == "r" else "---" for side in align[: len(header)]]
+    lines = [header, bars, *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def figure_name(name: str) -> str:
+    """``"boxes ap50"`` as ``"box AP50"``."""
+    kind = {"boxes": "box ", "masks": "mask "}.get(_kind(name), "")
+    return kind + _short(_field(name))
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(" ")[0]
+
+
+def _field(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
+def _short(field: str) -> str:
+    return _SHORT.get(field, field.upper().replace("_", "@"))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}"
+
+
+def _mean_std(figure: Mapping[str, float | None] | None) -> str:
+    if figure is None or figure["mean"] is None:
+        return "–"
+    return _percent(figure["mean"]) + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
