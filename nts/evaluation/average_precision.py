@@ -155,18 +155,18 @@ def summarise(curves: Curves, classes: Sequence[int] | None = None) -> Summary:
     precision, recall = curves.precision[:, :, chosen], curves.recall[:, chosen]
     all_sizes, most = area["all"], len(curves.max_detections) - 1
     return Summary(
-        ap=_mean(precision[..., all_sizes, most]),
-        ap50=_mean(precision[0, ..., all_sizes, most]),
-        ap75=_mean(precision[5, ..., all_sizes, most]),
-        ap_small=_mean(precision[..., area["small"], most]),
-        ap_medium=_mean(precision[..., area["medium"], most]),
-        ap_large=_mean(precision[..., area["large"], most]),
-        ar_1=_mean(recall[..., all_sizes, 0]),
-        ar_10=_mean(recall[..., all_sizes, 1]),
-        ar_100=_mean(recall[..., all_sizes, most]),
-        ar_small=_mean(recall[..., area["small"], most]),
-        ar_medium=_mean(recall[..., area["medium"], most]),
-        ar_large=_mean(recall[..., area["large"], most]),
+        ap=mean_of_known(precision[..., all_sizes, most]),
+        ap50=mean_of_known(precision[0, ..., all_sizes, most]),
+        ap75=mean_of_known(precision[5, ..., all_sizes, most]),
+        ap_small=mean_of_known(precision[..., area["small"], most]),
+        ap_medium=mean_of_known(precision[..., area["medium"], most]),
+        ap_large=mean_of_known(precision[..., area["large"], most]),
+        ar_1=mean_of_known(recall[..., all_sizes, 0]),
+        ar_10=mean_of_known(recall[..., all_sizes, 1]),
+        ar_100=mean_of_known(recall[..., all_sizes, most]),
+        ar_small=mean_of_known(recall[..., area["small"], most]),
+        ar_medium=mean_of_known(recall[..., area["medium"], most]),
+        ar_large=mean_of_known(recall[..., area["large"], most]),
     )
 
 
@@ -195,6 +195,12 @@ def counts_by_confidence(matches: Matches, iou: float = 0.5, bins: int = 200) ->
     return ConfidenceCounts(thresholds, counted[0], counted[1], objects, iou, matches.classes)
 
 
+def mean_of_known(values: np.ndarray) -> float:
+    """Mean of all values that are not -1, as pycocotools takes it; ``nan`` if there are none."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else math.nan
+
+
 def _interpolate(
     right: np.ndarray, wrong: np.ndarray, scores: np.ndarray, objects: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -206,8 +212,3 @@ def _interpolate(
     reached = at < len(right)
     precision[reached], score[reached] = best[at[reached]], scores[at[reached]]
     return precision, score
-
-
-def _mean(values: np.ndarray) -> float:
-    valid = values[values > -1]
-    return float(valid.mean()) if valid.size else math.nan

@@ -306,6 +306,59 @@ def to_rle(segmentation: Any, size: tuple[int | None, int | None], image_id: Ima
     return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
 
 
+def geometries(
+    items: Sequence[dict[str, Any]],
+    images: np.ndarray,
+    sizes: Sequence[tuple[int | None, int | None]],
+    image_ids: Sequence[ImageId],
+    iou_type: IouType,
+) -> np.ndarray | list[dict[str, Any]]:
+    """What is compared of annotations or results: boxes, float64 ``[n, 4]``, or RLEs.
+
+    Args:
+        items: annotations or results. What has no mask has that of its box, and the other way round.
+        images: int ``[n]``: of each the index of its image.
+        sizes: ``(H, W)`` of every image, or ``None`` twice; only polygons need it.
+        image_ids: of every image.
+        iou_type: ``"boxes"`` or ``"masks"``.
+
+    Raises:
+        ValueError: if a box is not finite, or there are polygons and no size.
+    """
+    if iou_type == "masks":
+        pairs = zip(items, images.tolist(), strict=True)
+        return [to_rle(_outline(item), sizes[image], image_ids[image]) for item, image in pairs]
+    rows: list[Any] = [item.get("bbox") for item in items]
+    for i, row in enumerate(rows):
+        if row is None:
+            image = images[i]
+            rows[i] = coco_mask.toBbox(to_rle(items[i]["segmentation"], sizes[image], image_ids[image]))
+    boxes = np.array(rows, np.float64).reshape(-1, 4)
+    if not np.isfinite(boxes).all():
+        i = int(np.flatnonzero(~np.isfinite(boxes).all(1))[0])
+        raise ValueError(f"an object in image {image_ids[images[i]]!r} has the box {boxes[i].tolist()}")
+    return boxes
+
+
+def areas_of(
+    geometry: np.ndarray | list[dict[str, Any]], items: Sequence[dict[str, Any]], source: Literal["area", "own", "box"]
+) -> np.ndarray:
+    """Square pixels, float64 ``[n]``: of what is compared (``"own"``), or as stated, or of the box, where it has one."""
+    if isinstance(geometry, np.ndarray):
+        own = geometry[:, 2] * geometry[:, 3]
+    else:
+        chunks = [geometry[i : i + _AREA_CHUNK] for i in range(0, len(geometry), _AREA_CHUNK)]
+        own = np.concatenate([np.zeros(0), *(coco_mask.area(chunk) for chunk in chunks)]).astype(np.float64)
+    if source == "own":
+        return own
+    if source == "area":
+        stated = [item.get("area") for item in items]
+    else:
+        stated = [box[2] * box[3] if (box := item.get("bbox")) is not None else None for item in items]
+    pairs = zip(stated, own.tolist(), strict=True)
+    return np.array([area if value is None else value for value, area in pairs], np.float64)
+
+
 def _match(
     annotations: Sequence[dict[str, Any]],
     annotation_images: Sequence[int],
@@ -337,10 +390,10 @@ def _match(
 
     truth = [annotations[i] for i in gt_row.tolist()]
     found = [results[i] for i in row.tolist()]
-    gt_geometry = _geometry(truth, gt_image, sizes, image_ids, iou_type)
-    geometry = _geometry(found, image, sizes, image_ids, iou_type)
+    gt_geometry = geometries(truth, gt_image, sizes, image_ids, iou_type)
+    geometry = geometries(found, image, sizes, image_ids, iou_type)
     crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in truth], bool)
-    gt_areas, areas = _areas(gt_geometry, truth, "area"), _areas(geometry, found, result_areas)
+    gt_areas, areas = areas_of(gt_geometry, truth, "area"), areas_of(geometry, found, result_areas)
     gt_ignored = _out_of_range(gt_areas) | crowd
 
     pair, gt_pair = label * len(image_ids) + image, gt_label * len(image_ids) + gt_image
@@ -445,54 +498,12 @@ def _ranks(*keys: np.ndarray) -> np.ndarray:
     return np.arange(n) - np.repeat(starts, np.diff([*starts, n]))
 
 
-def _geometry(
-    items: Sequence[dict[str, Any]],
-    images: np.ndarray,
-    sizes: Sequence[tuple[int | None, int | None]],
-    image_ids: Sequence[ImageId],
-    iou_type: IouType,
-) -> np.ndarray | list[dict[str, Any]]:
-    """Boxes, float64 ``[n, 4]``, or RLEs, whichever are compared."""
-    if iou_type == "masks":
-        pairs = zip(items, images.tolist(), strict=True)
-        return [to_rle(_outline(item), sizes[image], image_ids[image]) for item, image in pairs]
-    rows: list[Any] = [item.get("bbox") for item in items]
-    for i, row in enumerate(rows):
-        if row is None:
-            image = images[i]
-            rows[i] = coco_mask.toBbox(to_rle(items[i]["segmentation"], sizes[image], image_ids[image]))
-    boxes = np.array(rows, np.float64).reshape(-1, 4)
-    if not np.isfinite(boxes).all():
-        i = int(np.flatnonzero(~np.isfinite(boxes).all(1))[0])
-        raise ValueError(f"an object in image {image_ids[images[i]]!r} has the box {boxes[i].tolist()}")
-    return boxes
-
-
 def _outline(item: dict[str, Any]) -> Any:
     """The segmentation, or that of the box where there is none."""
     if (segmentation := item.get("segmentation")) is not None:
         return segmentation
     x, y, width, height = item["bbox"]
     return [[x, y, x, y + height, x + width, y + height, x + width, y]]
-
-
-def _areas(
-    geometry: np.ndarray | list[dict[str, Any]], items: Sequence[dict[str, Any]], source: Literal["area", "own", "box"]
-) -> np.ndarray:
-    """Square pixels, float64 ``[n]``: as stated, of what is compared, or of the box."""
-    if isinstance(geometry, np.ndarray):
-        own = geometry[:, 2] * geometry[:, 3]
-    else:
-        chunks = [geometry[i : i + _AREA_CHUNK] for i in range(0, len(geometry), _AREA_CHUNK)]
-        own = np.concatenate([np.zeros(0), *(coco_mask.area(chunk) for chunk in chunks)]).astype(np.float64)
-    if source == "own":
-        return own
-    if source == "area":
-        stated = [item.get("area") for item in items]
-    else:
-        stated = [box[2] * box[3] if (box := item.get("bbox")) is not None else None for item in items]
-    pairs = zip(stated, own.tolist(), strict=True)
-    return np.array([area if value is None else value for value, area in pairs], np.float64)
 
 
 def _out_of_range(areas: np.ndarray) -> np.ndarray:
