@@ -1,0 +1,240 @@
+"""Data sets of the evaluation protocols in FiftyOne, and FiftyOne's views as the data of a protocol.
+
+The engine reads a protocol's data set itself, since FiftyOne does not keep the order of annotations that the published
+draw of references depends on. Here the same files go through FiftyOne's own importers, to be looked at and to run the
+operators on; both ways give the same classes, objects and boxes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import fiftyone as fo
+from bson import ObjectId
+from fiftyone import ViewField as F
+
+from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
+from ..evaluation.protocols import get_protocol
+from ..evaluation.sampling import Candidate, candidate_key, stratified_sample
+from . import checks
+from .checks import InputError
+from .coco import CocoData, _image_size
+from .jobs import some
+from .runs import Collection
+
+GROUND_TRUTH = "ground_truth"
+REFERENCES, TARGETS = "references", "targets"
+"""Tags and saved views of an imported data set."""
+
+
+def import_layout(
+    protocol_name: str, data: Path | str, name: str | None = None, *, overwrite: bool = False
+) -> fo.Dataset:
+    """Import a protocol's data set with FiftyOne's importers.
+
+    Args:
+        protocol_name: a name of :data:`nts.evaluation.protocols.PROTOCOLS`.
+        data: folder of the data set, see :data:`nts.evaluation.layouts.LAYOUTS`.
+        name: of the dataset.
+        overwrite: replace a dataset of that name.
+
+    Returns:
+        a persistent dataset with the annotations of all classes in ``ground_truth``, tags and saved views
+        ``references`` and ``targets``, and in ``info`` the protocol and the classes that it evaluates. Where several
+        shot files hold references, labels say in ``shots`` of which. Crowds, and VOC's difficult objects, have
+        ``iscrowd`` set.
+
+    Raises:
+        LayoutError: if the data set is not as its layout says.
+    """
+    protocol = get_protocol(protocol_name)
+    loaded = load(protocol, data)
+    dataset = fo.Dataset(name, overwrite=overwrite, persistent=True)
+    if protocol.layout == "voc" and protocol.task == "instances":
+        root = voc_root(Path(data).expanduser().absolute())
+        _add_voc(dataset, root, {REFERENCES: VOC_REFERENCES, TARGETS: VOC_TARGETS})
+    elif loaded.references is loaded.targets:
+        _add_coco(dataset, loaded.targets, [REFERENCES, TARGETS])
+    else:
+        _add_coco(dataset, loaded.references, [REFERENCES])
+        _add_coco(dataset, loaded.targets, [TARGETS])
+    for tag in (REFERENCES, TARGETS):
+        dataset.save_view(tag, dataset.match_tags(tag))
+    names = {category["id"]: category["name"] for category in loaded.targets["categories"]}
+    dataset.default_classes = list(names.values())
+    dataset.info = {
+        "protocol": protocol.name,
+        "classes": [names[class_id] for class_id in loaded.class_ids],
+        "base_classes": [names[class_id] for class_id in loaded.base_class_ids],
+        "notes": list(loaded.notes),
+    }
+    dataset.save()
+    return dataset
+
+
+def custom_data(
+    references: Collection,
+    targets: Collection,
+    label_field: str,
+    *,
+    classes: Sequence[str] | None = None,
+    crowd: str = "iscrowd",
+) -> ProtocolData:
+    """Two views as the data of the protocol ``custom``.
+
+    Args:
+        references: to draw references from.
+        targets: to evaluate.
+        label_field: a field of type Detections in both.
+        classes: to evaluate; without, all that ``references`` has.
+        crowd: attribute that marks crowds.
+
+    Raises:
+        InputError: if views, field or classes will not do, or an image's size cannot be read.
+    """
+    present = []
+    for view in (references, targets):
+        checks.check_view(view)
+        checks.check_detections_field(view, label_field, "label field")
+        present.append({name for name in view.distinct(f"{label_field}.detections.label") if name})
+    where = f"the field {label_field!r} of the references"
+    wanted = sorted(present[0]) if classes is None else sorted(set(classes))
+    checks.check_classes(wanted, present[0], where)
+    if missing := sorted(set(wanted) - present[0]):
+        raise InputError(f"{where} has no label of the classes {', '.join(missing)}")
+    names = sorted(present[0] | present[1])
+    notes: list[str] = []
+    datasets = [
+        _to_coco(view, role, label_field, names, crowd, notes)
+        for view, role in ((references, REFERENCES), (targets, TARGETS))
+    ]
+    return protocol_data(*datasets, wanted, notes)
+
+
+def sample_references_view(
+    view: Collection,
+    label_field: str,
+    shots: int,
+    seed: int,
+    classes: Iterable[str] | None = None,
+    *,
+    crowd: str = "iscrowd",
+) -> fo.DatasetView:
+    """A view of so many labels of each class, spread over images and sizes; see :func:`stratified_sample`.
+
+    The same labels are chosen on every machine and after every import: what decides are the names of the files, the
+    classes and the boxes, not the ids that a database gave them. A class that has fewer labels gives all of them;
+    ``count_values("<label_field>.detections.label")`` of the result tells.
+
+    Args:
+        view: to draw from.
+        label_field: a field of type Detections.
+        shots: labels per class.
+        seed: of the draw.
+        classes: to draw for; all without.
+        crowd: attribute that marks crowds, which are not drawn.
+
+    Raises:
+        InputError: if view, field or classes will not do.
+        ValueError: if ``shots`` is less than 1.
+    """
+    checks.check_view(view)
+    checks.check_detections_field(view, label_field, "label field")
+    labels = f"{label_field}.detections"
+    fields = ["filepath", f"{labels}.id", f"{labels}.label", f"{labels}.bounding_box"]
+    columns = view.values(fields)
+    crowds = view.values(f"{labels}.{crowd}") if view.has_field(f"{labels}.{crowd}") else [None] * len(columns[0])
+
+    ids: dict[str, str] = {}
+    candidates = []
+    for filepath, *of_sample, is_crowd in zip(*columns, crowds, strict=True):
+        of_sample = [values or [] for values in of_sample]
+        is_crowd = is_crowd or [None] * len(of_sample[0])
+        for label_id, name, box, in_crowd in zip(*of_sample, is_crowd, strict=True):
+            if not name or not box or in_crowd:
+                continue
+            key = candidate_key(Path(filepath).name, name, box, ids)
+            ids[key] = label_id
+            candidates.append(Candidate(key, name, filepath, box[2] * box[3]))
+    present = {candidate.class_name for candidate in candidates}
+    wanted = present if classes is None else set(classes)
+    checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
+    draw = stratified_sample((c for c in candidates if c.class_name in wanted), shots, seed)
+    chosen = [ObjectId(ids[c.key]) for of_class in draw.chosen.values() for c in of_class]
+    return view.filter_labels(label_field, F("_id").is_in(chosen))
+
+
+def _add_coco(dataset: fo.Dataset, coco: dict, tags: list[str]) -> None:
+    """Add a COCO data set through FiftyOne's importer, with the paths that the engine found for its images."""
+    images = [{**image, "file_name": image["path"]} for image in coco["images"]]
+    kind = "segmentations" if any(a.get("segmentation") for a in coco["annotations"]) else "detections"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "labels.json"
+        path.write_text(json.dumps({**coco, "images": images}))
+        dataset.add_dir(
+            dataset_type=fo.types.COCODetectionDataset,
+            data_path=folder,
+            labels_path=str(path),
+            label_types=kind,
+            include_id=True,
+            label_field={kind: GROUND_TRUTH, "coco_id": "coco_id"},
+            tags=tags,
+        )
+
+
+def _add_voc(dataset: fo.Dataset, root: Path, lists: dict[str, Iterable[tuple[str, str]]]) -> None:
+    """Add the images of some of PASCAL VOC's lists, tagged.
+
+    FiftyOne's importer takes all images of a year, and VOC's pixels, which count from 1, as if they counted from 0.
+    """
+    tags: dict[str, str] = {}
+    for tag, splits in lists.items():
+        for year, split in splits:
+            images = root / year / "JPEGImages"
+            tags |= {str(images / f"{name}.jpg"): tag for name in voc_list(root / year, "Main", split)}
+    for year in sorted({year for splits in lists.values() for year, _ in splits}):
+        dataset.add_dir(
+            dataset_type=fo.types.VOCDetectionDataset,
+            data_path=str(root / year / "JPEGImages"),
+            labels_path=str(root / year / "Annotations"),
+            label_field=GROUND_TRUTH,
+        )
+    dataset.delete_samples([i for i, path in zip(*dataset.values(["id", "filepath"]), strict=True) if path not in tags])
+    for sample in dataset.iter_samples(autosave=True):
+        sample.tags = [tags[sample.filepath]]
+        width, height = sample.metadata.width, sample.metadata.height
+        for label in sample[GROUND_TRUTH].detections:
+            x, y, w, h = label.bounding_box
+            label.bounding_box = [x - 1 / width, y - 1 / height, w, h]
+            label["iscrowd"] = int(bool(label.get_attribute_value("difficult", 0)))
+
+
+def _to_coco(view: Collection, role: str, label_field: str, names: Sequence[str], crowd: str, notes: list[str]) -> dict:
+    """A view as a COCO data set. References that are boxes have no ``segmentation``; targets have the filled box."""
+    data = CocoData(names)
+    dataset = data.ground_truth
+    for sample in view.select_fields(label_field).iter_samples():
+        try:
+            width, height = _image_size(sample)
+        except OSError as error:
+            raise InputError(f"{sample.filepath}: the size of the image cannot be read ({error})") from error
+        image = {"id": sample.id, "width": width, "height": height, "file_name": Path(sample.filepath).name}
+        dataset["images"].append({**image, "path": sample.filepath})
+        for label, shape in data._shapes(sample, label_field, data.category_ids, (height, width)):
+            is_crowd = int(bool(label.get_attribute_value(crowd, False)))
+            number = len(dataset["annotations"]) + 1
+            annotation = {"id": number, "iscrowd": is_crowd, "label_id": label.id, **shape}
+            if role == REFERENCES and not label.has_mask:
+                del annotation["segmentation"]
+            dataset["annotations"].append(annotation)
+    if data.without_mask and role == TARGETS:
+        notes.append(
+            f"{data.without_mask[label_field]} objects of the targets have no mask: their boxes stand in for it, so "
+            "the AP of masks means little"
+        )
+    if data.unplaced:
+        notes.append(f"{len(data.unplaced)} labels of the {role} were left out: {some(data.unplaced)}")
+    return dataset
