@@ -13,7 +13,7 @@ from ..models import load_encoder
 from ..pipeline import Skipped, encode_references
 from ..presets import Preset, get_preset
 from ..references import Reference
-from . import checks, runs
+from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .labels import BOXES, detections, references_of_sample
@@ -129,6 +129,7 @@ def memory_job(
         encoder=loaded.info.name,
     )
     runs.store_memory(view, memory_key, bank, label_field=label_field, boxes=boxes, skipped=len(skipped))
+    colours.set_class_colours(view, [label_field], bank.classes)
     return report
 
 

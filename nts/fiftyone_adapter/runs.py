@@ -6,7 +6,8 @@ plugin is not installed:
 * a *memory* (method ``nts_memory``), registered on the view of its references; its results hold the bank's bytes;
 * a *segmentation* (``nts_segmentation``), under the name of its output field, registered on the view it segmented;
 * an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers. Beside it stands an
-  evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows.
+  evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows;
+* a *set of heat maps* (``nts_heatmaps``), under ``<memory>_similarity``; it says which field belongs to which class.
 
 A run that takes its time is a draft until it is complete: it is listed with its status, and replaces nothing before.
 """
@@ -23,10 +24,11 @@ import fiftyone as fo
 
 from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
+from . import colours
 
-MEMORY, SEGMENTATION, EVALUATION = "nts_memory", "nts_segmentation", "nts_nap"
-KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation"}
-SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2}
+MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
+KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation", HEATMAPS: "set of heat maps"}
+SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1}
 
 _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
 
@@ -53,6 +55,11 @@ def drafts(view: Collection, method: str) -> dict[str, dict[str, Any]]:
     """What was begun and is not complete: ``{key: its configuration}``, with its ``status``."""
     keys = [key for key in view.list_runs(method=method) if key.startswith(_DRAFT)]
     return {key.removeprefix(_DRAFT): view.get_run_info(key).config.serialize() for key in keys}
+
+
+def created(view: Collection, key: str, *, draft: bool = False) -> str:
+    """When a run was stored, or its draft begun: UTC, ISO 8601 to the second."""
+    return view.get_run_info(_DRAFT + key if draft else key).timestamp.isoformat(timespec="seconds")
 
 
 def config(view: Collection, key: str, method: str) -> dict[str, Any]:
@@ -193,6 +200,9 @@ def delete_memory(view: Collection, key: str) -> list[str]:
     for output, made in configs(view, SEGMENTATION).items():
         if made["memory_key"] == key:
             deleted += delete_segmentation(view, output)
+    for heatmaps, made in configs(view, HEATMAPS).items():
+        if made["memory_key"] == key:
+            deleted += delete_heatmaps(view, heatmaps)
     deleted += _delete_evaluations(view, memory_key=key)
     view._root_dataset.delete_run(key)
     return [*deleted, f"memory {key!r}"]
@@ -204,6 +214,9 @@ def made_with_memory(view: Collection, key: str) -> list[str]:
     for output, made in configs(view, SEGMENTATION).items():
         if made["memory_key"] == key:
             words += made_with_segmentation(view, output)
+    for heatmaps, made in configs(view, HEATMAPS).items():
+        if made["memory_key"] == key:
+            words += made_with_heatmaps(view, heatmaps)
     evaluations = configs(view, EVALUATION)
     words += [_evaluation_words(k) for k, made in evaluations.items() if made["memory_key"] == key]
     return list(dict.fromkeys(words))
@@ -244,16 +257,79 @@ def made_with_segmentation(view: Collection, key: str) -> list[str]:
     fields = [f"field {name!r}" for name in (made["output_field"], made["error_field"]) if view.has_field(name)]
     evaluations = configs(view, EVALUATION)
     words = [_evaluation_words(k) for k, e in evaluations.items() if e["predictions_field"] == key]
-    return [*fields, *words, f"segmentation {key!r}"]
+    saved_view = [f"saved view {review_view(key)!r}"] if has_review_view(view, key) else []
+    return [*fields, *saved_view, *words, f"segmentation {key!r}"]
 
 
 def delete_fields(view: Collection, key: str) -> None:
-    """Delete the fields that a segmentation made, with all that is in them."""
+    """Delete the fields that a segmentation made, with all that is in them, and the saved view of them."""
     made = config(view, key, SEGMENTATION)
+    delete_review_view(view, key)
+    _delete_fields(view, made["output_field"], made["error_field"])
+
+
+def _delete_fields(view: Collection, *names: str) -> None:
     dataset = view._root_dataset
-    for name in (made["output_field"], made["error_field"]):
+    for name in names:
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
+    colours.forget_colours(view, names)
+
+
+# ---- saved views of predictions to review ----------------------------------------------------------------------------
+
+_REVIEW_MARK = "Predictions worth a look, saved by tag_for_review"
+
+
+def review_view(field: str) -> str:
+    """The name of the saved view with the labels of a field that are worth a look."""
+    return f"review_{field}"
+
+
+def has_review_view(view: Collection, field: str) -> bool:
+    """Whether there is a saved view of that name, and it is not one of the user's own."""
+    dataset, name = view._root_dataset, review_view(field)
+    return dataset.has_saved_view(name) and dataset.get_saved_view_info(name)["description"] == _REVIEW_MARK
+
+
+def save_review_view(labels: Collection, field: str) -> str:
+    """Save a view under that name, in the place of an earlier one of ours; returns the name."""
+    delete_review_view(labels, field)
+    labels._root_dataset.save_view(review_view(field), labels, description=_REVIEW_MARK)
+    return review_view(field)
+
+
+def delete_review_view(view: Collection, field: str) -> None:
+    """Delete the saved view of that name, if it is not one of the user's own."""
+    if has_review_view(view, field):
+        view._root_dataset.delete_saved_view(review_view(field))
+
+
+# ---- heat maps -------------------------------------------------------------------------------------------------------
+
+
+def list_heatmaps(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's sets of heat maps, and what they show: memory, classes, and their fields."""
+    return configs(view, HEATMAPS)
+
+
+def heatmaps_key(memory_key: str) -> str:
+    """The name of the heat maps of a memory; there is one set of them."""
+    return f"{memory_key}_similarity"
+
+
+def delete_heatmaps(view: Collection, key: str) -> list[str]:
+    """Delete a set of heat maps: its fields and itself; returns what was deleted, in words."""
+    words = made_with_heatmaps(view, key)
+    _delete_fields(view, *config(view, key, HEATMAPS)["fields"])
+    view._root_dataset.delete_run(key)
+    return words
+
+
+def made_with_heatmaps(view: Collection, key: str) -> list[str]:
+    """What :func:`delete_heatmaps` would delete, in words."""
+    fields = [f"field {name!r}" for name in config(view, key, HEATMAPS)["fields"] if view.has_field(name)]
+    return [*fields, f"heat maps {key!r}"]
 
 
 # ---- evaluations -----------------------------------------------------------------------------------------------------

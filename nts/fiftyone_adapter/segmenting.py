@@ -17,7 +17,7 @@ from ..images import ImageError, read_image
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset
-from . import checks, runs
+from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .labels import DETECTION_ATTRIBUTES, to_detections
@@ -207,6 +207,7 @@ class _Output:
             if differences:
                 runs.delete_segmentation(view, name)
         self._declare_fields(memory_key, engine.classes)
+        colours.set_class_colours(view, [name], engine.classes)
         runs.store(
             view,
             name,

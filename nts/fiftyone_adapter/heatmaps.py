@@ -1,0 +1,234 @@
+"""Maps of similarity to the classes of a memory, as fields of a dataset."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from torch import Tensor
+
+from ..encoder import Encoder
+from ..heatmaps import enlarge, similarity_maps
+from ..images import ImageError, prepare_target, read_image
+from ..models import load_encoder
+from ..presets import Preset, get_preset
+from . import checks, colours, runs
+from .checks import InputError
+from .jobs import Job, OnProgress, Progress, run, some
+from .runs import Collection
+
+logger = logging.getLogger(__name__)
+
+MOST_CLASSES = 20
+"""Every class is a field of its own: more than these fill the sidebar, and the database, with what nobody looks at."""
+
+RANGE = (0.0, 1.0)
+"""The same for all fields, so that a colour means the same in every image and class. The App shows nothing below it."""
+
+_LONGEST = 128  # pixels; finer than the encoder's grid, and about 10 KiB in the database
+_SEGMENTER_INPUT = 1024  # SAM2's: the preset `paper` takes the encoder's input from the segmenter's
+_WRITE_EVERY = 16  # images
+
+
+@dataclass(frozen=True)
+class HeatmapsReport:
+    """What maps were made.
+
+    Attributes:
+        fields: ``{class: field with its maps}``.
+        mapped: images that have their maps now.
+        resumed: images that had them already, from an earlier run with the same memory.
+        failed: ``{filepath: reason}`` for the images that could not be read.
+        seconds: duration of the work on images.
+    """
+
+    fields: dict[str, str]
+    mapped: int
+    resumed: int
+    failed: dict[str, str]
+    seconds: float
+
+
+def similarity_heatmaps(
+    view: Collection, memory_key: str, *, progress: OnProgress = None, **options: Any
+) -> HeatmapsReport:
+    """Map the likeness of a view's images to the classes of a memory: :func:`heatmaps_job`, run to its end."""
+    return run(heatmaps_job(view, memory_key, **options), progress)
+
+
+def heatmaps_job(
+    view: Collection,
+    memory_key: str,
+    *,
+    classes: Sequence[str] | None = None,
+    overwrite: bool = False,
+    encoder: str | None = None,
+    preset: str | Preset | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Job[HeatmapsReport]:
+    """For every image and class a :class:`fiftyone.Heatmap` of the cosine between patches and class prototype.
+
+    Only the encoder runs, so it takes a fraction of the time of a segmentation. Each class gets a field of its own,
+    ``<memory>_<class>_similarity``. The maps stand in the database, with the shape of their image, at most 128 pixels
+    long: they go where the dataset goes, and are gone with their field. Values are rounded to hundredths.
+
+    Args:
+        view: dataset or view.
+        memory_key: name of a memory of the dataset.
+        classes: those to map, at most :data:`MOST_CLASSES`; all of the memory without.
+        overwrite: where maps of an earlier state of the memory are there, delete them (all of them) and begin anew.
+        encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
+        preset: ``"default"`` or ``"paper"``; the one that made the memory without.
+        device: for the encoder, ``"auto"`` or as in torch.
+        precision: for the encoder, one of :data:`nts.devices.PRECISIONS`.
+
+    Raises:
+        InputError: if the view or the classes will not do, or no image could be read.
+        RunNotFound: if there is no such memory.
+        EncoderMismatch: if another encoder made the memory.
+        WeightsNotFound: if the encoder's weights cannot be had.
+    """
+    checks.check_view(view)
+    bank = runs.load_memory(view, memory_key)
+    classes = list(bank.classes) if classes is None else sorted(set(classes))
+    if unknown := [name for name in classes if name not in bank.classes]:
+        raise InputError(
+            f"the memory {memory_key!r} has no class {', '.join(unknown)}; it has: {', '.join(bank.classes)}"
+        )
+    if not 0 < len(classes) <= MOST_CLASSES:
+        raise InputError(f"choose 1 to {MOST_CLASSES} classes, not {len(classes)}: each gets a field of its own")
+
+    ids, paths = view.values(["id", "filepath"])  # read once: the view may filter on the fields that are written
+    yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name}")
+    preset = get_preset(preset or bank.preset)
+    loaded = load_encoder(encoder or bank.encoder.name, device, precision)
+    bank.check_encoder(loaded.info)
+    prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
+
+    output = _Output(view, memory_key, classes, {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name})
+    output.open(overwrite)
+    done = output.done() & set(ids)
+    todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
+    failed: dict[str, str] = {}
+    begin = time.monotonic()
+    try:
+        for number, (sample_id, path) in enumerate(todo):
+            yield Progress(len(done) + number, len(ids), f"{len(done) + number}/{len(ids)} images")
+            try:
+                output.add(sample_id, _maps(read_image(path, exif=preset.exif), loaded, prototypes, preset))
+            except Exception as error:
+                # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
+                failed[path] = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+                logger.warning("no similarity heat maps of %s: %s", path, failed[path])
+        yield Progress(len(ids), len(ids), f"{len(ids)} images done")
+    finally:
+        output.write()
+    if failed and len(failed) == len(ids):
+        raise InputError(f"none of the {len(ids)} images can be read: {some(failed.values())}")
+    return HeatmapsReport(output.fields, len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
+
+
+def heatmap_fields(view: Collection, memory_key: str, classes: Sequence[str]) -> dict[str, str]:
+    """The field of every class: the one it has already, or ``<memory>_<class>_similarity``, made a name that is free.
+
+    Signs that no field may have become underscores; where two classes would then share a name, or something else has
+    it, a number follows.
+    """
+    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key))
+    fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
+    taken = {*view._root_dataset.get_field_schema(), *fields.values()}
+    for name in classes:
+        if name not in fields:
+            plain = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
+            base = f"{memory_key}_{plain}_similarity"
+            numbered = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+            fields[name] = next(field for field in numbered if field not in taken)
+            taken.add(fields[name])
+    return {name: fields[name] for name in classes}
+
+
+def _maps(image: np.ndarray, encoder: Encoder, prototypes: Tensor, preset: Preset) -> list[fo.Heatmap]:
+    """One heat map for every prototype."""
+    pixels, _ = prepare_target(image, encoder.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
+    maps = similarity_maps(encoder.encode(pixels[None])[0], prototypes)
+    # Rounded, they take a third of the space; 0 is transparent in the App, whatever the range.
+    values = enlarge(maps, image.shape[:2], _LONGEST).cpu().numpy().round(2)
+    return [fo.Heatmap(map=value, range=list(RANGE)) for value in values]
+
+
+class _Output:
+    """The fields that the maps are written to, and the run that says who made them. Maps are written in batches."""
+
+    def __init__(self, view: Collection, memory_key: str, classes: Sequence[str], settings: dict[str, Any]) -> None:
+        self._view, self._dataset = view, view._root_dataset
+        self._memory_key, self._classes, self._settings = memory_key, classes, settings
+        self._maps: dict[str, list[fo.Heatmap]] = {}
+        self.fields: dict[str, str] = {}
+
+    def open(self, overwrite: bool) -> None:
+        """Make the fields and the run.
+
+        Raises:
+            InputError: if there are maps of other settings, and ``overwrite`` is off.
+        """
+        key = runs.heatmaps_key(self._memory_key)
+        earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
+        if earlier is not None and any(earlier[name] != value for name, value in self._settings.items()):
+            if not overwrite:
+                raise InputError(
+                    f"there are heat maps of an earlier state of the memory {self._memory_key!r} or another preset: "
+                    "switch on overwrite to delete them and begin anew"
+                )
+            runs.delete_heatmaps(self._view, key)
+            earlier = None
+        elif earlier is None:
+            checks.check_key(self._view, key, runs.HEATMAPS, overwrite=False)
+        self.fields = heatmap_fields(self._view, self._memory_key, self._classes)
+        all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
+        all_fields.update(self.fields)
+        runs.store(
+            self._view,
+            key,
+            runs.HEATMAPS,
+            {
+                **self._settings,
+                "memory_key": self._memory_key,
+                "classes": list(all_fields),
+                "fields": list(all_fields.values()),
+            },
+        )
+        for name, field in self.fields.items():
+            if not self._dataset.has_sample_field(field):
+                self._dataset.add_sample_field(
+                    field,
+                    fo.EmbeddedDocumentField,
+                    embedded_doc_type=fo.Heatmap,
+                    description=f"Cosine similarity to the class {name!r} of the reference memory {self._memory_key!r}",
+                    info={"memory": self._memory_key, "class": name},
+                )
+        colours.set_colourscale(self._view, self.fields.values())
+
+    def done(self) -> set[str]:
+        """Which samples have all of the maps already."""
+        images = runs.all_images(self._view)
+        return set.intersection(*(set(images.exists(field).values("id")) for field in self.fields.values()))
+
+    def add(self, sample_id: str, maps: list[fo.Heatmap]) -> None:
+        self._maps[sample_id] = maps
+        if len(self._maps) >= _WRITE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        for number, field in enumerate(self.fields.values()):
+            values = {sample_id: maps[number] for sample_id, maps in self._maps.items()}
+            if values:
+                self._dataset.set_values(field, values, key_field="id")
+        self._maps = {}

@@ -1,0 +1,161 @@
+"""Looking into a memory of a dataset: its references, their pictures, and what they say of one another."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import fiftyone as fo
+import numpy as np
+from PIL import ImageColor
+
+from ..images import ImageError, read_image
+from ..inspection import LeaveOneOut, draw_reference, leave_one_out, prototype_similarities
+from ..memory import MemoryEntry
+from ..presets import get_preset
+from ..references import InvalidReference
+from . import checks, runs
+from .colours import label_colours
+from .labels import box_mask, detection_mask, detections
+from .runs import Collection
+
+_QUALITY = 85  # of the JPEGs; about 5 KiB each
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryInspection:
+    """A memory, and what its references say of one another.
+
+    Attributes:
+        entries: its references, in order of arrival.
+        checks: for each of them, how the others would classify it.
+        classes: its classes, sorted.
+        shots: references per class.
+        similarities: float ``[K, K]``, cosine between the class prototypes.
+    """
+
+    entries: tuple[MemoryEntry, ...]
+    checks: tuple[LeaveOneOut, ...]
+    classes: tuple[str, ...]
+    shots: dict[str, int]
+    similarities: np.ndarray
+
+    @property
+    def disagreeing(self) -> list[LeaveOneOut]:
+        """References that the others would give another class, worst first."""
+        return [check for check in self.by_margin if check.agrees is False]
+
+    @property
+    def by_margin(self) -> list[LeaveOneOut]:
+        """All references by rising margin; those of which nothing can be said come last."""
+        return sorted(self.checks, key=lambda check: (check.margin != check.margin, check.margin))
+
+    def of_classes(self, names: Iterable[str]) -> list[LeaveOneOut]:
+        """The references of some classes, class by class, by rising margin."""
+        names = set(names)
+        return sorted((c for c in self.by_margin if c.class_name in names), key=lambda check: check.class_name)
+
+    def most_alike_classes(self, most: int) -> list[int]:
+        """Rows of the classes that are most alike to another one; all classes, if they are no more than that."""
+        others = self.similarities - 2 * np.eye(len(self.classes))
+        return sorted(others.max(1, initial=-1).argsort(kind="stable")[::-1][:most].tolist())
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture of a reference as a data URI; or, where there is none, why."""
+
+    uri: str | None
+    problem: str = ""
+
+
+def inspect_memory(view: Collection, memory_key: str) -> MemoryInspection:
+    """Look into a memory; raises as :func:`~nts.fiftyone_adapter.load_memory`. The last few memories stay in reach."""
+    fingerprint = runs.config(view, memory_key, runs.MEMORY)["fingerprint"]
+    return _inspect(view._root_dataset.name, memory_key, fingerprint)
+
+
+@lru_cache(maxsize=4)
+def _inspect(dataset_name: str, memory_key: str, fingerprint: str) -> MemoryInspection:
+    """``fingerprint`` stands for the content: a memory that was built anew is looked into anew."""
+    bank = runs.load_memory(fo.load_dataset(dataset_name), memory_key)
+    similarities = prototype_similarities(bank).numpy()
+    return MemoryInspection(bank.entries, tuple(leave_one_out(bank)), bank.classes, bank.shots, similarities)
+
+
+def describe_check(check: LeaveOneOut) -> str:
+    """What the other references say of one: "more like 'pear' (0.83) than like 'apple' without it (0.79)"."""
+    if check.agrees is None:
+        return f"the only reference of {check.class_name!r}: nothing to compare it with"
+    if check.other is None:
+        return f"like the other references ({check.similarity:.2f}); there is no other class"
+    own = f"{check.class_name!r} without it ({check.similarity:.2f})"
+    other = f"{check.other!r} ({check.other_similarity:.2f})"
+    return f"more like {own} than like {other}" if check.agrees else f"more like {other} than like {own}"
+
+
+def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]) -> fo.DatasetView:
+    """The samples of some references, in their order, with none but these references in the memory's label field."""
+    ids = dict.fromkeys(entry.sample_id for entry in entries if entry.sample_id)
+    samples = runs.all_images(view).select(list(ids), ordered=True)
+    field = runs.config(view, memory_key, runs.MEMORY)["label_field"]
+    if field is None or not view._root_dataset.has_sample_field(field):
+        return samples
+    return samples.select_labels(ids=[entry.label_id for entry in entries], fields=field)
+
+
+def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:
+    """Pictures of references, from the samples and labels that they came from, as they are now.
+
+    Args:
+        view: dataset, or a view of it.
+        memory_key: name of the memory.
+        entries: some of its references.
+        size: the pictures fit into a square of this side, in pixels.
+    """
+    config = runs.config(view, memory_key, runs.MEMORY)
+    dataset = view._root_dataset
+    field = config["label_field"]
+    # A memory that was read from a file says nothing of fields; its labels may be in this dataset all the same.
+    fields = [name for name in ([field] if field else checks.detections_fields(view)) if dataset.has_sample_field(name)]
+    colours = label_colours(dataset, field, config["classes"])
+    wanted: dict[str, list[MemoryEntry]] = {}
+    for entry in entries:
+        wanted.setdefault(entry.sample_id, []).append(entry)
+    pictures: dict[int, Thumbnail] = {}
+    samples = runs.all_images(view).select([sample_id for sample_id in wanted if sample_id]).select_fields(fields)
+    for sample in samples.iter_samples():
+        labels = {label.id: label for name in fields for label in detections(sample, name)}
+        of_sample = wanted[sample.id]
+        try:
+            image = read_image(sample.filepath, exif=get_preset(config["preset"]).exif)
+        except ImageError as error:
+            pictures.update((id(entry), Thumbnail(None, str(error))) for entry in of_sample)
+            continue
+        for entry in of_sample:
+            pictures[id(entry)] = _thumbnail(image, labels.get(entry.label_id), entry, colours[entry.class_name], size)
+    missing = Thumbnail(None, "its sample is not in this dataset")
+    return [pictures.get(id(entry), missing) for entry in entries]
+
+
+def missing_samples(view: Collection, inspection: MemoryInspection) -> int:
+    """How many references of a memory have no sample in this dataset."""
+    ids = {entry.sample_id for entry in inspection.entries if entry.sample_id}
+    there = set(runs.all_images(view).select(list(ids)).values("id"))
+    return sum(entry.sample_id not in there for entry in inspection.entries)
+
+
+def _thumbnail(image: np.ndarray, label: fo.Detection | None, entry: MemoryEntry, colour: str, size: int) -> Thumbnail:
+    if label is None:
+        return Thumbnail(None, "its label is not in this dataset any more")
+    try:
+        mask = (box_mask if entry.kind == "box" else detection_mask)(label, image.shape[:2])
+        picture = draw_reference(image, mask, ImageColor.getrgb(colour)[:3], size)
+    except InvalidReference as error:
+        return Thumbnail(None, str(error))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=_QUALITY)
+    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii"))

@@ -1,0 +1,147 @@
+"""Which predictions are worth a look: those of a small margin or a low score get tags, and a saved view shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fiftyone as fo
+from fiftyone import ViewField as F
+
+from . import checks, runs
+from .checks import InputError
+from .runs import Collection
+
+REVIEW = "nts_review"
+"""The tag of every label worth a look; beside it stands the reason."""
+
+REASONS = {"low_margin": "margin", "low_score": "confidence"}
+"""The tag of every reason, and the attribute that is below its threshold then."""
+
+_WHO_GIVES = {"margin": "auto_segment_view gives it", "confidence": "a model that scores its predictions gives it"}
+
+SHARE = 0.1
+"""How many of the labels a suggested threshold tags."""
+
+
+@dataclass(frozen=True)
+class ReviewReport:
+    """What was tagged.
+
+    Attributes:
+        field: the field with the predictions.
+        labels: labels of the field in the view.
+        tagged: how many of them are worth a look.
+        reasons: how many for every reason; a label can have several.
+        view_name: the saved view that shows all such labels of the field; ``None`` where there are none.
+    """
+
+    field: str
+    labels: int
+    tagged: int
+    reasons: dict[str, int]
+    view_name: str | None
+
+
+def suggest_thresholds(view: Collection, field: str, share: float = SHARE) -> dict[str, float | None]:
+    """For every reason the threshold below which a share of the labels lies; ``None`` where no label has the value."""
+    found = view.aggregate([fo.Quantiles(f"{field}.detections.{attribute}", share) for attribute in REASONS.values()])
+    return dict(zip(REASONS, found, strict=True))
+
+
+def count_for_review(
+    view: Collection, field: str, *, margin_below: float | None = None, score_below: float | None = None
+) -> dict[str, int]:
+    """How many labels :func:`tag_for_review` would tag: for every reason, and altogether under :data:`REVIEW`."""
+    criteria = _criteria(view, field, margin_below, score_below)
+    if not criteria:
+        return {REVIEW: 0}
+    expressions = {**criteria, REVIEW: F.any(list(criteria.values()))}
+    labels = F(f"{field}.detections")
+    counts = view.aggregate([fo.Sum(labels.filter(expression).length()) for expression in expressions.values()])
+    return {name: int(count or 0) for name, count in zip(expressions, counts, strict=True)}
+
+
+def tag_for_review(
+    view: Collection, field: str, *, margin_below: float | None = None, score_below: float | None = None
+) -> ReviewReport:
+    """Tag the labels that are worth a look, and save a view of them.
+
+    Tags of an earlier call are taken off first, so the same call again changes nothing. The saved view shows whatever
+    carries the tag :data:`REVIEW`, smallest margin first: a label leaves it when the tag is taken off.
+
+    Args:
+        view: dataset or view with the labels.
+        field: a field of type Detections.
+        margin_below: tag labels whose ``margin`` is below this; none without.
+        score_below: tag labels whose ``confidence`` is below this; none without.
+
+    Raises:
+        InputError: if the view or the field will not do, no threshold is given, no label has the value that a threshold
+            asks for, or the name of the view is taken by one of the user's own.
+    """
+    checks.check_view(view)
+    checks.check_detections_field(view, field, "predictions field")
+    if margin_below is None and score_below is None:
+        raise InputError("nothing to look for: give a threshold for the margin or for the score")
+    name = runs.review_view(field)
+    if view._root_dataset.has_saved_view(name) and not runs.has_review_view(view, field):
+        raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")
+    criteria = _criteria(view, field, margin_below, score_below)
+    _untag(view, field)
+    for reason, expression in criteria.items():
+        view.filter_labels(field, expression).tag_labels([REVIEW, reason], label_fields=field)
+    counts = view.count_label_tags(label_fields=field)
+    labels = view.count(f"{field}.detections")
+    return ReviewReport(
+        field=field,
+        labels=labels,
+        tagged=counts.get(REVIEW, 0),
+        reasons={reason: counts.get(reason, 0) for reason in criteria},
+        view_name=_save_view(view, field, REASONS[next(iter(criteria))]),
+    )
+
+
+def clear_review(view: Collection, field: str) -> int:
+    """Take the tags off the labels of a view again; returns how many labels had them.
+
+    The saved view goes with the last of them.
+    """
+    checks.check_detections_field(view, field, "predictions field")
+    count = view.count_label_tags(label_fields=field).get(REVIEW, 0)
+    _untag(view, field)
+    if not _tagged(view, field).count():
+        runs.delete_review_view(view, field)
+    return count
+
+
+def _criteria(
+    view: Collection, field: str, margin_below: float | None, score_below: float | None
+) -> dict[str, fo.ViewExpression]:
+    """For every reason that has a threshold, which labels are below it. A label without the value is not."""
+    criteria = {}
+    for reason, threshold in (("low_margin", margin_below), ("low_score", score_below)):
+        attribute = REASONS[reason]
+        if threshold is None:
+            continue
+        if not view.count(f"{field}.detections.{attribute}"):
+            raise InputError(f"no label of {field!r} in this view has a {attribute}: {_WHO_GIVES[attribute]}")
+        # MongoDB counts what is missing as less than every number.
+        criteria[reason] = F(attribute).is_number() & (F(attribute) < threshold)
+    return criteria
+
+
+def _untag(view: Collection, field: str) -> None:
+    ours = F("tags").contains([REVIEW, *REASONS])
+    view.filter_labels(field, ours).untag_labels([REVIEW, *REASONS], label_fields=field)
+
+
+def _tagged(view: Collection, field: str) -> fo.DatasetView:
+    return view._root_dataset.filter_labels(field, F("tags").contains(REVIEW))
+
+
+def _save_view(view: Collection, field: str, attribute: str) -> str | None:
+    tagged = _tagged(view, field)
+    if not tagged.count():
+        runs.delete_review_view(view, field)
+        return None
+    return runs.save_review_view(tagged.sort_by(F(f"{field}.detections.{attribute}").min()), field)

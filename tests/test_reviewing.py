@@ -1,0 +1,178 @@
+"""Tags for predictions worth a look, the saved view of them, and one colour for every class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+REVIEW = "nts_review"
+
+
+@pytest.fixture(scope="session")
+def nts_fo(fo):
+    """The adapter, imported once FiftyOne has its own database."""
+    from nts import fiftyone_adapter
+
+    return fiftyone_adapter
+
+
+@pytest.fixture(scope="session")
+def nts_colours(nts_fo):
+    """The module of the colour schemes."""
+    from nts.fiftyone_adapter import colours
+
+    return colours
+
+
+@pytest.fixture
+def predictions(fo, make_dataset):
+    """Two samples of ten predictions each, with margins and scores from 0 to 0.95, in opposite order."""
+    values = np.arange(20) / 20
+    samples = [fo.Sample(f"{k}.png", tags=["even" if k % 2 == 0 else "odd"]) for k in range(2)]
+    for k, sample in enumerate(samples):
+        sample["found"] = fo.Detections(
+            detections=[
+                fo.Detection(label="a", bounding_box=[0, 0, 1, 1], confidence=float(1 - value), margin=float(value))
+                for value in values[k::2]
+            ]
+        )
+    return make_dataset(samples)
+
+
+def tags(dataset, field: str = "found") -> dict[str, int]:
+    return dataset.count_label_tags(label_fields=field)
+
+
+def test_labels_below_the_thresholds_are_tagged_with_the_reason(nts_fo, predictions):
+    report = nts_fo.tag_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
+    assert (report.labels, report.tagged, report.reasons) == (20, 6, {"low_margin": 4, "low_score": 2})
+    assert tags(predictions) == {REVIEW: 6, "low_margin": 4, "low_score": 2}
+    counted = nts_fo.count_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
+    assert counted == {"low_margin": 4, "low_score": 2, REVIEW: 6}
+    for sample in predictions:
+        for label in sample.found.detections:
+            assert ("low_margin" in label.tags) is (label.margin < 0.2)
+            assert ("low_score" in label.tags) is (label.confidence < 0.15)
+
+
+def test_label_with_two_reasons_is_tagged_once(nts_fo, predictions):
+    report = nts_fo.tag_for_review(predictions, "found", margin_below=0.6, score_below=0.6)
+    assert (report.tagged, sum(report.reasons.values())) == (20, 23)
+    assert tags(predictions)[REVIEW] == 20
+    assert all(len(label.tags) == len(set(label.tags)) for s in predictions for label in s.found.detections)
+
+
+def test_saved_view_shows_the_tagged_labels_smallest_margin_first(nts_fo, predictions):
+    report = nts_fo.tag_for_review(predictions, "found", margin_below=0.3)
+    view = predictions.load_saved_view(report.view_name)
+    assert report.view_name == "review_found"
+    assert view.count("found.detections") == 6
+    smallest = [min(label.margin for label in sample.found.detections) for sample in view]
+    assert smallest == sorted(smallest)
+    view.limit(1).untag_labels(REVIEW, label_fields="found")
+    assert predictions.load_saved_view("review_found").count("found.detections") == 3
+
+
+def test_tagging_again_changes_nothing_and_other_thresholds_replace_the_tags(nts_fo, predictions):
+    first = nts_fo.tag_for_review(predictions, "found", margin_below=0.2)
+    assert nts_fo.tag_for_review(predictions, "found", margin_below=0.2) == first
+    assert predictions.list_saved_views() == ["review_found"]
+    nts_fo.tag_for_review(predictions, "found", score_below=0.08)
+    assert tags(predictions) == {REVIEW: 1, "low_score": 1}
+
+
+def test_only_the_view_is_tagged_and_cleared_and_other_tags_stay(nts_fo, predictions):
+    predictions.tag_labels("mine", label_fields="found")
+    nts_fo.tag_for_review(predictions.match_tags("even"), "found", margin_below=0.2)
+    assert tags(predictions) == {"mine": 20, REVIEW: 2, "low_margin": 2}
+    nts_fo.tag_for_review(predictions.match_tags("odd"), "found", margin_below=0.2)
+    assert nts_fo.clear_review(predictions.match_tags("odd"), "found") == 2
+    assert predictions.has_saved_view("review_found")
+    assert nts_fo.clear_review(predictions, "found") == 2
+    assert tags(predictions) == {"mine": 20}
+    assert not predictions.has_saved_view("review_found")
+    assert nts_fo.clear_review(predictions, "found") == 0
+
+
+def test_nothing_below_the_threshold_leaves_no_view(nts_fo, predictions):
+    nts_fo.tag_for_review(predictions, "found", margin_below=0.2)
+    report = nts_fo.tag_for_review(predictions, "found", margin_below=0.0)
+    assert (report.tagged, report.view_name) == (0, None)
+    assert predictions.list_saved_views() == []
+
+
+def test_suggested_thresholds_tag_a_tenth(nts_fo, predictions):
+    suggested = nts_fo.suggest_thresholds(predictions, "found")
+    for reason, option in (("low_margin", "margin_below"), ("low_score", "score_below")):
+        counted = nts_fo.count_for_review(predictions, "found", **{option: suggested[reason]})
+        assert counted[reason] in (1, 2)
+
+
+def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, predictions):
+    sample = predictions.first()
+    sample.found.detections.append(fo.Detection(label="a", bounding_box=[0, 0, 1, 1], confidence=0.5))
+    sample["other"] = fo.Detections(detections=[fo.Detection(label="a", bounding_box=[0, 0, 1, 1], confidence=0.5)])
+    sample.save()
+    assert nts_fo.tag_for_review(predictions, "found", margin_below=2.0).tagged == 20
+    assert nts_fo.suggest_thresholds(predictions, "other") == {"low_margin": None, "low_score": 0.5}
+    with pytest.raises(ValueError, match="no label of 'other' in this view has a margin: auto_segment_view gives it"):
+        nts_fo.tag_for_review(predictions, "other", margin_below=0.1)
+    assert nts_fo.tag_for_review(predictions, "other", score_below=0.6).tagged == 1
+
+
+def test_what_cannot_be_tagged_is_refused_with_its_reason(nts_fo, predictions):
+    with pytest.raises(ValueError, match="give a threshold for the margin or for the score"):
+        nts_fo.tag_for_review(predictions, "found")
+    with pytest.raises(ValueError, match="the predictions field 'nothing' does not exist"):
+        nts_fo.tag_for_review(predictions, "nothing", margin_below=0.1)
+    predictions.save_view("review_found", predictions.limit(1), description="mine")
+    with pytest.raises(ValueError, match="the saved view 'review_found' is one of your own"):
+        nts_fo.tag_for_review(predictions, "found", margin_below=0.1)
+    assert tags(predictions) == {}
+    assert predictions.get_saved_view_info("review_found")["description"] == "mine"
+
+
+# ---- colours ---------------------------------------------------------------------------------------------------------
+
+
+def colours(dataset, field: str) -> dict[str, str]:
+    (entry,) = [entry for entry in dataset.app_config.color_scheme.fields if entry["path"] == field]
+    return {value["value"]: value["color"] for value in entry["valueColors"]}
+
+
+def test_class_has_one_colour_in_all_fields_however_many_are_added(nts_colours, dataset):
+    nts_colours.set_class_colours(dataset, ["truth"], ["pear", "apple"])
+    nts_colours.set_class_colours(dataset, ["found"], ["apple", "plum"])
+    nts_colours.set_class_colours(dataset, ["truth", "found"], ["apple", "pear", "plum"])
+    dataset.reload()
+    assert colours(dataset, "truth") == colours(dataset, "found")
+    assert len(set(colours(dataset, "truth").values())) == 3
+    assert dataset.app_config.color_scheme.color_by == "value"
+    assert nts_colours.label_colours(dataset, "truth", ["apple"]).items() >= colours(dataset, "truth").items()
+
+
+def test_what_the_user_chose_is_kept_and_spreads_to_our_fields(nts_colours, fo, dataset):
+    own = [
+        {"path": "truth", "fieldColor": "#111111", "valueColors": [{"value": "apple", "color": "red"}]},
+        {"path": "found", "colorByAttribute": "confidence", "valueColors": [{"value": "pear", "color": "blue"}]},
+    ]
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="field", opacity=0.2, fields=own)
+    dataset.save()
+    nts_colours.set_class_colours(dataset, ["truth", "found", "more"], ["apple", "pear"])
+    dataset.reload()
+    scheme = dataset.app_config.color_scheme
+    assert (scheme.color_by, scheme.opacity) == ("field", 0.2)
+    assert scheme.fields[1] == own[1]
+    assert scheme.fields[0]["fieldColor"] == "#111111"
+    assert colours(dataset, "truth")["apple"] == colours(dataset, "more")["apple"] == "red"
+    assert colours(dataset, "truth")["pear"] == colours(dataset, "more")["pear"] != "blue"
+
+
+def test_colours_go_with_their_fields(nts_colours, dataset):
+    nts_colours.forget_colours(dataset, ["found"])
+    nts_colours.set_class_colours(dataset, ["truth", "found"], ["apple"])
+    nts_colours.set_colourscale(dataset, ["map", "other"])
+    nts_colours.forget_colours(dataset, ["found", "map"])
+    scheme = dataset.app_config.color_scheme
+    assert [entry["path"] for entry in scheme.fields] == ["truth"]
+    assert [scale["path"] for scale in scheme.colorscales] == ["other"]
