@@ -23,7 +23,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -857,8 +857,9 @@ def _hash(*values: Any) -> str:
     return digest.hexdigest()
 
 
+@cache
 def _code() -> str:
-    """Hash of the engine's source, without what only reads or prints the numbers."""
+    """Hash of the engine's source, without what only reads or prints the numbers; once, as the code is loaded once."""
     root = Path(__file__).parents[1]
     files = sorted([*root.glob("*.py"), *root.glob("evaluation/*.py")])
     told = {"report.py", "__main__.py", "bootstrap.py", "protocols.py"}

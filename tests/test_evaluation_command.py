@@ -1,0 +1,149 @@
+"""`python -m nts.evaluation` on tiny data sets in the layouts of the published ones, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nts.evaluation.__main__ import main
+from nts.evaluation.protocols import PROTOCOLS
+from nts.small import layouts
+from nts.small.scenes import NOVEL_SPECIES, reference_scenes, target_scenes, write_coco
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--points", "4", "--device", "cpu")
+
+
+def run(*arguments: object) -> None:
+    main([str(argument) for argument in ("run", *arguments, *QUICK)])
+
+
+def report(folder: Path) -> tuple[dict, str]:
+    return json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> tuple[str, ...]:
+    """Arguments that name a data set of one's own: two classes, four targets."""
+    folder = tmp_path_factory.mktemp("own")
+    species = NOVEL_SPECIES[:2]
+    sets = {
+        "references": [scene for number in species for scene in reference_scenes(number, 1)],
+        "targets": [scene for scene in target_scenes(40) if set(scene.species.tolist()) & set(species)][:4],
+    }
+    arguments = []
+    for name, scenes in sets.items():
+        arguments += [f"--{name}", str(write_coco(folder / name, scenes, species))]
+        labels = json.loads(Path(arguments[-1]).read_text())
+        for image in labels["images"]:
+            image["file_name"] = f"data/{image['file_name']}"
+        Path(arguments[-1]).write_text(json.dumps(labels))
+    return tuple(arguments)
+
+
+def test_list_and_show_tell_of_every_protocol(capsys):
+    main(["list"])
+    listed = capsys.readouterr().out
+    for name in PROTOCOLS:
+        assert f"| {name} |" in listed
+        main(["show", name])
+        assert f"(`{name}`)" in capsys.readouterr().out
+
+
+def test_coco_few_shot(tmp_path, capsys):
+    layouts.write_coco(tmp_path / "coco")
+    run("coco-fsod", "--data", tmp_path / "coco", "--shots", 1, "--seeds", 2, "--limit", 2, "--out", tmp_path / "run")
+    numbers, text = report(tmp_path / "run")
+    assert numbers["summary"][0]["seeds"] == [42, 13]
+    assert {row["figure"] for row in numbers["comparison"]} == {"boxes ap", "masks ap"}
+    assert "| 1 | mask AP |" in text
+    assert "24.5 ± 1.5 | 10 seeds" in text
+    assert "inclusive, one pixel short, as published" in text
+    assert text in capsys.readouterr().out
+
+    run(
+        "coco-20i-0", "--data", tmp_path / "coco", "--shots", 1, 2, "--seed", 5, "--limit", 2, "--out", tmp_path / "20i"
+    )
+    numbers, text = report(tmp_path / "20i")
+    assert set(numbers["summary"][0]["figures"]) == {"miou", "fb-iou"}
+    assert numbers["objects"] == 4
+    assert len(json.loads((tmp_path / "20i" / "episodes" / "2shot-seed5.json").read_text())["episodes"]) == 2
+    main(["compare", str(tmp_path / "20i"), str(tmp_path / "20i"), "--draws", "5"])
+    assert "| 1 | 5 | mIoU |" in capsys.readouterr().out
+
+
+def test_pascal_voc_has_boxes_for_references_and_segmentations_for_episodes(tmp_path):
+    layouts.write_voc(tmp_path / "voc")
+    run("voc-1", "--data", tmp_path / "voc", "--shots", 1, "--seed", 33, "--limit", 1, "--out", tmp_path / "run")
+    numbers, text = report(tmp_path / "run")
+    assert set(numbers["per_class_figures"]) == {"boxes ap", "boxes ap50"}
+    assert numbers["comparison"][0]["ours_of"] == "seed 33"
+    assert "References without a mask got theirs from the segmenter" in text
+
+    out = tmp_path / "5i"
+    run("pascal-5i-1", "--data", tmp_path / "voc", "--shots", 1, "--seeds", 1, "--limit", 2, "--side", 64, "--out", out)
+    assert "| masks compared at | 64 x 64 pixels |" in report(out)[1]
+    with pytest.raises(SystemExit, match="RunError: predictions are kept of instances, not of episodes"):
+        run("pascal-5i-1", "--data", tmp_path / "voc", "--seeds", 1, "--save-predictions", "--out", out)
+
+
+def test_cd_fsod_has_fixed_references(tmp_path):
+    layouts.write_cd_fsod(tmp_path / "data", ["UODD"])
+    out = tmp_path / "run"
+    run("cd-fsod-uodd", "--data", tmp_path / "data", "--shots", 1, 5, "--limit", 1, "--out", out)
+    numbers, text = report(out)
+    assert [(draw["shots"], draw["seed"]) for draw in numbers["draws"]] == [(1, None), (5, None)]
+    assert "| 1 | fixed |" in text
+
+
+def test_lvis(tmp_path):
+    layouts.write_lvis(tmp_path / "lvis")
+    run("lvis", "--data", tmp_path / "lvis", "--shots", 2, "--limit", 2, "--out", tmp_path / "run")
+    numbers, text = report(tmp_path / "run")
+    assert "| results that count | 300 per image |" in text
+    assert numbers["draws"][0]["references"] == 18  # repeated where a class has too few
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own, tmp_path):
+    arguments = ("custom", *own, "--shots", "1", "--seeds", "2", "--images-per-part", "1")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "nts.evaluation", "run", *arguments, *QUICK, "--out", str(killed)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (killed / "parts" / "00000.npz").is_file():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "report.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (killed / "parts").glob("*.npz")}
+    run(*arguments, "--out", killed)
+    run(*arguments, "--out", whole)
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+    numbers = [report(folder)[0] for folder in (killed, whole)]
+    assert [n.pop("time")["seconds"] > 0 for n in numbers] == [True, True]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "coco-fsod"], "--data is needed: the folder of COCO"),
+        (["run", "coco-fsod", "--data", "/nowhere"], "LayoutError: there is no folder /nowhere"),
+        (["run", "coco-fsod", "--data", "/nowhere", "--seeds", "11"], "has 10 published seeds, not 11"),
+        (["run", "custom"], "custom needs --references and --targets"),
+        (["run", "custom", "--references", "/no.json", "--targets", "/no.json"], "/no.json is no COCO data set"),
+        (["compare", "/nowhere", "/nowhere"], "is no folder of a run"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_told_in_one_message(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(arguments)

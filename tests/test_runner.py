@@ -1,0 +1,289 @@
+"""Runs: their numbers are those of the evaluation, whatever interrupts them, and no folder holds two of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nts.evaluation import runner
+from nts.evaluation.coco import coco_results, evaluate
+from nts.evaluation.episodes import mask_of_annotation
+from nts.evaluation.layouts import ProtocolData, protocol_data
+from nts.evaluation.protocols import get_protocol
+from nts.evaluation.runner import Draw, RunError, Settings, compare_runs, run
+from nts.evaluation.sampling import draw_references
+from nts.images import read_image
+from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.presets import PAPER
+from nts.references import Reference
+from nts.small.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
+
+SPECIES = NOVEL_SPECIES[:3]
+PRESET = replace(PAPER, proposals=replace(PAPER.proposals, points_per_side=6))
+SETTINGS = Settings(get_protocol("custom"), (1, 2), (33, 42), PRESET, save_predictions=True, units_per_part=2)
+
+
+def write_images(dataset: dict, scenes, folder: Path) -> dict:
+    folder.mkdir(parents=True)
+    for image, scene in zip(dataset["images"], scenes, strict=True):
+        image["path"] = str(folder / image["file_name"])
+        Image.fromarray(scene.image).save(image["path"])
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> ProtocolData:
+    """Six references of three classes, five targets."""
+    folder = tmp_path_factory.mktemp("data")
+    shown = [scene for number in SPECIES for scene in reference_scenes(number, 2)]
+    targets = [scene for scene in target_scenes(40) if set(scene.species.tolist()) & set(SPECIES)][:5]
+    return protocol_data(
+        write_images(coco_dataset(shown, SPECIES), shown, folder / "references"),
+        write_images(coco_dataset(targets, SPECIES), targets, folder / "targets"),
+        None,
+    )
+
+
+@pytest.fixture(scope="module")
+def start(data, small_encoder, small_segmenter) -> Callable[..., dict]:
+    """`start(folder, settings, data)` runs, and keeps what it said to itself."""
+
+    def start(folder: Path, settings: Settings = SETTINGS, of: ProtocolData = data) -> dict:
+        return run(settings, of, small_encoder, small_segmenter, folder, progress=lambda _: None)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    start(folder)
+    return folder
+
+
+def numbers_of(folder: Path) -> dict:
+    """The report, without what a clock says."""
+    return {key: value for key, value in json.loads((folder / "report.json").read_text()).items() if key != "time"}
+
+
+def percent(value: float) -> float | None:
+    return None if math.isnan(value) else pytest.approx(100 * value, abs=1e-9)
+
+
+def test_the_numbers_are_those_of_the_evaluation_of_all_results_together(data, finished):
+    numbers = numbers_of(finished)
+    assert [(draw["shots"], draw["seed"]) for draw in numbers["draws"]] == [(1, 33), (1, 42), (2, 33), (2, 42)]
+    for draw in numbers["draws"]:
+        key = Draw(draw["shots"], draw["seed"]).key
+        results = json.loads((finished / "predictions" / f"{key}.json").read_text())
+        expected = evaluate(data.targets, results, data.class_ids, result_areas="box")
+        for kind in ("boxes", "masks"):
+            precision = getattr(expected, kind)
+            for name, value in vars(precision.novel).items():
+                assert draw["figures"][f"{kind} {name}"] == percent(value)
+            for label, summary in precision.per_class.items():
+                assert draw["per_class"][label][f"{kind} ap"] == percent(summary.ap)
+    assert max(draw["figures"]["masks ap50"] for draw in numbers["draws"]) > 0
+
+
+def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, small_encoder, small_segmenter):
+    drawn = draw_references(SETTINGS.protocol, data, 2, 42)
+    images = {image["id"]: image["path"] for image in data.references["images"]}
+    names = {category["id"]: category["name"] for category in data.targets["categories"]}
+    memory, _ = build_memory(
+        (
+            Reference(
+                read_image(images[a["image_id"]], exif=False),
+                names[class_id],
+                mask_of_annotation(a, 256, 256),
+                box=tuple(a["bbox"]),
+                label_id=str(a["id"]),
+            )
+            for class_id, annotations in drawn.items()
+            for a in annotations
+        ),
+        small_encoder,
+        PRESET,
+    )
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, PRESET)
+    target = data.targets["images"][3]
+    ids = {name: class_id for class_id, name in names.items()}
+    instances = segmenter.segment(read_image(target["path"], exif=False))
+    expected = coco_results(instances, target["id"], [ids[name] for name in memory.classes], "inclusive")
+    results = json.loads((finished / "predictions" / "2shot-seed42.json").read_text())
+    results = [result for result in results if result["image_id"] == target["id"]]
+    assert len(results) == len(expected) > 0
+    for found, wanted in zip(results, expected, strict=True):
+        assert found == wanted | {"score": pytest.approx(wanted["score"], abs=1e-5)}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numbers(
+    start, finished, tmp_path, monkeypatch
+):
+    encoded, original = [], runner.encode_target
+
+    def encode_target(image, *args):
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(image)
+        return original(image, *args)
+
+    monkeypatch.setattr(runner, "encode_target", encode_target)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.npz"]
+    with pytest.raises(RunError, match="has not finished"):
+        compare_runs(finished, tmp_path)
+
+    def nothing_to_encode(references, *args):
+        raise AssertionError("references were encoded before")
+
+    encoded.clear()
+    monkeypatch.setattr(runner, "encode_references", nothing_to_encode)
+    monkeypatch.setattr(runner, "encode_target", lambda *args: encoded.append(args) or original(*args))
+    start(tmp_path)
+    assert len(encoded) == 3
+    assert numbers_of(tmp_path) == numbers_of(finished)
+    encoded.clear()
+    start(tmp_path)
+    assert not encoded
+    for path in (finished / "predictions").glob("*.json"):
+        assert (tmp_path / "predictions" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_them(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_ENTRIES_PER_SAVE", 2)
+    original = runner.encode_references
+
+    def interrupted(references, *args):
+        for number, entry in enumerate(original(references, *args)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield entry
+
+    monkeypatch.setattr(runner, "encode_references", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    encoded = []
+
+    def counting(references, *args):
+        for entry in original(references, *args):
+            encoded.append(entry)
+            yield entry
+
+    monkeypatch.setattr(runner, "encode_references", counting)
+    monkeypatch.setattr(runner, "encode_target", interrupted)
+    with pytest.raises(AttributeError):
+        start(tmp_path)
+    assert len(encoded) == 4
+
+
+def test_a_folder_that_holds_another_run_is_refused_and_says_what_differs(start, finished, data):
+    other = replace(PRESET, matching=replace(PRESET.matching, nms_iou=0.7))
+    with pytest.raises(RunError, match=r"holds another run(.|\n)*preset.matching.nms_iou: 0.5 there, 0.7 now"):
+        start(finished, replace(SETTINGS, preset=other))
+    with pytest.raises(RunError, match=r"seeds: \[33, 42\] there, \[33\] now"):
+        start(finished, replace(SETTINGS, seeds=(33,)))
+    moved = copy.deepcopy(data.targets)
+    moved["annotations"][0]["bbox"][0] += 1
+    with pytest.raises(RunError, match=r"differs in\n  targets: \w+ there, \w+ now\n"):
+        start(finished, of=replace(data, targets=moved))
+
+
+def test_a_folder_without_a_configuration_is_not_taken_for_a_run(start, tmp_path):
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(RunError, match="has parts of a run, but no config.json"):
+        start(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config.json is damaged"):
+        start(tmp_path)
+    with pytest.raises(RunError, match="is no folder of a run"):
+        compare_runs(tmp_path / "parts", tmp_path)
+
+
+def test_a_damaged_part_is_named(start, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "parts" / "00001.npz").write_bytes(b"no")
+    with pytest.raises(RunError, match=r"00001.npz is damaged: delete it, and run again"):
+        start(tmp_path / "run")
+    (tmp_path / "run" / "parts" / "00001.npz").unlink()
+    start(tmp_path / "run")
+    assert numbers_of(tmp_path / "run") == numbers_of(finished)
+
+
+def test_an_image_that_cannot_be_used_is_listed_and_counts_as_nothing_found(data, start, finished, tmp_path):
+    broken = copy.deepcopy(data.targets)
+    broken["images"][1]["path"] = str(tmp_path / "gone.jpg")
+    settings = replace(SETTINGS, shots=(2,), seeds=(42,))
+    start(tmp_path / "run", settings, replace(data, targets=broken))
+    numbers = numbers_of(tmp_path / "run")
+    assert numbers["skipped"] == [f"the image {tmp_path / 'gone.jpg'} does not exist"]
+    assert "1 images could not be used" in (tmp_path / "run" / "report.md").read_text()
+    results = json.loads((finished / "predictions" / "2shot-seed42.json").read_text())
+    left = [result for result in results if result["image_id"] != broken["images"][1]["id"]]
+    assert len(left) < len(results)
+    expected = evaluate(data.targets, left, data.class_ids, result_areas="box")
+    assert numbers["draws"][0]["figures"]["masks ap"] == percent(expected.masks.novel.ap)
+    assert numbers["images"] == 5
+
+
+def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_empty(data, start, tmp_path):
+    broken = copy.deepcopy(data.references)
+    names = {category["id"]: category["name"] for category in broken["categories"]}
+    first = data.class_ids[0]
+    for annotation in broken["annotations"]:
+        if annotation["category_id"] == first:
+            annotation["segmentation"] = {"size": [5, 5], "counts": [25]}
+    settings = replace(SETTINGS, shots=(1,), seeds=(42,), limit=1)
+    start(tmp_path / "some", settings, replace(data, references=broken))
+    numbers = numbers_of(tmp_path / "some")
+    assert "has 5 x 5 pixels, its image 256 x 256" in numbers["skipped_references"][0]
+    assert numbers["draws"][0]["without_reference"] == [names[first]]
+    assert "a try, on the first 1 of 5 images only" in (tmp_path / "some" / "report.md").read_text()
+    for image in broken["images"]:
+        image["path"] = str(tmp_path / "gone.jpg")
+    with pytest.raises(RunError, match="none of the references of 1shot-seed42 could be used: .* does not exist"):
+        start(tmp_path / "none", settings, replace(data, references=broken))
+
+
+def test_references_in_the_images_evaluated_are_told(data, start, tmp_path):
+    settings = replace(SETTINGS, shots=(1,), seeds=(42,), limit=1, save_predictions=False)
+    both = replace(data, references=copy.deepcopy(data.targets))
+    numbers = start(tmp_path, settings, both)
+    shown = json.dumps(numbers["notes"])
+    assert ("hold references too" in shown) == (
+        data.targets["images"][0]["id"]
+        in {a["image_id"] for drawn in draw_references(settings.protocol, both, 1, 42).values() for a in drawn}
+    )
+
+
+def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):
+    one_class = replace(PRESET, matching=replace(PRESET.matching, merge_exponent=0.0))
+    start(tmp_path, replace(SETTINGS, preset=one_class, seeds=(42, 7), save_predictions=False))
+    rows = compare_runs(finished, tmp_path, figures=("ap", "ap50"), draws=20)
+    assert [(row["shots"], row["seed"], row["figure"]) for row in rows] == [
+        (shots, 42, f"{kind} {figure}") for shots in (1, 2) for kind in ("boxes", "masks") for figure in ("ap", "ap50")
+    ]
+    for row in rows:
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+        assert row["low"] <= row["high"]
+        assert row["samples"] == 5
+    assert all(row["difference"] == 0 == row["low"] for row in compare_runs(finished, finished, draws=5, shots=[1]))
+    with pytest.raises(RunError, match="no draw of references in common"):
+        compare_runs(finished, tmp_path, seeds=[33])
+    with pytest.raises(ValueError, match="unknown figure 'f1'"):
+        compare_runs(finished, tmp_path, figures=["f1"])
+
+
+def test_no_shots_are_refused(start, tmp_path):
+    with pytest.raises(RunError, match="at least one number of shots"):
+        start(tmp_path, replace(SETTINGS, shots=()))
