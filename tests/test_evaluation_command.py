@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_layouts import tiny
 
 from nts.evaluation.__main__ import main
-from nts.evaluation.protocols import PROTOCOLS
-from nts.small import layouts
+from nts.evaluation.layouts import load
+from nts.evaluation.lvis import evaluate_lvis
+from nts.evaluation.protocols import PROTOCOLS, get_protocol
 from nts.small.scenes import NOVEL_SPECIES, reference_scenes, target_scenes, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +59,8 @@ def test_list_and_show_tell_of_every_protocol(capsys):
         assert f"(`{name}`)" in capsys.readouterr().out
 
 
-def test_coco_few_shot(tmp_path, capsys):
-    layouts.write_coco(tmp_path / "coco")
-    run("coco-fsod", "--data", tmp_path / "coco", "--shots", 1, "--seeds", 2, "--limit", 2, "--out", tmp_path / "run")
+def test_coco_few_shot_and_episodes(tmp_path, capsys):
+    run("coco-fsod", "--data", tiny("coco"), "--shots", 1, "--seeds", 2, "--limit", 2, "--out", tmp_path / "run")
     numbers, text = report(tmp_path / "run")
     assert numbers["summary"][0]["seeds"] == [42, 13]
     assert {row["figure"] for row in numbers["comparison"]} == {"boxes ap", "masks ap"}
@@ -68,9 +69,7 @@ def test_coco_few_shot(tmp_path, capsys):
     assert "inclusive, one pixel short, as published" in text
     assert text in capsys.readouterr().out
 
-    run(
-        "coco-20i-0", "--data", tmp_path / "coco", "--shots", 1, 2, "--seed", 5, "--limit", 2, "--out", tmp_path / "20i"
-    )
+    run("coco-20i-0", "--data", tiny("coco"), "--shots", 1, 2, "--seed", 5, "--limit", 2, "--out", tmp_path / "20i")
     numbers, text = report(tmp_path / "20i")
     assert set(numbers["summary"][0]["figures"]) == {"miou", "fb-iou"}
     assert numbers["objects"] == 4
@@ -80,35 +79,56 @@ def test_coco_few_shot(tmp_path, capsys):
 
 
 def test_pascal_voc_has_boxes_for_references_and_segmentations_for_episodes(tmp_path):
-    layouts.write_voc(tmp_path / "voc")
-    run("voc-1", "--data", tmp_path / "voc", "--shots", 1, "--seed", 33, "--limit", 1, "--out", tmp_path / "run")
+    run("voc-1", "--data", tiny("voc"), "--shots", 1, "--seed", 33, "--limit", 1, "--out", tmp_path / "run")
     numbers, text = report(tmp_path / "run")
     assert set(numbers["per_class_figures"]) == {"boxes ap", "boxes ap50"}
     assert numbers["comparison"][0]["ours_of"] == "seed 33"
     assert "References without a mask got theirs from the segmenter" in text
 
     out = tmp_path / "5i"
-    run("pascal-5i-1", "--data", tmp_path / "voc", "--shots", 1, "--seeds", 1, "--limit", 2, "--side", 64, "--out", out)
+    run("pascal-5i-1", "--data", tiny("voc"), "--shots", 1, "--seeds", 1, "--limit", 2, "--side", 64, "--out", out)
     assert "| masks compared at | 64 x 64 pixels |" in report(out)[1]
     with pytest.raises(SystemExit, match="RunError: predictions are kept of instances, not of episodes"):
-        run("pascal-5i-1", "--data", tmp_path / "voc", "--seeds", 1, "--save-predictions", "--out", out)
+        run("pascal-5i-1", "--data", tiny("voc"), "--seeds", 1, "--save-predictions", "--out", out)
 
 
 def test_cd_fsod_has_fixed_references(tmp_path):
-    layouts.write_cd_fsod(tmp_path / "data", ["UODD"])
     out = tmp_path / "run"
-    run("cd-fsod-uodd", "--data", tmp_path / "data", "--shots", 1, 5, "--limit", 1, "--out", out)
+    run("cd-fsod-uodd", "--data", tiny("cd-fsod"), "--shots", 1, 5, "--limit", 1, "--out", out)
     numbers, text = report(out)
     assert [(draw["shots"], draw["seed"]) for draw in numbers["draws"]] == [(1, None), (5, None)]
     assert "| 1 | fixed |" in text
 
 
 def test_lvis(tmp_path):
-    layouts.write_lvis(tmp_path / "lvis")
-    run("lvis", "--data", tmp_path / "lvis", "--shots", 2, "--limit", 2, "--out", tmp_path / "run")
-    numbers, text = report(tmp_path / "run")
+    out = tmp_path / "run"
+    run("lvis", "--data", tiny("lvis"), "--shots", 2, "--limit", 3, "--save-predictions", "--out", out)
+    numbers, text = report(out)
     assert "| results that count | 300 per image |" in text
     assert numbers["draws"][0]["references"] == 18  # repeated where a class has too few
+    assert "| shots | IoU of | AP | AP50 | AP75 | APs | APm | APl | APr | APc | APf |" in text
+
+    data = load(get_protocol("lvis"), tiny("lvis"))
+    results = json.loads((out / "predictions" / "2shot-seed42.json").read_text())
+    first = {**data.targets, "images": data.targets["images"][:3]}
+    expected = evaluate_lvis(first, results, data.class_ids, result_areas="box").to_dict()
+    found = numbers["draws"][0]
+    for kind in ("boxes", "masks"):
+        for name, value in expected[kind].items():
+            assert found["figures"][f"{kind} {name}"] == (None if value is None else pytest.approx(100 * value))
+        for label, value in expected[f"{kind}_per_class"].items():
+            ours = found["per_class"][label][f"{kind} ap"]
+            assert ours == (None if value is None else pytest.approx(100 * value))
+
+
+def test_views_of_fiftyone_are_data_too(drawn, tmp_path):
+    for tag in ("reference", "target"):
+        drawn.save_view(f"{tag}s", drawn.match_tags(tag))
+    sources = [f"--{name}=fiftyone:{drawn.name}/{name}" for name in ("references", "targets")]
+    run("custom", *sources, "--shots", 1, "--seeds", 1, "--limit", 1, "--out", tmp_path)
+    numbers, text = report(tmp_path)
+    assert numbers["classes"] == sorted(drawn.match_tags("reference").distinct("ground_truth.detections.label"))
+    assert "| preset | `default` |" in text
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own, tmp_path):

@@ -26,6 +26,8 @@ from .report import comparison_markdown, table
 from .runner import UNITS_PER_PART, Settings, compare_runs, run
 from .semantic import PAINT_THRESHOLD
 
+_FIFTYONE = "fiftyone:"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and do what it says. What is wrong with it is told in one message, without a traceback."""
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     seeds.add_argument("--seed", type=int, nargs="+", help="these seeds")
     evaluate.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
     evaluate.add_argument("--segmenter", default="small", help="name, file or folder of a SAM2")
-    evaluate.add_argument("--preset", choices=list(PRESETS), default="paper")
+    evaluate.add_argument("--preset", choices=list(PRESETS), help="(paper; of your own data: default)")
     evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--precision", choices=PRECISIONS, default="auto", help="the publication's is float32")
@@ -72,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("--threshold", type=float, default=PAINT_THRESHOLD, help="least score that is painted")
     episodes.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
     own = evaluate.add_argument_group("your own data (custom)")
-    own.add_argument("--references", help="COCO .json file")
-    own.add_argument("--targets", help="COCO .json file")
+    own.add_argument("--references", help="COCO .json file, or fiftyone:<dataset> or fiftyone:<dataset>/<saved view>")
+    own.add_argument("--targets", help="the same")
+    own.add_argument("--label-field", default="ground_truth", help="of FiftyOne's labels (%(default)s)")
     own.add_argument("--classes", nargs="+", help="evaluate only these (all of the targets')")
 
     comparison = commands.add_parser("compare", help="the difference of two runs on the same images, with its interval")
@@ -132,7 +135,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _preset(args: argparse.Namespace, protocol: Protocol) -> Preset:
-    preset = get_preset(args.preset)
+    preset = get_preset(args.preset or ("default" if protocol.name == "custom" else "paper"))
     proposals = replace(preset.proposals, points_per_side=args.points)
     if protocol.task == "semantic":
         return replace(preset, proposals=proposals)
@@ -145,11 +148,26 @@ def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:
     if protocol.name == "custom":
         if not args.references or not args.targets:
             raise ValueError("custom needs --references and --targets")
+        if args.references.startswith(_FIFTYONE) and args.targets.startswith(_FIFTYONE):
+            return _fiftyone_data(args)
         references, targets = (_read_coco(Path(path), args.data) for path in (args.references, args.targets))
         return protocol_data(references, targets, args.classes)
     if args.data is None:
         raise ValueError(f"--data is needed: {LAYOUTS[protocol.layout]}")
     return load(protocol, args.data, edition=args.edition, classes=args.classes)
+
+
+def _fiftyone_data(args: argparse.Namespace) -> ProtocolData:
+    # Everything else here works without FiftyOne.
+    import fiftyone as fo
+
+    from ..fiftyone_adapter.importing import custom_data
+
+    def view(source: str):
+        dataset, _, name = source.removeprefix(_FIFTYONE).partition("/")
+        return fo.load_dataset(dataset).load_saved_view(name) if name else fo.load_dataset(dataset)
+
+    return custom_data(view(args.references), view(args.targets), args.label_field, classes=args.classes)
 
 
 def _read_coco(path: Path, images: Path | None) -> dict:

@@ -40,7 +40,7 @@ from ..presets import Preset
 from ..promotion import promote_boxes
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
-from .average_precision import accumulate, summarise
+from .average_precision import accumulate, mean_of_known, summarise
 from .bootstrap import LEVEL, paired_bootstrap
 from .coco import coco_results, without_nan
 from .episodes import (
@@ -56,6 +56,7 @@ from .episodes import (
     write_episodes,
 )
 from .layouts import ProtocolData, has_mask
+from .lvis import match_lvis_image, summarise_lvis
 from .matches import IouType, Matches, ResultAreas, concatenate, match_image
 from .protocols import Protocol, describe, get_protocol
 from .report import compare_with_published, summarise_seeds, write_file, write_report
@@ -435,17 +436,21 @@ class _InstanceRun(_Job):
         return results
 
     def _match(self, image_id: int | str, results: list[dict], iou_type: IouType) -> Matches:
-        record = self.images[image_id]
+        record, areas = self.images[image_id], self.settings.result_areas
+        class_ids, classes = list(self.classes), list(self.classes.values())
+        truth = self.annotations[image_id]
+        if self.settings.protocol.evaluator == "lvis":
+            return match_lvis_image(truth, results, class_ids, classes, record, iou_type, result_areas=areas)
         return match_image(
-            self.annotations[image_id],
+            truth,
             results,
-            list(self.classes),
-            list(self.classes.values()),
+            class_ids,
+            classes,
             image_id,
             iou_type,
             image_size=(record["height"], record["width"]),
             max_detections=self.settings.protocol.max_detections,
-            result_areas=self.settings.result_areas,
+            result_areas=areas,
         )
 
     def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
@@ -474,11 +479,10 @@ class _InstanceRun(_Job):
         figures: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {name: {} for name in self.classes.values()}
         for iou_type in self.settings.protocol.iou_types:
-            matches = _read_matches(parts, draw, iou_type)
-            curves = accumulate(matches)
-            figures |= _percent(iou_type, summarise(curves))
-            for k, name in enumerate(matches.classes):
-                per_class[name] |= _percent(iou_type, summarise(curves, [k]))
+            of_all, of_classes = self._summarise(_read_matches(parts, draw, iou_type))
+            figures |= {f"{iou_type} {name}": 100 * value for name, value in of_all.items()}
+            for label, of_class in of_classes.items():
+                per_class[label] |= {f"{iou_type} {name}": 100 * value for name, value in of_class.items()}
         return {
             "shots": draw.shots,
             "seed": draw.seed,
@@ -486,6 +490,22 @@ class _InstanceRun(_Job):
             "without_reference": self.without_reference[draw],
             "figures": figures,
             "per_class": per_class,
+        }
+
+    def _summarise(self, matches: Matches) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """The figures of all classes, and of every class."""
+        if self.settings.protocol.evaluator == "lvis":
+            curves = accumulate(matches, (matches.max_detections,))
+            frequency = {category["name"]: category["frequency"] for category in self.data.targets["categories"]}
+            of_all = asdict(summarise_lvis(curves, [frequency[name] for name in matches.classes]))
+            precision = curves.precision[:, :, :, curves.areas.index("all"), 0]
+            return of_all, {
+                name: {"ap": mean_of_known(precision[:, :, k]), "ap50": mean_of_known(precision[0, :, k])}
+                for k, name in enumerate(matches.classes)
+            }
+        curves = accumulate(matches)
+        return asdict(summarise(curves)), {
+            name: asdict(summarise(curves, [k])) for k, name in enumerate(matches.classes)
         }
 
     def _notes(self) -> list[str]:
@@ -512,10 +532,6 @@ class _InstanceRun(_Job):
 def _rows(instances: Instances, rows: Sequence[int]) -> Instances:
     index = torch.tensor(rows, dtype=torch.int64, device=instances.scores.device)
     return Instances(**{field.name: getattr(instances, field.name)[index] for field in fields(Instances)})
-
-
-def _percent(iou_type: str, summary: Any) -> dict[str, float]:
-    return {f"{iou_type} {name}": 100 * value for name, value in asdict(summary).items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -695,8 +711,8 @@ def compare_runs(
                         "shots": draw.shots,
                         "seed": draw.seed,
                         "figure": name,
-                        "a": there[0][draw][name],
-                        "b": there[1][draw][name],
+                        "a": there[0][draw].get(name),
+                        "b": there[1][draw].get(name),
                         "difference": 100 * found.difference,
                         "low": 100 * found.low,
                         "high": 100 * found.high,
