@@ -6,16 +6,22 @@ every plugin whenever it starts.
 
 from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
+from .delete_evaluation import DeleteEvaluation
 from .delete_memory import DeleteMemory
 from .delete_segmentation import DeleteSegmentation
 from .evaluate_nap import EvaluateNAP
 from .export_memory import ExportMemory
 from .import_memory import ImportMemory
+from .nap_metric import NAPMetric
+from .nap_panel import NAPPanel
 
 OPERATORS = (
     BuildReferenceMemory,
     AutoSegmentView,
     EvaluateNAP,
+    NAPMetric,
+    NAPPanel,
+    DeleteEvaluation,
     DeleteMemory,
     DeleteSegmentation,
     ExportMemory,

@@ -13,16 +13,19 @@ the field is judged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import fiftyone as fo
 import numpy as np
 from fiftyone.utils.eval.coco import COCODetectionResults, COCOEvaluationConfig
+from fiftyone.utils.eval.detection import DetectionResults
 from pycocotools import mask as coco_mask
 
-from ..evaluation.average_precision import RECALL_THRESHOLDS, Curves
-from ..evaluation.matches import Matches
-from . import runs
+from ..evaluation.average_precision import RECALL_THRESHOLDS, Curves, accumulate, summarise
+from ..evaluation.coco import without_nan
+from ..evaluation.matches import IouType, Matches, match
+from . import checks, runs
 from .checks import InputError
 from .coco import CocoData
 from .runs import Collection
@@ -154,6 +157,31 @@ def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[dict[s
         elif is_wrong:
             predictions[result["label_id"]] = Verdict(result["image_id"], "fp")
     return predictions, truth
+
+
+def nap_of_evaluation(samples: Collection, results: DetectionResults, classes: Sequence[str] | None) -> float | None:
+    """nAP of an evaluation that FiftyOne made, in ``[0, 1]``, for its metric; ``None`` where there is no ground truth.
+
+    Args:
+        samples: that were evaluated.
+        results: of a detection evaluation; by masks if it was, by boxes otherwise.
+        classes: the novel classes; all of the ground truth where there are none.
+
+    Raises:
+        InputError: if a field is not of type Detections, or a prediction has no finite confidence.
+    """
+    config = results.config
+    checks.check_detections_field(samples, config.pred_field, "predictions field")
+    checks.check_detections_field(samples, config.gt_field, "ground-truth field")
+    present = [name for name in samples.distinct(f"{config.gt_field}.detections.label") if name]
+    where = f"the ground truth {config.gt_field!r}"
+    checks.check_classes(classes or present, present, where)
+    data = CocoData(sorted(set(classes or present)))
+    for sample in samples.select_fields([config.pred_field, config.gt_field]).iter_samples():
+        data.add(sample, config.pred_field, config.gt_field, getattr(config, "iscrowd", "iscrowd"))
+    iou_type: IouType = "masks" if getattr(config, "use_masks", False) else "boxes"
+    nap = summarise(accumulate(match(data.ground_truth, data.results, iou_type=iou_type))).ap
+    return without_nan(nap)
 
 
 def _write_labels(dataset: fo.Dataset, field: str, key: str, found: dict[str, Verdict]) -> None:

@@ -1,0 +1,352 @@
+"""Stored evaluations as they are looked at: figures, curves, counts above a confidence, comparisons, and the samples.
+
+Everything is read from what :func:`.evaluating.evaluation_job` stored; nothing is matched again.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+
+from ..evaluation.average_precision import RECALL_THRESHOLDS
+from ..evaluation.bootstrap import Interval, paired_bootstrap
+from ..evaluation.matches import IouType, Matches
+from . import runs
+from .checks import InputError
+from .runs import Collection
+
+Outcome = Literal["tp", "fp", "fn"]
+COMPARED_FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR100"}
+"""Figures that are compared, and their names."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a threshold on the confidence leaves, at an IoU of 0.5.
+
+    Attributes:
+        right, wrong: predictions above the threshold.
+        missed: objects without a right prediction above it.
+    """
+
+    right: int
+    wrong: int
+    missed: int
+
+    @property
+    def precision(self) -> float:
+        """In ``[0, 1]``; ``nan`` where nothing is predicted."""
+        return self.right / (self.right + self.wrong) if self.right + self.wrong else math.nan
+
+    @property
+    def recall(self) -> float:
+        """In ``[0, 1]``; ``nan`` where there is nothing to find."""
+        return self.right / (self.right + self.missed) if self.right + self.missed else math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two."""
+        total = 2 * self.right + self.wrong + self.missed
+        return 2 * self.right / total if total else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEvaluation:
+    """One evaluation of a dataset, complete.
+
+    Attributes:
+        key: its name.
+        config: how it was made, and the most important numbers; see :func:`.runs.list_evaluations`.
+        content: everything else that was stored.
+    """
+
+    key: str
+    config: dict[str, Any]
+    content: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of all evaluated classes, novel ones first."""
+        return [*self.config["classes"], *self.config["base_classes"]]
+
+    @property
+    def protocol(self) -> str:
+        """What the figures are figures of, in one line."""
+        novel, base, images = (len(self.config["classes"]), len(self.config["base_classes"]), self.config["images"])
+        parts = [f"{novel} novel {_plural('class', novel)}", f"{images} {_plural('image', images)}"]
+        if base:
+            parts.insert(1, f"{base} base {_plural('class', base)}")
+        parts += ["IoU .50:.95", f"max {self.config['max_detections']} per image and class", "equal to pycocotools"]
+        if self.config["left_out_references"]:
+            parts.append(f"{self.config['left_out_references']} reference samples left out")
+        return " · ".join(parts)
+
+    @property
+    def shots(self) -> int | None:
+        """References per class, where it is the same number for all evaluated classes."""
+        shots = set(self.config["shots"] or ())
+        return shots.pop() if len(shots) == 1 else None
+
+    def summary(self, iou_type: IouType, name: str | None = None) -> dict[str, float | None]:
+        """The twelve figures of COCO over the novel classes, or of one class."""
+        precision = self.content["result"][iou_type]
+        return precision["novel"] if name is None else precision["per_class"][name]
+
+    def objects(self, name: str) -> int:
+        """How many objects of a class there are to find."""
+        return self.content["confidence"]["masks"]["ground_truth"][self.matches("masks").classes.index(name)]
+
+    def predictions(self, name: str) -> int:
+        """How many predictions of a class were counted."""
+        matches = self.matches("masks")
+        return int((matches.label == matches.classes.index(name)).sum())
+
+    def matches(self, iou_type: IouType) -> Matches:
+        """The matches that all figures come from."""
+        return self._matches[iou_type]
+
+    @cached_property
+    def _matches(self) -> dict[str, Matches]:
+        return {kind: Matches.from_bytes(base64.b64decode(text)) for kind, text in self.content["matches"].items()}
+
+    def curve(self, iou_type: IouType, iou: str, name: str | None = None) -> tuple[list[float], list[float]] | None:
+        """Recall and precision at ``"mean"``, ``"0.5"`` or ``"0.75"``, of a class or as the mean over the novel ones.
+
+        ``None`` where there is no ground truth.
+        """
+        curves = np.array(self.content["curves"][iou_type][iou])
+        names = [name] if name is not None else self.config["classes"]
+        chosen = curves[[self.matches(iou_type).classes.index(each) for each in names]]
+        chosen = chosen[chosen[:, 0] > -1]
+        if not len(chosen):
+            return None
+        return RECALL_THRESHOLDS.round(2).tolist(), chosen.mean(0).round(4).tolist()
+
+    def confidences(self, iou_type: IouType) -> list[float]:
+        """The thresholds for which right and wrong predictions are counted, ascending."""
+        return self.content["confidence"][iou_type]["thresholds"]
+
+    def counted(self, iou_type: IouType, threshold: float, name: str | None = None) -> Counted:
+        """What the nearest stored threshold at or above leaves of a class, or of all novel classes together."""
+        at = min(
+            int(np.searchsorted(self.confidences(iou_type), threshold - 1e-9)), len(self.confidences(iou_type)) - 1
+        )
+        return self.all_counted(iou_type, name)[at]
+
+    def all_counted(self, iou_type: IouType, name: str | None = None) -> list[Counted]:
+        """:meth:`counted` for all stored thresholds."""
+        counts = self.content["confidence"][iou_type]
+        names = [name] if name is not None else self.config["classes"]
+        rows = [self.matches(iou_type).classes.index(each) for each in names]
+        objects = sum(counts["ground_truth"][row] for row in rows)
+        right, wrong = (np.sum([counts[kind][row] for row in rows], axis=0).tolist() for kind in ("tp", "fp"))
+        return [Counted(tp, fp, objects - tp) for tp, fp in zip(right, wrong, strict=True)]
+
+    def best_threshold(self, iou_type: IouType) -> float:
+        """Where F1 over the novel classes is largest."""
+        scores = [0.0 if math.isnan(counted.f1) else counted.f1 for counted in self.all_counted(iou_type)]
+        return self.confidences(iou_type)[int(np.argmax(scores))]
+
+    # ---- samples -----------------------------------------------------------------------------------------------------
+
+    def samples(self, dataset: fo.Dataset) -> fo.DatasetView:
+        """The samples that were evaluated."""
+        return dataset.load_run_view(self.key)
+
+    def samples_with(self, dataset: fo.Dataset, names: Sequence[str]) -> fo.DatasetView:
+        """The samples with objects or predictions of some classes, and no other labels of the two fields."""
+        wanted = F("label").is_in(list(names))
+        return self._filtered(dataset, wanted, wanted)
+
+    def samples_where(
+        self, dataset: fo.Dataset, outcome: Outcome, *, names: Sequence[str] | None = None, threshold: float = 0.0
+    ) -> fo.DatasetView:
+        """The samples with right (``tp``), wrong (``fp``) or missed (``fn``) objects, and these labels alone.
+
+        Args:
+            dataset: of the evaluation.
+            outcome: which.
+            names: of these classes; of the novel ones where ``None``.
+            threshold: predictions of a smaller confidence count as if they were not there.
+
+        Raises:
+            InputError: if what came of each object was deleted since.
+        """
+        if not runs.feeds_model_evaluation(dataset, self.key):
+            raise InputError(
+                f"what came of each object in {self.key!r} was deleted in the Model Evaluation panel: evaluate again"
+            )
+        of_class = F("label").is_in(list(self.config["classes"] if names is None else names))
+        above = F("confidence") >= threshold
+        predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]
+        if outcome == "fp":
+            return self.samples(dataset).filter_labels(predictions, of_class & (F(self.key) == "fp") & above)
+        below = self.samples(dataset).filter_labels(predictions, of_class & (F(self.key) == "tp") & ~above)
+        lost = F(f"{self.key}_id").is_in(below.values(f"{predictions}.detections.id", unwind=True))
+        if outcome == "fn":
+            missed = of_class & ((F(self.key) == "fn") | lost)
+            return self.samples(dataset).filter_labels(truth, missed)
+        return self._filtered(
+            dataset, of_class & (F(self.key) == "tp") & above, of_class & (F(self.key) == "tp") & ~lost
+        )
+
+    def _filtered(self, dataset: fo.Dataset, predictions_filter, truth_filter) -> fo.DatasetView:
+        predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]
+        view = self.samples(dataset).filter_labels(truth, truth_filter, only_matches=False)
+        view = view.filter_labels(predictions, predictions_filter, only_matches=False)
+        either = (F(f"{truth}.detections").length() > 0) | (F(f"{predictions}.detections").length() > 0)
+        return view.match(either)
+
+
+def list_unfinished_evaluations(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of evaluations that are running or have failed, and what they were to evaluate."""
+    return runs.drafts(view, runs.EVALUATION)
+
+
+def open_evaluation(dataset: fo.Dataset, key: str) -> StoredEvaluation:
+    """A stored evaluation, ready to be looked at.
+
+    Raises:
+        RunNotFound: if there is none.
+        InputError: if an earlier version of the plugin stored it, without what is needed.
+    """
+    config = runs.config(dataset, key, runs.EVALUATION)
+    if config["schema"] != runs.SCHEMAS[runs.EVALUATION]:
+        raise InputError(f"another version of the plugin made {key!r}, and kept less (or more) of it: evaluate again")
+    return _opened(dataset.name, key, config["created"], config["model_evaluation"])
+
+
+@lru_cache(maxsize=8)
+def _opened(dataset_name: str, key: str, _created: str, _stamp: str) -> StoredEvaluation:
+    """Read once: a slider is moved many times. An evaluation of the same name made later has another stamp."""
+    dataset = fo.load_dataset(dataset_name)
+    config = runs.config(dataset, key, runs.EVALUATION)
+    return StoredEvaluation(key, config, runs.results(dataset, key, runs.EVALUATION))
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A line in the list of runs.
+
+    Attributes:
+        kind: ``"memory"``, ``"segmentation"`` or ``"evaluation"``.
+        key: its name.
+        status: ``"complete"``, ``"incomplete"``, ``"running"``, ``"failed: why"`` or ``"made by another version"``.
+        created: UTC.
+        details: what it is, in words.
+    """
+
+    kind: str
+    key: str
+    status: str
+    created: str
+    details: str
+
+
+def list_runs(view: Collection) -> list[RunStatus]:
+    """Memories, segmentations and evaluations of a dataset, with their status, the newest first."""
+    lines = []
+    for key, made in runs.configs(view, runs.MEMORY).items():
+        details = f"{sum(made['shots'])} references of {len(made['classes'])} classes, encoder {made['encoder']}"
+        lines.append(_line(view, runs.MEMORY, key, "complete", details))
+    for key, made in runs.configs(view, runs.SEGMENTATION).items():
+        details = f"memory {made['memory_key']}, segmenter {made['segmenter']}"
+        if "segmented" in made:
+            details += f", {made['segmented']} images, {made['instances']} objects, {made['failed']} failed"
+        lines.append(_line(view, runs.SEGMENTATION, key, made["status"], details))
+    for key, made in runs.configs(view, runs.EVALUATION).items():
+        current = made["schema"] == runs.SCHEMAS[runs.EVALUATION]
+        status = "complete" if current else "made by another version: evaluate again"
+        details = f"nAP of masks {percent(made['masks_ap'])}, {made['images']} images, {made['predictions_field']}"
+        lines.append(_line(view, runs.EVALUATION, key, status, details))
+    for key, made in runs.drafts(view, runs.EVALUATION).items():
+        status = f"failed: {made['error']}" if made["status"] == "failed" else made["status"]
+        details = f"{made['predictions_field']} against {made['ground_truth_field']}"
+        lines.append(_line(view, runs.EVALUATION, key, status, details, draft=True))
+    return sorted(lines, key=lambda line: line.created, reverse=True)
+
+
+def _line(view: Collection, method: str, key: str, status: str, details: str, *, draft: bool = False) -> RunStatus:
+    return RunStatus(runs.KINDS[method], key, status, runs.created(view, key, draft=draft), details)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two evaluations side by side.
+
+    Attributes:
+        figures: for AP, AP50, AP75 and AR100 over the novel classes, how much better the second is.
+        classes: ``{class: AP of the second less AP of the first}``, in ``[-1, 1]``, without classes that lack either.
+    """
+
+    figures: dict[str, Interval]
+    classes: dict[str, float]
+
+
+@lru_cache(maxsize=32)
+def compare_evaluations(first: StoredEvaluation, second: StoredEvaluation, iou_type: IouType) -> Comparison:
+    """How much better the second evaluation is, on the images that both have, with 95 % intervals.
+
+    Raises:
+        InputError: if the two have no image in common, or differ in classes or ground truth.
+    """
+    if first.config["classes"] != second.config["classes"]:
+        raise InputError(f"{first.key!r} and {second.key!r} have other novel classes: their nAP cannot be compared")
+    novel, (a, b) = first.config["classes"], (first.matches(iou_type), second.matches(iou_type))
+    try:
+        figures = {figure: paired_bootstrap(a, b, figure=figure, classes=novel) for figure in COMPARED_FIGURES}
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    before, after = ({name: run.summary(iou_type, name)["ap"] for name in novel} for run in (first, second))
+    both = [name for name in novel if before[name] is not None and after[name] is not None]
+    return Comparison(figures, {name: after[name] - before[name] for name in both})
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Evaluations that differ in the number of references per class.
+
+    Attributes:
+        points: ``(shots, nAP in [0, 1], name of the evaluation)``, by shots.
+        means: ``(shots, mean, standard deviation)``; the deviation is 0 for a single run.
+        left_out: names of evaluations with other classes or ground truth, or with no one number of shots.
+    """
+
+    points: list[tuple[int, float, str]]
+    means: list[tuple[int, float, float]]
+    left_out: list[str]
+
+
+def against_shots(dataset: fo.Dataset, like: StoredEvaluation, iou_type: IouType) -> Shots:
+    """nAP against references per class, over the evaluations of the same classes, ground truth and number of images."""
+    points, left_out = [], []
+    for key, made in runs.configs(dataset, runs.EVALUATION).items():
+        shots, value = set(made.get("shots") or ()), made[f"{iou_type}_ap"]
+        same = all(made.get(name) == like.config[name] for name in ("classes", "ground_truth_field", "images"))
+        if same and len(shots) == 1 and value is not None:
+            points.append((shots.pop(), value, key))
+        else:
+            left_out.append(key)
+    means = []
+    for shots in sorted({point[0] for point in points}):
+        values = [value for at, value, _ in points if at == shots]
+        means.append((shots, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
+    return Shots(sorted(points), means, left_out)
+
+
+def percent(value: float | None) -> str:
+    """``0.4`` as ``"40.0"``; a dash where there is no number."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}{'es' if word.endswith('s') else 's'}"
