@@ -343,7 +343,7 @@ def geometries(
 def areas_of(
     geometry: np.ndarray | list[dict[str, Any]], items: Sequence[dict[str, Any]], source: Literal["area", "own", "box"]
 ) -> np.ndarray:
-    """Square pixels, float64 ``[n]``: of what is compared (``"own"``), or as stated, or of the box, where it has one."""
+    """Square pixels, float64 ``[n]``: of what is compared (``"own"``), or as stated, or of the box, where there is."""
     if isinstance(geometry, np.ndarray):
         own = geometry[:, 2] * geometry[:, 3]
     else:
