@@ -141,14 +141,14 @@ def protocol_data(
         raise LayoutError(f"the data set has no class {', '.join(map(repr, missing))}; it has {', '.join(ids)}")
     if missing := [name for name in wanted if ids[name] not in reference_names]:
         raise LayoutError(f"the references have no class {', '.join(map(repr, missing))}")
-    novel = tuple(sorted(ids[name] for name in wanted))
+    novel = {ids[name] for name in wanted}
     for dataset in (references, targets):
         _complete(dataset)
     return ProtocolData(
         references=references,
         targets=targets,
-        class_ids=novel,
-        base_class_ids=tuple(sorted(set(names) - set(novel))),
+        class_ids=tuple(sorted(novel)),
+        base_class_ids=tuple(sorted(set(names) - novel)),
         box_references=any(a["category_id"] in novel and not has_mask(a) for a in references["annotations"]),
         notes=tuple(notes),
     )
@@ -168,11 +168,10 @@ def _load_coco(protocol: Protocol, folder: Path, edition: str | None) -> tuple[d
     """References, targets, notes. Episodes take both from the validation images."""
     year = edition or protocol.edition
     notes: tuple[str, ...] = ()
-    if edition is None and not _coco_json(folder, "val", year).is_file():
-        other = {"2014": "2017", "2017": "2014"}[year]
-        if _coco_json(folder, "val", other).is_file():
-            notes = (f"The protocol was published on COCO {year}; this was read from COCO {other}.",)
-            year = other
+    # All images of 2014 are in 2017 too, and few who have the one keep the other.
+    only_2017 = _coco_json(folder, "val", "2017").is_file() and not _coco_json(folder, "val", "2014").is_file()
+    if edition is None and year == "2014" and only_2017:
+        year, notes = "2017", ("The protocol was published on COCO 2014; this was read from COCO 2017.",)
     targets = _read_coco(_coco_json(folder, "val", year), folder / f"val{year}", "coco")
     if protocol.task == "semantic":
         return targets, targets, notes

@@ -210,10 +210,11 @@ def _stratified(candidates: Sequence[Candidate], shots: int, seed: int) -> tuple
 def _stratified_references(data: ProtocolData, shots: int, seed: int) -> dict[int, list[dict]]:
     """Images are named by their files, annotations by image, class and box: nothing that an import could renumber."""
     names = {image["id"]: image["file_name"] for image in data.references["images"]}
+    wanted = set(data.class_ids)
     annotations: dict[str, dict] = {}
     candidates = []
     for annotation in data.references["annotations"]:
-        if annotation["category_id"] not in data.class_ids or annotation["iscrowd"]:
+        if annotation["category_id"] not in wanted or annotation["iscrowd"]:
             continue
         class_name, image = str(annotation["category_id"]), names[annotation["image_id"]]
         key = candidate_key(image, class_name, annotation["bbox"], annotations)

@@ -1,6 +1,6 @@
 """Tiny data sets in the layouts of the published protocols, drawn: each holds every case that its protocol knows.
 
->>> python -m nts.small.layouts coco data/coco     # or voc, cd-fsod, lvis
+    python -m nts.small.layouts coco data/coco     # or voc, cd-fsod, lvis
 
 Folders, file names, fields and class names are those of the real data sets; the objects are drawn species, one for each
 class. What is in them on purpose: crowds, objects too small or too near the border to be references, images without an
