@@ -12,8 +12,11 @@ from .delete_segmentation import DeleteSegmentation
 from .evaluate_nap import EvaluateNAP
 from .export_memory import ExportMemory
 from .import_memory import ImportMemory
+from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel
+from .similarity_heatmaps import DeleteHeatmaps, SimilarityHeatmaps
+from .tag_for_review import TagForReview
 
 OPERATORS = (
     BuildReferenceMemory,
@@ -21,9 +24,14 @@ OPERATORS = (
     EvaluateNAP,
     NAPMetric,
     NAPPanel,
+    MemoryPanel,
+    OpenMemoryPanel,
+    SimilarityHeatmaps,
+    TagForReview,
     DeleteEvaluation,
     DeleteMemory,
     DeleteSegmentation,
+    DeleteHeatmaps,
     ExportMemory,
     ImportMemory,
 )

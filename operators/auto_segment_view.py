@@ -12,6 +12,7 @@ class AutoSegmentView(JobOperator):
     """See :func:`nts.fiftyone_adapter.auto_segment_view`."""
 
     columns = (("class", "Class"), ("instances", "Instances"))
+    in_grid = True
 
     @property
     def config(self):
@@ -20,6 +21,7 @@ class AutoSegmentView(JobOperator):
             "Auto-segment view",
             "Segment every object of a memory's classes",
             risk_level="MEDIUM",
+            icon="segment",
             execute_as_generator=True,
             allow_delegated_execution=True,
         )

@@ -18,19 +18,28 @@ def sentence(message: object) -> str:
 class PluginOperator(foo.Operator):
     """An operator of this plugin."""
 
+    in_grid = False
+    """Whether it has a button above the grid."""
+
     @staticmethod
-    def settings(name: str, label: str, description: str, risk_level: str, **more: Any) -> foo.OperatorConfig:
-        """What all configurations have in common."""
+    def settings(
+        name: str, label: str, description: str, risk_level: str, icon: str = "icon", **more: Any
+    ) -> foo.OperatorConfig:
+        """What all configurations have in common; ``icon`` is the beginning of the names of two files in ``assets``."""
         return foo.OperatorConfig(
             name=name,
             label=label,
             description=description,
             dynamic=True,
             risk_level=risk_level,
-            light_icon="/assets/icon-light.svg",
-            dark_icon="/assets/icon-dark.svg",
+            light_icon=f"/assets/{icon}-light.svg",
+            dark_icon=f"/assets/{icon}-dark.svg",
             **more,
         )
+
+    def resolve_placement(self, ctx):
+        """Where the App has a button for it."""
+        return grid_button(self.config) if self.in_grid else None
 
     def form(self, ctx, inputs: types.Object) -> None:
         """Put the inputs on the form."""
@@ -127,6 +136,13 @@ def _progress(ctx, job):
         except StopIteration as end:
             return end.value
         yield ctx.ops.set_progress(progress=step.fraction, label=step.label)
+
+
+def grid_button(config: foo.OperatorConfig, prompt: bool = True) -> types.Placement:
+    """A button above the grid, with the operator's icon; ``prompt`` opens its form, otherwise it runs at once."""
+    # The App reads the icons of a placement in camel case, unlike those of an operator.
+    button = types.Button(label=config.label, lightIcon=config.light_icon, darkIcon=config.dark_icon, prompt=prompt)
+    return types.Placement(types.Places.SAMPLES_GRID_SECONDARY_ACTIONS, button)
 
 
 def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.Property:

@@ -12,6 +12,7 @@ class BuildReferenceMemory(JobOperator):
     """See :func:`nts.fiftyone_adapter.build_reference_memory`."""
 
     columns = (("class", "Class"), ("references", "References"))
+    in_grid = True
 
     @property
     def config(self):
@@ -20,6 +21,7 @@ class BuildReferenceMemory(JobOperator):
             "Build reference memory",
             "Learn classes from a few labelled objects, without training",
             risk_level="MEDIUM",
+            icon="memory",
             execute_as_generator=True,
             allow_delegated_execution=True,
         )

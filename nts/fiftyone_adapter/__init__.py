@@ -32,6 +32,7 @@ from .model import ReferenceSegmenterModel
 from .model_evaluation import check_evaluation_fields, nap_of_evaluation
 from .reviewing import (
     REVIEW,
+    REVIEW_SHARE,
     ReviewReport,
     clear_review,
     count_for_review,
@@ -73,6 +74,7 @@ __all__ = [
     "MEMORY",
     "MOST_CLASSES",
     "REVIEW",
+    "REVIEW_SHARE",
     "EvaluationReport",
     "HeatmapsReport",
     "InputError",

@@ -19,7 +19,7 @@ REASONS = {"low_margin": "margin", "low_score": "confidence"}
 
 _WHO_GIVES = {"margin": "auto_segment_view gives it", "confidence": "a model that scores its predictions gives it"}
 
-SHARE = 0.1
+REVIEW_SHARE = 0.1
 """How many of the labels a suggested threshold tags."""
 
 
@@ -42,7 +42,7 @@ class ReviewReport:
     view_name: str | None
 
 
-def suggest_thresholds(view: Collection, field: str, share: float = SHARE) -> dict[str, float | None]:
+def suggest_thresholds(view: Collection, field: str, share: float = REVIEW_SHARE) -> dict[str, float | None]:
     """For every reason the threshold below which a share of the labels lies; ``None`` where no label has the value."""
     found = view.aggregate([fo.Quantiles(f"{field}.detections.{attribute}", share) for attribute in REASONS.values()])
     return dict(zip(REASONS, found, strict=True))
@@ -73,16 +73,20 @@ def tag_for_review(
         view: dataset or view with the labels.
         field: a field of type Detections.
         margin_below: tag labels whose ``margin`` is below this; none without.
-        score_below: tag labels whose ``confidence`` is below this; none without.
+        score_below: tag labels whose ``confidence`` is below this; none without. With neither, both are the suggested
+            ones.
 
     Raises:
-        InputError: if the view or the field will not do, no threshold is given, no label has the value that a threshold
-            asks for, or the name of the view is taken by one of the user's own.
+        InputError: if the view or the field will not do, no label has the value that a threshold asks for, or the name
+            of the view is taken by one of the user's own.
     """
     checks.check_view(view)
     checks.check_detections_field(view, field, "predictions field")
     if margin_below is None and score_below is None:
-        raise InputError("nothing to look for: give a threshold for the margin or for the score")
+        suggested = suggest_thresholds(view, field)
+        margin_below, score_below = suggested["low_margin"], suggested["low_score"]
+        if margin_below is None and score_below is None:
+            raise InputError(f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by")
     name = runs.review_view(field)
     if view._root_dataset.has_saved_view(name) and not runs.has_review_view(view, field):
         raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")

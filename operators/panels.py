@@ -1,0 +1,49 @@
+"""Parts of panels: headings, captions, empty states, tables that can be clicked, and views shown in the grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone.operators.types as types
+
+TABLE: dict[str, Any] = {
+    "table": {"sx": {"minWidth": 0}},
+    "tableBodyRow": {"hover": True, "sx": {"cursor": "pointer", "&:last-child td": {"border": 0}}},
+    "tableHeadCell": {"sx": {"fontSize": "0.85rem", "whiteSpace": "nowrap"}},
+    "tableBodyCell": {"sx": {"fontSize": "0.9rem"}},
+}
+"""Looks of a table whose rows can be clicked."""
+
+
+def columns(template: str) -> dict[str, Any]:
+    """Widths of the columns of a horizontal stack, as in CSS."""
+    return {"grid": {"sx": {"gridTemplateColumns": template}}}
+
+
+def text(content: types.Object, name: str, words: str, **looks: Any) -> None:
+    """A line of text."""
+    view = {"color": "text.secondary", "font_size": "0.9rem", "padding": 0, **looks}
+    content.view(name, types.TextView(title=words, **view))
+
+
+def heading(content: types.Object, name: str, title: str, caption: str = "") -> None:
+    """A title, and beneath it in small what one can do here."""
+    stack = content.v_stack(name, gap=0)
+    text(stack, "title", title, color="text.primary", font_size="1.05rem", bold=True)
+    if caption:
+        text(stack, "caption", caption, color="text.tertiary", font_size="0.8rem")
+
+
+def empty(content: types.Object, title: str, words: str) -> None:
+    """What stands where there is nothing to show: why, and what to do."""
+    stack = content.v_stack("empty", gap=1, align_x="center", pad_y=6)
+    text(stack, "title", title, color="text.primary", font_size="1.3rem", bold=True, align="center")
+    text(stack, "text", words, font_size="1rem", align="center")
+
+
+def show(ctx, view, what: str) -> None:
+    """Show a view in the grid, or say that there is nothing in it."""
+    count = view.count()
+    if count:
+        ctx.ops.set_view(view)
+    ctx.ops.notify(f"{count} samples with {what}" if count else f"No samples with {what} in this dataset")

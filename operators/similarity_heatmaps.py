@@ -1,0 +1,115 @@
+"""Similarity heat maps: where images are alike to the classes of a memory, before any mask is proposed."""
+
+from __future__ import annotations
+
+import fiftyone.operators.types as types
+
+from . import forms
+from .base import JobOperator, SimpleOperator, bullets, paragraphs
+
+
+class SimilarityHeatmaps(JobOperator):
+    """See :func:`nts.fiftyone_adapter.similarity_heatmaps`."""
+
+    columns = (("class", "Class"), ("field", "Field"))
+
+    @property
+    def config(self):
+        return self.settings(
+            "similarity_heatmaps",
+            "Similarity heat maps",
+            "Show where images are alike to the classes of a memory",
+            risk_level="MEDIUM",
+            icon="heatmap",
+            execute_as_generator=True,
+            allow_delegated_execution=True,
+        )
+
+    def __call__(self, sample_collection, memory_key, *, delegate=False, **options):
+        """Make heat maps from Python; returns a report, or, with ``delegate``, the scheduled operation.
+
+        ``options`` are those of :func:`nts.fiftyone_adapter.similarity_heatmaps`.
+        """
+        from ..nts.fiftyone_adapter import similarity_heatmaps
+
+        if delegate:
+            return self.schedule(sample_collection, memory_key=memory_key, **options)
+        return similarity_heatmaps(sample_collection, memory_key, **options)
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter import MOST_CLASSES, heatmap_fields, list_heatmaps, list_memories
+
+        view = forms.target_view(ctx, inputs, "Map")
+        if view is None:
+            return
+        key = forms.memory(ctx, inputs, description="Whose classes to look for")
+        if key is None:
+            return
+        memory = list_memories(ctx.dataset)[key]
+        known = memory["classes"]
+        few = len(known) <= MOST_CLASSES
+        description = "Each gets a field of its own; " + ("left empty: all" if few else f"choose up to {MOST_CLASSES}")
+        forms.classes(inputs, known, description=description)
+        chosen = [name for name in ctx.params.get("classes") or [] if name in known] or known
+        if len(chosen) > MOST_CLASSES:
+            forms.refuse(inputs, "Too many classes", f"choose up to {MOST_CLASSES}: each gets a field of its own")
+            return
+        fields = ", ".join(heatmap_fields(ctx.dataset, key, chosen).values())
+        inputs.view("fields", types.Notice(label=f"{view.count()} images; written to", description=fields))
+        earlier = [made for made in list_heatmaps(ctx.dataset).values() if made["memory_key"] == key]
+        if any(made["memory_fingerprint"] != memory["fingerprint"] for made in earlier):
+            forms.overwrite(inputs, "The memory was changed since the heat maps that are there: delete them first")
+        forms.device(inputs)
+
+    def job(self, ctx):
+        from ..nts.fiftyone_adapter import heatmaps_job
+
+        options = forms.given(ctx.params, "classes", "overwrite", "encoder", "preset", "device", "precision")
+        return heatmaps_job(ctx.target_view(), ctx.params["memory_key"], **options)
+
+    def summary(self, report) -> str:
+        words = f"**{len(report.fields)} heat maps** for each of {report.mapped} images, {report.seconds:.0f} s."
+        if report.resumed:
+            words += f" {report.resumed} images had theirs already."
+        words += " Tick a field in the sidebar to see it: bright is alike, and 0 is transparent."
+        failures = [f"{path}: {reason}" for path, reason in report.failed.items()]
+        return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))
+
+    def rows(self, report):
+        return [{"class": name, "field": field} for name, field in report.fields.items()]
+
+
+class DeleteHeatmaps(SimpleOperator):
+    """See :func:`nts.fiftyone_adapter.delete_heatmaps`."""
+
+    @property
+    def config(self):
+        return self.settings(
+            "delete_similarity_heatmaps",
+            "Delete similarity heat maps",
+            "Delete the heat maps of a memory: their fields",
+            risk_level="HIGH",
+            icon="heatmap",
+        )
+
+    def __call__(self, sample_collection, heatmaps_key):
+        """Delete from Python; returns what was deleted, in words."""
+        from ..nts.fiftyone_adapter import delete_heatmaps
+
+        return delete_heatmaps(sample_collection, heatmaps_key)
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter import list_heatmaps, made_with_heatmaps
+
+        keys = list(list_heatmaps(ctx.dataset))
+        if not keys:
+            forms.refuse(inputs, "Nothing to delete", "this dataset has no similarity heat maps")
+            return
+        forms.choice(inputs, "heatmaps_key", keys, label="Heat maps", description="What to delete", default=keys[0])
+        chosen = ctx.params.get("heatmaps_key") or keys[0]
+        if chosen in keys:
+            made = ", ".join(made_with_heatmaps(ctx.dataset, chosen))
+            inputs.view("made", types.Notice(label="This is deleted", description=made))
+
+    def do(self, ctx) -> str:
+        return bullets("Deleted", self(ctx.dataset, ctx.params["heatmaps_key"]))

@@ -1,0 +1,106 @@
+"""Tag for review: mark the predictions that are worth a look, and show them."""
+
+from __future__ import annotations
+
+import fiftyone.operators.types as types
+
+from . import forms
+from .base import SimpleOperator
+
+TAG, CLEAR = "tag", "clear"
+REASONS = {
+    "margin_below": ("low_margin", "Margin below", "The second best class is nearly as alike"),
+    "score_below": ("low_score", "Score below", "It is alike to no class, or a better mask has it"),
+}
+
+
+class TagForReview(SimpleOperator):
+    """See :func:`nts.fiftyone_adapter.tag_for_review`."""
+
+    @property
+    def config(self):
+        return self.settings(
+            "tag_for_review",
+            "Tag for review",
+            "Tag predictions of a small margin or a low score, and save a view of them",
+            risk_level="LOW",
+            icon="review",
+        )
+
+    def __call__(self, sample_collection, predictions_field, *, margin_below=None, score_below=None, clear=False):
+        """Tag from Python, and return a report; or, with ``clear``, take the tags off, and return how many had them."""
+        from ..nts.fiftyone_adapter import clear_review, tag_for_review
+
+        if clear:
+            return clear_review(sample_collection, predictions_field)
+        return tag_for_review(sample_collection, predictions_field, margin_below=margin_below, score_below=score_below)
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter import list_segmentations
+
+        view = forms.target_view(ctx, inputs, "Look through")
+        if view is None:
+            return
+        predictions = forms.detections_field(
+            ctx,
+            inputs,
+            view,
+            "predictions_field",
+            label="Predictions",
+            description="The field to look through",
+            default=next(reversed(list_segmentations(ctx.dataset)), None),
+        )
+        if predictions is None:
+            return
+        actions = types.RadioGroup(label="What to do")
+        actions.add_choice(TAG, label="Tag what is worth a look")
+        actions.add_choice(CLEAR, label="Take these tags off again")
+        inputs.enum("action", actions.values(), default=TAG, required=True, view=actions)
+        if ctx.params.get("action") != CLEAR:
+            _thresholds(ctx, inputs, view, predictions[0])
+
+    def do(self, ctx) -> str:
+        from ..nts.fiftyone_adapter import suggest_thresholds
+
+        view, field = ctx.target_view(), ctx.params["predictions_field"]
+        if ctx.params.get("action") == CLEAR:
+            return f"{self(view, field, clear=True)} labels of **{field}** had tags, and have them no more."
+        report = self(view, field, **_given(ctx, suggest_thresholds(view, field)))
+        if report.view_name is None:
+            return f"None of {report.labels} labels of **{field}** is below the thresholds."
+        if ctx.params.get("show", True):
+            ctx.ops.set_view(name=report.view_name)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
+        return (
+            f"**{report.tagged} of {report.labels} labels** of {field} are tagged nts_review ({reasons}).\n\n"
+            f"The saved view **{report.view_name}** shows them, smallest margin first; a label leaves it when the tag "
+            "is taken off."
+        )
+
+
+def _thresholds(ctx, inputs: types.Object, view, field: str) -> None:
+    from ..nts.fiftyone_adapter import REVIEW, REVIEW_SHARE, count_for_review, suggest_thresholds
+
+    suggested = suggest_thresholds(view, field)
+    for option, (reason, label, description) in REASONS.items():
+        if suggested[reason] is not None:
+            left_empty = f"left empty: {suggested[reason]:.3f}, the lowest {REVIEW_SHARE:.0%}; 0 tags none for it"
+            inputs.float(option, label=label, description=f"{description}; {left_empty}", min=0, max=1, required=False)
+    thresholds = _given(ctx, suggested)
+    if not thresholds:
+        forms.refuse(inputs, "Nothing to go by", "these labels have neither a margin nor a confidence")
+        return
+    counts = count_for_review(view, field, **thresholds)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != REVIEW)
+    inputs.view("counts", types.Notice(label=f"{counts[REVIEW]} labels will be tagged", description=reasons))
+    inputs.bool("show", label="Show them afterwards", default=True, view=types.SwitchView())
+
+
+def _given(ctx, suggested: dict[str, float | None]) -> dict[str, float]:
+    """The thresholds of the form; the suggested ones where it was left empty."""
+    thresholds = {}
+    for option, (reason, _, _) in REASONS.items():
+        given = ctx.params.get(option)
+        if suggested[reason] is not None:
+            thresholds[option] = suggested[reason] if given is None else given
+    return thresholds
