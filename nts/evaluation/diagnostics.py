@@ -2,9 +2,9 @@
 
 :func:`diagnose` needs ground truth and results alone. What lies under a false positive decides its kind, much as in
 TIDE (Bolya et al., arXiv 2008.08115, Sec. 2.1), with one kind more: *distractors*, objects of classes that are
-annotated but not evaluated, which a method that always chooses the nearest class cannot but mistake for one. The oracles
-repair one kind of error and leave the rest: repaired predictions of an object that another has found already are taken
-away, as in TIDE, so that a repair never turns into duplicates.
+annotated but not evaluated, which a method that always chooses the nearest class cannot but mistake for one. The
+oracles repair one kind of error and leave the rest: repaired predictions of an object that another has found already
+are taken away, as in TIDE, so that a repair never turns into duplicates.
 
 :class:`ModelDiagnostics` needs the models' outputs too, image by image: how well the proposals cover the objects
 (:func:`proposal_hits`), and how often the encoder alone, given the true mask, finds the class
@@ -92,6 +92,9 @@ class Diagnostics:
             true class; then a distractor; then background. Objects are given, by falling score and whatever their
             class, to one prediction with an IoU of 0.5 each. Column ``k < K`` sums to the objects of a class;
             predictions of objects already given away are in none.
+        kinds: for every false positive its row in the list of results, and what it is.
+        pairs: int64 ``[p, 2]``, one row for each count of ``confusion``: row in the list of results, and in that of
+            annotations; -1 for none.
     """
 
     iou_type: IouType
@@ -104,9 +107,11 @@ class Diagnostics:
     confidence: float
     errors_above: ErrorCounts
     confusion: np.ndarray
+    kinds: dict[int, ErrorKind]
+    pairs: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON; ``nan`` becomes ``None``."""
+        """The figures as plain values, for JSON, without ``kinds`` and ``pairs``; ``nan`` becomes ``None``."""
         values: dict[str, Any] = {
             "iou_type": self.iou_type,
             "classes": list(self.classes),
@@ -158,6 +163,8 @@ def diagnose(
     judged = _judge(matches, ground_truth, results, evaluated, distractors)
     if confidence is None:
         confidence = _best_confidence(matches)
+    confusion, pairs = _confusion(judged, confidence)
+    wrong = np.flatnonzero(judged.kind >= 0)
     return Diagnostics(
         iou_type=iou_type,
         classes=matches.classes,
@@ -170,7 +177,9 @@ def diagnose(
         errors=_count(judged, -math.inf),
         confidence=confidence,
         errors_above=_count(judged, confidence),
-        confusion=_confusion(judged, confidence),
+        confusion=confusion,
+        kinds={int(matches.result[i]): ERROR_KINDS[judged.kind[i]] for i in wrong.tolist()},
+        pairs=pairs,
     )
 
 
@@ -271,7 +280,8 @@ def _count(judged: _Judged, confidence: float) -> ErrorCounts:
     return ErrorCounts(right=right, **by_kind, missed=objects - right)
 
 
-def _confusion(judged: _Judged, confidence: float) -> np.ndarray:
+def _confusion(judged: _Judged, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """The table, and its pairs."""
     matches, classes = judged.matches, len(judged.matches.classes)
     # What COCO ignores has found a crowd: nothing can be said about it.
     taking_part = np.flatnonzero((matches.score >= confidence) & (judged.right | (judged.kind >= 0)))
@@ -292,7 +302,10 @@ def _confusion(judged: _Judged, confidence: float) -> np.ndarray:
     missed = np.ones(len(judged.objects), bool)
     missed[given[hit]] = False
     counts[classes, :-1] = np.bincount(judged.object_label[missed], minlength=classes + 1)
-    return counts
+    rows, absent = matches.result[order], np.full(len(judged.objects) + len(order), -1, np.int64)
+    left, right = np.append(rows[hit], rows[alone]), np.append(judged.objects[given[hit]], absent[: alone.sum()])
+    pairs = np.stack([np.append(left, absent[: missed.sum()]), np.append(right, judged.objects[missed])], 1)
+    return counts, pairs
 
 
 def _best_confidence(matches: Matches) -> float:
