@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_layouts import tiny
 
+from nts.evaluation import runner
 from nts.evaluation.__main__ import main
 from nts.evaluation.layouts import load
 from nts.evaluation.lvis import evaluate_lvis
@@ -131,7 +132,7 @@ def test_views_of_fiftyone_are_data_too(drawn, tmp_path):
     assert "| preset | `default` |" in text
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own, tmp_path):
+def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own, tmp_path, monkeypatch):
     arguments = ("custom", *own, "--shots", "1", "--seeds", "2", "--images-per-part", "1")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "nts.evaluation", "run", *arguments, *QUICK, "--out", str(killed)]
@@ -144,6 +145,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own,
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (killed / "report.json").exists()
+    # The code may be worked on while its tests run.
+    code = json.loads((killed / "config.json").read_text())["code"]
+    monkeypatch.setattr(runner, "_code", lambda: code)
     before = {path: path.stat().st_mtime_ns for path in (killed / "parts").glob("*.npz")}
     run(*arguments, "--out", killed)
     run(*arguments, "--out", whole)

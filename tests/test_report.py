@@ -80,6 +80,8 @@ def numbers_of(draws: list[dict], comparison: list[dict] = (), **more) -> dict:
         "notes": [],
         "skipped": [],
         "skipped_references": [],
+        "diagnostics": None,
+        "errors": [],
     } | more
 
 
@@ -159,6 +161,20 @@ def test_figures_of_episodes_have_a_table_of_their_own():
     assert "| 1 | fixed | **40.0** |  |" in text
     assert "| shots | mIoU | FB-IoU |" in text
     assert "| class | 1: IoU |" in text
+
+
+def test_what_the_models_can_do_alone_and_what_goes_wrong():
+    diagnostics = {
+        "recall": [{"area": "small", "objects": 4, "recall_50": 75.0, "recall_75": 50.0, "mean": 61.25}],
+        "accuracy_on_true_masks": [{"shots": 1, "objects": 4, "accuracy": {"mean": 80.0, "std": 2.5}}],
+    }
+    counts = dict.fromkeys(("right", "wrong_class", "duplicate", "poor_localisation", "distractor", "background"), 3)
+    error = {"shots": 1, "seed": 33, "iou_type": "masks", "ap": 0.4, "ap_if_labels_perfect": 0.5}
+    error |= {"ap_if_masks_perfect": None, "errors_above": {"total": counts | {"missed": 7}}}
+    text = markdown(numbers_of(DRAWS, diagnostics=diagnostics, errors=[error]))
+    assert "| small | 4 | 75.0 | 50.0 | 61.2 |" in text
+    assert "| 1 | 4 | 80.0 ± 2.5 |" in text
+    assert "| 1 | 33 | masks | 40.0 | 50.0 | – | 3 | 3 | 3 | 3 | 3 | 3 | 7 |" in text
 
 
 def test_names_and_cells():

@@ -10,18 +10,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from nts.evaluation import runner
 from nts.evaluation.coco import coco_results, evaluate
+from nts.evaluation.diagnostics import diagnose
 from nts.evaluation.episodes import mask_of_annotation
 from nts.evaluation.layouts import ProtocolData, protocol_data
 from nts.evaluation.protocols import get_protocol
 from nts.evaluation.runner import Draw, RunError, Settings, compare_runs, run
 from nts.evaluation.sampling import draw_references
 from nts.images import read_image
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.masks import draw_masks
+from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
 from nts.presets import PAPER
 from nts.references import Reference
 from nts.small.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
@@ -93,6 +96,33 @@ def test_the_numbers_are_those_of_the_evaluation_of_all_results_together(data, f
             for label, summary in precision.per_class.items():
                 assert draw["per_class"][label][f"{kind} ap"] == percent(summary.ap)
     assert max(draw["figures"]["masks ap50"] for draw in numbers["draws"]) > 0
+
+
+def test_the_models_alone_and_the_errors_are_those_of_the_diagnostics(data, finished, small_encoder, small_segmenter):
+    numbers = numbers_of(finished)
+    truth = [a for a in data.targets["annotations"] if a["category_id"] in data.class_ids]
+    best = []
+    for image in data.targets["images"]:
+        target = encode_target(read_image(image["path"], exif=False), small_encoder, small_segmenter, PRESET)
+        for annotation in (a for a in truth if a["image_id"] == image["id"]):
+            mask = mask_of_annotation(annotation, 256, 256)
+            proposed = draw_masks(target.proposals.mask_logits, (256, 256)).numpy()
+            shared = (proposed & mask).sum((1, 2))
+            best.append((shared / (proposed | mask).sum((1, 2))).max())
+    everything = numbers["diagnostics"]["recall"][0]
+    assert (everything["area"], everything["objects"]) == ("all", len(truth))
+    assert everything["mean"] == pytest.approx(100 * np.mean(best), abs=0.1)
+    accuracy = numbers["diagnostics"]["accuracy_on_true_masks"]
+    assert [row["shots"] for row in accuracy] == [1, 2]
+    assert all(row["objects"] == len(truth) and 0 < row["accuracy"]["mean"] <= 100 for row in accuracy)
+
+    row = next(r for r in numbers["errors"] if (r["shots"], r["seed"], r["iou_type"]) == (2, 33, "masks"))
+    results = json.loads((finished / "predictions" / "2shot-seed33.json").read_text())
+    expected = diagnose(data.targets, results, data.class_ids, "masks").to_dict()
+    assert row == {"shots": 2, "seed": 33} | expected
+    text = (finished / "report.md").read_text()
+    assert "## The models alone" in text
+    assert "## What goes wrong" in text
 
 
 def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, small_encoder, small_segmenter):

@@ -20,6 +20,8 @@ SEED_OF_THE_TABLES = 33
 
 _SHORT = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 _SHORT |= {"ap_rare": "APr", "ap_common": "APc", "ap_frequent": "APf", "miou": "mIoU", "fb-iou": "FB-IoU", "iou": "IoU"}
+_ORACLES = ("ap", "ap_if_labels_perfect", "ap_if_masks_perfect")
+_ERRORS = ("right", "wrong_class", "duplicate", "poor_localisation", "distractor", "background", "missed")
 _SHORT |= {"ar_small": "ARs", "ar_medium": "ARm", "ar_large": "ARl"}
 
 
@@ -133,7 +135,8 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         _published(numbers["comparison"]),
         _figures(numbers),
         _per_class(numbers),
-        _diagnostics(numbers.get("diagnostics")),
+        _diagnostics(numbers["diagnostics"]),
+        _errors(numbers["errors"]),
         _setting(numbers),
         _skipped(numbers),
         numbers["description"].strip().replace("### ", "## Protocol: ", 1),
@@ -244,19 +247,46 @@ def _per_class(numbers: Mapping[str, Any]) -> str:
 def _diagnostics(diagnostics: Mapping[str, Any] | None) -> str:
     if not diagnostics:
         return ""
-    parts = ["## Where the errors come from"]
-    if recall := diagnostics["recall"]:
-        rows = [
-            [row["area"], row["objects"], _percent(row["recall_50"]), _percent(row["recall_75"]), _percent(row["mean"])]
-            for row in recall
+    header = ["area", "objects", "IoU 0.50", "IoU 0.75", "mean best IoU"]
+    keys = ("recall_50", "recall_75", "mean")
+    recall = [[row["area"], row["objects"], *(_percent(row[key]) for key in keys)] for row in diagnostics["recall"]]
+    accuracy = [
+        [row["shots"], row["objects"], _mean_std(row["accuracy"])] for row in diagnostics["accuracy_on_true_masks"]
+    ]
+    return "\n\n".join(
+        [
+            "## The models alone",
+            "Of how many percent of the objects some proposal reaches an IoU, whatever its class:",
+            table(header, recall, "lrrrr"),
+            "How many percent of the objects, given their true masks, are most alike to their own class:",
+            table(["shots", "objects", "right"], accuracy, "rrr"),
         ]
-        parts.append("Proposals alone: of how many objects some proposal has an IoU of so much, whatever its class.")
-        parts.append(table(["objects", "number", "IoU 0.50", "IoU 0.75", "mean best IoU"], rows, "lrrrr"))
-    if accuracy := diagnostics["accuracy_on_true_masks"]:
-        rows = [[row["shots"], row["objects"], _percent(row["accuracy"])] for row in accuracy]
-        parts.append("Classes alone: how often the true mask of an object is most alike to its own class.")
-        parts.append(table(["shots", "objects", "right"], rows, "rrr"))
-    return "\n\n".join(parts)
+    )
+
+
+def _errors(errors: Sequence[Mapping[str, Any]]) -> str:
+    if not errors:
+        return ""
+    header = [
+        "shots",
+        "seed",
+        "IoU of",
+        "AP",
+        "labels perfect",
+        "masks perfect",
+        *(e.replace("_", " ") for e in _ERRORS),
+    ]
+    rows = []
+    for row in errors:
+        aps = [None if row[key] is None else 100 * row[key] for key in _ORACLES]
+        counts = [row["errors_above"]["total"][name] for name in _ERRORS]
+        seed = "fixed" if row["seed"] is None else row["seed"]
+        rows.append([row["shots"], seed, row["iou_type"], *map(_percent, aps), *counts])
+    note = (
+        "AP as it is, and if all labels or all masks were right; then predictions and objects by what became of them, "
+        "at an IoU of 0.5 and the confidence of best F1."
+    )
+    return f"## What goes wrong\n\n{note}\n\n{table(header, rows, 'rrl' + 'r' * 10)}"
 
 
 def _setting(numbers: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
 import zipfile
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..encoder import Encoder
@@ -43,6 +45,7 @@ from ..segmenter import Segmenter
 from .average_precision import accumulate, mean_of_known, summarise
 from .bootstrap import LEVEL, paired_bootstrap
 from .coco import coco_results, without_nan
+from .diagnostics import ModelDiagnostics, diagnose, nearest_classes, proposal_hits
 from .episodes import (
     EPISODES_PER_FOLD,
     Episode,
@@ -300,6 +303,7 @@ class _InstanceRun(_Job):
         self.filled_references = sum(entry.kind == "box" for entry in bank.entries)
         entries = {entry.label_id: entry for entry in bank.entries}
         self.heads: dict[Draw, ReferenceSegmenter] = {}
+        self.prototypes: dict[Draw, Tensor] = {}
         self.without_reference: dict[Draw, list[str]] = {}
         for draw, drawn in self.references.items():
             memory = MemoryBank(self.encoder.info, self.settings.preset.name)
@@ -311,6 +315,7 @@ class _InstanceRun(_Job):
             if not len(memory):
                 raise RunError(f"none of the references of {draw.key} could be used: {self.skipped_references[0]}")
             self.without_reference[draw] = [name for name in self.classes.values() if name not in memory.classes]
+            self.prototypes[draw] = memory.prototypes().to(self.encoder.device)
             self.heads[draw] = ReferenceSegmenter(memory, self.encoder, self.segmenter, self.settings.preset)
         progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
 
@@ -389,6 +394,7 @@ class _InstanceRun(_Job):
         draws, iou_types = self.settings.draws, self.settings.protocol.iou_types
         matches: dict[str, list[Matches]] = {f"{d.key} {iou_type}": [] for d in draws for iou_type in iou_types}
         predictions: dict[Draw, list[dict]] = {draw: [] for draw in draws}
+        objects = [_Objects.none(len(draws))]
         skipped, clock = [], _Clock()
         for unit in units:
             clock.start()
@@ -399,6 +405,7 @@ class _InstanceRun(_Job):
                 target = encode_target(image, self.encoder, self.segmenter, self.settings.preset)
                 clock.lap("encode", self.encoder.device)
                 results = self._results(unit, target)
+                objects.append(self._objects(unit, target))
             except ImageError as error:
                 skipped.append(str(error))
             for draw in draws:
@@ -414,7 +421,29 @@ class _InstanceRun(_Job):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write_file(part, json.dumps(rows).encode())
         arrays = {key: np.frombuffer(concatenate(of_draw).to_bytes(), np.uint8) for key, of_draw in matches.items()}
+        arrays |= _Objects.concatenate(objects).arrays()
         return arrays | {"skipped": _text(skipped), "seconds": clock.seconds}
+
+    def _objects(self, image_id: int | str, target: EncodedTarget) -> _Objects:
+        """How well the models know the objects of an image, crowds and those without a mask left out."""
+        of_image = [a for a in self.annotations[image_id] if not a.get("iscrowd", 0) and has_mask(a)]
+        if not of_image:
+            return _Objects.none(len(self.heads))
+        height, width = target.image_size
+        masks = torch.from_numpy(np.stack([mask_of_annotation(a, height, width) for a in of_image]))
+        masks = masks.to(self.encoder.device)
+        order = {name: k for k, name in enumerate(self.classes.values())}
+        nearest = []
+        for draw, head in self.heads.items():
+            rows = torch.tensor([order[name] for name in head.classes], device=masks.device)
+            found = nearest_classes(target.tokens, masks, self.prototypes[draw])
+            nearest.append(torch.where(found < 0, -1, rows[found]).cpu().numpy())
+        return _Objects(
+            areas=np.array([a["area"] for a in of_image], np.float64),
+            labels=np.array([order[self.classes[a["category_id"]]] for a in of_image], np.int64),
+            best_iou=proposal_hits(masks, target.proposals.mask_logits, (height, width)).cpu().numpy(),
+            nearest=np.stack(nearest),
+        )
 
     def _results(self, image_id: int | str, target: EncodedTarget) -> dict[Draw, list[dict]]:
         """The COCO results of every draw. Draws choose among the same proposals, so each mask is encoded once."""
@@ -460,6 +489,8 @@ class _InstanceRun(_Job):
         if self.settings.save_predictions:
             self._join_predictions()
         return self.common_numbers(parts, draws) | {
+            "diagnostics": self._diagnostics(parts),
+            "errors": self._errors(),
             "unit": "images",
             "images": len(self.units),
             "all_images": len(self.data.targets["images"]),
@@ -491,6 +522,46 @@ class _InstanceRun(_Job):
             "figures": figures,
             "per_class": per_class,
         }
+
+    def _diagnostics(self, parts: Sequence[Path]) -> dict[str, Any] | None:
+        """What the models alone could do, in percent; ``None`` where no object has a mask."""
+        objects = _Objects.read(parts)
+        if not len(objects.areas):
+            return None
+        of_proposals = ModelDiagnostics(list(self.classes.values()))
+        of_proposals.add_proposals(objects.areas, torch.from_numpy(objects.best_iou))
+        recall = [asdict(row) for row in of_proposals.summary().recall]
+        accuracy = []
+        for shots in self.settings.shots:
+            shares = []
+            for draw, nearest in zip(self.settings.draws, objects.nearest, strict=True):
+                if draw.shots == shots:
+                    of_labels = ModelDiagnostics(list(self.classes.values()))
+                    of_labels.add_labels(objects.labels, torch.from_numpy(nearest))
+                    shares.append(of_labels.summary().accuracy)
+            std = float(np.std(shares, ddof=1)) if len(shares) > 1 else math.nan
+            figure = {"mean": 100 * float(np.mean(shares)), "std": 100 * std}
+            accuracy.append({"shots": shots, "objects": len(objects.labels), "accuracy": figure})
+        for row in recall:
+            row |= {name: 100 * row[name] for name in ("recall_50", "recall_75", "mean")}
+        return without_nan({"recall": recall, "accuracy_on_true_masks": accuracy})
+
+    def _errors(self) -> list[dict[str, Any]]:
+        """What the predictions get wrong, of every draw; it takes predictions that were kept."""
+        if not self.settings.save_predictions or self.settings.protocol.evaluator != "coco":
+            return []
+        evaluated = set(self.units)
+        truth = self.data.targets | {
+            "images": [image for image in self.data.targets["images"] if image["id"] in evaluated],
+            "annotations": [a for a in self.data.targets["annotations"] if a["image_id"] in evaluated],
+        }
+        rows = []
+        for draw in self.settings.draws:
+            results = json.loads((self.folder / "predictions" / f"{draw.key}.json").read_text())
+            for iou_type in self.settings.protocol.iou_types:
+                found = diagnose(truth, results, self.data.class_ids, iou_type).to_dict()
+                rows.append({"shots": draw.shots, "seed": draw.seed} | found)
+        return rows
 
     def _summarise(self, matches: Matches) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """The figures of all classes, and of every class."""
@@ -527,6 +598,39 @@ class _InstanceRun(_Job):
             for part in sorted((self.folder / "predictions" / draw.key).glob("*.json")):
                 rows += json.loads(part.read_text())
             write_file(self.folder / "predictions" / f"{draw.key}.json", json.dumps(rows).encode())
+
+
+@dataclass(frozen=True, eq=False)
+class _Objects:
+    """Objects with masks, and how well the models know them.
+
+    Attributes:
+        areas: float64 ``[m]``, in square pixels.
+        labels: int64 ``[m]``, position of their class.
+        best_iou: float64 ``[m]``, of any proposal.
+        nearest: int64 ``[D, m]``, position of the class that the true mask is most alike to, for every draw.
+    """
+
+    areas: np.ndarray
+    labels: np.ndarray
+    best_iou: np.ndarray
+    nearest: np.ndarray
+
+    @classmethod
+    def none(cls, draws: int) -> _Objects:
+        return cls(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros((draws, 0), np.int64))
+
+    @classmethod
+    def concatenate(cls, several: Sequence[_Objects]) -> _Objects:
+        return cls(**{f.name: np.concatenate([getattr(o, f.name) for o in several], axis=-1) for f in fields(cls)})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As they are kept in a part."""
+        return {f"objects {f.name}": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def read(cls, parts: Sequence[Path]) -> _Objects:
+        return cls(**{f.name: np.concatenate(_read_parts(parts, f"objects {f.name}"), axis=-1) for f in fields(cls)})
 
 
 def _rows(instances: Instances, rows: Sequence[int]) -> Instances:
@@ -635,6 +739,8 @@ class _EpisodeRun(_Job):
             "images": len(next(iter(self.episodes.values()))),
             "all_images": settings.episodes,
             "objects": len(counts),
+            "diagnostics": None,
+            "errors": [],
             "skipped_references": [],
             "per_class_figures": ["iou"],
             "conventions": {
