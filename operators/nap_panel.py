@@ -18,6 +18,7 @@ TABS = {
     "summary": "Summary",
     "curves": "Curves",
     "confidence": "Confidence",
+    "errors": "Errors",
     "shots": "Shots",
     "compare": "Compare",
     "runs": "Runs",
@@ -35,9 +36,23 @@ COLUMNS = {
     "objects": "Objects",
     "predictions": "Predictions",
 }
+REPAIRS = {
+    "ap_if_masks_perfect": "If every mask fitted",
+    "ap_if_labels_perfect": "If every label were right",
+    "ap": "As it is",
+}
+ERRORS = {
+    "wrong_class": ("Wrong class", "on an object of another class"),
+    "poor_localisation": ("Poor localisation", "on an object of its class, IoU below .50"),
+    "duplicate": ("Duplicate", "the object is found by a better one"),
+    "distractor": ("Distractor", "on an object of a class that is not evaluated"),
+    "background": ("Background", "on nothing that is labelled"),
+}
+MISSED_OBJECT, DISTRACTOR, BACKGROUND = "(missed)", "(distractor)", "(background)"
 RUN_COLUMNS = {"key": "Name", "what": "What", "status": "Status", "created": "Made (UTC)"}
 
 _MOST_BARS = 40
+_MOST_CONFUSED = 25
 _MOST_CURVES = 5
 
 
@@ -121,6 +136,28 @@ class NAPPanel(foo.Panel):
             ctx.ops.notify(sentence(error), variant="error")
             return
         _show(ctx, view, f"{OUTCOMES[outcome].lower()} objects of {name or 'the novel classes'}")
+
+    def on_error_bar(self, ctx) -> None:
+        """A bar shows the samples with wrong predictions of its kind."""
+        from ..nts.fiftyone_adapter import InputError
+
+        evaluation = self._evaluation(ctx)
+        kind = next(kind for kind, (label, _) in ERRORS.items() if label == ctx.params["y"])
+        # The longer bar behind, of all predictions, comes first.
+        above = {"threshold": evaluation.diagnostics["confidence"]} if ctx.params["trace_idx"] == 1 else {}
+        try:
+            view = evaluation.samples_with_error(ctx.dataset, kind, **above)
+        except InputError as error:
+            ctx.ops.notify(sentence(error), variant="error")
+            return
+        _show(ctx, view, f"predictions {ERRORS[kind][1]}")
+
+    def on_confusion_cell(self, ctx) -> None:
+        """A cell shows its samples, with the objects and predictions that it counts."""
+        evaluation, predicted, true = self._evaluation(ctx), ctx.params["x"], ctx.params["y"]
+        rows, columns = _confusion_names(evaluation)
+        view = evaluation.samples_confused(ctx.dataset, rows.index(predicted), columns.index(true))
+        _show(ctx, view, f"{true} taken for {predicted}")
 
     def on_shots_point(self, ctx) -> None:
         """A point is an evaluation: open it."""
@@ -224,6 +261,31 @@ class NAPPanel(foo.Panel):
             for label, (figure, colour) in lines.items()
         ]
         ctx.panel.set_data("confidence.plot", traces)
+
+    def _draw_errors(self, ctx, evaluation) -> None:
+        found = evaluation.diagnostics
+        values = [None if found[name] is None else 100 * found[name] for name in REPAIRS]
+        colours = [charts.MUTED, charts.MUTED, charts.MASKS]
+        oracles = charts.bars(list(REPAIRS.values()), {"AP": (values, charts.MASKS)}, colours=colours)
+        ctx.panel.set_data("errors.oracles", oracles)
+        counts = {
+            "All predictions": ([found["errors"]["total"][kind] for kind in ERRORS], charts.MUTED),
+            f"Confidence {found['confidence']:.2f} and above": (
+                [found["errors_above"]["total"][kind] for kind in ERRORS],
+                charts.WRONG,
+            ),
+        }
+        ctx.panel.set_data("errors.kinds", charts.bars([name for name, _ in ERRORS.values()], counts, unit="%{x}"))
+        rows, columns = _confusion_names(evaluation)
+        shown_rows, shown_columns = _most_confused(evaluation)
+        table = [[found["confusion"][row][column] for row in shown_rows] for column in shown_columns]
+        heat = charts.heat(
+            [columns[column] for column in shown_columns],
+            [rows[row] for row in shown_rows],
+            table,
+            "%{y} taken for %{x}: %{z}<extra></extra>",
+        )
+        ctx.panel.set_data("errors.confusion", heat)
 
     def _draw_shots(self, ctx, evaluation) -> None:
         shots = _against_shots(ctx, evaluation)
@@ -446,6 +508,45 @@ class NAPPanel(foo.Panel):
         text = f"At IoU .50 of {iou_type}, all novel classes counted together. The slider begins where F1 is largest."
         _caption(content, "protocol", text)
 
+    def _render_errors(self, ctx, evaluation, content: types.Object) -> None:
+        found = evaluation.diagnostics
+        _heading(content, "oracles_title", "Where precision is lost", "AP of masks, if one kind of error were repaired")
+        content.plot(
+            "oracles",
+            layout=charts.layout(170, bargap=0.35, xaxis=charts.axis("AP (%)", range=[0, 100])),
+            config=charts.CONFIG,
+        )
+        _heading(content, "kinds_title", "Wrong predictions, by what they are on", "Click a bar to see its samples.")
+        content.plot(
+            "kinds",
+            layout=charts.layout(
+                250,
+                barmode="overlay",
+                bargap=0.35,
+                showlegend=True,
+                xaxis=charts.axis("Predictions"),
+            ),
+            config=charts.CONFIG,
+            on_click=self.on_error_bar,
+        )
+        for kind, (label, meaning) in ERRORS.items():
+            _caption(content, f"kind_{kind}", f"{label}: {meaning}")
+        _, columns = _most_confused(evaluation)
+        text = f"Predictions of confidence {found['confidence']:.2f} and above, where F1 is largest. Click a cell."
+        if len(columns) < len(evaluation.classes) + 2:
+            text += f" The {_MOST_CONFUSED} classes with most confusions."
+        _heading(content, "confusion_title", "What is taken for what", text)
+        content.plot(
+            "confusion",
+            layout=charts.layout(
+                150 + 24 * len(columns),
+                xaxis=charts.axis("Prediction", side="bottom", tickangle=-45, showgrid=False),
+                yaxis=charts.axis("Ground truth", autorange="reversed", showgrid=False),
+            ),
+            config=charts.CONFIG,
+            on_click=self.on_confusion_cell,
+        )
+
     def _render_shots(self, ctx, evaluation, content: types.Object) -> None:
         shots = _against_shots(ctx, evaluation)
         if len(shots.means) < 2:
@@ -639,6 +740,20 @@ def _barred(evaluation, iou_type: str) -> list[str]:
     """Classes with an AP, by falling AP; the best and the worst where there are very many."""
     aps = {name: evaluation.summary(iou_type, name)["ap"] for name in evaluation.classes}
     return _ends(sorted((name for name in aps if aps[name] is not None), key=lambda name: -aps[name]))
+
+
+def _confusion_names(evaluation) -> tuple[list[str], list[str]]:
+    """Names of the rows (predicted) and columns (true) of the confusion."""
+    classes = evaluation.diagnostics["classes"]
+    return [*classes, MISSED_OBJECT], [*classes, DISTRACTOR, BACKGROUND]
+
+
+def _most_confused(evaluation) -> tuple[list[int], list[int]]:
+    """Rows and columns of the confusion to show: all, or those of the classes with most confusions."""
+    confusion, classes = evaluation.diagnostics["confusion"], len(evaluation.diagnostics["classes"])
+    errors = [sum(confusion[k]) + sum(row[k] for row in confusion) - 2 * confusion[k][k] for k in range(classes)]
+    most = sorted(sorted(range(classes), key=lambda k: -errors[k])[:_MOST_CONFUSED])
+    return [*most, classes], [*most, classes, classes + 1]
 
 
 def _ends(names: list[str]) -> list[str]:

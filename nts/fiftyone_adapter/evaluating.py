@@ -13,6 +13,7 @@ import numpy as np
 
 from ..evaluation.average_precision import Curves, accumulate, counts_by_confidence
 from ..evaluation.coco import NovelAP, summarise_matches, without_nan
+from ..evaluation.diagnostics import Diagnostics, diagnose
 from ..evaluation.matches import IouType, Matches, match
 from . import checks, model_evaluation, runs
 from .checks import InputError
@@ -177,6 +178,9 @@ def evaluation_job(
         notes += _notes(data, predictions_field, total)
         report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
         curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
+        yield Progress(total, total, "looking for what is wrong")
+        evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
+        diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
         yield Progress(total, total, "writing what came of each object")
         stamp = model_evaluation.feed(
             evaluated,
@@ -186,6 +190,7 @@ def evaluation_job(
             data,
             masks,
             curves["masks"],
+            diagnostics.kinds,
             nap=result.masks.novel.ap,
             crowd=crowd,
         )
@@ -196,6 +201,7 @@ def evaluation_job(
                 **report.to_dict(),
                 "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
                 "confidence": {"masks": _stored_counts(masks), "boxes": _stored_counts(boxes)},
+                "diagnostics": {**diagnostics.to_dict(), "cells": _stored_cells(data, diagnostics)},
                 "matches": {"masks": _as_text(masks.to_bytes()), "boxes": _as_text(boxes.to_bytes())},
             },
             status="complete",
@@ -265,6 +271,21 @@ def _stored_counts(matches: Matches) -> dict[str, Any]:
         "fp": counts.fp.tolist(),
         "ground_truth": counts.ground_truth.tolist(),
     }
+
+
+def _stored_cells(data: CocoData, diagnostics: Diagnostics) -> dict[str, list]:
+    """For every count of the confusion its row and column, and the label ids behind it; ``None`` for no label."""
+    classes = len(diagnostics.classes)
+    cells: dict[str, list] = {"row": [], "column": [], "prediction_id": [], "object_id": []}
+    for result, annotation in diagnostics.pairs.tolist():
+        predicted = None if result < 0 else data.results[result]
+        true = None if annotation < 0 else data.ground_truth["annotations"][annotation]
+        # Category ids count from 1: evaluated classes first, then distractors.
+        cells["row"].append(classes if predicted is None else predicted["category_id"] - 1)
+        cells["column"].append(classes + 1 if true is None else min(true["category_id"] - 1, classes))
+        cells["prediction_id"].append(predicted and predicted["label_id"])
+        cells["object_id"].append(true and true["label_id"])
+    return cells
 
 
 def _as_text(content: bytes) -> str:

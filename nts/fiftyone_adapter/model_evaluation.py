@@ -2,7 +2,8 @@
 
 Made of matches that are there already, with FiftyOne's own configuration and results, so it opens where this plugin is
 not installed: every object says whether it is right (``<key>``: ``tp``, ``fp`` or ``fn``), its match (``<key>_id``) and
-their IoU (``<key>_iou``); every sample counts them (``<key>_tp``, ``<key>_fp``, ``<key>_fn``).
+their IoU (``<key>_iou``); every sample counts them (``<key>_tp``, ``<key>_fp``, ``<key>_fn``). One attribute is ours
+alone: what a wrong prediction got wrong (``<key>_error``: ``wrong class``, ``duplicate``, ...).
 
 The numbers are those of ``evaluate_detections(..., use_masks=True, classwise=True, compute_mAP=True)``, at a small part
 of its cost, with three differences. A crowd, and what is found in it, is neither right nor wrong; there, a crowd counts
@@ -13,7 +14,7 @@ the field is judged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import fiftyone as fo
@@ -51,13 +52,16 @@ def check_evaluation_fields(view: Collection, key: str, predictions_field: str, 
     """Raise InputError unless an evaluation may write its fields and attributes under ``key``."""
     dataset = view._root_dataset
     ours: set[str] = set()
+    if (made := runs.configs(dataset, runs.EVALUATION).get(key)) is not None:
+        ours.add(runs.error_attribute(made["predictions_field"], key))
     if runs.feeds_model_evaluation(view, key):
-        ours = set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
+        ours |= set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
     elif key in dataset.list_evaluations():
         raise InputError(f"the name {key!r} is taken by an evaluation that FiftyOne made: choose another name")
     paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
     for field in (predictions_field, ground_truth_field):
         paths += [f"{field}.detections.{key}{suffix}" for suffix in _LABEL_SUFFIXES]
+    paths.append(runs.error_attribute(predictions_field, key))
     if taken := [path for path in paths if path not in ours and dataset.get_field(path) is not None]:
         raise InputError(f"the name {key!r} will not do, the dataset has {', '.join(taken)}: choose another name")
 
@@ -70,6 +74,7 @@ def feed(
     data: CocoData,
     matches: Matches,
     curves: Curves,
+    kinds: Mapping[int, str],
     *,
     nap: float,
     crowd: str = "iscrowd",
@@ -83,6 +88,7 @@ def feed(
         data: what was matched.
         matches: of masks.
         curves: of these matches.
+        kinds: what wrong predictions got wrong, by their row in the results.
         nap: AP over the novel classes, in ``[0, 1]``; shown as a metric beside FiftyOne's own.
         crowd: attribute that marks crowds.
 
@@ -90,8 +96,7 @@ def feed(
         The stamp by which this evaluation is known again (:func:`runs.model_evaluation_stamp`).
     """
     dataset = view._root_dataset
-    if runs.feeds_model_evaluation(view, key):
-        dataset.delete_evaluation(key)
+    runs.delete_model_evaluation(view, key)
     config = COCOEvaluationConfig(
         predictions_field,
         ground_truth_field,
@@ -110,6 +115,7 @@ def feed(
         predictions, annotations = verdicts(data, matches)
         _write_labels(dataset, predictions_field, key, predictions)
         _write_labels(dataset, ground_truth_field, key, annotations)
+        _write_errors(dataset, predictions_field, key, data, kinds)
         _write_counts(dataset, key, data, predictions, annotations)
         all_sizes = curves.areas.index("all")
         results = COCODetectionResults(
@@ -129,6 +135,7 @@ def feed(
         method.save_run_results(view, key, results)
         method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
     except BaseException:
+        dataset.delete_sample_field(runs.error_attribute(predictions_field, key), error_level=2)
         dataset.delete_evaluation(key)  # half an evaluation would pass for a whole one
         raise
     return runs.model_evaluation_stamp(view, key)
@@ -196,6 +203,13 @@ def _write_labels(dataset: fo.Dataset, field: str, key: str, found: dict[str, Ve
             if value is not None
         ]
         dataset.set_label_values(f"{field}.detections.{key}{suffix}", rows)
+
+
+def _write_errors(dataset: fo.Dataset, field: str, key: str, data: CocoData, kinds: Mapping[int, str]) -> None:
+    dataset.add_sample_field(runs.error_attribute(field, key), fo.StringField)
+    wrong = [(data.results[row], kind.replace("_", " ")) for row, kind in kinds.items()]
+    rows = [{"sample_id": r["image_id"], "label_id": r["label_id"], "value": kind} for r, kind in wrong]
+    dataset.set_label_values(runs.error_attribute(field, key), rows)
 
 
 def _write_counts(

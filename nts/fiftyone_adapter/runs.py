@@ -345,11 +345,25 @@ def delete_evaluation(view: Collection, key: str) -> list[str]:
     if not there and attempted:
         return [f"unfinished evaluation {key!r}"]
     words = made_with_evaluation(view, key)
+    delete_model_evaluation(view, key)
+    view._root_dataset.delete_run(key)
+    return words
+
+
+def delete_model_evaluation(view: Collection, key: str) -> None:
+    """Delete what our evaluation ``key`` feeds the Model Evaluation panel, and what it says of wrong predictions."""
     dataset = view._root_dataset
     if feeds_model_evaluation(view, key):
         dataset.delete_evaluation(key)
-    dataset.delete_run(key)
-    return words
+    if (made := configs(view, EVALUATION).get(key)) and dataset.has_field(
+        error_attribute(made["predictions_field"], key)
+    ):
+        dataset.delete_sample_field(error_attribute(made["predictions_field"], key))
+
+
+def error_attribute(predictions_field: str, key: str) -> str:
+    """Path of the attribute that says what a wrong prediction got wrong."""
+    return f"{predictions_field}.detections.{key}_error"
 
 
 def made_with_evaluation(view: Collection, key: str) -> list[str]:

@@ -6,6 +6,7 @@ Everything is read from what :func:`.evaluating.evaluation_job` stored; nothing 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import fiftyone as fo
 import numpy as np
+from bson import ObjectId
 from fiftyone import ViewField as F
 
 from ..evaluation.average_precision import RECALL_THRESHOLDS
@@ -156,6 +158,11 @@ class StoredEvaluation:
         scores = [0.0 if math.isnan(counted.f1) else counted.f1 for counted in self.all_counted(iou_type)]
         return self.confidences(iou_type)[int(np.argmax(scores))]
 
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """:meth:`nts.evaluation.diagnostics.Diagnostics.to_dict`, of masks."""
+        return self.content["diagnostics"]
+
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def samples(self, dataset: fo.Dataset) -> fo.DatasetView:
@@ -198,6 +205,28 @@ class StoredEvaluation:
         return self._filtered(
             dataset, of_class & (F(self.key) == "tp") & above, of_class & (F(self.key) == "tp") & ~lost
         )
+
+    def samples_with_error(self, dataset: fo.Dataset, kind: str, threshold: float = -math.inf) -> fo.DatasetView:
+        """The samples with wrong predictions of one of ``ERROR_KINDS``, and these labels alone.
+
+        Raises:
+            InputError: if what came of each object was deleted since.
+        """
+        field = self.config["predictions_field"]
+        if not dataset.has_field(runs.error_attribute(field, self.key)):
+            raise InputError(f"what the predictions in {field!r} got wrong was deleted: evaluate again")
+        wrong = (F(f"{self.key}_error") == kind.replace("_", " ")) & (F("confidence") >= threshold)
+        return self.samples(dataset).filter_labels(field, wrong)
+
+    def samples_confused(self, dataset: fo.Dataset, row: int, column: int) -> fo.DatasetView:
+        """The samples behind a count of the confusion, with these predictions and objects alone."""
+        cells = self.diagnostics["cells"]
+        here = [at == (row, column) for at in zip(cells["row"], cells["column"], strict=True)]
+        predictions, objects = (
+            [ObjectId(label_id) for label_id in itertools.compress(cells[name], here) if label_id is not None]
+            for name in ("prediction_id", "object_id")
+        )
+        return self._filtered(dataset, F("_id").is_in(predictions), F("_id").is_in(objects))
 
     def _filtered(self, dataset: fo.Dataset, predictions_filter, truth_filter) -> fo.DatasetView:
         predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]
