@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_layouts import tiny
 
-from nts.evaluation import runner
+from nts.evaluation import jobs
 from nts.evaluation.__main__ import main
 from nts.evaluation.layouts import load
 from nts.evaluation.lvis import evaluate_lvis
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own,
     assert not (killed / "report.json").exists()
     # The code may be worked on while its tests run.
     code = json.loads((killed / "config.json").read_text())["code"]
-    monkeypatch.setattr(runner, "_code", lambda: code)
+    monkeypatch.setattr(jobs, "code_fingerprint", lambda: code)
     before = {path: path.stat().st_mtime_ns for path in (killed / "parts").glob("*.npz")}
     run(*arguments, "--out", killed)
     run(*arguments, "--out", whole)

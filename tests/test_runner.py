@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nts.evaluation import runner
+from nts.evaluation import instance_job
 from nts.evaluation.coco import coco_results, evaluate
+from nts.evaluation.comparison import compare_runs
 from nts.evaluation.diagnostics import diagnose
 from nts.evaluation.episodes import mask_of_annotation
+from nts.evaluation.jobs import Draw, Settings
 from nts.evaluation.layouts import ProtocolData, protocol_data
 from nts.evaluation.protocols import get_protocol
-from nts.evaluation.runner import Draw, RunError, Settings, compare_runs, run
+from nts.evaluation.run_folder import RunError
+from nts.evaluation.runner import run
 from nts.evaluation.sampling import draw_references
 from nts.images import read_image
 from nts.masks import draw_masks
@@ -159,7 +162,7 @@ def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, smal
 def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numbers(
     start, finished, tmp_path, monkeypatch
 ):
-    encoded, original = [], runner.encode_target
+    encoded, original = [], instance_job.encode_target
 
     def encode_target(image, *args):
         if len(encoded) == 3:
@@ -167,7 +170,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
         encoded.append(image)
         return original(image, *args)
 
-    monkeypatch.setattr(runner, "encode_target", encode_target)
+    monkeypatch.setattr(instance_job, "encode_target", encode_target)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.npz"]
@@ -178,8 +181,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
         raise AssertionError("references were encoded before")
 
     encoded.clear()
-    monkeypatch.setattr(runner, "encode_references", nothing_to_encode)
-    monkeypatch.setattr(runner, "encode_target", lambda *args: encoded.append(args) or original(*args))
+    monkeypatch.setattr(instance_job, "encode_references", nothing_to_encode)
+    monkeypatch.setattr(instance_job, "encode_target", lambda *args: encoded.append(args) or original(*args))
     start(tmp_path)
     assert len(encoded) == 3
     assert numbers_of(tmp_path) == numbers_of(finished)
@@ -191,8 +194,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
 
 
 def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_them(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_ENTRIES_PER_SAVE", 2)
-    original = runner.encode_references
+    monkeypatch.setattr(instance_job, "_ENTRIES_PER_SAVE", 2)
+    original = instance_job.encode_references
 
     def interrupted(references, *args):
         for number, entry in enumerate(original(references, *args)):
@@ -200,7 +203,7 @@ def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_the
                 raise KeyboardInterrupt
             yield entry
 
-    monkeypatch.setattr(runner, "encode_references", interrupted)
+    monkeypatch.setattr(instance_job, "encode_references", interrupted)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
     encoded = []
@@ -210,8 +213,8 @@ def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_the
             encoded.append(entry)
             yield entry
 
-    monkeypatch.setattr(runner, "encode_references", counting)
-    monkeypatch.setattr(runner, "encode_target", interrupted)
+    monkeypatch.setattr(instance_job, "encode_references", counting)
+    monkeypatch.setattr(instance_job, "encode_target", interrupted)
     with pytest.raises(AttributeError):
         start(tmp_path)
     assert len(encoded) == 4
@@ -314,6 +317,11 @@ def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):
         compare_runs(finished, tmp_path, figures=["f1"])
 
 
-def test_no_shots_are_refused(start, tmp_path):
+def test_nothing_to_do_is_refused(start, data, tmp_path):
     with pytest.raises(RunError, match="at least one number of shots"):
         start(tmp_path, replace(SETTINGS, shots=()))
+    with pytest.raises(RunError, match="the limit must be at least 1, got 0"):
+        start(tmp_path, replace(SETTINGS, limit=0))
+    with pytest.raises(RunError, match="there is no image to evaluate"):
+        start(tmp_path, of=replace(data, targets={**data.targets, "images": []}))
+    assert not list(tmp_path.iterdir())

@@ -19,11 +19,13 @@ from pathlib import Path
 from ..devices import PRECISIONS, resolve_precision
 from ..models import WeightsNotFound, load_encoder, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
+from .comparison import compare_runs
 from .episodes import EPISODES_PER_FOLD
+from .jobs import UNITS_PER_PART, Settings
 from .layouts import LAYOUTS, LayoutError, ProtocolData, load, protocol_data
 from .protocols import PROTOCOLS, Protocol, describe, get_protocol
 from .report import comparison_markdown, table
-from .runner import UNITS_PER_PART, Settings, compare_runs, run
+from .runner import run
 from .semantic import PAINT_THRESHOLD
 
 _FIFTYONE = "fiftyone:"

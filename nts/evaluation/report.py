@@ -125,7 +125,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def markdown(numbers: Mapping[str, Any]) -> str:
-    """The report of a run; ``numbers`` as :func:`nts.evaluation.runner.summarise_run` puts them together."""
+    """The report of a run; ``numbers`` as :func:`nts.evaluation.runner.run` returns them."""
     title = f"# {numbers['title']}"
     if numbers["limit"] is not None:
         title += f": a try, on the first {numbers['images']} of {numbers['all_images']} {numbers['unit']} only"
@@ -145,7 +145,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
 
 
 def comparison_markdown(a: str, b: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Two runs as a table; ``rows`` as of :func:`nts.evaluation.runner.compare_runs`."""
+    """Two runs as a table; ``rows`` as of :func:`nts.evaluation.comparison.compare_runs`."""
     header = ["shots", "seed", "figure", "A", "B", "B - A", "95 % interval", "better in", "samples of"]
     cells = [
         [

@@ -1,0 +1,117 @@
+"""The difference of two runs, and how far it may be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .bootstrap import LEVEL, paired_bootstrap
+from .coco import without_nan
+from .episode_job import counts_of_draw
+from .episodes import read_episodes
+from .jobs import Draw
+from .protocols import get_protocol
+from .run_folder import RunError, finished_numbers, parts_of, read_matches, read_parts
+from .semantic import bootstrap_episodes, summarise_episodes
+
+
+def compare_runs(
+    a: Path,
+    b: Path,
+    *,
+    figures: Sequence[str] = ("ap", "ap50", "ap75"),
+    draws: int = 1000,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    """The differences between two finished runs, ``b`` less ``a``, with 95 % intervals by bootstrap over images.
+
+    Every draw of references that both have is compared for itself, on the images (or episodes) that both evaluated.
+
+    Args:
+        a, b: folders of the runs.
+        figures: which of :data:`nts.evaluation.bootstrap.FIGURES`, for boxes and for masks; of episodes always both.
+        draws: samples of images.
+        shots: only these, where given.
+        seeds: only these, where given.
+
+    Returns:
+        a row for every draw and figure: ``shots``, ``seed``, ``figure``, ``a``, ``b``, ``difference``, ``low`` and
+        ``high`` in percent, ``p_better`` and ``samples``, the number of images or episodes.
+
+    Raises:
+        RunError: if one has not finished, or nothing can be compared.
+        ValueError: if a figure is unknown, or the ground truth differs.
+    """
+    runs = [finished_numbers(folder) for folder in (a, b)]
+    protocols = {numbers["config"]["protocol"] for numbers in runs}
+    if len(protocols) > 1:
+        raise RunError(f"runs of different protocols cannot be compared: {' and '.join(sorted(protocols))}")
+    there = [{Draw(draw["shots"], draw["seed"]): draw["figures"] for draw in numbers["draws"]} for numbers in runs]
+    common = [
+        draw
+        for draw in there[0]
+        if draw in there[1] and (not shots or draw.shots in shots) and (not seeds or draw.seed in seeds)
+    ]
+    if not common:
+        raise RunError(f"{a} and {b} have no draw of references in common (of those asked for)")
+    protocol = get_protocol(protocols.pop())
+    rows = []
+    for draw in tqdm(common, unit="draw", desc="bootstrap"):
+        if protocol.evaluator == "episodes":
+            rows += _compare_episodes(a, b, draw, draws)
+            continue
+        for iou_type in protocol.iou_types:
+            first, second = (read_matches(parts_of(folder), f"{draw.key} {iou_type}") for folder in (a, b))
+            for figure in figures:
+                found = paired_bootstrap(first, second, figure=figure, draws=draws)
+                name = f"{iou_type} {figure}"
+                rows.append(
+                    {
+                        "shots": draw.shots,
+                        "seed": draw.seed,
+                        "figure": name,
+                        "a": there[0][draw].get(name),
+                        "b": there[1][draw].get(name),
+                        "difference": 100 * found.difference,
+                        "low": 100 * found.low,
+                        "high": 100 * found.high,
+                        "p_better": found.p_better,
+                        "samples": found.images,
+                    }
+                )
+    return without_nan(rows)
+
+
+def _compare_episodes(a: Path, b: Path, draw: Draw, draws: int) -> list[dict[str, Any]]:
+    lists = [read_episodes(folder / "episodes" / f"{draw.key}.json") for folder in (a, b)]
+    if lists[0] != lists[1]:
+        raise RunError(f"{a} and {b} were not asked the same episodes in {draw.key}")
+    counts = []
+    for folder in (a, b):
+        keys = [Draw(d["shots"], d["seed"]) for d in finished_numbers(folder)["draws"]]
+        rows = np.concatenate(read_parts(parts_of(folder), "episodes"))
+        counts.append(counts_of_draw(rows, keys.index(draw)))
+    class_ids = [episode.class_id for episode in lists[0]]
+    accuracy = [summarise_episodes(class_ids, c, {k: str(k) for k in sorted(set(class_ids))}) for c in counts]
+    drawn = bootstrap_episodes(class_ids, *counts, draws=draws)
+    values = {"miou": [x.miou for x in accuracy], "fb-iou": [x.fb_iou for x in accuracy]}
+    return [
+        {
+            "shots": draw.shots,
+            "seed": draw.seed,
+            "figure": figure,
+            "a": 100 * first,
+            "b": 100 * second,
+            "difference": 100 * (second - first),
+            "low": 100 * float(np.nanquantile(drawn[figure], (1 - LEVEL) / 2)),
+            "high": 100 * float(np.nanquantile(drawn[figure], (1 + LEVEL) / 2)),
+            "p_better": float(np.mean((drawn[figure] > 0) + 0.5 * (drawn[figure] == 0))),
+            "samples": len(class_ids),
+        }
+        for figure, (first, second) in values.items()
+    ]

@@ -1,0 +1,138 @@
+"""mIoU and FB-IoU of every list of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .episodes import (
+    Episode,
+    EpisodeImages,
+    PaintedInstances,
+    draw_episodes,
+    evaluate_episodes,
+    write_episodes,
+)
+from .jobs import Clock, Draw, Job
+from .run_folder import RunError, lines_array, read_parts
+from .semantic import summarise_episodes
+
+
+class EpisodeJob(Job):
+    """mIoU and FB-IoU."""
+
+    @cached_property
+    def episodes(self) -> dict[Draw, list[Episode]]:
+        data, settings = self.data, self.settings
+        return {
+            draw: draw_episodes(
+                data.references,
+                data.targets,
+                data.class_ids,
+                shots=draw.shots,
+                seed=draw.seed or 0,
+                count=settings.episodes,
+            )[: settings.limit]
+            for draw in settings.draws
+        }
+
+    @cached_property
+    def units(self) -> list[int | str]:
+        targets = {episode.target for episodes in self.episodes.values() for episode in episodes}
+        return [image["id"] for image in self.data.targets["images"] if image["id"] in targets]
+
+    def drawn(self) -> Any:
+        return {draw.key: [asdict(episode) for episode in episodes] for draw, episodes in self.episodes.items()}
+
+    def config(self) -> dict[str, Any]:
+        settings = self.settings
+        if settings.save_predictions:
+            raise RunError("predictions are kept of instances, not of episodes: leave --save-predictions out")
+        return super().config() | {
+            "episodes": settings.episodes,
+            "threshold": settings.threshold,
+            "side": settings.side,
+        }
+
+    def prepare(self, progress: Callable[[str], None]) -> None:
+        """Write the lists of episodes, and make the head."""
+        (self.folder / "episodes").mkdir(exist_ok=True)
+        for draw, episodes in self.episodes.items():
+            path = self.folder / "episodes" / f"{draw.key}.json"
+            write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
+        preset = self.settings.preset
+        self.head = PaintedInstances(self.encoder, self.segmenter, preset, self.settings.threshold)
+        self.reference_images = EpisodeImages(self.data.references, exif=preset.exif)
+        self.target_images = EpisodeImages(self.data.targets, exif=preset.exif, keep=1)
+        progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
+
+    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+        by_target: dict[int | str, list[tuple[int, int, Episode]]] = {unit: [] for unit in units}
+        for d, episodes in enumerate(self.episodes.values()):
+            for number, episode in enumerate(episodes):
+                if episode.target in by_target:
+                    by_target[episode.target].append((d, number, episode))
+        rows, skipped, clock = [], [], Clock()
+        for on_target in by_target.values():
+            clock.start()
+            asked = [episode for _, _, episode in on_target]
+            outcomes = evaluate_episodes(
+                asked, self.reference_images, self.target_images, self.head, side=self.settings.side
+            )
+            for (d, number, _), outcome in zip(on_target, outcomes, strict=True):
+                rows.append([d, number, *asdict(outcome.counts).values()])
+                if outcome.error:
+                    skipped.append(f"episode {number} of {self.settings.draws[d].key}: {outcome.error}")
+            clock.lap("encode", self.encoder.device)
+            tick()
+        return {
+            "episodes": np.array(rows, np.int64).reshape(-1, 6),
+            "skipped": lines_array(skipped),
+            "seconds": clock.seconds,
+        }
+
+    def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
+        counts = np.concatenate(read_parts(parts, "episodes"))
+        draws = []
+        for d, (draw, episodes) in enumerate(self.episodes.items()):
+            class_ids = [episode.class_id for episode in episodes]
+            accuracy = summarise_episodes(class_ids, counts_of_draw(counts, d), self.classes)
+            draws.append(
+                {
+                    "shots": draw.shots,
+                    "seed": draw.seed,
+                    "references": draw.shots * len(episodes),
+                    "without_reference": list(accuracy.without_episodes),
+                    "figures": {"miou": 100 * accuracy.miou, "fb-iou": 100 * accuracy.fb_iou},
+                    "per_class": {name: {"iou": 100 * value} for name, value in accuracy.per_class.items()},
+                    "episodes": accuracy.episodes,
+                }
+            )
+        settings = self.settings
+        size = "the image's own size" if settings.side is None else f"{settings.side} x {settings.side} pixels"
+        return self.common_numbers(parts, draws) | {
+            "unit": "episodes",
+            "images": len(next(iter(self.episodes.values()))),
+            "all_images": settings.episodes,
+            "objects": len(counts),
+            "diagnostics": None,
+            "errors": [],
+            "skipped_references": [],
+            "per_class_figures": ["iou"],
+            "conventions": {
+                "painted": f"instances of a score of at least {settings.threshold}",
+                "masks compared at": size,
+            },
+            "notes": list(self.data.notes),
+        }
+
+
+def counts_of_draw(rows: np.ndarray, draw: int) -> np.ndarray:
+    """From rows of draw, number and four counts, in any order, the counts of one draw by number: int64 ``[E, 4]``."""
+    rows = rows[rows[:, 0] == draw]
+    return rows[rows[:, 1].argsort()][:, 2:]

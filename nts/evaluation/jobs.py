@@ -1,0 +1,200 @@
+"""What a run is asked, and what the two kinds of runs have in common."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..encoder import Encoder
+from ..presets import Preset
+from ..segmenter import Segmenter
+from .coco import without_nan
+from .episodes import EPISODES_PER_FOLD
+from .layouts import ProtocolData
+from .matches import ResultAreas
+from .protocols import Protocol, describe
+from .report import compare_with_published, summarise_seeds
+from .run_folder import code_fingerprint, fingerprint, read_config, read_parts
+from .semantic import PAINT_THRESHOLD
+
+UNITS_PER_PART = 50
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of references, or one list of episodes; ``seed`` is ``None`` where the references are fixed."""
+
+    shots: int
+    seed: int | None
+
+    @property
+    def key(self) -> str:
+        """As in names of files."""
+        return f"{self.shots}shot" + ("" if self.seed is None else f"-seed{self.seed}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run.
+
+    Attributes:
+        protocol: see :mod:`nts.evaluation.protocols`.
+        shots: numbers of references per class.
+        seeds: of the draws; without effect where the references are fixed.
+        preset: how images are read, masks proposed and matched.
+        precision: of the models, in words, for the report.
+        limit: only the first so many images (of every list, so many episodes).
+        save_predictions: keep the COCO results of every draw.
+        units_per_part: so many images are lost at most when a run is interrupted.
+        episodes: how many in a list.
+        threshold: instances of at least this score are painted (episodes).
+        side: compare masks at so many pixels squared (episodes); at the image's own size where ``None``.
+    """
+
+    protocol: Protocol
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    preset: Preset
+    precision: str = "float32"
+    limit: int | None = None
+    save_predictions: bool = False
+    units_per_part: int = UNITS_PER_PART
+    episodes: int = EPISODES_PER_FOLD
+    threshold: float = PAINT_THRESHOLD
+    side: int | None = None
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """Every number of shots with every seed."""
+        seeds = (None,) if self.protocol.draw == "shot-files" else self.seeds
+        return tuple(Draw(shots, seed) for shots in self.shots for seed in seeds)
+
+    @property
+    def result_areas(self) -> ResultAreas:
+        """Where boxes are published ones, so are the areas by which masks are small, medium or large."""
+        return "box" if self.preset.box_convention == "inclusive" else "own"
+
+
+class Job(ABC):
+    """What the two kinds of runs have in common; a unit is a target image."""
+
+    def __init__(
+        self, settings: Settings, data: ProtocolData, encoder: Encoder, segmenter: Segmenter, folder: Path
+    ) -> None:
+        self.settings, self.data, self.folder = settings, data, folder
+        self.encoder, self.segmenter = encoder, segmenter
+        names = {category["id"]: category["name"] for category in data.targets["categories"]}
+        self.classes = {class_id: names[class_id] for class_id in data.class_ids}
+        self.images = {image["id"]: image for image in data.targets["images"]}
+
+    @property
+    @abstractmethod
+    def units(self) -> Sequence[int | str]:
+        """Ids of the target images, in the order of the run."""
+
+    @abstractmethod
+    def drawn(self) -> Any:
+        """What identifies all draws, as plain values."""
+
+    @abstractmethod
+    def prepare(self, progress: Callable[[str], None]) -> None:
+        """Whatever comes before the first target."""
+
+    @abstractmethod
+    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+        """Evaluate some images: the arrays of their part."""
+
+    @abstractmethod
+    def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
+        """Put the parts together."""
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the numbers."""
+        settings, preset = self.settings, self.settings.preset
+        annotations = [a for a in self.data.targets["annotations"] if a["category_id"] in self.classes]
+        return {
+            "protocol": settings.protocol.name,
+            "classes": list(self.classes.values()),
+            "shots": list(settings.shots),
+            "seeds": [draw.seed for draw in settings.draws if draw.shots == settings.shots[0]],
+            "limit": settings.limit,
+            "targets": fingerprint([image_identity(self.images[unit]) for unit in self.units], annotations),
+            "references": fingerprint(self.drawn()),
+            "encoder": asdict(self.encoder.info),
+            "segmenter": {
+                "name": self.segmenter.name,
+                "fingerprint": self.segmenter.fingerprint,
+                "input_size": self.segmenter.input_size,
+            },
+            "points_per_side": preset.proposals.points_per_side or self.segmenter.points_per_side,
+            "preset": asdict(preset),
+            "device": self.encoder.device.type,
+            "precision": settings.precision,
+            "torch": torch.__version__,
+            "code": code_fingerprint(),
+            "save_predictions": settings.save_predictions,
+            "units_per_part": settings.units_per_part,
+        }
+
+    def common_numbers(self, parts: Sequence[Path], draws: list[dict[str, Any]]) -> dict[str, Any]:
+        """The entries of the report that both kinds of runs have."""
+        protocol, draws = self.settings.protocol, without_nan(draws)
+        summary = summarise_seeds(draws)
+        seconds = np.sum(read_parts(parts, "seconds"), axis=0)
+        return {
+            "title": protocol.title,
+            "protocol": protocol.name,
+            "description": describe(protocol),
+            "limit": self.settings.limit,
+            "headline": protocol.headline,
+            "classes": list(self.classes.values()),
+            "config": read_config(self.folder),
+            "draws": draws,
+            "summary": summary,
+            "comparison": compare_with_published(protocol, draws, summary),
+            "skipped": [line for part in read_parts(parts, "skipped") for line in json.loads(part.tobytes())],
+            "time": {
+                "seconds": float(seconds.sum()),
+                "images_per_second": len(self.units) / float(seconds.sum()),
+                "read_seconds": float(seconds[0]),
+                "encode_seconds": float(seconds[1]),
+                "match_seconds": float(seconds[2]),
+            },
+        }
+
+
+class Clock:
+    """Seconds spent reading, in the models, and matching."""
+
+    PHASES = ("read", "encode", "match")
+
+    def __init__(self) -> None:
+        self.seconds = np.zeros(len(self.PHASES))
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str, device: torch.device | None = None) -> None:
+        """Count the time since the last lap as that of a phase; a GPU is waited for."""
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        self.seconds[self.PHASES.index(phase)] += now - self._last
+        self._last = now
+
+
+def image_identity(record: Mapping[str, Any]) -> list[Any]:
+    """What is known of an image, without the place where it lies, and the size of its file."""
+    path = Path(record["path"])
+    known = {key: value for key, value in record.items() if key != "path"}
+    return [known, path.stat().st_size if path.is_file() else None]
