@@ -33,9 +33,6 @@ class PromotedMasks:
     predicted_iou: np.ndarray
     filled: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.masks)
-
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(self.masks)
 

@@ -145,6 +145,18 @@ def test_references_that_are_boxes_ask_for_masks_and_targets_that_are_boxes_are_
     assert any("of the targets have no mask" in note for note in data.notes)
 
 
+def test_labels_outside_their_image_are_left_out_and_told_of(importing, drawn):
+    sample = drawn.match_tags("target").first()
+    count = len(sample.ground_truth.detections)
+    sample.ground_truth.detections[0].bounding_box = [1.2, 0.2, 0.1, 0.1]
+    sample.save()
+    data = importing.custom_data(drawn.match_tags("reference"), drawn.match_tags("target"), "ground_truth")
+    assert sum(a["image_id"] == sample.id for a in data.targets["annotations"]) == count - 1
+    (note,) = data.notes
+    assert note.startswith("1 labels of the targets were left out: ")
+    assert "lies outside its image" in note
+
+
 def test_an_image_that_cannot_be_read_ends_the_making_of_data_with_its_name(importing, drawn):
     broken = drawn.match_tags("target").first()
     Path(broken.filepath).write_bytes(b"nothing")

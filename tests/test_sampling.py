@@ -154,6 +154,14 @@ class TestShotFiles:
         assert max(Counter(a["image_id"] for a in of_class).values()) > 1
         assert min(min(a["bbox"][2:]) for a in of_class) < 32
 
+    def test_a_class_that_a_shot_file_lacks_is_named(self):
+        dataset = made_up({1: [GOOD], 2: [GOOD]})
+        for annotation, shots in zip(dataset["annotations"], (5, 1), strict=True):
+            annotation["shots"] = shots
+        data = protocol_data(dataset, dataset, None)
+        with pytest.raises(ValueError, match="the shot file of 5 shots has no annotation of 'c2'"):
+            draw_references(get_protocol("cd-fsod-deepfish"), data, 5, 0)
+
     def test_other_shots_than_there_are_files_are_refused(self):
         protocol = get_protocol("cd-fsod-deepfish")
         with pytest.raises(ValueError, match="no shot file of 3 shots, only of 1, 5, 10"):

@@ -166,7 +166,7 @@ _EVALUATORS = {
 def _counted(protocol: Protocol) -> str:
     """What the headline figure counts."""
     if protocol.task == "semantic":
-        return "percent of pixels"
+        return "percent; pixels are compared"
     return f"percent; {' and '.join(protocol.iou_types)} are compared, {protocol.max_detections} results per image"
 
 
@@ -207,8 +207,10 @@ _VRP_1 = "VRP-SAM (CVPR 2024), Table 1"
 _VRP_2 = "VRP-SAM (CVPR 2024), Table 2"
 _VRP_3 = "VRP-SAM (CVPR 2024), Table 3; Tables 1 and 3 differ by 0.1 to 0.2 for points and scribbles"
 _VRP_7 = "VRP-SAM (CVPR 2024), Table 7"
-_LOGS = "GF-SAM's logs, as compared with VRP-SAM"
-_LATER = "as quoted in a comparison of frozen models; not checked at the source"
+_LOGS = "GF-SAM's own logs, as quoted in a comparison with VRP-SAM"
+_SANSA = "SANSA, appendix, Table 7: VRP-SAM run again by others; not checked at the source"
+_VLP = "VLP-SAM, figure of results: VRP-SAM run again by others; not checked at the source"
+_LATER = "quoted from a comparison of frozen models; not checked at the source"
 
 # shots: (boxes mean, std, masks mean, std, boxes of seed 33, masks of seed 33, lowest and highest boxes)
 _COCO_SEEDS = {
@@ -325,21 +327,23 @@ _COCO_MEANS = (
     ("VRP-SAM DINOv2, mask", 1, 60.4, _VRP_3),
     ("GF-SAM", 1, 58.7, _LOGS),
     ("GF-SAM", 5, 66.8, _LOGS),
-    ("VRP-SAM with SAM2-L, mask", 1, 54.3, "SANSA, appendix, Table 7"),
+    ("VRP-SAM ResNet-50 with SAM2-L, mask", 1, 54.3, _SANSA),
+    ("VRP-SAM ResNet-50, mask, run again", 1, 50.41, _VLP),
     ("SANSA, mask", 1, 60.2, _LATER),
     ("INSID3", 1, 57.6, _LATER),
     ("FoRIS", 1, 60.9, _LATER),
     ("FSS-SAM3 (visual prompts only)", 1, 66.6, _LATER),
 )
-_PASCAL_MEANS = tuple(
-    (f"VRP-SAM ResNet-50, {kind}", shots, value, _VRP_7)
-    for kind, values in {
-        "point": (62.9, 64.1),
-        "scribble": (66.8, 68.4),
-        "box": (69.4, 70.5),
-        "mask": (71.9, 72.9),
-    }.items()
-    for shots, value in zip((1, 5), values, strict=True)
+_PASCAL_MEANS = (
+    ("VRP-SAM ResNet-50, point", 1, 62.9, _VRP_7),
+    ("VRP-SAM ResNet-50, point", 5, 64.1, _VRP_7),
+    ("VRP-SAM ResNet-50, scribble", 1, 66.8, _VRP_7),
+    ("VRP-SAM ResNet-50, scribble", 5, 68.4, _VRP_7),
+    ("VRP-SAM ResNet-50, box", 1, 69.4, _VRP_7),
+    ("VRP-SAM ResNet-50, box", 5, 70.5, _VRP_7),
+    ("VRP-SAM ResNet-50, mask", 1, 71.9, _VRP_7),
+    ("VRP-SAM ResNet-50, mask", 5, 72.9, _VRP_7),
+    ("VRP-SAM ResNet-50, mask, run again", 1, 70.66, _VLP),
 )
 _EPISODES = "1000 episodes"
 
@@ -575,8 +579,8 @@ def _lvis() -> Protocol:
             "References are drawn from lvis_v1_train, all images of lvis_v1_val are evaluated, with all 1203 classes: "
             "337 rare, 461 common and 405 frequent ones.",
             "AP is LVIS's own, federated, of 300 results per image. The publication used COCOeval with 100 on classes "
-            "of one frequency at a time, which nothing in the literature can be compared with, and published no figure "
-            "here.",
+            "of one frequency at a time, which nothing in the literature can be compared with; its figures are not at "
+            "hand.",
             _AREAS,
         ),
         edition="v1",
@@ -599,7 +603,6 @@ def _coco_20i(fold: int) -> Protocol:
         evaluator="episodes",
         iou_types=("masks",),
         headline="miou",
-        max_detections=1,
         published=tuple(_episodes_published("coco", fold)),
         notes=("References and targets are images of val2014 that hold a class of the fold.", *_EPISODE_NOTES),
         edition="2014",
@@ -622,7 +625,6 @@ def _pascal_5i(fold: int) -> Protocol:
         evaluator="episodes",
         iou_types=("masks",),
         headline="miou",
-        max_detections=1,
         published=tuple(_episodes_published("pascal", fold)),
         notes=(
             "References and targets are images of VOC2012's segmentation val list that hold a class of the fold.",
