@@ -82,6 +82,22 @@ def test_confusion_gives_each_object_to_one_prediction():
     assert above.confusion.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
 
 
+def test_kinds_and_pairs_name_what_is_counted():
+    ground_truth, results = ALL_KINDS
+    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.55)
+    assert found.kinds == {
+        1: "duplicate",
+        2: "wrong_class",
+        3: "poor_localisation",
+        4: "distractor",
+        5: "background",
+        6: "wrong_class",
+    }
+    # The third prediction is above the confidence and shows nothing enough; the duplicate is in no pair.
+    assert sorted(found.pairs.tolist()) == [[-1, 2], [-1, 3], [0, 0], [2, 1], [3, -1]]
+    assert len(found.pairs) == found.confusion.sum()
+
+
 def test_distractors_are_background_where_they_are_not_told():
     ground_truth, results = ALL_KINDS
     found = diagnose(ground_truth, results, [1, 2], "boxes", distractor_class_ids=[])
@@ -168,6 +184,8 @@ def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
             assert found.confusion[:, k].sum() == of_class
         assert found.confusion[:, 2].sum() == sum(a["category_id"] == 90 for a in objects)
         assert found.confusion[2, 3] == 0
+        assert len(found.pairs) == found.confusion.sum()
+        assert len(found.kinds) == sum(total[kind] for kind in ERROR_KINDS)
         figures = evaluate(ground_truth, results, [3, 17])
         np.testing.assert_equal(found.ap, getattr(figures, iou_type).novel.ap)
         if not math.isnan(found.ap):

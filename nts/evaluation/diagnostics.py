@@ -302,9 +302,14 @@ def _confusion(judged: _Judged, confidence: float) -> tuple[np.ndarray, np.ndarr
     missed = np.ones(len(judged.objects), bool)
     missed[given[hit]] = False
     counts[classes, :-1] = np.bincount(judged.object_label[missed], minlength=classes + 1)
-    rows, absent = matches.result[order], np.full(len(judged.objects) + len(order), -1, np.int64)
-    left, right = np.append(rows[hit], rows[alone]), np.append(judged.objects[given[hit]], absent[: alone.sum()])
-    pairs = np.stack([np.append(left, absent[: missed.sum()]), np.append(right, judged.objects[missed])], 1)
+    rows, objects = matches.result[order], judged.objects
+    pairs = np.concatenate(
+        [
+            np.stack([rows[hit], objects[given[hit]]], 1),
+            np.stack([rows[alone], np.full(alone.sum(), -1)], 1),
+            np.stack([np.full(missed.sum(), -1), objects[missed]], 1),
+        ]
+    )
     return counts, pairs
 
 
