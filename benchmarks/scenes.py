@@ -3,8 +3,9 @@
     python -m benchmarks.scenes
 
 Every target image is encoded once; its proposals are then matched with many draws of references. Reported are the
-recall of the proposals, which bounds everything after it, and nAP (average precision over the novel classes, by
-pycocotools) for several numbers of references and for soft merging, NMS alone and neither.
+recall of the proposals, which bounds everything after it; nAP (average precision over the novel classes) for several
+numbers of references and for soft merging, NMS alone and neither; and where the loss is: what perfect labels or masks
+would give, what lies under the false positives, and which classes are taken for which.
 """
 
 from __future__ import annotations
@@ -22,14 +23,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nts.evaluation.coco import NovelAP, coco_results, evaluate
-from nts.masks import draw_masks
-from nts.matching import MatchingConfig, match_proposals, pool_tokens
+from nts.evaluation.diagnostics import (
+    ERROR_KINDS,
+    Diagnostics,
+    ErrorCounts,
+    ModelDiagnostics,
+    diagnose,
+    nearest_classes,
+    proposal_hits,
+)
+from nts.matching import MatchingConfig, match_proposals
 from nts.memory import class_prototype
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import EncodedTarget, encode_references, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
-from nts.small.scenes import NOVEL_SPECIES, SIDE, Scene, coco_dataset, reference_scenes, species_name, target_scenes
+from nts.small.scenes import (
+    DISTRACTOR_SPECIES,
+    NOVEL_SPECIES,
+    SIDE,
+    Scene,
+    coco_dataset,
+    reference_scenes,
+    species_name,
+    target_scenes,
+)
 
 SHOTS = (1, 2, 3, 5, 10)
 DRAWS = 5
@@ -39,36 +57,29 @@ MERGING = {
     "NMS only": MatchingConfig(merge_exponent=0),
     "none": MatchingConfig(nms_iou=1, merge_exponent=0),
 }
-SIZES = {"small, < 8 %": (0.0, 0.08), "medium": (0.08, 0.16), "large, ≥ 16 %": (0.16, 1.0)}
-"""Longer side of the visible object over the image side."""
+SIZES = {"all": (0.0, 1.0), "small, < 8 %": (0.0, 0.08), "medium": (0.08, 0.16), "large, ≥ 16 %": (0.16, 1.0)}
+"""Longer side of the visible object over the image side; none lies right on a border."""
 FIGURES = ("mask nAP", "mask nAP50", "mask nAP75", "box nAP", "box nAP50", "box nAP75")
 
 
 def proposal_recall(scenes: Sequence[Scene], targets: Sequence[EncodedTarget]) -> dict[str, dict[str, float]]:
     """Share of all objects, distractors included, of which some proposal has an IoU above 0.5 and 0.75, by size."""
-    best, longer = [], []
+    gathered = ModelDiagnostics((), SIZES)
     for scene, target in zip(scenes, targets, strict=True):
-        if len(scene.masks) == 0:
-            continue
-        truth = torch.from_numpy(scene.masks).flatten(1).float()
-        proposed = draw_masks(target.proposals.mask_logits, target.image_size).flatten(1).float()
-        shared = truth @ proposed.T
-        iou = shared / (truth.sum(1)[:, None] + proposed.sum(1)[None] - shared).clamp(min=1)
-        best += iou.amax(1).tolist() if len(proposed) else [0.0] * len(truth)
+        longer = []
         for mask in scene.masks:
             ys, xs = mask.nonzero()
             longer.append((max(np.ptp(xs), np.ptp(ys)) + 1) / SIDE)
-    best, longer = np.array(best), np.array(longer)
-    groups = {"all": np.ones(len(best), bool)}
-    groups |= {name: (longer >= low) & (longer < high) for name, (low, high) in SIZES.items()}
+        logits = target.proposals.mask_logits
+        gathered.add_proposals(longer, proposal_hits(torch.from_numpy(scene.masks), logits, target.image_size))
     return {
-        name: {
-            "objects": int(group.sum()),
-            "recall50": float((best[group] >= 0.5).mean()),
-            "recall75": float((best[group] >= 0.75).mean()),
-            "mean_best_iou": float(best[group].mean()),
+        row.area: {
+            "objects": row.objects,
+            "recall50": row.recall_50,
+            "recall75": row.recall_75,
+            "mean_best_iou": row.mean,
         }
-        for name, group in groups.items()
+        for row in gathered.summary().recall
     }
 
 
@@ -81,19 +92,17 @@ def draw_prototypes(references: Tensor, shots: int, draw: int) -> Tensor:
 
 def accuracy_on_true_masks(scenes: Sequence[Scene], targets: Sequence[EncodedTarget], prototypes: Tensor) -> float:
     """How often the nearest prototype is right for the true mask of a novel object: the encoder alone."""
-    right = []
+    gathered = ModelDiagnostics([species_name(number) for number in NOVEL_SPECIES])
     for scene, target in zip(scenes, targets, strict=True):
         labels = [NOVEL_SPECIES.index(n) if n in NOVEL_SPECIES else -1 for n in scene.species.tolist()]
-        features = pool_tokens(target.tokens, torch.from_numpy(scene.masks))
-        nearest = (features @ prototypes.T).argmax(1).tolist() if len(features) else []
-        right += [n == label for n, label in zip(nearest, labels, strict=True) if label >= 0]
-    return float(np.mean(right))
+        gathered.add_labels(labels, nearest_classes(target.tokens, torch.from_numpy(scene.masks), prototypes))
+    return gathered.summary().accuracy
 
 
 def match_all(
     truth: dict, targets: Sequence[EncodedTarget], prototypes: Tensor, config: MatchingConfig, box_convention: str
-) -> NovelAP:
-    """Match every target with the prototypes, and evaluate."""
+) -> list[dict]:
+    """Match every target with the prototypes: COCO results."""
     category_ids = [category["id"] for category in truth["categories"]]
     results = []
     for image_id, target in enumerate(targets, start=1):
@@ -102,7 +111,7 @@ def match_all(
             target.tokens, proposals.mask_logits, proposals.predicted_iou, prototypes, target.image_size, config
         )
         results += coco_results(instances, image_id, category_ids, box_convention)
-    return evaluate(truth, results)
+    return results
 
 
 def figures(precision: NovelAP) -> list[float]:
@@ -128,6 +137,59 @@ def table(head: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
         cells = [f"{100 * row[f]['mean']:.1f} ± {100 * row[f]['std']:.1f}" for f in FIGURES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def losses(draws: Sequence[Diagnostics], most_confused: int = 6) -> dict:
+    """Means over draws of references: oracles, what lies under false positives, and the commonest confusions."""
+    classes, distractors = draws[0].classes, len(draws[0].classes)
+    confusion = np.mean([draw.confusion for draw in draws], axis=0)
+    between = confusion[:distractors, :distractors] * ~np.eye(distractors, dtype=bool)
+    commonest = np.argsort(-between, axis=None, kind="stable")[:most_confused]
+    pairs = [np.unravel_index(i, between.shape) for i in commonest if between.flat[i] > 0]
+
+    def mean(counts: Sequence[ErrorCounts]) -> dict[str, float]:
+        totals = [of_draw.total() for of_draw in counts]
+        return {name: float(np.mean([total[name] for total in totals])) for name in totals[0]}
+
+    return {
+        "ap": float(np.mean([draw.ap for draw in draws])),
+        "ap_if_labels_perfect": float(np.mean([draw.ap_if_labels_perfect for draw in draws])),
+        "ap_if_masks_perfect": float(np.mean([draw.ap_if_masks_perfect for draw in draws])),
+        "confidence": float(np.mean([draw.confidence for draw in draws])),
+        "errors": mean([draw.errors for draw in draws]),
+        "errors_above": mean([draw.errors_above for draw in draws]),
+        "confused": [
+            {
+                "predicted": classes[row],
+                "true": classes[column],
+                "objects": float(between[row, column]),
+                "of": float(confusion[:, column].sum()),
+            }
+            for row, column in pairs
+        ],
+    }
+
+
+def print_losses(loss: dict, shots: int) -> None:
+    """The tables of :func:`losses`."""
+    print(f"\n| masks, {shots} references | AP |\n|---|---:|")
+    for name, words in (
+        ("ap", "as it is"),
+        ("ap_if_labels_perfect", "if labels were perfect"),
+        ("ap_if_masks_perfect", "if masks were perfect"),
+    ):
+        print(f"| {words} | {100 * loss[name]:.1f} |")
+    print(f"\n| predictions at IoU 0.5 | all | scored {loss['confidence']:.2f} or more (best F1) |\n|---|---:|---:|")
+    for name in ("right", *ERROR_KINDS):
+        print(f"| {name.replace('_', ' ')} | {loss['errors'][name]:.0f} | {loss['errors_above'][name]:.0f} |")
+    print(f"| (objects missed) | {loss['errors']['missed']:.0f} | {loss['errors_above']['missed']:.0f} |")
+    print("\nMost confused: ", end="")
+    print(
+        "; ".join(
+            f"{row['true']} called {row['predicted']} {row['objects']:.1f} of {row['of']:.0f}"
+            for row in loss["confused"]
+        )
+    )
 
 
 def run(
@@ -169,23 +231,29 @@ def run(
         shown = [f"{100 * row[key]:.1f}" for key in ("recall50", "recall75", "mean_best_iou")]
         print(f"| {name} | {row['objects']} | {' | '.join(shown)} |")
 
+    everything = coco_dataset(scenes, (*NOVEL_SPECIES, *DISTRACTOR_SPECIES))
+    novel_ids = [category["id"] for category in truth["categories"]]
+    middle = 3 if 3 in shots else shots[0]
     by_shots, accuracy = {}, {}
     for k in shots:
         prototypes = [draw_prototypes(vectors, k, draw) for draw in range(draws)]
         accuracy[str(k)] = float(np.mean([accuracy_on_true_masks(scenes, encoded, p) for p in prototypes]))
-        found = (match_all(truth, encoded, p, MERGING["soft"], preset.box_convention) for p in prototypes)
-        by_shots[str(k)] = summary(figures(precision) for precision in found)
+        found = [match_all(truth, encoded, p, MERGING["soft"], preset.box_convention) for p in prototypes]
+        by_shots[str(k)] = summary(figures(evaluate(truth, results)) for results in found)
+        if k == middle:
+            diagnoses = [diagnose(everything, results, novel_ids) for results in found]
     print(f"\n{table('references per class', by_shots)}")
     print("\nTrue masks given the right class: ", end="")
     print(", ".join(f"{100 * value:.1f} % with {k}" for k, value in accuracy.items()))
 
-    middle = 3 if 3 in shots else shots[0]
     by_merging = {"soft": by_shots[str(middle)]}
     prototypes = [draw_prototypes(vectors, middle, draw) for draw in range(draws)]
     for name in ("NMS only", "none"):
         found = (match_all(truth, encoded, p, MERGING[name], preset.box_convention) for p in prototypes)
-        by_merging[name] = summary(figures(precision) for precision in found)
+        by_merging[name] = summary(figures(evaluate(truth, results)) for results in found)
     print(f"\n{table(f'merging, {middle} references', by_merging)}")
+    loss = losses(diagnoses)
+    print_losses(loss, middle)
 
     return {
         "targets": targets,
@@ -201,6 +269,7 @@ def run(
         "accuracy_on_true_masks": accuracy,
         "shots": by_shots,
         "merging": by_merging,
+        "losses": loss,
     }
 
 
