@@ -239,13 +239,13 @@ class NAPPanel(foo.Panel):
 
     def _draw_curves(self, ctx, evaluation) -> None:
         iou_type, iou = _iou_type(ctx), ctx.panel.get_state("curves.choices.iou") or "mean"
-        chosen = ctx.panel.get_state("curves.choices.classes") or []
+        chosen = ctx.panel.get_state("curves.choices.classes") or _best_and_worst(evaluation, iou_type)
         traces = []
-        for name, colour in zip([None, *chosen[:_MOST_CURVES]], [charts.MUTED, *charts.SERIES], strict=False):
+        for name, colour in zip([None, *chosen[:_MOST_CURVES]], charts.SERIES, strict=False):
             curve = evaluation.curve(iou_type, iou, name)
             if curve is not None:
                 hover = "recall %{x:.2f}, precision %{y:.3f}"
-                traces.append(charts.line(name or ALL, *curve, colour, width=2 if name else 3, hover=hover))
+                traces.append(charts.line(name or ALL, *curve, colour, width=1.5 if name else 3.5, hover=hover))
         ctx.panel.set_data("curves.plot", traces)
 
     def _draw_confidence(self, ctx, evaluation) -> None:
@@ -393,7 +393,9 @@ class NAPPanel(foo.Panel):
         refresh = types.IconButtonView(icon="refresh", title="Read again", operator=self.on_refresh, variant="outlined")
         header.view("refresh", refresh)
         header.btn("evaluate", "Evaluate nAP", icon="add", on_click=self.on_evaluate, variant="outlined")
-        tabs = types.TabsView(componentsProps={"tab": {"sx": {"minWidth": 0, "minHeight": 44, "px": 1.75}}})
+        tabs = types.TabsView(
+            componentsProps={"tab": {"sx": {"minWidth": 0, "minHeight": 44, "px": 1.25, "fontSize": "0.9rem"}}}
+        )
         for key, label in TABS.items():
             tabs.add_choice(key, label=label)
         panel.enum("tab", tabs.values(), default="summary", view=tabs, on_change=self.on_choice)
@@ -455,7 +457,9 @@ class NAPPanel(foo.Panel):
         for key, label in IOUS.items():
             ious.add_choice(key, label=label)
         choices.enum("iou", ious.values(), default="mean", view=ious, on_change=self.on_choice)
-        classes = types.DropdownView(label=f"Classes, at most {_MOST_CURVES}", multiple=True)
+        classes = types.DropdownView(
+            label=f"Classes, at most {_MOST_CURVES}; else the best and the worst", multiple=True
+        )
         for name in evaluation.classes:
             classes.add_choice(name, label=name)
         choices.list("classes", types.String(), view=classes, on_change=self.on_choice)
@@ -529,8 +533,8 @@ class NAPPanel(foo.Panel):
             config=charts.CONFIG,
             on_click=self.on_error_bar,
         )
-        for kind, (label, meaning) in ERRORS.items():
-            _caption(content, f"kind_{kind}", f"{label}: {meaning}")
+        meanings = [f"{label}: {meaning}" for label, meaning in ERRORS.values()]
+        _caption(content, "kinds_meaning", " · ".join(meanings))
         _, columns = _most_confused(evaluation)
         text = f"Predictions of confidence {found['confidence']:.2f} and above, where F1 is largest. Click a cell."
         if len(columns) < len(evaluation.classes) + 2:
@@ -756,6 +760,11 @@ def _most_confused(evaluation) -> tuple[list[int], list[int]]:
     return [*most, classes], [*most, classes, classes + 1]
 
 
+def _best_and_worst(evaluation, iou_type: str) -> list[str]:
+    names = _barred(evaluation, iou_type)
+    return names if len(names) <= _MOST_CURVES else [*names[:3], *names[-2:]]
+
+
 def _ends(names: list[str]) -> list[str]:
     return names if len(names) <= _MOST_BARS else names[: _MOST_BARS // 2] + names[-_MOST_BARS // 2 :]
 
@@ -783,6 +792,9 @@ _TABLE = {
     "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 1.5}},
     "tableContainer": {"sx": {"overflowX": "auto"}},
 }
+
+
+_TABS = {"tab": {"sx": {"minWidth": 0, "minHeight": 44, "px": 1.25, "fontSize": "0.9rem"}}}
 
 
 def _columns(template: str) -> dict[str, Any]:
