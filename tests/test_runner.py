@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nts.evaluation import instance_job
@@ -27,6 +28,7 @@ from nts.evaluation.runner import run
 from nts.evaluation.sampling import draw_references
 from nts.images import read_image
 from nts.masks import draw_masks
+from nts.memory import MemoryBank
 from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
 from nts.presets import PAPER
 from nts.references import Reference
@@ -177,7 +179,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
     with pytest.raises(RunError, match="has not finished"):
         compare_runs(finished, tmp_path)
 
-    def nothing_to_encode(references, *args):
+    def nothing_to_encode(*_):
         raise AssertionError("references were encoded before")
 
     encoded.clear()
@@ -194,30 +196,29 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
 
 
 def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_them(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(instance_job, "_ENTRIES_PER_SAVE", 2)
-    original = instance_job.encode_references
+    monkeypatch.setattr(instance_job, "_REFERENCES_PER_SAVE", 2)
+    settings = replace(SETTINGS, seeds=(33,), limit=1, save_predictions=False)
+    encoded, original = [], instance_job.encode_references
 
-    def interrupted(references, *args):
-        for number, entry in enumerate(original(references, *args)):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield entry
-
-    monkeypatch.setattr(instance_job, "encode_references", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        start(tmp_path)
-    encoded = []
-
-    def counting(references, *args):
+    def encode_references(references, *args):
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
         for entry in original(references, *args):
-            encoded.append(entry)
+            encoded.append(entry.label_id)
             yield entry
 
-    monkeypatch.setattr(instance_job, "encode_references", counting)
-    monkeypatch.setattr(instance_job, "encode_target", interrupted)
-    with pytest.raises(AttributeError):
-        start(tmp_path)
-    assert len(encoded) == 4
+    monkeypatch.setattr(instance_job, "encode_references", encode_references)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "interrupted", settings)
+    before, encoded = encoded, []
+    start(tmp_path / "interrupted", settings)
+    assert encoded
+    assert not set(before) & set(encoded)
+    monkeypatch.setattr(instance_job, "encode_references", original)
+    start(tmp_path / "whole", settings)
+    assert numbers_of(tmp_path / "interrupted") == numbers_of(tmp_path / "whole")
+    banks = [MemoryBank.load(tmp_path / run / "references.safetensors") for run in ("interrupted", "whole")]
+    assert torch.equal(*(bank.instance_prototypes() for bank in banks))
 
 
 def test_a_folder_that_holds_another_run_is_refused_and_says_what_differs(start, finished, data):
@@ -289,14 +290,12 @@ def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_e
 
 
 def test_references_in_the_images_evaluated_are_told(data, start, tmp_path):
-    settings = replace(SETTINGS, shots=(1,), seeds=(42,), limit=1, save_predictions=False)
+    settings = replace(SETTINGS, shots=(1,), seeds=(42,), save_predictions=False)
     both = replace(data, references=copy.deepcopy(data.targets))
-    numbers = start(tmp_path, settings, both)
-    shown = json.dumps(numbers["notes"])
-    assert ("hold references too" in shown) == (
-        data.targets["images"][0]["id"]
-        in {a["image_id"] for drawn in draw_references(settings.protocol, both, 1, 42).values() for a in drawn}
-    )
+    drawn = draw_references(settings.protocol, both, 1, 42).values()
+    images = {annotation["image_id"] for of_class in drawn for annotation in of_class}
+    (note,) = start(tmp_path, settings, both)["notes"]
+    assert note.startswith(f"{len(images)} of the images evaluated hold references too")
 
 
 def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):

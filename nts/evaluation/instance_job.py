@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..images import ImageError, read_image
 from ..instances import Instances
-from ..memory import MemoryBank
+from ..memory import MemoryBank, MemoryEntry
 from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
 from ..promotion import promote_boxes
 from ..references import InvalidReference, Reference
@@ -33,7 +33,7 @@ from .report import write_file
 from .run_folder import RunError, lines_array, read_matches, read_parts
 from .sampling import draw_references
 
-_ENTRIES_PER_SAVE = 256
+_REFERENCES_PER_SAVE = 256
 
 
 class InstanceJob(Job):
@@ -89,30 +89,44 @@ class InstanceJob(Job):
         progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
 
     def _encoded_references(self) -> tuple[MemoryBank, list[str]]:
-        file, complete = self.folder / "references.safetensors", self.folder / "references.json"
-        if complete.is_file():
-            return MemoryBank.load(file, self.encoder.info), json.loads(complete.read_text())["skipped"]
-        if file.is_file():
-            bank = MemoryBank.load(file, self.encoder.info)
-        else:
-            bank = MemoryBank(self.encoder.info, self.settings.preset.name)
-        there = {entry.label_id for entry in bank.entries}
-        missing = [annotation for annotation in self.distinct_references if str(annotation["id"]) not in there]
+        """Entries of all distinct references, and the lines that tell of those left out.
+
+        They are encoded in chunks that do not depend on where a run was interrupted: in another batch, the encoder
+        would round differently.
+        """
+        file, progress = self.folder / "references.safetensors", self.folder / "references.json"
+        bank, done = MemoryBank(self.encoder.info, self.settings.preset.name), 0
         skipped: list[str] = []
-        references = self._read_references(missing, skipped)
-        results = encode_references(references, self.encoder, self.settings.preset)
-        for result in tqdm(results, total=len(missing), unit="reference", desc="references"):
-            if isinstance(result, Skipped):
-                skipped.append(f"annotation {result.label_id} in image {result.sample_id}: {result.reason}")
-                continue
-            bank.add(result)
-            if len(bank) % _ENTRIES_PER_SAVE == 0:
+        if progress.is_file():
+            bank, state = MemoryBank.load(file, self.encoder.info), json.loads(progress.read_text())
+            done, skipped = state["done"], state["skipped"]
+        references = self.distinct_references
+        with tqdm(total=len(references), initial=done, unit="reference", desc="references") as bar:
+            for start in range(done, len(references), _REFERENCES_PER_SAVE):
+                chunk = references[start : start + _REFERENCES_PER_SAVE]
+                for result in self._encode_references(chunk):
+                    if isinstance(result, MemoryEntry):
+                        bank.add(result)
+                    else:
+                        skipped.append(result)
+                    bar.update()
                 bank.save(file)
-        bank.save(file)
-        write_file(complete, json.dumps({"skipped": skipped}, indent=1).encode())
+                state = {"done": start + len(chunk), "skipped": skipped}
+                write_file(progress, json.dumps(state, indent=1).encode())
         return bank, skipped
 
-    def _read_references(self, annotations: Sequence[dict], skipped: list[str]) -> Iterator[Reference]:
+    def _encode_references(self, annotations: Sequence[dict]) -> Iterator[MemoryEntry | str]:
+        """The entry of every annotation, or why it has none; in any order."""
+        unreadable: list[str] = []
+        references = self._read_references(annotations, unreadable)
+        for result in encode_references(references, self.encoder, self.settings.preset):
+            if isinstance(result, Skipped):
+                yield f"annotation {result.label_id} in image {result.sample_id}: {result.reason}"
+            else:
+                yield result
+        yield from unreadable
+
+    def _read_references(self, annotations: Sequence[dict], unreadable: list[str]) -> Iterator[Reference]:
         """Read references image by image; masks that are missing are got from the boxes."""
         images = {image["id"]: image for image in self.data.references["images"]}
         names = {category["id"]: category["name"] for category in self.data.references["categories"]}
@@ -127,7 +141,7 @@ class InstanceJob(Job):
                 known = "height" in record and "width" in record
                 image = read_annotated_image(record, exif=exif) if known else read_image(record["path"], exif=exif)
             except ImageError as error:
-                skipped += [f"annotation {a['id']}: {error}" for a in of_image]
+                unreadable += [f"annotation {a['id']}: {error}" for a in of_image]
                 continue
             boxes = [a["bbox"] for a in of_image if not has_mask(a)]
             drawn = promote_boxes(image, boxes, self.segmenter) if boxes else None
@@ -148,7 +162,7 @@ class InstanceJob(Job):
                         label_id=str(annotation["id"]),
                     )
                 except InvalidReference as error:
-                    skipped.append(f"annotation {annotation['id']} in {record['path']}: {error}")
+                    unreadable.append(f"annotation {annotation['id']} in {record['path']}: {error}")
 
     @cached_property
     def annotations(self) -> dict[int | str, list[dict]]:
@@ -269,7 +283,7 @@ class InstanceJob(Job):
             "conventions": {
                 "boxes": f"{preset.box_convention}"
                 + (", one pixel short, as published" if preset.box_convention == "inclusive" else ""),
-                "area of a result's mask": areas,
+                **({"area of a result's mask": areas} if "masks" in protocol.iou_types else {}),
                 "results that count": f"{protocol.max_detections} per image",
             },
             "notes": self._notes(),
@@ -301,7 +315,7 @@ class InstanceJob(Job):
         of_proposals.add_proposals(objects.areas, torch.from_numpy(objects.best_iou))
         recall = [asdict(row) for row in of_proposals.summary().recall]
         accuracy = []
-        for shots in self.settings.shots:
+        for shots in dict.fromkeys(draw.shots for draw in self.settings.draws):
             shares = []
             for draw, nearest in zip(self.settings.draws, objects.nearest, strict=True):
                 if draw.shots == shots:

@@ -75,7 +75,7 @@ class Settings:
     def draws(self) -> tuple[Draw, ...]:
         """Every number of shots with every seed."""
         seeds = (None,) if self.protocol.draw == "shot-files" else self.seeds
-        return tuple(Draw(shots, seed) for shots in self.shots for seed in seeds)
+        return tuple(dict.fromkeys(Draw(shots, seed) for shots in self.shots for seed in seeds))
 
     @property
     def result_areas(self) -> ResultAreas:
@@ -123,8 +123,8 @@ class Job(ABC):
         return {
             "protocol": settings.protocol.name,
             "classes": list(self.classes.values()),
-            "shots": list(settings.shots),
-            "seeds": [draw.seed for draw in settings.draws if draw.shots == settings.shots[0]],
+            "shots": list(dict.fromkeys(draw.shots for draw in settings.draws)),
+            "seeds": list(dict.fromkeys(draw.seed for draw in settings.draws)),
             "limit": settings.limit,
             "targets": fingerprint([image_identity(self.images[unit]) for unit in self.units], annotations),
             "references": fingerprint(self.drawn()),
