@@ -7,7 +7,6 @@ the prompt goes to the segmenter that proposes masks anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from .segmenter import Segmenter
 
 @dataclass(frozen=True, eq=False)
 class PromotedMasks:
-    """The masks of the annotations of one image, in their order; iterating gives them one by one.
+    """The masks of the annotations of one image, in their order.
 
     Attributes:
         masks: bool ``[m, H, W]`` at the image's size.
@@ -32,9 +31,6 @@ class PromotedMasks:
     masks: np.ndarray
     predicted_iou: np.ndarray
     filled: np.ndarray
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.masks)
 
 
 def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> PromotedMasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -94,6 +95,17 @@ def test_fiftyone_reads_the_files_of_coco_themselves_with_the_same_objects_and_m
         masks = [[d.mask for d in s.ground_truth.detections] if s.ground_truth else [] for s in (one, other)]
         assert len(masks[0]) == len(masks[1])
         assert all(np.array_equal(a, b) for a, b in zip(*masks, strict=True))
+
+
+def test_an_import_that_fails_leaves_no_dataset_behind(importing, fo, tmp_path):
+    folder = shutil.copytree(tiny("coco"), tmp_path / "coco")
+    path = folder / "annotations" / "instances_val2017.json"
+    dataset = json.loads(path.read_text())
+    dataset["annotations"][0]["segmentation"] = {"type": "polygon"}
+    path.write_text(json.dumps(dataset))
+    with pytest.raises(KeyError):
+        importing.import_layout("coco-fsod", folder, "imported-broken")
+    assert not fo.dataset_exists("imported-broken")
 
 
 def test_a_protocol_of_ones_own_has_views_and_no_layout(importing, tmp_path):

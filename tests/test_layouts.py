@@ -167,6 +167,22 @@ class TestLvis:
             assert category["instance_count"] == len(of_class) > 0
             assert category["image_count"] == len({a["image_id"] for a in of_class})
 
+    def test_a_class_that_is_in_a_picture_is_never_said_to_be_absent(self, monkeypatch, tmp_path):
+        """What is in the pictures shows when nothing is left out of the annotations."""
+        monkeypatch.setattr("nts.small.layouts._limit", lambda picture, left, references_only=True: picture)
+        main(["lvis", str(tmp_path)])
+        everything = load(get_protocol("lvis"), tmp_path)
+        for one, other in (
+            (read("lvis").targets, everything.targets),
+            (read("lvis").references, everything.references),
+        ):
+            there, known = by_image(other), by_image(one)
+            for image in one["images"]:
+                seen = Counter(a["category_id"] for a in there[image["id"]])
+                found = Counter(a["category_id"] for a in known[image["id"]])
+                assert not seen.keys() & set(image["neg_category_ids"])
+                assert {c for c in found if found[c] < seen[c]} == set(image["not_exhaustive_category_ids"])
+
     def test_images_are_found_by_their_address_in_both_folders(self):
         images = read("lvis").targets["images"]
         assert {Path(image["path"]).parent.name for image in images} == {"train2017", "val2017"}

@@ -132,7 +132,7 @@ def test_a_box_in_which_nothing_is_drawn_is_filled_and_one_outside_the_image_is_
     image = np.zeros((60, 80, 3), np.uint8)
     promoted = promote_boxes(image, [[10.5, 20, 5, 8.5], [-10, -10, 15, 12], [90, 10, 5, 5]], Nothing())
     assert promoted.filled.all()
-    inside, cut, outside = promoted
+    inside, cut, outside = promoted.masks
     assert (inside.sum(), inside[20:29, 10:16].sum()) == (54, 54)
     assert (cut.sum(), cut[:2, :5].sum()) == (10, 10)
     with pytest.raises(InvalidReference, match="empty"):

@@ -17,7 +17,7 @@ from bson import ObjectId
 from fiftyone import ViewField as F
 
 from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
-from ..evaluation.protocols import get_protocol
+from ..evaluation.protocols import Protocol, get_protocol
 from ..evaluation.sampling import Candidate, candidate_key, stratified_sample
 from . import checks
 from .checks import InputError
@@ -52,26 +52,12 @@ def import_layout(
     """
     protocol = get_protocol(protocol_name)
     loaded = load(protocol, data)
-    dataset = fo.Dataset(name, overwrite=overwrite, persistent=True)
-    if protocol.layout == "voc" and protocol.task == "instances":
-        root = voc_root(Path(data).expanduser().absolute())
-        _add_voc(dataset, root, {REFERENCES: VOC_REFERENCES, TARGETS: VOC_TARGETS})
-    elif loaded.references is loaded.targets:
-        _add_coco(dataset, loaded.targets, [REFERENCES, TARGETS])
-    else:
-        _add_coco(dataset, loaded.references, [REFERENCES])
-        _add_coco(dataset, loaded.targets, [TARGETS])
-    for tag in (REFERENCES, TARGETS):
-        dataset.save_view(tag, dataset.match_tags(tag))
-    names = {category["id"]: category["name"] for category in loaded.targets["categories"]}
-    dataset.default_classes = list(names.values())
-    dataset.info = {
-        "protocol": protocol.name,
-        "classes": [names[class_id] for class_id in loaded.class_ids],
-        "base_classes": [names[class_id] for class_id in loaded.base_class_ids],
-        "notes": list(loaded.notes),
-    }
-    dataset.save()
+    dataset = fo.Dataset(name, overwrite=overwrite)
+    try:
+        _fill(dataset, protocol, Path(data).expanduser().absolute(), loaded)
+    except BaseException:  # an interrupted import would keep the name, and look whole
+        dataset.delete()
+        raise
     return dataset
 
 
@@ -165,6 +151,29 @@ def sample_references_view(
     draw = stratified_sample((c for c in candidates if c.class_name in wanted), shots, seed)
     chosen = [ObjectId(ids[c.key]) for of_class in draw.chosen.values() for c in of_class]
     return view.filter_labels(label_field, F("_id").is_in(chosen))
+
+
+def _fill(dataset: fo.Dataset, protocol: Protocol, data: Path, loaded: ProtocolData) -> None:
+    """Samples, tags, saved views and ``info`` of :func:`import_layout`."""
+    if protocol.layout == "voc" and protocol.task == "instances":
+        _add_voc(dataset, voc_root(data), {REFERENCES: VOC_REFERENCES, TARGETS: VOC_TARGETS})
+    elif loaded.references is loaded.targets:
+        _add_coco(dataset, loaded.targets, [REFERENCES, TARGETS])
+    else:
+        _add_coco(dataset, loaded.references, [REFERENCES])
+        _add_coco(dataset, loaded.targets, [TARGETS])
+    for tag in (REFERENCES, TARGETS):
+        dataset.save_view(tag, dataset.match_tags(tag))
+    names = {category["id"]: category["name"] for category in loaded.targets["categories"]}
+    dataset.default_classes = list(names.values())
+    dataset.info = {
+        "protocol": protocol.name,
+        "classes": [names[class_id] for class_id in loaded.class_ids],
+        "base_classes": [names[class_id] for class_id in loaded.base_class_ids],
+        "notes": list(loaded.notes),
+    }
+    dataset.persistent = True
+    dataset.save()
 
 
 def _add_coco(dataset: fo.Dataset, coco: dict, tags: list[str]) -> None:

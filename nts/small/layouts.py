@@ -207,14 +207,14 @@ def write_coco(folder: Path | str) -> None:
 
 
 def _write_coco_split(
-    folder: Path, split: str, pictures: Sequence[_Picture], species: Mapping[str, int], name: str
+    folder: Path, split: str, pictures: Sequence[_Picture], species: Mapping[str, int], file_name: str
 ) -> None:
     ids = dict(zip(species, COCO_IDS, strict=True))
     images: list[dict] = []
     annotations = []
-    for k, picture in enumerate(pictures):
-        image_id = 1000 + 37 * (k * 11 % len(pictures))  # neither 1, 2, … nor ascending
-        images.append({"id": image_id, "file_name": name.format(image_id), **picture.size})
+    image_ids = random.Random(6).sample(range(1000, 9000), len(pictures))  # neither 1, 2, … nor ascending
+    for image_id, picture in zip(image_ids, pictures, strict=True):
+        images.append({"id": image_id, "file_name": file_name.format(image_id), **picture.size})
         picture.save(folder / split / images[-1]["file_name"])
         annotations += [_annotation(o, image_id, ids[o.name]) for o in picture.objects]
     categories = [{"id": i, "name": name, "supercategory": "drawn"} for name, i in ids.items()]
@@ -251,21 +251,19 @@ def write_lvis(folder: Path | str) -> None:
     for seed, name in ((202, _LVIS_ONE_REFERENCE), (203, _LVIS_NO_REFERENCE)):
         train += [_draw([seed, k], species, [name]) for k in range(3)]
     left = Counter({_LVIS_ONE_REFERENCE: 1, _LVIS_NO_REFERENCE: 0})
-    train = [_limit(picture, left) for picture in train]
-    _write_lvis_split(folder, "train", train, species, [[] for _ in train], ["train2017"] * len(train))
+    known = [_limit(picture, left) for picture in train]
+    _write_lvis_split(folder, "train", train, known, species, ["train2017"])
 
-    val, partly = [], []
-    for k in range(12):
-        picture = _draw([204, k], species, species if k < 11 else [])
+    val = [_draw([204, k], species, species if k < 11 else []) for k in range(12)]
+    known = []
+    for k, picture in enumerate(val):
         counts = Counter(o.name for o in picture.objects)
         names = sorted(counts)
         # Nobody looked for the one class, and of every other that has several objects one was overlooked.
         unknown = names[k % len(names)] if len(names) > 1 and k % 2 else ""
-        partly.append([name for name in names if counts[name] > 1 and name != unknown])
-        left = Counter({name: counts[name] - 1 for name in partly[-1]} | {unknown: 0})
-        val.append(_limit(picture, left, references_only=False))
-    folders = ["val2017" if k % 3 else "train2017" for k in range(len(val))]
-    _write_lvis_split(folder, "val", val, species, partly, folders)
+        left = Counter({name: counts[name] - 1 for name in names if counts[name] > 1} | {unknown: 0})
+        known.append(_limit(picture, left, references_only=False))
+    _write_lvis_split(folder, "val", val, known, species, ["train2017", "val2017", "val2017"])
 
 
 def _limit(picture: _Picture, left: Counter[str], *, references_only: bool = True) -> _Picture:
@@ -287,28 +285,30 @@ def _write_lvis_split(
     folder: Path,
     split: str,
     pictures: Sequence[_Picture],
+    known: Sequence[_Picture],
     species: Mapping[str, int],
-    partly: Sequence[Sequence[str]],
     image_folders: Sequence[str],
 ) -> None:
+    """Pictures with what is ``known`` of them; their files go into the folders in turn."""
     ids = {name: number for number, name in enumerate(species, start=1)}
     images: list[dict] = []
     annotations: list[dict] = []
-    for k, (picture, in_part, image_folder) in enumerate(zip(pictures, partly, image_folders, strict=True)):
+    for k, (picture, annotated) in enumerate(zip(pictures, known, strict=True)):
         image_id = (10_000 if split == "train" else 20_000) + k
-        file = f"{image_folder}/{image_id:012d}.jpg"
+        file = f"{image_folders[k % len(image_folders)]}/{image_id:012d}.jpg"
         picture.save(folder / file)
-        absent = sorted(ids[name] for name in ids.keys() - {o.name for o in picture.objects})
+        there, found = (Counter(o.name for o in p.objects) for p in (picture, annotated))
+        absent = [class_id for name, class_id in ids.items() if name not in there]
         images.append(
             {
                 "id": image_id,
                 "coco_url": f"http://images.cocodataset.org/{file}",
                 **picture.size,
                 "neg_category_ids": absent[k % 3 :: 3],
-                "not_exhaustive_category_ids": sorted(ids[name] for name in in_part),
+                "not_exhaustive_category_ids": [i for name, i in ids.items() if 0 < found[name] < there[name]],
             }
         )
-        annotations += [_annotation(o, image_id, ids[o.name]) for o in picture.objects]
+        annotations += [_annotation(o, image_id, ids[o.name]) for o in annotated.objects]
     for annotation in annotations:
         del annotation["iscrowd"]
     categories = [
