@@ -145,3 +145,5 @@ def test_runs_that_cannot_be_compared_are_refused():
         bootstrap(matches, classes=["cat"])
     with pytest.raises(ValueError, match="at least one draw"):
         bootstrap(matches, draws=0)
+    with pytest.raises(ValueError, match="no image to draw"):
+        bootstrap(restrict(matches, []))

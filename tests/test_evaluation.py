@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from nts.evaluation.coco import evaluate
+from nts.evaluation.coco import evaluate, summarise_matches
+from nts.evaluation.matches import concatenate, match, match_image
 
 
 def rle_of(box, height=100, width=120) -> dict:
@@ -162,3 +163,38 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate(ground_truth, results, base_class_ids=[3, 17, 90])
     with pytest.raises(ValueError, match="image 1 has the score nan"):
         evaluate(ground_truth, [result_of(1, 3, [0, 0, 9, 9], math.nan)])
+
+
+def test_matches_of_single_images_give_the_figures_of_the_whole():
+    ground_truth, results = make_case(12)
+    names = [f"class {c}" for c in (3, 17, 90)]
+    of_kind = {}
+    for iou_type in ("boxes", "masks"):
+        of_kind[iou_type] = concatenate(
+            [
+                match_image(
+                    [a for a in ground_truth["annotations"] if a["image_id"] == image["id"]],
+                    [r for r in results if r["image_id"] == image["id"]],
+                    [3, 17, 90],
+                    names,
+                    image["id"],
+                    iou_type,
+                )
+                for image in reversed(ground_truth["images"])
+            ]
+        )
+    found = summarise_matches(of_kind["boxes"], of_kind["masks"], ["class 17"])
+    assert found == evaluate(ground_truth, results, base_class_ids=[17])
+
+
+def test_matches_that_do_not_belong_together_are_refused():
+    ground_truth, results = make_case(12)
+    boxes, masks = (match(ground_truth, results, iou_type=iou_type) for iou_type in ("boxes", "masks"))
+    with pytest.raises(ValueError, match="matches of boxes and of masks are needed, got masks and boxes"):
+        summarise_matches(masks, boxes)
+    with pytest.raises(ValueError, match="not of the same results"):
+        summarise_matches(match(ground_truth, results[1:], iou_type="boxes"), masks)
+    with pytest.raises(ValueError, match=r"unknown base classes \['cat'\]"):
+        summarise_matches(boxes, masks, ["cat"])
+    with pytest.raises(ValueError, match="no novel class"):
+        summarise_matches(boxes, masks, boxes.classes)

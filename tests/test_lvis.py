@@ -189,6 +189,8 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate_lvis(ground_truth, results, [])
     with pytest.raises(ValueError, match="no image"):
         evaluate_lvis({**ground_truth, "images": []}, results)
+    with pytest.raises(ValueError, match="has the score nan"):
+        evaluate_lvis(ground_truth, [results[0] | {"score": float("nan")}])
     curves = accumulate(match_lvis(ground_truth, results), (300,))
     with pytest.raises(ValueError, match="every class needs a frequency"):
         summarise_lvis(curves, ["r", "c", "often"])

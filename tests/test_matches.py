@@ -225,3 +225,8 @@ def test_parts_that_do_not_belong_together_are_refused():
         concatenate([one, match_image([], [], [1], ["b"], 2, "boxes")])
     with pytest.raises(ValueError, match="parts differ in iou_type"):
         concatenate([one, match_image([], [], [1], ["a"], 2, "masks")])
+    with pytest.raises(ValueError, match="parts differ in max_detections: 100 and 300"):
+        concatenate([one, match_image([], [], [1], ["a"], 2, "boxes", max_detections=300)])
+    two = match_image([], [], [1], ["a"], 2, "boxes")
+    with pytest.raises(ValueError, match="parts differ in iou_thresholds"):
+        concatenate([one, replace(two, iou_thresholds=two.iou_thresholds + 0.01)])

@@ -18,7 +18,7 @@ import numpy as np
 
 from .average_precision import Curves, accumulate, mean_of_known
 from .coco import without_nan
-from .matches import IouType, Matches, ResultAreas, areas_of, concatenate, geometries, match_image
+from .matches import ImageId, IouType, Matches, ResultAreas, areas_of, concatenate, geometries, match_image
 
 MAX_DETECTIONS = 300
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -132,19 +132,13 @@ def match_lvis(
         raise ValueError(f"unknown class ids {unknown}: the ground truth has {len(names)} others")
     if not evaluated:
         raise ValueError("there is no class to evaluate")
-    rows, annotation_rows = (
-        {image["id"]: list[int]() for image in ground_truth["images"]} for _ in (results, ground_truth["annotations"])
-    )
-    for rows_of, items in ((rows, results), (annotation_rows, ground_truth["annotations"])):
-        for i, item in enumerate(items):
-            if item["image_id"] in rows_of:
-                rows_of[item["image_id"]].append(i)
-
+    rows = _rows_by_image(results, ground_truth["images"])
+    gt_rows = _rows_by_image(ground_truth["annotations"], ground_truth["images"])
     classes = [names[class_id] for class_id in evaluated]
     together = concatenate(
         [
             match_lvis_image(
-                [ground_truth["annotations"][i] for i in annotation_rows[image["id"]]],
+                [ground_truth["annotations"][i] for i in gt_rows[image["id"]]],
                 [results[i] for i in rows[image["id"]]],
                 evaluated,
                 classes,
@@ -156,7 +150,7 @@ def match_lvis(
         ]
     )
     order = np.array([i for of_image in rows.values() for i in of_image], np.int64)
-    gt_order = np.array([i for of_image in annotation_rows.values() for i in of_image], np.int64)
+    gt_order = np.array([i for of_image in gt_rows.values() for i in of_image], np.int64)
     return replace(
         together,
         result=order[together.result],
@@ -253,3 +247,12 @@ def summarise_lvis(curves: Curves, frequencies: Sequence[str]) -> LvisSummary:
         ar_300=mean_of_known(recall[..., area["all"]]),
         **{f"ar_{size}": mean_of_known(recall[..., area[size]]) for size in ("small", "medium", "large")},
     )
+
+
+def _rows_by_image(items: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]]) -> dict[ImageId, list[int]]:
+    """Rows of the items of every image, in the order of images."""
+    rows: dict[ImageId, list[int]] = {image["id"]: [] for image in images}
+    for i, item in enumerate(items):
+        if item["image_id"] in rows:
+            rows[item["image_id"]].append(i)
+    return rows
