@@ -408,7 +408,7 @@ def _write_voc_segmentation(path: Path, picture: _Picture) -> None:
         outline |= np.pad(changes, [(0, int(axis == 0)), (0, int(axis == 1))])
     classes[outline] = IGNORE
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(classes, mode="P")
+    image = Image.fromarray(classes)
     image.putpalette([value * 37 % 256 for value in range(768)])
     image.save(path)
 
@@ -457,7 +457,7 @@ def _write_cd_fsod_set(folder: Path, names: Sequence[str], seed: int) -> None:
     test = [_draw([seed + 1, k], species, names) for k in range(4)] + [_draw([seed + 2, 0], species, [])]
     for k, picture in enumerate(test, start=1):
         picture.save(folder / "test" / f"{k:05d}.jpg")
-    # The benchmark's archives differ in where they keep it.
+    # Both places are read, so both are drawn.
     path = folder / "test.json" if folder.name == "UODD" else folder / "annotations" / "test.json"
     _write_json(path, {**_boxes_only(test, names, skip_empty=False), "categories": categories})
 
