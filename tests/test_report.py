@@ -171,10 +171,11 @@ def test_what_the_models_can_do_alone_and_what_goes_wrong():
     counts = dict.fromkeys(("right", "wrong_class", "duplicate", "poor_localisation", "distractor", "background"), 3)
     error = {"shots": 1, "seed": 33, "iou_type": "masks", "ap": 0.4, "ap_if_labels_perfect": 0.5}
     error |= {"ap_if_masks_perfect": None, "errors_above": {"total": counts | {"missed": 7}}}
-    text = markdown(numbers_of(DRAWS, diagnostics=diagnostics, errors=[error]))
+    other = error | {"seed": 42, "ap": 0.3, "errors_above": {"total": counts | {"missed": 8}}}
+    text = markdown(numbers_of(DRAWS, diagnostics=diagnostics, errors=[error, other]))
     assert "| small | 4 | 75.0 | 50.0 | 61.2 |" in text
     assert "| 1 | 4 | 80.0 ± 2.5 |" in text
-    assert "| 1 | 33 | masks | 40.0 | 50.0 | – | 3 | 3 | 3 | 3 | 3 | 3 | 7 |" in text
+    assert "| 1 | masks | 35.0 | 50.0 | – | 3.0 | 3.0 | 3.0 | 3.0 | 3.0 | 3.0 | 7.5 |" in text
 
 
 def test_names_and_cells():

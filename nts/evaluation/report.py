@@ -265,28 +265,24 @@ def _diagnostics(diagnostics: Mapping[str, Any] | None) -> str:
 
 
 def _errors(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Means over the seeds."""
     if not errors:
         return ""
-    header = [
-        "shots",
-        "seed",
-        "IoU of",
-        "AP",
-        "labels perfect",
-        "masks perfect",
-        *(e.replace("_", " ") for e in _ERRORS),
-    ]
-    rows = []
+    header = ["shots", "IoU of", "AP", "labels perfect", "masks perfect", *(name.replace("_", " ") for name in _ERRORS)]
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for row in errors:
-        aps = [None if row[key] is None else 100 * row[key] for key in _ORACLES]
-        counts = [row["errors_above"]["total"][name] for name in _ERRORS]
-        seed = "fixed" if row["seed"] is None else row["seed"]
-        rows.append([row["shots"], seed, row["iou_type"], *map(_percent, aps), *counts])
+        groups.setdefault((row["shots"], row["iou_type"]), []).append(row)
+    rows = []
+    for (shots, iou_type), same in groups.items():
+        aps = [[row[key] for row in same if row[key] is not None] for key in _ORACLES]
+        counts = [statistics.fmean(row["errors_above"]["total"][name] for row in same) for name in _ERRORS]
+        cells = [_percent(100 * statistics.fmean(values) if values else None) for values in aps]
+        rows.append([shots, iou_type, *cells, *(f"{count:.1f}" for count in counts)])
     note = (
         "AP as it is, and if all labels or all masks were right; then predictions and objects by what became of them, "
-        "at an IoU of 0.5 and the confidence of best F1."
+        "at an IoU of 0.5 and the confidence of best F1. Mean over seeds."
     )
-    return f"## What goes wrong\n\n{note}\n\n{table(header, rows, 'rrl' + 'r' * 10)}"
+    return f"## What goes wrong\n\n{note}\n\n{table(header, rows, 'rl' + 'r' * 10)}"
 
 
 def _setting(numbers: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,17 +97,6 @@ class SemanticAccuracy:
     def without_episodes(self) -> tuple[str, ...]:
         """Classes that no episode asked for: they are not part of ``miou``."""
         return tuple(name for name, count in self.episodes.items() if count == 0)
-
-    def to_dict(self) -> dict:
-        """As plain values, for JSON; ``nan`` becomes ``None``."""
-        values = asdict(self)
-        values["per_class"] = {name: none_if_nan(value) for name, value in self.per_class.items()}
-        return values | {"miou": none_if_nan(self.miou), "fb_iou": none_if_nan(self.fb_iou)}
-
-
-def none_if_nan(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return None if math.isnan(value) else value
 
 
 def summarise_episodes(
