@@ -92,3 +92,15 @@ def test_counts_by_confidence_cover_scores_beyond_zero_and_one():
     assert counts.thresholds[0] < 0 < 1 < counts.thresholds[-1]
     with pytest.raises(ValueError, match="no matches at an IoU of 0.3"):
         counts_by_confidence(match(ground_truth, wild), iou=0.3)
+
+
+def test_the_benchmark_of_evaluation_compares_like_with_like(capsys):
+    from benchmarks.evaluation import run
+
+    rows = run(images=6, fiftyone_images=0, draws=5)
+    assert [row["who"] for row in rows] == ["ours", "ours, image by image", "pycocotools", "paired bootstrap"]
+    ours, streamed, reference, _ = rows
+    assert 0 < ours["masks_ap"] == streamed["masks_ap"] == reference["masks_ap"]
+    assert 0 < ours["boxes_ap"] == streamed["boxes_ap"] == reference["boxes_ap"]
+    assert reference["largest_difference"] == 0
+    assert "| pycocotools | 6 |" in capsys.readouterr().out

@@ -211,6 +211,8 @@ def test_what_cannot_be_matched_is_refused():
     twins = {**ground_truth, "categories": [{"id": i, "name": "twin"} for i in (3, 17, 90)]}
     with pytest.raises(ValueError, match="names of classes must be unique"):
         match(twins, results)
+    with pytest.raises(ValueError, match="no class to evaluate"):
+        match(ground_truth, results, [])
     with pytest.raises(ValueError, match="class_ids must ascend"):
         match_image([], [], [3, 1], ["a", "b"], 1, "boxes")
 
