@@ -18,17 +18,17 @@ TABS = {"references": "References", "classes": "Likeness of classes", "checks": 
 ALL, DISAGREEING = "all classes", "references that disagree"
 COLUMNS = {
     "class": "Class",
-    "similarity": "Own class without it",
-    "other": "Most alike other class",
-    "other_similarity": "That class",
+    "similarity": "To its own",
+    "other": "Nearest other",
+    "other_similarity": "To that",
     "margin": "Margin",
-    "verdict": "The others say",
+    "agrees": "Agrees",
 }
 
 _PER_PAGE = 24
 _MOST_ROWS = 100
 _MOST_CLASSES = 60  # of the heat map: 3,600 cells, still wide enough to be clicked
-_SIDE = 112  # of a thumbnail, in pixels of the page
+_SIDE = 92  # of a thumbnail, in pixels of the page
 _DISAGREES = charts.WRONG
 
 
@@ -81,11 +81,8 @@ class MemoryPanel(foo.Panel):
         self._draw(ctx)
 
     def on_disagreeing(self, ctx) -> None:
-        """The references that disagree."""
-        ctx.panel.set_state("tab", "references")
-        ctx.panel.set_state("references.choices.class", DISAGREEING)
-        ctx.panel.set_state("page", 0)
-        self._draw(ctx)
+        """Show the samples of the references that disagree, worst first."""
+        self._show(ctx, [check.entry for check in _inspection(ctx).disagreeing])
 
     def on_page(self, ctx) -> None:
         """The page before or after."""
@@ -208,18 +205,18 @@ class MemoryPanel(foo.Panel):
                 panels.empty(panel, "This memory cannot be read", ctx.panel.get_state("problem"))
             else:
                 self._render_facts(ctx, panel, inspection)
-                content = panel.v_stack(_tab(ctx), gap=2)
+                content = panel.v_stack(_tab(ctx), gap=2, componentsProps=panels.FITTING)
                 getattr(self, f"_render_{_tab(ctx)}")(ctx, content, inspection)
-        return types.Property(panel, view=types.GridView(orientation="vertical", gap=2, pad=2))
+        root = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=panels.FITTING)
+        return types.Property(panel, view=root)
 
     def _render_header(self, ctx, panel: types.Object) -> None:
         template = panels.columns("minmax(0, 1fr) auto auto auto")
         header = panel.h_stack("header", gap=2, align_y="end", componentsProps=template)
         names = types.DropdownView(label="Memory")
         for key, config in _memories(ctx).items():
-            names.add_choice(
-                key, label=f"{key}   {sum(config['shots'])} references of {len(config['classes'])} classes"
-            )
+            words = f"{sum(config['shots'])} references of {len(config['classes'])} classes"
+            names.add_choice(key, label=key, description=words)
         header.enum("memory", names.values(), view=names, on_change=self.on_memory)
         header.btn("refresh", "Refresh", icon="refresh", on_click=self.on_refresh, variant="outlined")
         header.btn("all", "Show in grid", icon="grid_view", on_click=self.on_all, variant="outlined")
@@ -264,9 +261,11 @@ class MemoryPanel(foo.Panel):
         choices.enum("class", classes.values(), default=ALL, view=classes, on_change=self.on_class)
         if total > _PER_PAGE:
             back, on = first > 0, first + _PER_PAGE < total
-            choices.btn("back", "Before", on_click=self.on_page, params={"step": -1}, disabled=not back)
+            choices.btn(
+                "back", "Before", on_click=self.on_page, params={"step": -1}, disabled=not back, variant="outlined"
+            )
             panels.text(choices, "pages", f"{first + 1}–{first + len(shown)} of {total}")
-            choices.btn("on", "Next", on_click=self.on_page, params={"step": 1}, disabled=not on)
+            choices.btn("on", "Next", on_click=self.on_page, params={"step": 1}, disabled=not on, variant="outlined")
         problems = ctx.panel.get_state("problems") or {}
         by_class: dict[str, list] = {}
         for check in shown:
@@ -276,17 +275,17 @@ class MemoryPanel(foo.Panel):
             count = inspection.shots[name]
             title = f"{name} · {count} reference{'s' if count > 1 else ''}"
             panels.heading(content, f"{_group(inspection, checks[0])}_title", title)
-            pictures = content.grid(_group(inspection, checks[0]), gap=1.5)
+            pictures = content.grid(_group(inspection, checks[0]), gap=1)
             for check in checks:
                 self._render_picture(pictures, check, problems.get(f"e{check.entry}"))
             for check in wrong:
-                words = f"One is {_verdict(check)}."
+                words = f"Margin {_signed(check.margin)}: {_verdict(check)}"
                 panels.text(content, f"wrong{check.entry}", words, color="error.main", font_size="0.8rem")
 
     def _render_picture(self, pictures: types.Object, check, problem: str | None) -> None:
         disagrees = check.agrees is False
         border = f"3px solid {_DISAGREES if disagrees else 'transparent'}"
-        item = {"item": {"sx": {"width": _SIDE + 8}}}
+        item = {"item": {"sx": {"width": _SIDE + 6}}}
         cell = pictures.v_stack(f"e{check.entry}", gap=0, componentsProps=item)
         tooltip = sentence(_verdict(check))
         if problem is None:
@@ -300,7 +299,7 @@ class MemoryPanel(foo.Panel):
             )
         else:
             panels.text(cell, "problem", f"No picture: {problem}", font_size="0.75rem")
-        margin = "" if math.isnan(check.margin) else f"margin {check.margin:+.2f}"
+        margin = "" if math.isnan(check.margin) else f"margin {_signed(check.margin)}"
         looks = {"color": "error.main" if disagrees else "text.tertiary", "font_size": "0.75rem"}
         panels.text(cell, "margin", margin or "the only one", **looks)
 
@@ -318,7 +317,6 @@ class MemoryPanel(foo.Panel):
             "plot",
             layout=charts.layout(
                 side,
-                width=side + 90,
                 margin={"t": 8, "r": 8, "b": 8, "l": 8},
                 xaxis={"automargin": True, "showgrid": False, "tickangle": -45, "type": "category"},
                 yaxis={"automargin": True, "showgrid": False, "autorange": "reversed", "type": "category"},
@@ -422,10 +420,9 @@ def _facts(config: dict[str, Any]) -> str:
     per_class = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
     origin = f"labels of {config['label_field']}" if config["label_field"] else f"the file {config['source']}"
     created = config["created"].replace("T", " ")[:16]
-    return (
-        f"{per_class} references per class · encoder {config['encoder']} · preset {config['preset']} · "
-        f"built {created} UTC from {origin}"
-    )
+    size = f"{sum(config['shots'])} references of {len(config['classes'])} classes, {per_class} each"
+    made = f"encoder {config['encoder']} · preset {config['preset']} · built {created} UTC from {origin}"
+    return f"{size} · {made}"
 
 
 def _verdict(check) -> str:
@@ -435,19 +432,21 @@ def _verdict(check) -> str:
 
 
 def _row(check) -> dict[str, str]:
-    verdicts = {True: "the same", False: "another class", None: "nothing: it is the only one"}
     return {
         "id": str(check.entry),
         "class": check.class_name,
         "similarity": _number(check.similarity),
         "other": check.other or "–",
         "other_similarity": _number(check.other_similarity),
-        "margin": _number(check.margin, sign=True),
-        "verdict": verdicts[check.agrees],
+        "margin": _signed(check.margin),
+        "agrees": {True: "yes", False: "no", None: "the only one"}[check.agrees],
     }
 
 
-def _number(value: float, sign: bool = False) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:+.3f}" if sign else f"{value:.3f}"
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    """With its sign, and with the true minus sign, which is as wide as the plus."""
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")

@@ -9,10 +9,14 @@ import fiftyone.operators.types as types
 TABLE: dict[str, Any] = {
     "table": {"sx": {"minWidth": 0}},
     "tableBodyRow": {"hover": True, "sx": {"cursor": "pointer", "&:last-child td": {"border": 0}}},
-    "tableHeadCell": {"sx": {"fontSize": "0.85rem", "whiteSpace": "nowrap"}},
-    "tableBodyCell": {"sx": {"fontSize": "0.9rem"}},
+    "tableHeadCell": {"sx": {"fontSize": "0.85rem", "px": 1.25}},
+    "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 1.25}},
 }
 """Looks of a table whose rows can be clicked."""
+
+
+FITTING: dict[str, Any] = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
+"""For a vertical stack: as wide as the panel, and no wider, whatever is in it."""
 
 
 def columns(template: str) -> dict[str, Any]:
@@ -28,7 +32,7 @@ def text(content: types.Object, name: str, words: str, **looks: Any) -> None:
 
 def heading(content: types.Object, name: str, title: str, caption: str = "") -> None:
     """A title, and beneath it in small what one can do here."""
-    stack = content.v_stack(name, gap=0)
+    stack = content.v_stack(name, gap=0.5, componentsProps=FITTING)
     text(stack, "title", title, color="text.primary", font_size="1.05rem", bold=True)
     if caption:
         text(stack, "caption", caption, color="text.tertiary", font_size="0.8rem")
