@@ -157,6 +157,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own,
     assert numbers[0] == numbers[1]
 
 
+def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nts.evaluation.__main__.run", interrupt)
+    with pytest.raises(SystemExit, match="interrupted: the same command goes on"):
+        run("custom", *own, "--out", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

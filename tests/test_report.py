@@ -189,6 +189,10 @@ def test_a_comparison_of_two_runs():
     row = {"shots": 10, "seed": None, "figure": "masks ap", "a": 30.0, "b": 31.26, "difference": 1.26}
     text = comparison_markdown("x", "y", [row | {"low": -0.5, "high": 2.0, "p_better": 0.9, "samples": 100}])
     assert "| 10 | fixed | mask AP | 30.0 | 31.3 | +1.3 | -0.5 to +2.0 | 90 % | 100 |" in text
+    assert "differ" not in text
+    assert "| preset.name | paper | default |" in comparison_markdown(
+        "x", "y", [], [("preset.name", "paper", "default")]
+    )
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from .jobs import UNITS_PER_PART, Settings
 from .layouts import LAYOUTS, LayoutError, ProtocolData, load, protocol_data
 from .protocols import PROTOCOLS, Protocol, describe, get_protocol
 from .report import comparison_markdown, table
+from .run_folder import differing_settings, read_config
 from .runner import run
 from .semantic import PAINT_THRESHOLD
 
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.command(args)
     except (ValueError, WeightsNotFound) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on where this one stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,7 +188,8 @@ def _read_coco(path: Path, images: Path | None) -> dict:
 
 def _compare(args: argparse.Namespace) -> None:
     rows = compare_runs(args.a, args.b, figures=args.figures, draws=args.draws, shots=args.shots, seeds=args.seed)
-    print(comparison_markdown(str(args.a), str(args.b), rows))
+    settings = differing_settings(read_config(args.a), read_config(args.b))
+    print(comparison_markdown(str(args.a), str(args.b), rows, settings))
 
 
 if __name__ == "__main__":

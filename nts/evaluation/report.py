@@ -144,8 +144,16 @@ def markdown(numbers: Mapping[str, Any]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def comparison_markdown(a: str, b: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Two runs as a table; ``rows`` as of :func:`nts.evaluation.comparison.compare_runs`."""
+def comparison_markdown(
+    a: str, b: str, rows: Sequence[Mapping[str, Any]], settings: Sequence[tuple[str, Any, Any]] = ()
+) -> str:
+    """Two runs as a table.
+
+    Args:
+        a, b: what to call them.
+        rows: of :func:`nts.evaluation.comparison.compare_runs`.
+        settings: in which they differ, of :func:`nts.evaluation.run_folder.differing_settings`.
+    """
     header = ["shots", "seed", "figure", "A", "B", "B - A", "95 % interval", "better in", "samples of"]
     cells = [
         [
@@ -165,7 +173,10 @@ def comparison_markdown(a: str, b: str, rows: Sequence[Mapping[str, Any]]) -> st
         "Percent. The interval is of the bootstrap over images (or episodes), the same for both; it says nothing about "
         "other references. *Better in*: share of the bootstrap's samples in which B is better."
     )
-    return f"A is `{a}`, B is `{b}`.\n\n{table(header, cells, 'rrlrrrrrr')}\n\n{note}\n"
+    parts = [f"A is `{a}`, B is `{b}`.", table(header, cells, "rrlrrrrrr"), note]
+    if settings:
+        parts += ["They differ in", table(["setting", "A", "B"], settings, "lll")]
+    return "\n\n".join(parts) + "\n"
 
 
 def _headline(numbers: Mapping[str, Any]) -> str:

@@ -34,18 +34,21 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
             raise RunError(f"{folder} has parts of a run, but no config.json: choose another --out")
         write_file(path, json.dumps(config, indent=1).encode() + b"\n")
         return
-    there = _flat(read_config(folder))
-    here = _flat(config)
-    differences = [
-        f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} now"
-        for key in {**there, **here}
-        if there.get(key) != here.get(key)
-    ]
-    if differences:
+    if differences := differing_settings(read_config(folder), config):
+        listed = "\n  ".join(f"{name}: {there} there, {here} now" for name, there, here in differences)
         raise RunError(
-            f"{folder} holds another run. It differs in\n  " + "\n  ".join(differences) + "\nChoose another --out, "
-            "or delete that folder."
+            f"{folder} holds another run. It differs in\n  {listed}\nChoose another --out, or delete that folder."
         )
+
+
+def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Where two configurations differ: the name of the setting, ``"preset.matching.nms_iou"``, and both values."""
+    flat_a, flat_b = _flat(a), _flat(b)
+    return [
+        (name, flat_a.get(name, "nothing"), flat_b.get(name, "nothing"))
+        for name in {**flat_a, **flat_b}
+        if flat_a.get(name) != flat_b.get(name)
+    ]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
