@@ -38,7 +38,7 @@ def layout(height: int, **more: Any) -> dict[str, Any]:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with a title."""
-    return {"title": {"text": title, "font": {"size": 12}}, **more}
+    return {"title": {"text": title, "font": {"size": 12}, "standoff": 12}, **more}
 
 
 def bars(

@@ -90,9 +90,15 @@ class NAPPanel(foo.Panel):
         self._choose(ctx, ctx.params["value"])
 
     def on_choice(self, ctx) -> None:
-        """Another tab, or another value of one of the inputs."""
+        """Another value of one of the inputs."""
         ctx.panel.set_state(ctx.params["path"], ctx.params["value"])
         self._draw(ctx)
+
+    def on_tab(self, ctx) -> None:
+        """Another tab."""
+        if ctx.params["value"] != _tab(ctx):
+            ctx.panel.set_state("tab", ctx.params["value"])
+            self._draw(ctx)
 
     def on_refresh(self, ctx) -> None:
         """Read again what there is."""
@@ -157,7 +163,10 @@ class NAPPanel(foo.Panel):
         evaluation, predicted, true = self._evaluation(ctx), ctx.params["x"], ctx.params["y"]
         rows, columns = _confusion_names(evaluation)
         view = evaluation.samples_confused(ctx.dataset, rows.index(predicted), columns.index(true))
-        _show(ctx, view, f"{true} taken for {predicted}")
+        if predicted == MISSED_OBJECT:
+            _show(ctx, view, f"{true} missed")
+        else:
+            _show(ctx, view, f"{true} found" if true == predicted else f"{true} taken for {predicted}")
 
     def on_shots_point(self, ctx) -> None:
         """A point is an evaluation: open it."""
@@ -171,6 +180,8 @@ class NAPPanel(foo.Panel):
         run = _runs(ctx)[ctx.params["row"]]
         if run.kind == "evaluation" and run.status == "complete":
             ctx.panel.set_state("tab", "summary")
+            # The App's row of tabs keeps to itself which is in front: only a new row follows.
+            ctx.panel.set_state("tabs_made", (ctx.panel.get_state("tabs_made") or 0) + 1)
             self._choose(ctx, run.key)
         else:
             ctx.ops.notify(f"{sentence(run.kind)} {run.key}: {run.status}", variant="info")
@@ -283,7 +294,7 @@ class NAPPanel(foo.Panel):
             [columns[column] for column in shown_columns],
             [rows[row] for row in shown_rows],
             table,
-            "%{y} taken for %{x}: %{z}<extra></extra>",
+            "ground truth %{y}<br>prediction %{x}<br>%{z}<extra></extra>",
         )
         ctx.panel.set_data("errors.confusion", heat)
 
@@ -398,7 +409,8 @@ class NAPPanel(foo.Panel):
         )
         for key, label in TABS.items():
             tabs.add_choice(key, label=label)
-        panel.enum("tab", tabs.values(), default="summary", view=tabs, on_change=self.on_choice)
+        name = f"tabs_{ctx.panel.get_state('tabs_made') or 0}"
+        panel.enum(name, tabs.values(), default=_tab(ctx), view=tabs, on_change=self.on_tab)
 
     def _render_tab(self, ctx, panel: types.Object) -> None:
         tab = _tab(ctx)

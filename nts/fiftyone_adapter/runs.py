@@ -58,8 +58,8 @@ def drafts(view: Collection, method: str) -> dict[str, dict[str, Any]]:
 
 
 def created(view: Collection, key: str, *, draft: bool = False) -> str:
-    """When a run was stored, or its draft begun: UTC, ISO 8601 to the second."""
-    return view.get_run_info(_DRAFT + key if draft else key).timestamp.isoformat(timespec="seconds")
+    """When a run was stored, or its draft begun: UTC, ISO 8601 to the millisecond."""
+    return view.get_run_info(_DRAFT + key if draft else key).timestamp.isoformat(timespec="milliseconds")
 
 
 def config(view: Collection, key: str, method: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from .runs import Collection
 Outcome = Literal["tp", "fp", "fn"]
 COMPARED_FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR100"}
 """Figures that are compared, and their names."""
+COUNTED_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Counted:
     """What a threshold on the confidence leaves, at an IoU of 0.5.
 
     Attributes:
-        right, wrong: predictions above the threshold.
-        missed: objects without a right prediction above it.
+        right, wrong: predictions at or above the threshold.
+        missed: objects that none of them finds.
     """
 
     right: int
@@ -138,14 +139,20 @@ class StoredEvaluation:
         return self.content["confidence"][iou_type]["thresholds"]
 
     def counted(self, iou_type: IouType, threshold: float, name: str | None = None) -> Counted:
-        """What the nearest stored threshold at or above leaves of a class, or of all novel classes together."""
-        at = min(
-            int(np.searchsorted(self.confidences(iou_type), threshold - 1e-9)), len(self.confidences(iou_type)) - 1
+        """What a threshold leaves of a class, or of all novel classes together."""
+        matches = self.matches(iou_type)
+        names = [name] if name is not None else self.config["classes"]
+        of_class = np.isin(matches.label, [matches.classes.index(each) for each in names])
+        above, all_sizes = of_class & (matches.score >= threshold), matches.areas.index("all")
+        at_half = int(np.flatnonzero(np.isclose(matches.iou_thresholds, COUNTED_IOU))[0])
+        right, wrong = (
+            int(np.count_nonzero(chosen[all_sizes, at_half] & above))
+            for chosen in (matches.true_positives(), matches.false_positives())
         )
-        return self.all_counted(iou_type, name)[at]
+        return Counted(right, wrong, sum(map(self.objects, names)) - right)
 
     def all_counted(self, iou_type: IouType, name: str | None = None) -> list[Counted]:
-        """:meth:`counted` for all stored thresholds."""
+        """:meth:`counted` for all of :meth:`confidences`."""
         counts = self.content["confidence"][iou_type]
         names = [name] if name is not None else self.config["classes"]
         rows = [self.matches(iou_type).classes.index(each) for each in names]
@@ -206,8 +213,13 @@ class StoredEvaluation:
             dataset, of_class & (F(self.key) == "tp") & above, of_class & (F(self.key) == "tp") & ~lost
         )
 
-    def samples_with_error(self, dataset: fo.Dataset, kind: str, threshold: float = -math.inf) -> fo.DatasetView:
+    def samples_with_error(self, dataset: fo.Dataset, kind: str, threshold: float | None = None) -> fo.DatasetView:
         """The samples with wrong predictions of one of ``ERROR_KINDS``, and these labels alone.
+
+        Args:
+            dataset: of the evaluation.
+            kind: which.
+            threshold: only predictions of at least this confidence.
 
         Raises:
             InputError: if what came of each object was deleted since.
@@ -215,7 +227,9 @@ class StoredEvaluation:
         field = self.config["predictions_field"]
         if not dataset.has_field(runs.error_attribute(field, self.key)):
             raise InputError(f"what the predictions in {field!r} got wrong was deleted: evaluate again")
-        wrong = (F(f"{self.key}_error") == kind.replace("_", " ")) & (F("confidence") >= threshold)
+        wrong = F(f"{self.key}_error") == kind.replace("_", " ")
+        if threshold is not None:
+            wrong &= F("confidence") >= threshold
         return self.samples(dataset).filter_labels(field, wrong)
 
     def samples_confused(self, dataset: fo.Dataset, row: int, column: int) -> fo.DatasetView:
