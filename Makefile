@@ -22,9 +22,20 @@ demo: $(READY)  ## Reference memory, segmentation and nAP on drawn scenes: print
 app: $(READY)  ## Open the FiftyOne App on the demo dataset, with the plugin in it
 	@$(BIN)/python -m demo --app
 
+# Some tests drive the App in a browser. BROWSER=no leaves them out, CHROMIUM=/path/to/chrome chooses the browser.
+WITHOUT_BROWSER := $(filter no,$(BROWSER))
+
 .PHONY: test
-test: lint types  ## Lint, format and type checks, and all tests with the coverage of the engine
-	@$(BIN)/python -m pytest --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
+test: lint types $(if $(WITHOUT_BROWSER),,browser)  ## Lint, format and type checks, and all tests with the coverage of the engine
+	@$(BIN)/python -m pytest $(if $(WITHOUT_BROWSER),-m "not browser") --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+.PHONY: browser
+browser: $(READY)  ## Find a Chromium for the tests, or install one
+	@$(BIN)/python tools/ensure_chromium.py
+
+.PHONY: screenshots
+screenshots: browser  ## Make the README's pictures of the App, by the test that tells its story
+	@$(BIN)/python -m pytest tests/app/test_story.py --screenshots docs
 
 .PHONY: lint
 lint: $(READY)  ## Check style and format, change nothing

@@ -44,12 +44,22 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        metavar="FOLDER",
+        help="tell the story of the browser on the data set of `make demo`, and put the README's pictures there",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "fo" in getattr(item, "fixturenames", ()):
-            item.add_marker("db")
-    # A mistake in the engine shows within seconds when the quick tests come first.
-    items.sort(key=lambda item: item.get_closest_marker("db") is not None)
+        for fixture, marker in (("fo", "db"), ("browser", "browser")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+    # A mistake in the engine shows within seconds when the quick tests come first, and those in the browser last.
+    items.sort(key=lambda item: [item.get_closest_marker(marker) is not None for marker in ("browser", "db")])
 
 
 def pytest_unconfigure() -> None:

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import ensure_chromium
 import ensure_mongod
 import private_mongod
 
@@ -279,6 +280,73 @@ def test_a_server_of_the_users_own_is_left_to_fiftyone(no_download, monkeypatch)
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:27017")
     assert ensure_mongod.main() is None
     assert not no_download.exists()
+
+
+# The browser
+
+
+@pytest.fixture
+def no_browser(tmp_path, monkeypatch) -> Path:
+    """A system without a browser, and without the right to install one; returns the only folder on its PATH."""
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return tmp_path
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[str]:
+    """What set-up would have run to install a browser."""
+    commands: list[str] = []
+    monkeypatch.setattr(ensure_chromium, "run", lambda command: commands.append(" ".join(command)))
+    return commands
+
+
+def test_a_browser_that_only_asks_for_a_snap_is_passed_over(no_browser):
+    executable(no_browser / "chromium", "echo 'requires the chromium snap to be installed' >&2; exit 1")
+    chrome = executable(no_browser / "google-chrome", "echo Google Chrome 140")
+    assert "requires the chromium snap" in ensure_chromium.problem(str(no_browser / "chromium"))
+    assert ensure_chromium.find() == str(chrome)
+
+
+def test_the_browser_asked_for_is_taken_or_its_fault_is_told(no_browser, monkeypatch):
+    executable(no_browser / "chromium", "exit 0")
+    mine = executable(no_browser / "mine", "exit 0")
+    monkeypatch.setenv("CHROMIUM", str(mine))
+    assert ensure_chromium.find() == str(mine)
+    monkeypatch.setenv("CHROMIUM", str(no_browser / "absent"))
+    assert "absent does not run" in ensure_chromium.main()
+
+
+def test_without_rights_only_playwrights_own_browser_is_tried_and_then_it_says_what_to_do(no_browser, commands):
+    executable(no_browser / "apt-get", "exit 0")
+    message = ensure_chromium.main()
+    assert commands == [f"{sys.executable} -m playwright install chromium"]
+    assert "sudo apt install chromium" in message
+    assert "make test BROWSER=no" in message
+
+
+@pytest.mark.parametrize("user", ["root", "with sudo"])
+def test_with_rights_the_systems_package_is_installed(user, no_browser, monkeypatch, capsys):
+    executable(no_browser / "apt-get", "exit 0")
+    if user == "root":
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    else:
+        executable(no_browser / "sudo", "exit 0")
+    commands: list[str] = []
+
+    def install(command: list[str]) -> None:
+        commands.append(" ".join(command))
+        if "install" in command:
+            executable(no_browser / "chromium", "exit 0")
+
+    monkeypatch.setattr(ensure_chromium, "run", install)
+    assert ensure_chromium.main() is None
+    assert capsys.readouterr().out == f"{no_browser / 'chromium'}\n"
+    prefix = "" if user == "root" else "sudo -n "
+    apt = f"{prefix}env DEBIAN_FRONTEND=noninteractive apt-get"
+    assert commands == [f"{apt} update --quiet", f"{apt} install --quiet --yes --no-install-recommends chromium"]
 
 
 # The private database

@@ -40,7 +40,7 @@ def start(timeout: float = 60.0) -> str:
         raise RuntimeError("fiftyone is already imported; start the private mongod before that")
 
     folder = Path(tempfile.mkdtemp(prefix="private-mongod-"))
-    port = _free_port()
+    port = free_port()
     log = folder / "mongod.log"
     address = ["--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
     with log.open("w") as output:
@@ -48,7 +48,7 @@ def start(timeout: float = 60.0) -> str:
             [fiftyone_mongod(), "--dbpath", folder, *address, "--wiredTigerCacheSizeGB", "0.25"],
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
     atexit.register(_stop, server, folder)
     _wait_until_ready(server, port, log, timeout)
@@ -58,7 +58,7 @@ def start(timeout: float = 60.0) -> str:
     return uri
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Runs in the server's process: end also when the parent is killed and its exit handlers never run."""
     # Ctrl-C in the terminal would otherwise reach the server before FiftyOne has said good-bye to it.
     os.setsid()
@@ -66,7 +66,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

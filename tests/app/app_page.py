@@ -1,0 +1,167 @@
+"""The FiftyOne App as a person meets it: small steps that each wait for what they bring about.
+
+Nothing here sleeps. Playwright's own waits look again and again until a state is reached or `PATIENCE` has run out,
+which is long, because a busy machine with two cores is slow, and costs nothing where all is well.
+"""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+PATIENCE = 60_000  # ms
+JOB_PATIENCE = 240_000  # ms, for the outcome of an operator that runs the models
+WINDOW = {"width": 1280, "height": 800}
+
+_NO_ADVERTISEMENT = 'localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")'
+
+# A dialog's progress passes too quickly for a test to look again and again: the page itself writes down each text.
+_WRITE_DOWN_PROGRESS = """() => {
+    window.dialogTexts = [];
+    const look = () => {
+        const text = document.querySelector('[data-cy="operators-prompt-view-modal"]')?.innerText;
+        if (text && text !== window.dialogTexts.at(-1)) window.dialogTexts.push(text);
+    };
+    new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
+}"""
+
+
+def cy(name: str) -> str:
+    """FiftyOne marks its elements for its own tests."""
+    return f'[data-cy="{name}"]'
+
+
+class AppPage:
+    """A tab with the App of one server, which reaches no other host."""
+
+    def __init__(self, browser: Browser, url: str, *, theme: str = "dark", scale: float = 1) -> None:
+        self.url = url
+        context = browser.new_context(viewport=WINDOW, device_scale_factor=scale, reduced_motion="reduce")
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(f'{_NO_ADVERTISEMENT}; localStorage.setItem("mui-mode", "{theme}")')
+        context.route(lambda address: not address.startswith(url), lambda route: route.abort())
+        self.page: Page = context.new_page()
+
+    def close(self) -> None:
+        """Close the tab, as a person does who has seen enough."""
+        self.page.context.close()
+
+    # Grid and sidebar
+
+    def open(self, dataset: str, view: str | None = None) -> None:
+        """Open a dataset, or a view saved in it."""
+        saved_view = f"?view={view}" if view else ""
+        self.page.goto(f"{self.url}/datasets/{dataset}{saved_view}", wait_until="domcontentloaded")
+        expect(self.page.locator(cy("panel-container")).first).to_be_visible()
+
+    def expect_samples(self, count: int) -> None:
+        """The grid shows this many samples, and their pictures."""
+        words = re.compile(rf"(^|\D){count} samples?\b")
+        expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
+        expect(self.page.locator(cy("looker")).first).to_be_visible()
+
+    def sidebar_field(self, name: str) -> Locator:
+        return self.page.locator(cy(f"sidebar-field-container-{name}"))
+
+    def toast(self, message: str) -> Locator:
+        """A message that comes up at the bottom and goes away by itself."""
+        return self.page.get_by_text(message, exact=True)
+
+    # Operators
+
+    def open_operator(self, label: str) -> Form:
+        """Choose an operator in the operator browser; returns its form."""
+        # The key works everywhere; the button hides in a menu when a panel is open.
+        self.page.keyboard.press("`")
+        self.page.locator(cy("operators-browser-search")).fill(label)
+        self.page.locator(cy("operators-browser")).get_by_text(label, exact=True).click()
+        return Form(self.page, label)
+
+    # Panels
+
+    def open_panel(self, name: str) -> Locator:
+        """Open a panel by the plus beside the tabs; returns its content."""
+        self.page.locator(cy("new-panel-btn")).click()
+        self.page.locator(cy(f"new-panel-option-{name}")).click()
+        content = self.page.locator(cy(f"panel-content-{name}"))
+        expect(content).to_be_visible()
+        return content
+
+
+class Form:
+    """The form of an operator."""
+
+    def __init__(self, page: Page, label: str) -> None:
+        self.page = page
+        self.dialog = page.locator(cy("operators-prompt-modal"))
+        self.button = self.dialog.get_by_role("button", name="Execute", exact=True)
+        expect(self.dialog).to_contain_text(label)
+        expect(self.button).to_be_visible()
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose from a drop-down."""
+        self._after(label, 'div[@role="combobox"]').click()
+        self.page.get_by_role("option", name=option).click()
+        expect(self._after(label, 'div[@role="combobox"]')).to_have_text(option)
+
+    def fill(self, label: str, text: str) -> None:
+        """Type into a text input."""
+        self._after(label, "input").fill(text)
+
+    def tick(self, label: str) -> None:
+        """Choose one of several by its radio button."""
+        self.dialog.get_by_text(label, exact=True).click()
+        expect(self.dialog.get_by_role("radio", name=re.compile(rf"^{re.escape(label)}\b"))).to_be_checked()
+
+    def expect_refusal(self, message: str | re.Pattern[str]) -> None:
+        """The form says why, and cannot be sent."""
+        expect(self.dialog).to_contain_text(message)
+        expect(self.button).to_be_disabled()
+
+    def expect_no_refusal(self) -> None:
+        """Nothing is wrong (any more), and the form can be sent."""
+        expect(self.button).to_be_enabled()
+
+    def execute(self) -> Outcome:
+        expect(self.button).to_be_enabled()
+        self.page.evaluate(_WRITE_DOWN_PROGRESS)
+        self.button.click()
+        return Outcome(self.page)
+
+    def cancel(self) -> None:
+        self.dialog.get_by_role("button", name="Cancel", exact=True).click()
+        expect(self.dialog).to_be_hidden()
+
+    def _after(self, label: str, element: str) -> Locator:
+        return self.dialog.locator(f'xpath=.//p[normalize-space()="{label}"]/following::{element}[1]')
+
+
+class Outcome:
+    """The dialog that follows a form: a progress bar with a text, then the outcome in its place."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.dialog = page.locator(cy("operators-prompt-view-modal"))
+        expect(self.dialog).to_be_visible()
+
+    def expect_text(self, text: str | re.Pattern[str]) -> None:
+        expect(self.dialog).to_contain_text(text, timeout=JOB_PATIENCE)
+
+    def expect_failure(self, operator: str, reason: str | re.Pattern[str]) -> None:
+        """An error message in place of the outcome."""
+        self.expect_text(f"{operator} failed")
+        self.expect_text(reason)
+
+    def table(self) -> list[list[str]]:
+        """The rows of the outcome's table, without its head."""
+        expect(self.dialog.locator("tbody tr").first).to_be_visible()
+        return [row.locator("td").all_inner_texts() for row in self.dialog.locator("tbody tr").all()]
+
+    def texts(self) -> list[str]:
+        """Every text that the dialog has shown, in order."""
+        return self.page.evaluate("window.dialogTexts")
+
+    def done(self) -> None:
+        self.dialog.get_by_role("button", name="Done", exact=True).click()
+        expect(self.dialog).to_be_hidden()

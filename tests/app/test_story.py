@@ -1,0 +1,186 @@
+"""The whole story in the App: references become a memory, targets are segmented and evaluated, the result is explored.
+
+Every step is done as a person does it, and checked twice: on the page, and in the database. `make screenshots` tells
+the same story on the data set of `make demo`, and keeps the README's pictures on the way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_page import AppPage
+from playwright.sync_api import Locator, expect
+
+MEMORY, PREDICTIONS, EVALUATION = "demo", "nts_demo", "nap_nts_demo"
+TARGETS = 8
+
+
+@pytest.fixture
+def scenes(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
+    """The data set of the demo: as it is for pictures, and else small, so that the story is short."""
+    from demo import __main__ as demo
+
+    targets = demo.TARGETS
+    if request.config.getoption("screenshots") is None:
+        targets = TARGETS
+        monkeypatch.setattr(demo, "SHOTS", 1)
+    dataset = demo.load_dataset(tmp_path, targets)
+    yield dataset
+    dataset.delete()
+
+
+def test_from_references_to_the_panel(scenes, app: AppPage, picture):
+    build_a_memory(app, scenes, picture)
+    segment_the_targets(app, scenes, picture)
+    evaluate(app, scenes, picture)
+    explore(app, scenes, picture)
+
+
+def build_a_memory(app: AppPage, dataset, picture) -> None:
+    from nts.fiftyone_adapter import list_memories, load_memory
+
+    references = dataset.load_saved_view("references")
+    app.open(dataset.name, "references")
+    app.expect_samples(len(references))
+
+    form = app.open_operator("Build reference memory")
+    form.tick("Current view")
+    form.choose("Label field", "ground_truth")
+    form.fill("Memory name", MEMORY)
+    picture("build_reference_memory_form", form.dialog)
+    outcome = form.execute()
+    shots = references.count_values("ground_truth.detections.label")
+    outcome.expect_text(f"The memory {MEMORY} holds {sum(shots.values())} references of {len(shots)} classes")
+    assert dict(outcome.table()) == {name: str(count) for name, count in shots.items()}
+    picture("build_reference_memory", outcome.dialog)
+    outcome.done()
+
+    dataset.reload()
+    stored = list_memories(dataset)[MEMORY]
+    assert dict(zip(stored["classes"], stored["shots"], strict=True)) == shots
+    assert {entry.sample_id for entry in load_memory(dataset, MEMORY).entries} == set(references.values("id"))
+
+
+def segment_the_targets(app: AppPage, dataset, picture) -> None:
+    from nts.fiftyone_adapter import list_segmentations
+
+    targets = dataset.load_saved_view("targets")
+    app.open(dataset.name, "targets")
+    app.expect_samples(len(targets))
+    expect(app.sidebar_field(PREDICTIONS)).to_have_count(0)
+
+    form = app.open_operator("Auto-segment view")
+    form.tick("Current view")
+    form.choose("Memory", MEMORY)
+    outcome = form.execute()
+    outcome.expect_text(re.compile(rf"[1-9]\d*/{len(targets)} images, .* s each, .* left"))
+    picture("auto_segment_view_progress", outcome.dialog)
+    outcome.expect_text(re.compile(rf"{PREDICTIONS}: \d+ instances in {len(targets)} images"))
+    steps = [(int(n), int(total)) for text in outcome.texts() for n, total in re.findall(r"(\d+)/(\d+) images", text)]
+    assert len(steps) >= 3, outcome.texts()
+    assert steps == sorted(set(steps))
+    assert {total for _, total in steps} == {len(targets)}
+
+    dataset.reload()
+    found = Counter()
+    classes = dataset.count_values("ground_truth.detections.label")
+    references = set(dataset.load_saved_view("references").values("ground_truth.detections.id", unwind=True))
+    for sample in targets:
+        for detection in sample[PREDICTIONS].detections:
+            assert detection.mask.any()
+            assert 0 < detection.confidence <= 1
+            assert detection.label in classes
+            assert detection.reference_id in references
+            found[detection.label] += 1
+    assert found
+    assert dict(outcome.table()) == {name: str(count) for name, count in found.items()}
+    assert list_segmentations(dataset)[PREDICTIONS]["status"] == "complete"
+
+    outcome.done()
+    expect(app.sidebar_field(PREDICTIONS)).to_be_visible()
+    picture("auto_segment_view", app.page)
+
+
+def evaluate(app: AppPage, dataset, picture) -> None:
+    from nts.fiftyone_adapter import delete_evaluation, evaluate_nap, load_evaluation
+
+    form = app.open_operator("Evaluate nAP")
+    form.tick("Current view")
+    form.choose("Predictions", PREDICTIONS)
+    form.choose("Ground truth", "ground_truth")
+    outcome = form.execute()
+    outcome.expect_text(f"Kept as {EVALUATION}")
+
+    dataset.reload()
+    targets = dataset.load_saved_view("targets")
+    expected = evaluate_nap(targets, PREDICTIONS, "ground_truth", eval_key="in_python")
+    delete_evaluation(dataset, "in_python")
+    assert load_evaluation(dataset, EVALUATION) == {**expected.to_dict(), "eval_key": EVALUATION}
+    everything, *classes = expected.table()
+    assert everything["masks_ap"] > 10
+    assert {row["class"] for row in classes} == set(dataset.distinct("ground_truth.detections.label"))
+    assert outcome.table() == [[_as_shown(value) for value in row.values()] for row in expected.table()]
+    picture("evaluate_nap", outcome.dialog)
+    outcome.done()
+
+
+def explore(app: AppPage, dataset, picture) -> None:
+    from nts.fiftyone_adapter import open_evaluation
+
+    evaluation = open_evaluation(dataset, EVALUATION)
+    panel = app.open_panel("nap_panel")
+    expect(panel).to_contain_text(f"Mask nAP{_percent(evaluation.summary('masks')['ap'])}")
+    expect(panel).to_contain_text(f"Box nAP{_percent(evaluation.summary('boxes')['ap'])}")
+    rows = panel.locator("tbody tr")
+    expect(rows).to_have_count(1 + len(evaluation.classes))
+    expect(panel.locator(".js-plotly-plot .bars .point").first).to_be_visible()
+    picture("nap_panel", app.page)
+
+    # One class by its row, another by its bar. The database is asked for its samples in its own words.
+    with_ap = [name for name in evaluation.classes if evaluation.objects(name)]
+    samples = {name: _samples_with(dataset, name) for name in with_ap}
+    best, worst = (choose(with_ap, key=samples.get) for choose in (max, min))
+    assert samples[best] != samples[worst]
+    rows.filter(has_text=best).click()
+    app.expect_samples(samples[best])
+    expect(app.toast(f"{samples[best]} samples with {best}")).to_be_visible()
+    picture("nap_panel_class", app.page)
+    _click_bar(panel, worst)
+    app.expect_samples(samples[worst])
+
+
+def _samples_with(dataset, name: str) -> int:
+    """How many targets hold an object of a class, drawn or predicted."""
+    targets = dataset.load_saved_view("targets").iter_samples()
+    return sum(
+        any(
+            detection.label == name for field in ("ground_truth", PREDICTIONS) for detection in sample[field].detections
+        )
+        for sample in targets
+    )
+
+
+def _click_bar(panel: Locator, name: str) -> None:
+    """Click the bar of a class; bars are drawn in the order of the axis' labels."""
+    chart = panel.locator(".js-plotly-plot")
+    labels = [label.strip() for label in chart.locator(".ytick").all_text_contents()]
+    bar = chart.locator(".bars").last.locator(".point path").nth(labels.index(name))
+    # Plotly lays a sheet over its bars that takes the mouse (hence force), and knows what is under it once it says so.
+    bar.hover(force=True)
+    expect(chart.locator(".hoverlayer .hovertext").first).to_be_visible()
+    bar.click(force=True)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _as_shown(value: str | float | None) -> str:
+    """A value as JavaScript writes it."""
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,167 @@
+"""What the App says when something is missing, wrong or breaks, and what the database holds afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from app_page import AppPage
+from drawn_dataset import drawn_samples, truncate
+
+BUILD, SEGMENT, EVALUATE = "Build reference memory", "Auto-segment view", "Evaluate nAP"
+PREDICTIONS = "nts_birds"
+FIRST_DONE = re.compile(r"[1-9]\d*/\d+ images, ")
+
+
+@pytest.fixture
+def drawn(make_dataset: Callable, tmp_path: Path):
+    """Drawn scenes with masks in `ground_truth`, kept until the test ends whoever else connects to the database."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    dataset = make_dataset(drawn_samples(folder), persistent=True)
+    dataset.save_view("targets", dataset.match_tags("target"))
+    return dataset
+
+
+@pytest.fixture
+def with_memory(drawn):
+    """The same with a memory `birds`."""
+    from nts.fiftyone_adapter import build_reference_memory
+
+    build_reference_memory(drawn.match_tags("reference"), "ground_truth", "birds")
+    return drawn
+
+
+def test_without_a_memory_the_form_says_what_to_do_first(drawn, app: AppPage):
+    app.open(drawn.name, "targets")
+    form = app.open_operator(SEGMENT)
+    form.expect_refusal("This dataset has no reference memory yet: run 'Build reference memory' first")
+    form.cancel()
+
+
+def test_without_labels_the_form_says_what_is_needed(make_dataset, drawn, app: AppPage):
+    unlabelled = make_dataset(persistent=True)
+    unlabelled.add_images(drawn.values("filepath"))
+    app.open(unlabelled.name)
+    for operator, title in ((BUILD, "No label field"), (EVALUATE, "No predictions")):
+        form = app.open_operator(operator)
+        form.expect_refusal(title)
+        form.expect_refusal("These samples have no labels of type Detections")
+        form.cancel()
+
+
+def test_bad_names_are_refused_while_they_are_typed(with_memory, app: AppPage):
+    app.open(with_memory.name)
+    form = app.open_operator(BUILD)
+    for name, refusal in (
+        ("two words", "'two words' cannot be the name of a memory: use letters, digits and underscores"),
+        ("birds", "The memory 'birds' exists already: choose another name, or switch on overwrite"),
+    ):
+        form.fill("Memory name", name)
+        form.expect_refusal(refusal)
+    form.fill("Memory name", "more_birds")
+    form.expect_no_refusal()
+    form.cancel()
+
+    form = app.open_operator(SEGMENT)
+    form.fill("Output field", "ground_truth")
+    form.expect_refusal("was not made by auto_segment_view: it is never overwritten; choose another output field")
+    form.cancel()
+    with_memory.reload()
+    assert with_memory.list_runs() == ["birds"]
+
+
+def test_a_field_without_confidences_cannot_be_evaluated(drawn, app: AppPage):
+    from nts.fiftyone_adapter import list_evaluations, list_unfinished_evaluations
+
+    drawn.clone_sample_field("ground_truth", "copied")
+    app.open(drawn.name)
+    form = app.open_operator(EVALUATE)
+    form.choose("Predictions", "copied")
+    form.choose("Ground truth", "ground_truth")
+    outcome = form.execute()
+    outcome.expect_failure(EVALUATE, "predictions need a finite confidence to be evaluated")
+    outcome.done()
+    drawn.reload()
+    assert list_evaluations(drawn) == {}
+    assert list_unfinished_evaluations(drawn)["nap_copied"]["status"] == "failed"
+
+
+def test_a_field_is_not_evaluated_against_itself(drawn, app: AppPage):
+    app.open(drawn.name)
+    outcome = app.open_operator(EVALUATE).execute()
+    outcome.expect_failure(EVALUATE, "The field 'ground_truth' cannot be evaluated against itself")
+    outcome.done()
+    drawn.reload()
+    assert drawn.list_runs() == []
+
+
+def test_a_damaged_memory_is_named_and_nothing_is_written(with_memory, app: AppPage):
+    from nts.fiftyone_adapter import MEMORY, list_memories
+    from nts.fiftyone_adapter.runs import results
+
+    run_results = with_memory.load_run_results("birds", cache=False)
+    run_results.bank = results(with_memory, "birds", MEMORY)["bank"][:1000]
+    with_memory.save_run_results("birds", run_results, overwrite=True, cache=False)
+    app.open(with_memory.name, "targets")
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_failure(SEGMENT, f"The memory 'birds' of the dataset '{with_memory.name}'")
+    outcome.done()
+    with_memory.reload()
+    assert not with_memory.has_sample_field(PREDICTIONS)
+    assert with_memory.list_runs() == list(list_memories(with_memory)) == ["birds"]
+
+
+def test_an_unreadable_image_does_not_stop_the_others(with_memory, app: AppPage):
+    targets = with_memory.match_tags("target")
+    broken, *good = targets.values("filepath")
+    truncate(broken)
+    app.open(with_memory.name, "targets")
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_text(f"instances in {len(good)} images")
+    outcome.expect_text(f"1 images could not be segmented (see the field {PREDICTIONS}_error)")
+    outcome.done()
+    with_memory.reload()
+    assert targets.exists(PREDICTIONS).values("filepath") == good
+    assert targets.exists(f"{PREDICTIONS}_error").values("filepath") == [broken]
+    assert "cannot be decoded" in targets.match({"filepath": broken}).first()[f"{PREDICTIONS}_error"]
+
+
+def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_memory, app: AppPage, tmp_path: Path):
+    targets = with_memory.match_tags("target")
+    folder = Path(targets.first().filepath).parent
+    app.open(with_memory.name, "targets")
+    app.expect_samples(len(targets))
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_text(FIRST_DONE)
+    folder.rename(tmp_path / "elsewhere")
+    outcome.expect_text(f"could not be segmented (see the field {PREDICTIONS}_error)")
+    outcome.done()
+    with_memory.reload()
+    done = set(targets.exists(PREDICTIONS).values("id"))
+    assert 1 <= len(done) < len(targets)
+    assert set(targets.exists(f"{PREDICTIONS}_error").values("id")) == set(targets.values("id")) - done
+
+    (tmp_path / "elsewhere").rename(folder)
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_text(f"{len(done)} images had been done before, with the same settings")
+    outcome.done()
+    with_memory.reload()
+    assert len(targets.exists(PREDICTIONS)) == len(targets)
+    assert len(targets.exists(f"{PREDICTIONS}_error")) == 0
+
+
+def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_memory, app: AppPage):
+    # The run's own record is deleted behind its back: it cannot finish, but has written its results before.
+    targets = with_memory.match_tags("target")
+    app.open(with_memory.name, "targets")
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_text(FIRST_DONE)
+    with_memory.reload()
+    with_memory.delete_run(PREDICTIONS)
+    outcome.expect_failure(SEGMENT, "Failed to update document")
+    outcome.done()
+    with_memory.reload()
+    assert len(targets.exists(PREDICTIONS)) == len(targets)
