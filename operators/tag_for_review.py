@@ -55,7 +55,7 @@ class TagForReview(SimpleOperator):
         actions = types.RadioGroup(label="What to do")
         actions.add_choice(TAG, label="Tag what is worth a look")
         actions.add_choice(CLEAR, label="Take these tags off again")
-        inputs.enum("action", actions.values(), default=TAG, required=True, view=actions)
+        inputs.enum("action", actions.values(), default=TAG, required=False, view=actions)
         if ctx.params.get("action") != CLEAR:
             _thresholds(ctx, inputs, view, predictions[0])
 
@@ -69,7 +69,8 @@ class TagForReview(SimpleOperator):
         if report.view_name is None:
             return f"None of {report.labels} labels of **{field}** is below the thresholds."
         if ctx.params.get("show", True):
-            ctx.ops.set_view(name=report.view_name)
+            # Not by its name: the App does not know of a view that was saved just now.
+            ctx.ops.set_view(ctx.dataset.load_saved_view(report.view_name))
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
         return (
             f"**{report.tagged} of {report.labels} labels** of {field} are tagged nts_review ({reasons}).\n\n"
