@@ -155,6 +155,11 @@ def test_a_try_is_called_a_try_in_the_title():
     assert "No figure of exactly this protocol" in markdown(numbers_of(DRAWS))
 
 
+def test_hundreds_of_classes_are_left_to_the_json():
+    text = markdown(numbers_of(DRAWS, classes=[f"class {k}" for k in range(1203)]))
+    assert "The figures of all 1203 classes are in `report.json`." in text
+
+
 def test_figures_of_episodes_have_a_table_of_their_own():
     draws = [draw(1, None) | {"figures": {"miou": 40.0, "fb-iou": 60.0}, "per_class": {"cat": {"iou": 40.0}}}]
     text = markdown(numbers_of(draws, headline="miou", per_class_figures=["iou"], classes=["cat"]))

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nts.evaluation import instance_job
+from nts.evaluation import episodes, instance_job
 from nts.evaluation.coco import coco_results, evaluate
 from nts.evaluation.comparison import compare_runs
 from nts.evaluation.diagnostics import diagnose
-from nts.evaluation.episodes import mask_of_annotation
+from nts.evaluation.episodes import mask_of_annotation, read_episodes, write_episodes
 from nts.evaluation.jobs import Draw, Settings
 from nts.evaluation.layouts import ProtocolData, protocol_data
 from nts.evaluation.protocols import get_protocol
@@ -324,3 +324,45 @@ def test_nothing_to_do_is_refused(start, data, tmp_path):
     with pytest.raises(RunError, match="there is no image to evaluate"):
         start(tmp_path, of=replace(data, targets={**data.targets, "images": []}))
     assert not list(tmp_path.iterdir())
+
+
+def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(data, start, tmp_path, monkeypatch):
+    targets = copy.deepcopy(data.targets)
+    protocol = replace(get_protocol("coco-20i-0"), published=())
+    settings = Settings(protocol, (1,), (0, 1), PRESET, units_per_part=1, episodes=4, threshold=0.6)
+    scenes = replace(data, references=targets, targets=targets)
+    start(tmp_path / "whole", settings, scenes)
+    whole = numbers_of(tmp_path / "whole")
+    lists = {seed: read_episodes(tmp_path / "whole" / "episodes" / f"1shot-seed{seed}.json") for seed in (0, 1)}
+
+    encoded, original = [], episodes.encode_target
+
+    def encode_target(image, *args):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(image)
+        return original(image, *args)
+
+    monkeypatch.setattr(episodes, "encode_target", encode_target)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "interrupted", settings, scenes)
+    encoded.clear()
+    monkeypatch.setattr(episodes, "encode_target", lambda *args: encoded.append(args) or original(*args))
+    start(tmp_path / "interrupted", settings, scenes)
+    assert numbers_of(tmp_path / "interrupted") == whole
+    assert len(encoded) == len({e.target for drawn in lists.values() for e in drawn}) - 2
+    assert all(row["difference"] == 0 for row in compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5))
+
+    target = lists[0][0].target
+    for image in targets["images"]:
+        if image["id"] == target:
+            image["path"] = str(tmp_path / "gone.jpg")
+    start(tmp_path / "broken", settings, scenes)
+    broken = numbers_of(tmp_path / "broken")
+    reason = f"the image {tmp_path / 'gone.jpg'} does not exist"
+    assert f"episode 0 of 1shot-seed0: {reason}" in broken["skipped"]
+    assert broken["draws"][0]["episodes"] == whole["draws"][0]["episodes"]
+
+    write_episodes(tmp_path / "interrupted" / "episodes" / "1shot-seed0.json", lists[1])
+    with pytest.raises(RunError, match="were not asked the same episodes in 1shot-seed0"):
+        compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5)

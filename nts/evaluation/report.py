@@ -18,6 +18,9 @@ from .protocols import Protocol, Published
 SEED_OF_THE_TABLES = 33
 """Published headline figures are those of this seed, see :mod:`nts.evaluation.protocols`."""
 
+MAX_CLASSES = 100
+"""With more classes than this the table of classes is left out of the Markdown."""
+
 _SHORT = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 _SHORT |= {"ap_rare": "APr", "ap_common": "APc", "ap_frequent": "APf", "miou": "mIoU", "fb-iou": "FB-IoU", "iou": "IoU"}
 _ORACLES = ("ap", "ap_if_labels_perfect", "ap_if_masks_perfect")
@@ -242,6 +245,8 @@ def _figures(numbers: Mapping[str, Any]) -> str:
 
 def _per_class(numbers: Mapping[str, Any]) -> str:
     """Mean over seeds of every class, a column for each number of shots and figure."""
+    if len(numbers["classes"]) > MAX_CLASSES:
+        return f"## Per class\n\nThe figures of all {len(numbers['classes'])} classes are in `report.json`."
     columns = [(row["shots"], name) for row in numbers["summary"] for name in numbers["per_class_figures"]]
     header = ["class", *(f"{shots}: {figure_name(name)}" for shots, name in columns)]
     rows = []
