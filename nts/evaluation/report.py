@@ -21,11 +21,25 @@ SEED_OF_THE_TABLES = 33
 MAX_CLASSES = 100
 """With more classes than this the table of classes is left out of the Markdown."""
 
-_SHORT = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
-_SHORT |= {"ap_rare": "APr", "ap_common": "APc", "ap_frequent": "APf", "miou": "mIoU", "fb-iou": "FB-IoU", "iou": "IoU"}
+_SHORT = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "APs",
+    "ap_medium": "APm",
+    "ap_large": "APl",
+    "ap_rare": "APr",
+    "ap_common": "APc",
+    "ap_frequent": "APf",
+    "ar_small": "ARs",
+    "ar_medium": "ARm",
+    "ar_large": "ARl",
+    "iou": "IoU",
+    "miou": "mIoU",
+    "fb-iou": "FB-IoU",
+}
 _ORACLES = ("ap", "ap_if_labels_perfect", "ap_if_masks_perfect")
 _ERRORS = ("right", "wrong_class", "duplicate", "poor_localisation", "distractor", "background", "missed")
-_SHORT |= {"ar_small": "ARs", "ar_medium": "ARm", "ar_large": "ARl"}
 
 
 def summarise_seeds(draws: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
