@@ -98,13 +98,21 @@ class EvaluateNAP(JobOperator):
                 default=None,
                 required=False,
             )
+        if made:
+            inputs.bool(
+                "diagnose_models",
+                label="Diagnose the models",
+                description="Run them once more, to see what proposals and encoder lose; as long as segmenting took",
+                default=False,
+                view=types.SwitchView(),
+            )
         _name(ctx, inputs, predictions_field, ground_truth_field)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import evaluation_job
 
         names = ("classes", "base_classes", "leave_out_references", "eval_key", "memory_key", "overwrite")
-        options = forms.given(ctx.params, *names)
+        options = forms.given(ctx.params, *names, "diagnose_models")
         fields = ctx.params["predictions_field"], ctx.params["ground_truth_field"]
         return evaluation_job(ctx.target_view(), *fields, **options)
 

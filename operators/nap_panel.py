@@ -287,6 +287,8 @@ class NAPPanel(foo.Panel):
             ),
         }
         ctx.panel.set_data("errors.kinds", charts.bars([name for name, _ in ERRORS.values()], counts, unit="%{x}"))
+        if evaluation.content["models"] is not None:
+            ctx.panel.set_data("errors.proposals", _proposal_bars(evaluation.content["models"]["recall"]))
         rows, columns = _confusion_names(evaluation)
         shown_rows, shown_columns = _most_confused(evaluation)
         table = [[found["confusion"][row][column] for row in shown_rows] for column in shown_columns]
@@ -562,6 +564,34 @@ class NAPPanel(foo.Panel):
             config=charts.CONFIG,
             on_click=self.on_confusion_cell,
         )
+        _heading(content, "models_title", "What the models lose", "Both models beside the ground truth")
+        models = evaluation.content["models"]
+        if models is None:
+            text = (
+                "Not measured: switch on 'Diagnose the models' when you evaluate. It takes as long as segmenting did."
+            )
+            _caption(content, "models_none", text)
+            return
+        recall = models["recall"][0]
+        _tiles(
+            content,
+            {
+                "Objects proposed": (_percent(recall["recall_50"]), f"of {recall['objects']}, IoU .50 or more"),
+                "Proposed well": (_percent(recall["recall_75"]), "IoU .75 or more"),
+                "Classes found": (_percent(models["accuracy"]), f"of {models['objects']} true masks, by the encoder"),
+            },
+        )
+        content.plot(
+            "proposals",
+            layout=charts.layout(
+                260,
+                barmode="overlay",
+                bargap=0.35,
+                showlegend=True,
+                xaxis=charts.axis("Objects that some proposal covers (%)", range=[0, 100]),
+            ),
+            config=charts.CONFIG,
+        )
 
     def _render_shots(self, ctx, evaluation, content: types.Object) -> None:
         shots = _against_shots(ctx, evaluation)
@@ -756,6 +786,13 @@ def _barred(evaluation, iou_type: str) -> list[str]:
     """Classes with an AP, by falling AP; the best and the worst where there are very many."""
     aps = {name: evaluation.summary(iou_type, name)["ap"] for name in evaluation.classes}
     return _ends(sorted((name for name in aps if aps[name] is not None), key=lambda name: -aps[name]))
+
+
+def _proposal_bars(recall: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [row for row in recall if row["objects"]]
+    values = {at: [100 * row[f"recall_{at}"] for row in known] for at in (50, 75)}
+    series = {"IoU .50 or more": (values[50], charts.MUTED), "IoU .75 or more": (values[75], charts.RIGHT)}
+    return charts.bars([f"{row['area']} ({row['objects']})" for row in known], series)
 
 
 def _confusion_names(evaluation) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from ..evaluation.average_precision import Curves, accumulate, counts_by_confide
 from ..evaluation.coco import NovelAP, summarise_matches, without_nan
 from ..evaluation.diagnostics import Diagnostics, diagnose
 from ..evaluation.matches import IouType, Matches, match
-from . import checks, model_evaluation, runs
+from . import checks, model_diagnostics, model_evaluation, runs
 from .checks import InputError
 from .coco import CocoData
 from .jobs import Job, OnProgress, Progress, run, some
@@ -84,6 +84,7 @@ def evaluation_job(
     leave_out_references: bool = True,
     memory_key: str | None = None,
     crowd: str = "iscrowd",
+    diagnose_models: bool = False,
     overwrite: bool = False,
 ) -> Job[EvaluationReport]:
     """Average precision over the novel classes for boxes and masks, equal to pycocotools; kept as a run of the dataset.
@@ -102,10 +103,14 @@ def evaluation_job(
         leave_out_references: leave out the samples that references of the memory came from.
         memory_key: the memory whose references are meant; the one that made the predictions without.
         crowd: attribute of the ground truth that marks crowds.
+        diagnose_models: also run the models that made the predictions once more, beside the ground truth, and say how
+            well the proposals cover the objects, and how often the encoder finds the class of a true mask. It takes as
+            long as the segmentation did.
         overwrite: replace a result of this name.
 
     Raises:
-        InputError: if view, fields, classes or name will not do, or a prediction has no finite confidence.
+        InputError: if view, fields, classes or name will not do, a prediction has no finite confidence, or models are
+            to be diagnosed that did not make the predictions.
         RunNotFound: if there is no such memory.
     """
     checks.check_view(view)
@@ -116,6 +121,8 @@ def evaluation_job(
     eval_key = eval_key or f"nap_{predictions_field}"
     checks.check_key(view, eval_key, runs.EVALUATION, overwrite=overwrite)
     model_evaluation.check_evaluation_fields(view, eval_key, predictions_field, ground_truth_field)
+    if diagnose_models:
+        model_diagnostics.check_models(view, predictions_field)
     made = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
     if memory_key is None and made:
         memory_key = made["memory_key"]
@@ -176,6 +183,12 @@ def evaluation_job(
         )
         result = summarise_matches(boxes, masks, base)
         notes += _notes(data, predictions_field, total)
+        models = None
+        if diagnose_models:
+            of_models, left_out = yield from model_diagnostics.model_diagnostics_job(evaluated, predictions_field, data)
+            models = of_models.to_dict()
+            if left_out:
+                notes.append(f"the models were not shown {left_out} images: unreadable, or not of their labels' size")
         report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
         curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
         yield Progress(total, total, "looking for what is wrong")
@@ -202,6 +215,7 @@ def evaluation_job(
                 "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
                 "confidence": {"masks": _stored_counts(masks), "boxes": _stored_counts(boxes)},
                 "diagnostics": {**diagnostics.to_dict(), "cells": _stored_cells(data, diagnostics)},
+                "models": models,
                 "matches": {"masks": _as_text(masks.to_bytes()), "boxes": _as_text(boxes.to_bytes())},
             },
             status="complete",
