@@ -407,7 +407,10 @@ _ONE_IN_TEN = (
     "The published headline figures are those of seed 33, at ten shots the best of the ten seeds (36.6); the mean of "
     "the ten seeds, 35.9 ± 0.5, is the fair target."
 )
-_AREAS = "AP of masks takes a result's area from its mask; the publication's evaluation took it from the box."
+_AREAS = (
+    "AP by size of masks takes a result's area from its mask; the publication's evaluation took it from the box, and so "
+    "does the preset `paper`."
+)
 _VOC_MASKS = (
     "The data set has boxes and no masks: references get theirs from SAM2, prompted by the box (the publication used "
     "SAM's ViT-H), and only boxes are evaluated."
@@ -422,8 +425,9 @@ _EPISODE_NOTES = (
     "Where instances are painted into one map, they are painted in ascending order of their scores, so that the best "
     "stays on top; the publication painted the other way round.",
     "Nothing is trained or chosen on the images or classes evaluated; VRP-SAM chose its checkpoint on the novel fold.",
-    "mIoU is the mean over all classes of the fold of intersection over union, summed over the episodes of a class; a "
-    "class without episodes counts as 0. No FB-IoU was published with the methods below.",
+    "mIoU is the mean over the classes of the fold of intersection over union, summed over the episodes of a class; a "
+    "class without episodes is left out and named (published: it counts as 0). No FB-IoU was published with the "
+    "methods below.",
 )
 
 
