@@ -408,8 +408,8 @@ _ONE_IN_TEN = (
     "the ten seeds, 35.9 ± 0.5, is the fair target."
 )
 _AREAS = (
-    "AP by size of masks takes a result's area from its mask; the publication's evaluation took it from the box, and so "
-    "does the preset `paper`."
+    "AP by size of masks takes a result's area from its mask; the publication's evaluation took it from the box, and "
+    "so does the preset `paper`."
 )
 _VOC_MASKS = (
     "The data set has boxes and no masks: references get theirs from SAM2, prompted by the box (the publication used "
