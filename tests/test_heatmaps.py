@@ -106,7 +106,6 @@ def test_deleting_leaves_nothing(nts_fo, drawn, references, targets, memory):
     assert nts_fo.made_with_memory(drawn, memory) == words
     assert nts_fo.delete_heatmaps(drawn, "shapes_similarity") == words
     assert set(drawn.get_field_schema()) == before
-    assert drawn.app_config.color_scheme.colorscales == []
 
     nts_fo.similarity_heatmaps(targets, memory)
     assert nts_fo.delete_memory(drawn, memory) == [*words, "memory 'shapes'"]

@@ -172,8 +172,6 @@ def test_what_the_user_chose_is_kept_and_spreads_to_our_fields(nts_colours, fo, 
 def test_colours_go_with_their_fields(nts_colours, dataset):
     nts_colours.forget_colours(dataset, ["found"])
     nts_colours.set_class_colours(dataset, ["truth", "found"], ["apple"])
-    nts_colours.set_colourscale(dataset, ["map", "other"])
-    nts_colours.forget_colours(dataset, ["found", "map"])
+    nts_colours.forget_colours(dataset, ["found"])
     scheme = dataset.app_config.color_scheme
     assert [entry["path"] for entry in scheme.fields] == ["truth"]
-    assert [scale["path"] for scale in scheme.colorscales] == ["other"]

@@ -15,15 +15,6 @@ from fiftyone.core.collections import SampleCollection as Collection
 
 from ..pictures import Colour, class_colours
 
-COLOURSCALE = [
-    {"value": 0.0, "color": "rgb(13, 8, 135)"},
-    {"value": 0.4, "color": "rgb(126, 3, 168)"},
-    {"value": 0.6, "color": "rgb(204, 71, 120)"},
-    {"value": 0.8, "color": "rgb(248, 149, 64)"},
-    {"value": 1.0, "color": "rgb(240, 249, 33)"},
-]
-"""Plotly's Plasma, with most of its colours where a class is told from its background."""
-
 
 def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable[str]) -> None:
     """Give every class the same colour in all of the fields, in the dataset's colour scheme.
@@ -69,17 +60,6 @@ def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -
     return defaults | {str(value["value"]): value["color"] for value in values}
 
 
-def set_colourscale(view: Collection, fields: Iterable[str]) -> None:
-    """Show heat maps from cold to hot; a scale that a field has already is kept."""
-    scheme = _scheme(view)
-    scales: list[dict[str, Any]] = list(scheme.colorscales or [])
-    with_scale = {scale["path"] for scale in scales}
-    scales += [{"path": field, "list": COLOURSCALE} for field in fields if field not in with_scale]
-    scheme.colorscales = scales
-    scheme.color_by = scheme.color_by or "value"
-    _save(view, scheme)
-
-
 def forget_colours(view: Collection, fields: Iterable[str]) -> None:
     """Take fields that are gone out of the colour scheme."""
     dataset, fields = view._root_dataset, set(fields)
@@ -87,7 +67,6 @@ def forget_colours(view: Collection, fields: Iterable[str]) -> None:
     if scheme is None:
         return
     scheme.fields = [entry for entry in scheme.fields or [] if entry["path"] not in fields]
-    scheme.colorscales = [scale for scale in scheme.colorscales or [] if scale["path"] not in fields]
     _save(view, scheme)
 
 

@@ -19,7 +19,7 @@ from ..heatmaps import enlarge, similarity_maps
 from ..images import ImageError, prepare_target, read_image
 from ..models import load_encoder
 from ..presets import Preset, get_preset
-from . import checks, colours, runs
+from . import checks, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .runs import Collection
@@ -214,7 +214,6 @@ class _Output:
                     description=f"Cosine similarity to the class {name!r} of the reference memory {self._memory_key!r}",
                     info={"memory": self._memory_key, "class": name},
                 )
-        colours.set_colourscale(self._view, self.fields.values())
 
     def done(self) -> set[str]:
         """Which samples have all of the maps already."""
