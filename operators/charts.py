@@ -16,6 +16,7 @@ CONFIG = {"displayModeBar": False, "scrollZoom": False, "responsive": True}
 
 _CLEAR = "rgba(0,0,0,0)"
 _GRID = "rgba(139,147,161,0.25)"
+_HEAT = [[0, "#fad4bc"], [1, "#e4590c"]]  # opaque: Plotly chooses black or white for the numbers by it
 _MARKER_LINE = {"color": MUTED, "width": 1, "dash": "dot"}
 
 
@@ -84,7 +85,7 @@ def upright(x: float) -> dict[str, Any]:
 
 
 def heat(
-    rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], hover: str, colour: str = MASKS
+    rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], hover: str
 ) -> list[dict[str, Any]]:
     """A table of counts as colours, the first row on top; empty cells stay clear."""
     return [
@@ -93,7 +94,7 @@ def heat(
             "x": list(columns),
             "y": list(rows),
             "z": [[count or None for count in row] for row in counts],
-            "colorscale": [[0, colour + "30"], [1, colour]],
+            "colorscale": _HEAT,
             "showscale": False,
             "hoverongaps": False,
             "hovertemplate": hover,

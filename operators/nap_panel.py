@@ -387,8 +387,8 @@ class NAPPanel(foo.Panel):
 
     def _render_first_step(self, ctx, panel: types.Object) -> None:
         _, label, text = _next_step(ctx.dataset)
-        _empty(panel, "No evaluation yet", text)
-        panel.btn("next_step", label, on_click=self.on_next_step, variant="contained")
+        stack = _empty(panel, "No evaluation yet", text)
+        stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", align_x="center")
 
     def _render_header(self, ctx, panel: types.Object) -> None:
         keys = _evaluations(ctx.dataset)
@@ -425,10 +425,12 @@ class NAPPanel(foo.Panel):
             getattr(self, f"_render_{tab}")(ctx, evaluation, content)
             return
         if ctx.panel.get_state("header.run") is None:
-            _empty(content, "No evaluation yet", _next_step(ctx.dataset)[2])
+            _, label, text = _next_step(ctx.dataset)
+            stack = _empty(content, "No evaluation yet", text)
+            stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", align_x="center")
         else:
-            _empty(content, "This evaluation cannot be shown", ctx.panel.get_state("problem"))
-        content.btn("again", "Evaluate nAP", on_click=self.on_evaluate, variant="contained")
+            stack = _empty(content, "This evaluation cannot be shown", ctx.panel.get_state("problem"))
+            stack.btn("again", "Evaluate nAP", on_click=self.on_evaluate, variant="contained", align_x="center")
 
     def _render_summary(self, ctx, evaluation, content: types.Object) -> None:
         masks, boxes = evaluation.summary("masks"), evaluation.summary("boxes")
@@ -871,11 +873,13 @@ def _caption(content: types.Object, name: str, text: str) -> None:
     content.view(name, types.TextView(title=text, color="text.tertiary", font_size="0.8rem", padding=0))
 
 
-def _empty(content: types.Object, title: str, text: str) -> None:
+def _empty(content: types.Object, title: str, text: str) -> types.Object:
+    """Say what is missing and what to do; returns the place for a button under it."""
     stack = content.v_stack("empty", gap=1, align_x="center", pad_y=6)
     title_view = types.TextView(title=title, color="text.primary", font_size="1.3rem", bold=True, align="center")
     stack.view("title", title_view)
     stack.view("text", types.TextView(title=text, color="text.secondary", font_size="1rem", align="center"))
+    return stack
 
 
 def _show(ctx, view, what: str) -> None:
