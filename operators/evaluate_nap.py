@@ -20,6 +20,7 @@ class EvaluateNAP(JobOperator):
         ("boxes_ap50", "AP50"),
         ("boxes_ap75", "AP75"),
     )
+    in_grid = True
 
     @property
     def config(self):
@@ -28,6 +29,7 @@ class EvaluateNAP(JobOperator):
             "Evaluate nAP",
             "Average precision over the novel classes, as pycocotools computes it",
             risk_level="LOW",
+            icon="evaluate",
             execute_as_generator=True,
             allow_delegated_execution=True,
         )

@@ -196,8 +196,9 @@ class MemoryPanel(foo.Panel):
                 panel,
                 "No reference memory yet",
                 "Choose a view with a few labelled objects of each class, and build a memory from it.",
+                button="Build reference memory",
+                on_click=self.on_build,
             )
-            panel.btn("build", "Build reference memory", on_click=self.on_build, variant="contained")
         else:
             self._render_header(ctx, panel)
             inspection = _inspection(ctx)

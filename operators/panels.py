@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import fiftyone.operators.types as types
@@ -38,11 +39,14 @@ def heading(content: types.Object, name: str, title: str, caption: str = "") -> 
         text(stack, "caption", caption, color="text.tertiary", font_size="0.8rem")
 
 
-def empty(content: types.Object, title: str, words: str) -> None:
-    """What stands where there is nothing to show: why, and what to do."""
+def empty(content: types.Object, title: str, words: str, button: str = "", on_click: Callable | None = None) -> None:
+    """What stands where there is nothing to show: why, what to do, and a button that does it."""
     stack = content.v_stack("empty", gap=1, align_x="center", pad_y=6)
     text(stack, "title", title, color="text.primary", font_size="1.3rem", bold=True, align="center")
     text(stack, "text", words, font_size="1rem", align="center")
+    if button:
+        centred = {"item": {"sx": {"width": "auto", "justifySelf": "center", "pt": 2}}}
+        stack.btn("button", button, on_click=on_click, variant="contained", componentsProps=centred)
 
 
 def show(ctx, view, what: str) -> None:

@@ -89,7 +89,7 @@ def test_empty_panel_says_what_to_do_and_opens_the_form(drawn):
     app = App(drawn)
     app.call("on_load")
     assert words(app.layout)[0] == "No reference memory yet"
-    assert app.part("build")["view"]["operator"] == f"{URI}#on_build"
+    assert app.part("empty.button")["view"]["operator"] == f"{URI}#on_build"
     app.call("on_build")
     ((_, asked),) = app.told
     assert asked["operator_uri"] == f"{PLUGIN}/build_reference_memory"
@@ -216,7 +216,8 @@ def placement(fo, name: str):
 
 
 def test_grid_has_buttons_with_icons_for_both_themes(fo):
-    for name, prompt in (("build_reference_memory", True), ("auto_segment_view", True), ("open_memory_panel", False)):
+    forms = ("build_reference_memory", "auto_segment_view", "evaluate_nap")
+    for name, prompt in [*((name, True) for name in forms), ("open_memory_panel", False)]:
         told = placement(fo, name).to_json()
         assert told["place"] == "samples-grid-secondary-actions"
         assert told["view"]["prompt"] is prompt
@@ -274,7 +275,8 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
 
     told = run_in_the_app("tag_for_review", targets, predictions_field="nts_shapes")
     assert [call for call, _ in told] == ["set_view", "reload_dataset"]
-    assert told[0][1]["view"] == drawn.load_saved_view("review_nts_shapes")._serialize()
+    saved = drawn.load_saved_view("review_nts_shapes")._serialize()
+    assert [stage["kwargs"] for stage in told[0][1]["view"]] == [stage["kwargs"] for stage in saved]
     assert drawn.count_label_tags()["nts_review"] == count
     run_in_the_app("tag_for_review", targets, predictions_field="nts_shapes", action="clear")
     assert drawn.count_label_tags() == {}
