@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from typing import Any
 
 import fiftyone.operators as foo
@@ -108,10 +108,16 @@ class JobOperator(PluginOperator):
         report = run(self.job(ctx), lambda step: ctx.set_progress(progress=step.fraction, label=step.label))
         return self._results(report)
 
-    def _immediate(self, ctx):
+    async def _immediate(self, ctx):
         try:
-            with contextlib.closing(self.job(ctx)) as job:
-                report = yield from _progress(ctx, job)
+            job = self.job(ctx)
+            step, report = await _advance(job)
+            while step is not None:
+                yield ctx.ops.set_progress(progress=step.fraction, label=step.label)
+                step, report = await _advance(job)
+        except GeneratorExit:
+            job.close()
+            raise
         except Exception as error:
             # The App shows nothing of an exception, and leaves the progress bar standing: it is told before. A caller
             # from Python gets the exception itself.
@@ -128,14 +134,26 @@ class JobOperator(PluginOperator):
         return {"summary": self.summary(report), "rows": self.rows(report)}
 
 
-def _progress(ctx, job):
-    """Pass a job's progress on to the App, and return its report."""
-    while True:
-        try:
-            step = next(job)
-        except StopIteration as end:
-            return end.value
-        yield ctx.ops.set_progress(progress=step.fraction, label=step.label)
+async def _advance(job):
+    """Do the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
+
+    When its tab is shut FiftyOne cancels the task that waits here. A plain generator would not hear of it: it would be
+    left lying until Python's garbage collector finds it, with everything that the job has not written yet.
+    """
+    loop = asyncio.get_running_loop()
+    work = asyncio.ensure_future(asyncio.to_thread(_next, job))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        work.add_done_callback(lambda _: loop.run_in_executor(None, job.close))
+        raise
+
+
+def _next(job):
+    try:
+        return next(job), None
+    except StopIteration as end:  # which no thread can hand on
+        return None, end.value
 
 
 def grid_button(config: foo.OperatorConfig, prompt: bool = True) -> types.Placement:

@@ -53,8 +53,12 @@ def in_the_app(name: str, view, told: list | None = None, **params) -> list[tupl
     if not result.is_generator:
         calls = result.executor.to_json()["requests"]
         return [*((c["operator_uri"], c["params"]) for c in calls), ("show_output", {"results": result.result})]
-    for message in result.result:
-        told.append((message.body.operator_uri, message.body.params))
+
+    async def listen() -> None:
+        async for message in result.result:
+            told.append((message.body.operator_uri, message.body.params))
+
+    asyncio.run(listen())
     return told
 
 
@@ -221,14 +225,35 @@ def test_error_reaches_a_caller_in_python(targets, memory):
 def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory):
     from fiftyone.operators.executor import execute_or_delegate_operator
 
-    asked = execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", request(targets, memory_key=memory))
-    messages = asyncio.run(asked).result
-    for _ in range(3):  # loading, then two images of which one is done when the second begins
-        next(messages)
-    messages.close()
-    drawn.reload()
-    assert drawn.exists("nts_shapes").count() == 1
-    assert operator("auto_segment_view")(targets, memory).resumed == 1
+    from nts.fiftyone_adapter import list_segmentations
+
+    async def watch_one_image_and_close_the_tab() -> None:
+        asked = execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", request(targets, memory_key=memory))
+        messages = (await asked).result
+        one_image_done = asyncio.Event()
+
+        async def watch() -> None:
+            async for message in messages:
+                if message.body.params["label"].startswith("1/"):
+                    one_image_done.set()
+
+        tab = asyncio.create_task(watch())
+        await one_image_done.wait()
+        tab.cancel()  # nobody closes `messages`, and they are still referred to: so it is in FiftyOne's server
+        deadline = asyncio.get_running_loop().time() + 60
+        while status() == "running":
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
+
+    def status() -> str:
+        drawn.reload()
+        return list_segmentations(drawn)["nts_shapes"]["status"]
+
+    asyncio.run(watch_one_image_and_close_the_tab())
+    assert status() == "incomplete"
+    done = drawn.exists("nts_shapes").count()
+    assert 1 <= done < TARGETS
+    assert operator("auto_segment_view")(targets, memory).resumed == done
 
 
 def test_failures_are_listed_in_the_summary(targets, memory):
@@ -343,8 +368,12 @@ def test_selected_samples_can_be_the_target(fo, operator, drawn, memory):
 
     asked = request(drawn, memory_key=memory, view_target="SELECTED_SAMPLES")
     asked["selected"] = [drawn.last().id]
-    messages = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", asked)).result
-    assert list(messages)
+
+    async def run() -> int:
+        result = await execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", asked)
+        return len([message async for message in result.result])
+
+    assert asyncio.run(run())
     drawn.reload()
     assert drawn.exists("nts_shapes").values("id") == [drawn.last().id]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,3 +166,41 @@ def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_memory, a
     outcome.done()
     with_memory.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
+
+
+def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(with_memory, open_tab: Callable[..., AppPage]):
+    from nts.fiftyone_adapter import list_segmentations
+
+    targets = with_memory.match_tags("target")
+    app = open_tab()
+    app.open(with_memory.name, "targets")
+    app.open_operator(SEGMENT).execute().expect_text(FIRST_DONE)
+    app.close()
+    run = wait_until(lambda: _ended(with_memory, list_segmentations))
+    assert run["status"] == "incomplete"
+    assert 1 <= run["segmented"] < len(targets)
+    assert len(targets.exists(PREDICTIONS)) == run["segmented"]
+
+    app = open_tab()
+    app.open(with_memory.name, "targets")
+    outcome = app.open_operator(SEGMENT).execute()
+    outcome.expect_text(f"{run['segmented']} images had been done before, with the same settings")
+    with_memory.reload()
+    assert len(targets.exists(PREDICTIONS)) == len(targets)
+    assert list_segmentations(with_memory)[PREDICTIONS]["status"] == "complete"
+
+
+def _ended(dataset, list_segmentations: Callable) -> dict | None:
+    """The record of the segmentation, when it no longer runs."""
+    dataset.reload()
+    run = list_segmentations(dataset)[PREDICTIONS]
+    return None if run["status"] == "running" else run
+
+
+def wait_until(look: Callable[[], dict | None], seconds: float = 60) -> dict:
+    """What `look` returns when it first is something."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) is None:
+        assert time.monotonic() < deadline, "the run goes on though its tab was closed"
+        time.sleep(0.1)
+    return seen
