@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--preset", choices=list(PRESETS), help="(paper; of your own data: default)")
     evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--precision", choices=PRECISIONS, default="auto", help="the publication's is float32")
+    evaluate.add_argument("--precision", choices=PRECISIONS, help="(float32, as published; of the default preset: auto)")
     evaluate.add_argument("--limit", type=int, help="only the first so many images, or episodes: a try")
     evaluate.add_argument("--save-predictions", action="store_true", help="keep the COCO results of every draw")
     evaluate.add_argument(
@@ -120,15 +120,17 @@ def _run(args: argparse.Namespace) -> None:
     if args.seeds is not None and not 1 <= args.seeds <= len(protocol.seeds):
         raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
     seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
+    preset = _preset(args, protocol)
+    precision = args.precision or ("float32" if preset.name == "paper" else "auto")
     data = _data(args, protocol)
-    encoder = load_encoder(args.encoder, args.device, args.precision)
-    segmenter = load_segmenter(args.segmenter, args.device, args.precision)
+    encoder = load_encoder(args.encoder, args.device, precision)
+    segmenter = load_segmenter(args.segmenter, args.device, precision)
     settings = Settings(
         protocol,
         shots,
         seeds,
-        _preset(args, protocol),
-        precision=str(resolve_precision(args.precision, encoder.device)).removeprefix("torch."),
+        preset,
+        precision=str(resolve_precision(precision, encoder.device)).removeprefix("torch."),
         limit=args.limit,
         save_predictions=args.save_predictions,
         units_per_part=args.images_per_part,
