@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--preset", choices=list(PRESETS), help="(paper; of your own data: default)")
     evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--precision", choices=PRECISIONS, help="(float32, as published; of the default preset: auto)")
+    evaluate.add_argument("--precision", choices=PRECISIONS, help="(preset paper: float32, as published)")
     evaluate.add_argument("--limit", type=int, help="only the first so many images, or episodes: a try")
     evaluate.add_argument("--save-predictions", action="store_true", help="keep the COCO results of every draw")
     evaluate.add_argument(
