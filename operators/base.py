@@ -59,9 +59,9 @@ class SimpleOperator(PluginOperator):
         raise NotImplementedError
 
     def execute(self, ctx):
-        summary = self.do(ctx)
+        # The App acts when this has returned: the reload sees what was done, and a view that is set comes after it.
         ctx.trigger("reload_dataset")
-        return {"summary": summary}
+        return {"summary": self.do(ctx)}
 
     def resolve_output(self, ctx):
         return output_form(self.config.label)
