@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS
+
+from nts.presets import DEFAULT
 
 URI = f"{PLUGIN}/memory_panel"
 
@@ -263,7 +266,8 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
     assert len(foo.get_operator(f"{PLUGIN}/delete_similarity_heatmaps")(drawn, "shapes_similarity")) == 2
     assert form(fo, "delete_similarity_heatmaps", drawn)["problem"]["invalid"]
 
-    nts_fo.auto_segment_view(targets, memory)
+    coarse = replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=6))
+    nts_fo.auto_segment_view(targets, memory, preset=coarse)
     shown = form(fo, "tag_for_review", targets, predictions_field="nts_shapes")
     labels = drawn.count("nts_shapes.detections")
     count = int(shown["counts"]["view"]["label"].split()[0])

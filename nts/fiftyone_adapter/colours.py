@@ -1,4 +1,4 @@
-"""One colour for a class wherever the App shows it: in the ground truth, in predictions, and in every dataset's memory.
+"""One colour for a class wherever the App shows it: in the ground truth, in predictions, and in pictures of references.
 
 The App chooses colours by hashing a label's name, or gives a whole field one colour, so that look-alikes may share one,
 and a prediction differs from its truth. A colour scheme kept in the dataset decides otherwise. It belongs to the user:
