@@ -196,6 +196,8 @@ class NAPPanel(foo.Panel):
 
     def _choose(self, ctx, key: str | None) -> None:
         """Take an evaluation, the newest where ``key`` is none, and draw it."""
+        if ctx.dataset is None:
+            return
         keys = _evaluations(ctx.dataset)
         key = key if key in keys else next(iter(keys), None)
         ctx.panel.set_state("header.run", key)
@@ -231,7 +233,7 @@ class NAPPanel(foo.Panel):
         """Send the data of the tab in front."""
         tab = _tab(ctx)
         if tab == "runs":
-            ctx.panel.set_data("runs.table", [_printed_run(run) for run in _runs(ctx)])
+            _send(ctx, "runs.table", [_printed_run(run) for run in _runs(ctx)])
             return
         evaluation = self._evaluation(ctx)
         if evaluation is not None:
@@ -240,13 +242,13 @@ class NAPPanel(foo.Panel):
     def _draw_summary(self, ctx, evaluation) -> None:
         iou_type = _iou_type(ctx)
         rows = _rows(evaluation, iou_type, ctx.panel.get_state("sort"))
-        ctx.panel.set_data("summary.table", [_printed(row) for row in rows])
+        _send(ctx, "summary.table", [_printed(row) for row in rows])
         shown = _barred(evaluation, iou_type)
         values = [100 * evaluation.summary(iou_type, name)["ap"] for name in shown]
         ap50 = [100 * evaluation.summary(iou_type, name)["ap50"] for name in shown]
         colour = charts.MASKS if iou_type == "masks" else charts.BOXES
         series = {"AP50": (ap50, charts.MUTED), "AP": (values, colour)}
-        ctx.panel.set_data("summary.bars", charts.bars(shown, series))
+        _send(ctx, "summary.bars", charts.bars(shown, series))
 
     def _draw_curves(self, ctx, evaluation) -> None:
         iou_type, iou = _iou_type(ctx), ctx.panel.get_state("curves.choices.iou") or "mean"
@@ -257,7 +259,7 @@ class NAPPanel(foo.Panel):
             if curve is not None:
                 hover = "recall %{x:.2f}, precision %{y:.3f}"
                 traces.append(charts.line(name or ALL, *curve, colour, width=1.5 if name else 3.5, hover=hover))
-        ctx.panel.set_data("curves.plot", traces)
+        _send(ctx, "curves.plot", traces)
 
     def _draw_confidence(self, ctx, evaluation) -> None:
         iou_type, name = _iou_type(ctx), _class(ctx, "confidence.choices.class")
@@ -271,14 +273,14 @@ class NAPPanel(foo.Panel):
             charts.line(label, thresholds, [_number(getattr(each, figure)) for each in counted], colour)
             for label, (figure, colour) in lines.items()
         ]
-        ctx.panel.set_data("confidence.plot", traces)
+        _send(ctx, "confidence.plot", traces)
 
     def _draw_errors(self, ctx, evaluation) -> None:
         found = evaluation.diagnostics
         values = [None if found[name] is None else 100 * found[name] for name in REPAIRS]
         colours = [charts.MUTED, charts.MUTED, charts.MASKS]
         oracles = charts.bars(list(REPAIRS.values()), {"AP": (values, charts.MASKS)}, colours=colours)
-        ctx.panel.set_data("errors.oracles", oracles)
+        _send(ctx, "errors.oracles", oracles)
         counts = {
             "All predictions": ([found["errors"]["total"][kind] for kind in ERRORS], charts.MUTED),
             f"Confidence {found['confidence']:.2f} and above": (
@@ -286,9 +288,9 @@ class NAPPanel(foo.Panel):
                 charts.WRONG,
             ),
         }
-        ctx.panel.set_data("errors.kinds", charts.bars([name for name, _ in ERRORS.values()], counts, unit="%{x}"))
+        _send(ctx, "errors.kinds", charts.bars([name for name, _ in ERRORS.values()], counts, unit="%{x}"))
         if evaluation.content["models"] is not None:
-            ctx.panel.set_data("errors.proposals", _proposal_bars(evaluation.content["models"]["recall"]))
+            _send(ctx, "errors.proposals", _proposal_bars(evaluation.content["models"]["recall"]))
         rows, columns = _confusion_names(evaluation)
         shown_rows, shown_columns = _most_confused(evaluation)
         table = [[found["confusion"][row][column] for row in shown_rows] for column in shown_columns]
@@ -298,7 +300,7 @@ class NAPPanel(foo.Panel):
             table,
             "ground truth %{y}<br>prediction %{x}<br>%{z}<extra></extra>",
         )
-        ctx.panel.set_data("errors.confusion", heat)
+        _send(ctx, "errors.confusion", heat)
 
     def _draw_shots(self, ctx, evaluation) -> None:
         shots = _against_shots(ctx, evaluation)
@@ -330,7 +332,7 @@ class NAPPanel(foo.Panel):
             "marker": {"size": 9},
             "hovertemplate": "%{x} references per class: %{y:.1f}<extra></extra>",
         }
-        ctx.panel.set_data("shots.plot", [single, mean])
+        _send(ctx, "shots.plot", [single, mean])
 
     def _draw_compare(self, ctx, evaluation) -> None:
         comparison = self._comparison(ctx, evaluation)
@@ -350,13 +352,13 @@ class NAPPanel(foo.Panel):
                     "value": _percent(value),
                 }
             )
-        ctx.panel.set_data("compare.table", rows)
+        _send(ctx, "compare.table", rows)
         ordered = sorted(comparison.classes, key=comparison.classes.__getitem__, reverse=True)
         ordered = _ends(ordered)
         values = [100 * comparison.classes[name] for name in ordered]
         colours = [charts.RIGHT if value >= 0 else charts.WRONG for value in values]
         bars = charts.bars(ordered, {"AP": (values, charts.MUTED)}, unit="%{x:+.1f}", colours=colours)
-        ctx.panel.set_data("compare.bars", bars)
+        _send(ctx, "compare.bars", bars)
 
     def _comparison(self, ctx, evaluation):
         """The comparison with the chosen other evaluation; ``None``, and the reason in the state, if there is none."""
@@ -388,7 +390,7 @@ class NAPPanel(foo.Panel):
     def _render_first_step(self, ctx, panel: types.Object) -> None:
         _, label, text = _next_step(ctx.dataset)
         stack = _empty(panel, "No evaluation yet", text)
-        stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", align_x="center")
+        stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", **_CENTERED)
 
     def _render_header(self, ctx, panel: types.Object) -> None:
         keys = _evaluations(ctx.dataset)
@@ -427,10 +429,10 @@ class NAPPanel(foo.Panel):
         if ctx.panel.get_state("header.run") is None:
             _, label, text = _next_step(ctx.dataset)
             stack = _empty(content, "No evaluation yet", text)
-            stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", align_x="center")
+            stack.btn("next_step", label, on_click=self.on_next_step, variant="contained", **_CENTERED)
         else:
             stack = _empty(content, "This evaluation cannot be shown", ctx.panel.get_state("problem"))
-            stack.btn("again", "Evaluate nAP", on_click=self.on_evaluate, variant="contained", align_x="center")
+            stack.btn("again", "Evaluate nAP", on_click=self.on_evaluate, variant="contained", **_CENTERED)
 
     def _render_summary(self, ctx, evaluation, content: types.Object) -> None:
         masks, boxes = evaluation.summary("masks"), evaluation.summary("boxes")
@@ -752,6 +754,16 @@ def _forget_other_classes(ctx, path: str, classes: Sequence[str]) -> None:
         ctx.panel.set_state(path, ALL)
 
 
+def _send(ctx, path: str, value: list) -> None:
+    """Send data of the panel.
+
+    The App keeps a copy of what it shows in the state, and lays new data over it element by element: without this, a
+    shorter list would keep the end of a longer one.
+    """
+    ctx.panel.set_state(path, None)
+    ctx.panel.set_data(path, value)
+
+
 # ---- numbers as they are shown ---------------------------------------------------------------------------------------
 
 
@@ -845,6 +857,7 @@ _TABLE = {
 }
 
 
+_CENTERED = {"componentsProps": {"container": {"sx": {"display": "flex", "justifyContent": "center"}}}}
 _TABS = {"tab": {"sx": {"minWidth": 0, "minHeight": 44, "px": 1.25, "fontSize": "0.9rem"}}}
 
 
