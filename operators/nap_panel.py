@@ -532,7 +532,9 @@ class NAPPanel(foo.Panel):
 
     def _render_errors(self, ctx, evaluation, content: types.Object) -> None:
         found = evaluation.diagnostics
-        _heading(content, "oracles_title", "Where precision is lost", "AP of masks, if one kind of error were repaired")
+        over = "novel and base classes" if evaluation.config["base_classes"] else "novel classes"
+        caption = f"AP of masks over {over}, if one kind of error were repaired"
+        _heading(content, "oracles_title", "Where precision is lost", caption)
         content.plot(
             "oracles",
             layout=charts.layout(170, bargap=0.35, xaxis=charts.axis("AP (%)", range=[0, 100])),
