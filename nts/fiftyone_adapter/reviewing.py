@@ -86,7 +86,9 @@ def tag_for_review(
         suggested = suggest_thresholds(view, field)
         margin_below, score_below = suggested["low_margin"], suggested["low_score"]
         if margin_below is None and score_below is None:
-            raise InputError(f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by")
+            raise InputError(
+                f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by"
+            )
     name = runs.review_view(field)
     if view._root_dataset.has_saved_view(name) and not runs.has_review_view(view, field):
         raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")
