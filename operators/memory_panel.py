@@ -152,6 +152,7 @@ class MemoryPanel(foo.Panel):
             for check, picture in zip(shown, pictures, strict=True)
             if picture.uri is None
         }
+        ctx.panel.set_state("problems", None)  # the App lays a value over the one before it, key by key
         ctx.panel.set_state("problems", problems)
         groups: dict[str, dict[str, dict[str, str]]] = {}
         for check in shown:
@@ -159,7 +160,7 @@ class MemoryPanel(foo.Panel):
             if name in uris:
                 groups.setdefault(_group(inspection, check), {})[name] = {"image": uris[name]}
         for group, content in groups.items():
-            ctx.panel.set_data(f"references.{group}", content)
+            panels.send(ctx, f"references.{group}", content)
 
     def _draw_classes(self, ctx, inspection) -> None:
         rows = inspection.most_alike_classes(_MOST_CLASSES)
@@ -180,10 +181,10 @@ class MemoryPanel(foo.Panel):
         }
         if len(names) <= 12:
             trace.update(texttemplate="%{z:.2f}", textfont={"size": 11})
-        ctx.panel.set_data("classes.plot", [trace])
+        panels.send(ctx, "classes.plot", [trace])
 
     def _draw_checks(self, ctx, inspection) -> None:
-        ctx.panel.set_data("checks.table", [_row(check) for check in inspection.by_margin[:_MOST_ROWS]])
+        panels.send(ctx, "checks.table", [_row(check) for check in inspection.by_margin[:_MOST_ROWS]])
 
     # ---- layout ------------------------------------------------------------------------------------------------------
 

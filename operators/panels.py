@@ -49,6 +49,16 @@ def empty(content: types.Object, title: str, words: str, button: str = "", on_cl
         stack.btn("button", button, on_click=on_click, variant="contained", componentsProps=centred)
 
 
+def send(ctx, path: str, value: Any) -> None:
+    """Send data of the panel.
+
+    The App keeps what it shows in the state, too, and lays new data over it element by element: without this, a shorter
+    list would keep the end of a longer one.
+    """
+    ctx.panel.set_state(path, None)
+    ctx.panel.set_data(path, value)
+
+
 def show(ctx, view, what: str) -> None:
     """Show a view in the grid, or say that there is nothing in it."""
     count = view.count()
