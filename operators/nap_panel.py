@@ -115,8 +115,9 @@ class NAPPanel(foo.Panel):
     def on_table(self, ctx) -> None:
         """A row shows the samples of its class; a heading orders the rows by its column, and once more turns them."""
         row, column = ctx.params["row"], ctx.params["column"]
+        if (evaluation := self._clicked(ctx)) is None:
+            return
         if row >= 0:
-            evaluation = self._evaluation(ctx)
             name = _rows(evaluation, _iou_type(ctx), ctx.panel.get_state("sort"))[row]["class"]
             self._show_class(ctx, evaluation, name)
             return
@@ -127,13 +128,16 @@ class NAPPanel(foo.Panel):
 
     def on_class_bar(self, ctx) -> None:
         """A bar shows the samples of its class."""
-        self._show_class(ctx, self._evaluation(ctx), ctx.params["y"])
+        if (evaluation := self._clicked(ctx)) is not None:
+            self._show_class(ctx, evaluation, ctx.params["y"])
 
     def on_outcome(self, ctx) -> None:
         """Show what is right, wrong or missed at the chosen confidence."""
         from ..nts.fiftyone_adapter import InputError
 
-        evaluation, outcome = self._evaluation(ctx), ctx.params["outcome"]
+        outcome = ctx.params["outcome"]
+        if (evaluation := self._clicked(ctx)) is None:
+            return
         name = _class(ctx, "confidence.choices.class")
         names = None if name is None else [name]
         try:
@@ -147,7 +151,8 @@ class NAPPanel(foo.Panel):
         """A bar shows the samples with wrong predictions of its kind."""
         from ..nts.fiftyone_adapter import InputError
 
-        evaluation = self._evaluation(ctx)
+        if (evaluation := self._clicked(ctx)) is None:
+            return
         kind = next(kind for kind, (label, _) in ERRORS.items() if label == ctx.params["y"])
         # The longer bar behind, of all predictions, comes first.
         above = {"threshold": evaluation.diagnostics["confidence"]} if ctx.params["trace_idx"] == 1 else {}
@@ -160,7 +165,9 @@ class NAPPanel(foo.Panel):
 
     def on_confusion_cell(self, ctx) -> None:
         """A cell shows its samples, with the objects and predictions that it counts."""
-        evaluation, predicted, true = self._evaluation(ctx), ctx.params["x"], ctx.params["y"]
+        predicted, true = ctx.params["x"], ctx.params["y"]
+        if (evaluation := self._clicked(ctx)) is None:
+            return
         rows, columns = _confusion_names(evaluation)
         view = evaluation.samples_confused(ctx.dataset, rows.index(predicted), columns.index(true))
         if predicted == MISSED_OBJECT:
@@ -170,14 +177,16 @@ class NAPPanel(foo.Panel):
 
     def on_shots_point(self, ctx) -> None:
         """A point is an evaluation: open it."""
-        evaluation = self._evaluation(ctx)
+        if (evaluation := self._clicked(ctx)) is None:
+            return
         points = _against_shots(ctx, evaluation).points
         if ctx.params["trace_idx"] == 0:
             self._choose(ctx, points[ctx.params["idx"]][2])
 
     def on_open_run(self, ctx) -> None:
         """Open an evaluation of the list."""
-        run = _runs(ctx)[ctx.params["row"]]
+        if (run := self._listed(ctx)) is None:
+            return
         if run.kind == "evaluation" and run.status == "complete":
             ctx.panel.set_state("tab", "summary")
             # The App's row of tabs keeps to itself which is in front: only a new row follows.
@@ -188,9 +197,19 @@ class NAPPanel(foo.Panel):
 
     def on_delete_run(self, ctx) -> None:
         """Open the form that deletes a run of the list, and says what goes with it."""
-        run = _runs(ctx)[ctx.params["row"]]
+        if (run := self._listed(ctx)) is None:
+            return
         argument = {"memory": "memory_key", "segmentation": "output_field", "evaluation": "eval_key"}[run.kind]
         ctx.prompt(f"{PLUGIN}/delete_{run.kind}", params={argument: run.key}, on_success=self.on_refresh)
+
+    def _listed(self, ctx):
+        """The run in the row that was clicked; where it was deleted since it was listed, the list is drawn anew."""
+        kind, key = ctx.panel.get_state("listed")[ctx.params["row"]]
+        run = next((run for run in _runs(ctx) if (run.kind, run.key) == (kind, key)), None)
+        if run is None:
+            ctx.ops.notify(f"There is no {kind} {key} any more", variant="warning")
+            self._draw(ctx)
+        return run
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -223,6 +242,14 @@ class NAPPanel(foo.Panel):
             ctx.panel.set_state("problem", sentence(error))
             return None
 
+    def _clicked(self, ctx):
+        """The chosen evaluation; where it was deleted since it was drawn, this is said, and another is drawn."""
+        evaluation = self._evaluation(ctx)
+        if evaluation is None:
+            ctx.ops.notify(f"There is no evaluation {ctx.panel.get_state('header.run')} any more", variant="warning")
+            self._choose(ctx, None)
+        return evaluation
+
     def _show_class(self, ctx, evaluation, name: str) -> None:
         names = [name] if name in evaluation.classes else evaluation.config["classes"]
         _show(ctx, evaluation.samples_with(ctx.dataset, names), name)
@@ -233,7 +260,9 @@ class NAPPanel(foo.Panel):
         """Send the data of the tab in front."""
         tab = _tab(ctx)
         if tab == "runs":
-            _send(ctx, "runs.table", [_printed_run(run) for run in _runs(ctx)])
+            runs = _runs(ctx)
+            ctx.panel.set_state("listed", [[run.kind, run.key] for run in runs])
+            _send(ctx, "runs.table", [_printed_run(run) for run in runs])
             return
         evaluation = self._evaluation(ctx)
         if evaluation is not None:

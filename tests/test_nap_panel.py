@@ -271,3 +271,16 @@ def test_says_when_what_came_of_each_object_is_gone(evaluated, panel):
     ((_, note),) = [(name, sent) for name, sent in panel.sent if name == "notify"]
     assert note["variant"] == "error"
     assert "evaluate again" in note["message"]
+
+
+def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel):
+    panel.tab("runs")
+    listed = [row["key"] for row in panel.data["runs"]["table"]]
+    nts_fo.delete_evaluation(evaluated, "nap_second")
+    panel.event("on_delete_run", row=listed.index("nap_second"))
+    assert [sent["message"] for name, sent in panel.sent if name == "notify"] == [
+        "There is no evaluation nap_second any more"
+    ]
+    assert "nap_second" not in [row["key"] for row in panel.data["runs"]["table"]]
+    panel.tab("summary").event("on_class_bar", y=CLASSES[0])
+    assert panel.state["header"]["run"] == "nap_first"
