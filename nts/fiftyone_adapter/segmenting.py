@@ -253,20 +253,20 @@ class _Output:
 
     def _declare_fields(self, memory_key: str, classes: Sequence[str]) -> None:
         dataset = self._dataset
-        if dataset.has_sample_field(self.name):
-            return
-        dataset.add_sample_field(
-            self.name,
-            fo.EmbeddedDocumentField,
-            embedded_doc_type=fo.Detections,
-            description=f"Instances found by the reference memory {memory_key!r}",
-            info={"memory": memory_key, "classes": list(classes)},
-        )
+        if not dataset.has_sample_field(self.name):
+            dataset.add_sample_field(
+                self.name,
+                fo.EmbeddedDocumentField,
+                embedded_doc_type=fo.Detections,
+                description=f"Instances found by the reference memory {memory_key!r}",
+                info={"memory": memory_key, "classes": list(classes)},
+            )
+            dataset.add_sample_field(
+                self.error_field, fo.StringField, description=f"Why {self.name!r} is missing for this sample"
+            )
+        # A field that an earlier version began may lack some of them.
         for attribute, field_type in DETECTION_ATTRIBUTES.items():
             dataset.add_sample_field(f"{self.name}.detections.{attribute}", field_type)
-        dataset.add_sample_field(
-            self.error_field, fo.StringField, description=f"Why {self.name!r} is missing for this sample"
-        )
 
     def _write_if_due(self) -> None:
         if len(self._errors) >= _WRITE_EVERY or time.monotonic() - self._last_write > _WRITE_AFTER:
