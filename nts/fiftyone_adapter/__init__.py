@@ -18,6 +18,7 @@ from .checks import (
 )
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .heatmaps import MOST_CLASSES, HeatmapsReport, heatmap_fields, heatmaps_job, similarity_heatmaps
+from .importing import custom_data, import_layout, sample_references_view
 from .inspecting import (
     MemoryInspection,
     Thumbnail,
@@ -98,6 +99,7 @@ __all__ = [
     "clear_review",
     "compare_evaluations",
     "count_for_review",
+    "custom_data",
     "delete_evaluation",
     "delete_heatmaps",
     "delete_memory",
@@ -108,6 +110,7 @@ __all__ = [
     "export_memory",
     "heatmap_fields",
     "heatmaps_job",
+    "import_layout",
     "import_memory",
     "inspect_memory",
     "label_counts",
@@ -130,6 +133,7 @@ __all__ = [
     "percent",
     "references_view",
     "run",
+    "sample_references_view",
     "segmentation_job",
     "similarity_heatmaps",
     "suggest_output_field",

@@ -62,20 +62,20 @@ class CocoData:
             InputError: if a prediction has no confidence, or one that is not finite.
         """
         try:
-            width, height = _image_size(sample)
+            width, height = size_of_sample(sample)
         except OSError as error:
             self.unplaced.append(f"{sample.filepath}: the size of the image cannot be read ({error})")
             return
         annotations = self.ground_truth["annotations"]
         self.ground_truth["images"].append({"id": sample.id, "width": width, "height": height})
 
-        for label, shape in self._shapes(sample, ground_truth_field, self.category_ids, (height, width)):
+        for label, shape in self.shapes(sample, ground_truth_field, self.category_ids, (height, width)):
             is_crowd = int(bool(label.get_attribute_value(crowd, False)))
             annotations.append({"id": len(annotations) + 1, "iscrowd": is_crowd, "label_id": label.id, **shape})
 
         if sample[predictions_field] is None:
             self.without_predictions += 1
-        for label, shape in self._shapes(sample, predictions_field, self.classes, (height, width)):
+        for label, shape in self.shapes(sample, predictions_field, self.classes, (height, width)):
             if label.confidence is None or not math.isfinite(label.confidence):
                 found = "no confidence" if label.confidence is None else f"the confidence {label.confidence}"
                 raise InputError(
@@ -84,7 +84,7 @@ class CocoData:
                 )
             self.results.append({"score": label.confidence, "label_id": label.id, **shape})
 
-    def _shapes(self, sample: fo.Sample, name: str, classes: Container[str], image_size: tuple[int, int]):
+    def shapes(self, sample: fo.Sample, name: str, classes: Container[str], image_size: tuple[int, int]):
         """Yield every label of some classes, with its image, category, box, area and mask."""
         height, width = image_size
         for label in detections(sample, name):
@@ -112,7 +112,7 @@ class CocoData:
             )
 
 
-def _image_size(sample: fo.Sample) -> tuple[int, int]:
+def size_of_sample(sample: fo.Sample) -> tuple[int, int]:
     """``(width, height)`` of an image as viewers show it, from the sample's metadata or the file's header."""
     metadata = sample.metadata
     if metadata is None or not metadata.width or not metadata.height:

@@ -21,7 +21,7 @@ from ..evaluation.protocols import Protocol, get_protocol
 from ..evaluation.sampling import Candidate, candidate_key, stratified_sample
 from . import checks
 from .checks import InputError
-from .coco import CocoData, _image_size
+from .coco import CocoData, size_of_sample
 from .jobs import some
 from .runs import Collection
 
@@ -227,12 +227,12 @@ def _to_coco(view: Collection, role: str, label_field: str, names: Sequence[str]
     dataset = data.ground_truth
     for sample in view.select_fields(label_field).iter_samples():
         try:
-            width, height = _image_size(sample)
+            width, height = size_of_sample(sample)
         except OSError as error:
             raise InputError(f"{sample.filepath}: the size of the image cannot be read ({error})") from error
         image = {"id": sample.id, "width": width, "height": height, "file_name": Path(sample.filepath).name}
         dataset["images"].append({**image, "path": sample.filepath})
-        for label, shape in data._shapes(sample, label_field, data.category_ids, (height, width)):
+        for label, shape in data.shapes(sample, label_field, data.category_ids, (height, width)):
             is_crowd = int(bool(label.get_attribute_value(crowd, False)))
             number = len(dataset["annotations"]) + 1
             annotation = {"id": number, "iscrowd": is_crowd, "label_id": label.id, **shape}
