@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 PATIENCE = 60_000  # ms
 JOB_PATIENCE = 240_000  # ms, for the outcome of an operator that runs the models
-WINDOW = {"width": 1280, "height": 800}
+WINDOW = (1280, 800)
 
 _NO_ADVERTISEMENT = 'localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")'
 
@@ -35,11 +35,12 @@ def cy(name: str) -> str:
 class AppPage:
     """A tab with the App of one server, which reaches no other host."""
 
-    def __init__(self, browser: Browser, url: str, *, theme: str = "dark", scale: float = 1) -> None:
+    def __init__(self, browser: Browser, url: str, window: tuple[int, int] = WINDOW) -> None:
         self.url = url
-        context = browser.new_context(viewport=WINDOW, device_scale_factor=scale, reduced_motion="reduce")
+        width, height = window
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         context.set_default_timeout(PATIENCE)
-        context.add_init_script(f'{_NO_ADVERTISEMENT}; localStorage.setItem("mui-mode", "{theme}")')
+        context.add_init_script(_NO_ADVERTISEMENT)
         context.route(lambda address: not address.startswith(url), lambda route: route.abort())
         self.page: Page = context.new_page()
 
@@ -64,10 +65,6 @@ class AppPage:
     def sidebar_field(self, name: str) -> Locator:
         return self.page.locator(cy(f"sidebar-field-container-{name}"))
 
-    def toast(self, message: str) -> Locator:
-        """A message that comes up at the bottom and goes away by itself."""
-        return self.page.get_by_text(message, exact=True)
-
     # Operators
 
     def open_operator(self, label: str) -> Form:
@@ -81,8 +78,8 @@ class AppPage:
     # Panels
 
     def open_panel(self, name: str) -> Locator:
-        """Open a panel by the plus beside the tabs; returns its content."""
-        self.page.locator(cy("new-panel-btn")).click()
+        """Open a panel by the plus beside the tabs, those of the panels if there are some; returns its content."""
+        self.page.locator(cy("new-panel-btn")).last.click()
         self.page.locator(cy(f"new-panel-option-{name}")).click()
         content = self.page.locator(cy(f"panel-content-{name}"))
         expect(content).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,9 +73,9 @@ def _keep_evidence(page: Page, folder: Path, name: str) -> None:
 
 
 @pytest.fixture
-def app(open_tab: Callable[..., AppPage]) -> AppPage:
-    """A tab of the App."""
-    return open_tab()
+def app(open_tab: Callable[..., AppPage], request: pytest.FixtureRequest) -> AppPage:
+    """A tab of the App; for pictures a larger one."""
+    return open_tab() if request.config.getoption("screenshots") is None else open_tab(window=(1600, 1000))
 
 
 @pytest.fixture
@@ -82,12 +83,19 @@ def picture(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`picture(name, page or part of it)` keeps a picture for the README; does nothing but with `--screenshots`."""
     folder: Path | None = request.config.getoption("screenshots")
 
-    def picture(name: str, of: Page | Locator, **options) -> None:
+    def picture(name: str, of: Page | Locator, *, moving: bool = False, **options) -> None:
         if folder is not None:
-            path = folder / f"{name}.png"
-            of.screenshot(path=path, animations="disabled", **options)
-            # A quarter of the size, and no difference to the eye.
-            with Image.open(path) as shot:
-                shot.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            page = of.page if isinstance(of, Locator) else of
+            if not moving:
+                expect(page.locator("#notistack-snackbar")).to_have_count(0)  # messages go away by themselves
+            shots = [of.screenshot(animations="disabled", **options)]
+            # The App draws labels upon its pictures bit by bit, and does not say when it is done.
+            while not moving and shots[-1:] != shots[-2:-1]:
+                page.wait_for_timeout(1000)
+                shots.append(of.screenshot(animations="disabled", **options))
+            with Image.open(io.BytesIO(shots[-1])) as shot:
+                # A quarter of the size, and no difference to the eye.
+                few_colours = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            few_colours.save(folder / f"{name}.png", optimize=True)
 
     return picture

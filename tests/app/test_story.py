@@ -38,6 +38,7 @@ def test_from_references_to_the_panel(scenes, app: AppPage, picture):
     segment_the_targets(app, scenes, picture)
     evaluate(app, scenes, picture)
     explore(app, scenes, picture)
+    inspect_the_memory(app, scenes, picture)
 
 
 def build_a_memory(app: AppPage, dataset, picture) -> None:
@@ -51,6 +52,7 @@ def build_a_memory(app: AppPage, dataset, picture) -> None:
     form.tick("Current view")
     form.choose("Label field", "ground_truth")
     form.fill("Memory name", MEMORY)
+    form.expect_no_refusal()
     picture("build_reference_memory_form", form.dialog)
     outcome = form.execute()
     shots = references.count_values("ground_truth.detections.label")
@@ -78,7 +80,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
     form.choose("Memory", MEMORY)
     outcome = form.execute()
     outcome.expect_text(re.compile(rf"[1-9]\d*/{len(targets)} images, .* s each, .* left"))
-    picture("auto_segment_view_progress", outcome.dialog)
+    picture("auto_segment_view_progress", outcome.dialog, moving=True)
     outcome.expect_text(re.compile(rf"{PREDICTIONS}: \d+ instances in {len(targets)} images"))
     steps = [(int(n), int(total)) for text in outcome.texts() for n, total in re.findall(r"(\d+)/(\d+) images", text)]
     assert len(steps) >= 3, outcome.texts()
@@ -102,7 +104,9 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
 
     outcome.done()
     expect(app.sidebar_field(PREDICTIONS)).to_be_visible()
-    picture("auto_segment_view", app.page)
+    app.open(dataset.name, "targets")
+    app.expect_samples(len(targets))
+    picture("auto_segment_view", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 700})
 
 
 def evaluate(app: AppPage, dataset, picture) -> None:
@@ -137,31 +141,42 @@ def explore(app: AppPage, dataset, picture) -> None:
     expect(panel).to_contain_text(f"Box nAP{_percent(evaluation.summary('boxes')['ap'])}")
     rows = panel.locator("tbody tr")
     expect(rows).to_have_count(1 + len(evaluation.classes))
-    expect(panel.locator(".js-plotly-plot .bars .point").first).to_be_visible()
+    expect(panel.locator(".js-plotly-plot .bars .point").last).to_be_visible()  # of the best class
     picture("nap_panel", app.page)
 
     # One class by its row, another by its bar. The database is asked for its samples in its own words.
-    with_ap = [name for name in evaluation.classes if evaluation.objects(name)]
-    samples = {name: _samples_with(dataset, name) for name in with_ap}
-    best, worst = (choose(with_ap, key=samples.get) for choose in (max, min))
-    assert samples[best] != samples[worst]
-    rows.filter(has_text=best).click()
-    app.expect_samples(samples[best])
-    expect(app.toast(f"{samples[best]} samples with {best}")).to_be_visible()
-    picture("nap_panel_class", app.page)
-    _click_bar(panel, worst)
-    app.expect_samples(samples[worst])
+    with_bar = [name for name in evaluation.classes if (evaluation.summary("masks", name)["ap"] or 0) > 0.05]
+    samples = {name: _samples_with(dataset, name) for name in with_bar}
+    common, rare = (choose(samples, key=samples.get) for choose in (max, min))
+    assert samples[common] > samples[rare]
+    rows.filter(has_text=common).click()
+    app.expect_samples(samples[common])
+    _click_bar(panel, rare)
+    app.expect_samples(samples[rare])
+
+
+def inspect_the_memory(app: AppPage, dataset, picture) -> None:
+    references = dataset.load_saved_view("references")
+    shots = references.count_values("ground_truth.detections.label")
+    panel = app.open_panel("memory_panel")
+    expect(panel).to_contain_text(f"{sum(shots.values())} references of {len(shots)} classes")
+    expect(panel.get_by_role("img").first).to_be_visible()
+    picture("memory_panel", panel)
+
+    panel.get_by_role("img").first.click()
+    app.expect_samples(1)
+    panel.get_by_role("button", name="Show in grid").click()
+    app.expect_samples(len(references))
+    panel.get_by_role("tab", name="Likeness of classes").click()
+    expect(panel.locator(".js-plotly-plot .heatmaplayer image")).to_be_visible()
+    picture("memory_panel_likeness", panel)
 
 
 def _samples_with(dataset, name: str) -> int:
-    """How many targets hold an object of a class, drawn or predicted."""
+    """How many targets hold an object of a class, labelled or predicted."""
     targets = dataset.load_saved_view("targets").iter_samples()
-    return sum(
-        any(
-            detection.label == name for field in ("ground_truth", PREDICTIONS) for detection in sample[field].detections
-        )
-        for sample in targets
-    )
+    labels = ([sample[field] for field in ("ground_truth", PREDICTIONS) if sample[field]] for sample in targets)
+    return sum(any(name in [each.label for each in field.detections] for field in fields) for fields in labels)
 
 
 def _click_bar(panel: Locator, name: str) -> None:
