@@ -162,4 +162,8 @@ def test_a_data_set_has_both_splits(tmp_path):
     paths = sc.write_data_set(tmp_path, targets=3, references_per_class=2)
     references = json.loads(paths["references"].read_text())
     assert len(references["images"]) == len(references["annotations"]) == 2 * len(sc.NOVEL_SPECIES)
-    assert len(json.loads(paths["targets"].read_text())["images"]) == 3
+    targets = json.loads(paths["targets"].read_text())
+    assert len(targets["images"]) == 3
+    # Distractors are told from the background, and are no references.
+    assert len(targets["annotations"]) == sum(len(scene.masks) for scene in sc.target_scenes(3))
+    assert {c["id"] for c in references["categories"]} == set(range(1, 11))

@@ -596,7 +596,14 @@ def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence
 
 
 def write_data_set(folder: Path | str, *, targets: int = 40, references_per_class: int = 10) -> dict[str, Path]:
-    """Write the splits "references" and "targets" under a folder; returns the path of each one's `labels.json`."""
+    """Write the splits "references" and "targets" under a folder; returns the path of each one's `labels.json`.
+
+    Of the references only the novel species are annotated, of the targets the distractors too: an evaluation can then
+    tell what was found on a distractor from what was found on nothing.
+    """
+    folder = Path(folder)
     featured = [scene for number in NOVEL_SPECIES for scene in reference_scenes(number, references_per_class)]
-    splits = {"references": featured, "targets": target_scenes(targets)}
-    return {name: write_coco(Path(folder) / name, scenes) for name, scenes in splits.items()}
+    return {
+        "references": write_coco(folder / "references", featured),
+        "targets": write_coco(folder / "targets", target_scenes(targets), (*NOVEL_SPECIES, *DISTRACTOR_SPECIES)),
+    }
