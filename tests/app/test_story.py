@@ -68,7 +68,7 @@ def build_a_memory(app: AppPage, dataset, picture) -> None:
 
 
 def segment_the_targets(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import list_segmentations
+    from nts.fiftyone_adapter import list_memories, list_segmentations
 
     targets = dataset.load_saved_view("targets")
     app.open(dataset.name, "targets")
@@ -89,7 +89,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
 
     dataset.reload()
     found = Counter()
-    classes = dataset.count_values("ground_truth.detections.label")
+    classes = list_memories(dataset)[MEMORY]["classes"]
     references = set(dataset.load_saved_view("references").values("ground_truth.detections.id", unwind=True))
     for sample in targets:
         for detection in sample[PREDICTIONS].detections:
@@ -110,7 +110,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
 
 
 def evaluate(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import delete_evaluation, evaluate_nap, load_evaluation
+    from nts.fiftyone_adapter import delete_evaluation, evaluate_nap, list_memories, load_evaluation
 
     form = app.open_operator("Evaluate nAP")
     form.tick("Current view")
@@ -126,7 +126,7 @@ def evaluate(app: AppPage, dataset, picture) -> None:
     assert load_evaluation(dataset, EVALUATION) == {**expected.to_dict(), "eval_key": EVALUATION}
     everything, *classes = expected.table()
     assert everything["masks_ap"] > 10
-    assert {row["class"] for row in classes} == set(dataset.distinct("ground_truth.detections.label"))
+    assert {row["class"] for row in classes} == set(list_memories(dataset)[MEMORY]["classes"])
     assert outcome.table() == [[_as_shown(value) for value in row.values()] for row in expected.table()]
     picture("evaluate_nap", outcome.dialog)
     outcome.done()
