@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from nts import fiftyone_adapter as nts  # noqa: E402
+from nts.fiftyone_adapter.colours import set_class_colours  # noqa: E402
 from nts.images import read_image  # noqa: E402
 from nts.pictures import class_colours, contact_sheet, draw_instances  # noqa: E402
 from nts.small.scenes import write_data_set  # noqa: E402
@@ -111,6 +112,8 @@ def load_dataset(folder: Path, targets: int) -> fo.Dataset:
             progress=False,
         )
         dataset.save_view(split, dataset.match_tags(tag))
+    # The App reads colours when it opens a dataset, so they are there before the predictions are.
+    set_class_colours(dataset, ["ground_truth", PREDICTIONS], dataset.distinct("ground_truth.detections.label"))
     return dataset
 
 

@@ -133,7 +133,12 @@ class EvaluateNAP(JobOperator):
         return paragraphs(words, bullets("Mind", report.notes))
 
     def rows(self, report):
-        return report.table()
+        # A number would lose its decimal where that is 0.
+        return [{key: _shown(value) for key, value in row.items()} for row in report.table()]
+
+
+def _shown(value: str | float | None) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else value or ""
 
 
 def _percent(value: float) -> str:

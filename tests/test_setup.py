@@ -118,13 +118,13 @@ def test_manifest_and_project_agree_on_version_and_oldest_fiftyone():
     assert manifest()["fiftyone"]["version"] == str(fiftyone.specifier)
 
 
-def test_every_operator_of_the_manifest_is_registered(fo):
-    # FiftyOne drops an operator that only one side knows without a word.
+def test_every_operator_and_panel_of_the_manifest_is_registered(fo):
+    # FiftyOne drops one that only one side knows without a word.
     import fiftyone.operators as foo
 
     plugin = manifest()["name"]
     registered = {operator.name for operator in foo.list_operators() if operator.plugin_name == plugin}
-    assert registered == set(manifest()["operators"])
+    assert registered == {*manifest()["operators"], *manifest()["panels"]}
 
 
 # Borders between packages

@@ -166,15 +166,10 @@ def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:
 
 def _fiftyone_data(args: argparse.Namespace) -> ProtocolData:
     # Everything else here works without FiftyOne.
-    import fiftyone as fo
+    from ..fiftyone_adapter.importing import custom_data, view_of
 
-    from ..fiftyone_adapter.importing import custom_data
-
-    def view(source: str):
-        dataset, _, name = source.removeprefix(_FIFTYONE).partition("/")
-        return fo.load_dataset(dataset).load_saved_view(name) if name else fo.load_dataset(dataset)
-
-    return custom_data(view(args.references), view(args.targets), args.label_field, classes=args.classes)
+    references, targets = (view_of(source.removeprefix(_FIFTYONE)) for source in (args.references, args.targets))
+    return custom_data(references, targets, args.label_field, classes=args.classes)
 
 
 def _read_coco(path: Path, images: Path | None) -> dict:

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import fiftyone as fo
-from bson import ObjectId
-from fiftyone import ViewField as F
 
 from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
 from ..evaluation.protocols import Protocol, get_protocol
@@ -59,6 +57,12 @@ def import_layout(
         dataset.delete()
         raise
     return dataset
+
+
+def view_of(name: str) -> Collection:
+    """A dataset, or a view saved in one, by ``"dataset"`` or ``"dataset/view"``."""
+    dataset, _, view = name.partition("/")
+    return fo.load_dataset(dataset).load_saved_view(view) if view else fo.load_dataset(dataset)
 
 
 def custom_data(
@@ -149,8 +153,8 @@ def sample_references_view(
     wanted = present if classes is None else set(classes)
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
     draw = stratified_sample((c for c in candidates if c.class_name in wanted), shots, seed)
-    chosen = [ObjectId(ids[c.key]) for of_class in draw.chosen.values() for c in of_class]
-    return view.filter_labels(label_field, F("_id").is_in(chosen))
+    chosen = [ids[c.key] for of_class in draw.chosen.values() for c in of_class]
+    return view.select_labels(ids=chosen, fields=label_field)
 
 
 def _fill(dataset: fo.Dataset, protocol: Protocol, data: Path, loaded: ProtocolData) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import fiftyone as fo
 import numpy as np
-from bson import ObjectId
 from fiftyone import ViewField as F
 
 from ..evaluation.average_precision import RECALL_THRESHOLDS
@@ -237,10 +236,11 @@ class StoredEvaluation:
         cells = self.diagnostics["cells"]
         here = [at == (row, column) for at in zip(cells["row"], cells["column"], strict=True)]
         predictions, objects = (
-            [ObjectId(label_id) for label_id in itertools.compress(cells[name], here) if label_id is not None]
+            [label_id for label_id in itertools.compress(cells[name], here) if label_id is not None]
             for name in ("prediction_id", "object_id")
         )
-        return self._filtered(dataset, F("_id").is_in(predictions), F("_id").is_in(objects))
+        label_id = F("_id").to_string()
+        return self._filtered(dataset, label_id.is_in(predictions), label_id.is_in(objects))
 
     def _filtered(self, dataset: fo.Dataset, predictions_filter, truth_filter) -> fo.DatasetView:
         predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]

@@ -65,6 +65,10 @@ class AppPage:
     def sidebar_field(self, name: str) -> Locator:
         return self.page.locator(cy(f"sidebar-field-container-{name}"))
 
+    def toggle_field(self, name: str) -> None:
+        """Show the labels of a field on the pictures, or hide them, by its box in the sidebar."""
+        self.page.locator(cy(f"checkbox-{name}")).click()
+
     # Operators
 
     def open_operator(self, label: str) -> Form:

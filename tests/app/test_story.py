@@ -106,6 +106,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
     expect(app.sidebar_field(PREDICTIONS)).to_be_visible()
     app.open(dataset.name, "targets")
     app.expect_samples(len(targets))
+    app.toggle_field("ground_truth")
     picture("auto_segment_view", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 700})
 
 
@@ -195,7 +196,4 @@ def _percent(value: float) -> str:
 
 
 def _as_shown(value: str | float | None) -> str:
-    """A value as JavaScript writes it."""
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.1f}" if isinstance(value, float) else value or ""
