@@ -14,7 +14,7 @@ from .export_memory import ExportMemory
 from .import_memory import ImportMemory
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
-from .nap_panel import NAPPanel
+from .nap_panel import NAPPanel, OpenNAPPanel
 from .similarity_heatmaps import DeleteHeatmaps, SimilarityHeatmaps
 from .tag_for_review import TagForReview
 
@@ -26,6 +26,7 @@ OPERATORS = (
     NAPPanel,
     MemoryPanel,
     OpenMemoryPanel,
+    OpenNAPPanel,
     SimilarityHeatmaps,
     TagForReview,
     DeleteEvaluation,

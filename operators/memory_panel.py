@@ -10,9 +10,8 @@ import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
 from . import charts, panels
-from .base import PluginOperator, grid_button, sentence
+from .base import sentence
 
-PLUGIN = "@nts/reference-segmentation"
 NAME = "memory_panel"
 TABS = {"references": "References", "classes": "Likeness of classes", "checks": "Leave one out"}
 ALL, DISAGREEING = "all classes", "references that disagree"
@@ -91,7 +90,7 @@ class MemoryPanel(foo.Panel):
 
     def on_build(self, ctx) -> None:
         """Open the form of build reference memory."""
-        ctx.prompt(f"{PLUGIN}/build_reference_memory", on_success=self.on_refresh)
+        ctx.prompt(f"{panels.PLUGIN}/build_reference_memory", on_success=self.on_refresh)
 
     def on_reference(self, ctx) -> None:
         """A picture shows its sample."""
@@ -209,8 +208,7 @@ class MemoryPanel(foo.Panel):
                 self._render_facts(ctx, panel, inspection)
                 content = panel.v_stack(_tab(ctx), gap=2, componentsProps=panels.FITTING)
                 getattr(self, f"_render_{_tab(ctx)}")(ctx, content, inspection)
-        root = types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=panels.FITTING)
-        return types.Property(panel, view=root)
+        return types.Property(panel, view=panels.root())
 
     def _render_header(self, ctx, panel: types.Object) -> None:
         template = panels.columns("minmax(0, 1fr) auto auto auto")
@@ -227,7 +225,7 @@ class MemoryPanel(foo.Panel):
     def _render_facts(self, ctx, panel: types.Object, inspection) -> None:
         from ..nts.fiftyone_adapter import missing_samples
 
-        panels.text(panel, "facts", _facts(_memories(ctx)[_key(ctx)]), color="text.tertiary", font_size="0.8rem")
+        panels.caption(panel, "facts", _facts(_memories(ctx)[_key(ctx)]))
         missing = missing_samples(ctx.dataset, inspection)
         if missing:
             panel.view(
@@ -247,10 +245,7 @@ class MemoryPanel(foo.Panel):
             )
             panels.text(row, "words", words, color="error.main")
             row.btn("show", "Show them", on_click=self.on_disagreeing, variant="outlined")
-        tabs = types.TabsView()
-        for key, label in TABS.items():
-            tabs.add_choice(key, label=label)
-        panel.enum("tab", tabs.values(), default="references", view=tabs, on_change=self.on_tab)
+        panels.tabs(panel, "tab", TABS, default="references", on_change=self.on_tab)
 
     def _render_references(self, ctx, content: types.Object, inspection) -> None:
         shown, first, total = _shown(ctx, inspection)
@@ -335,36 +330,17 @@ class MemoryPanel(foo.Panel):
         if total > _MOST_ROWS:
             caption += f" The first {_MOST_ROWS} of {total}."
         panels.heading(content, "title", "What the other references say of each", caption)
-        table = types.TableView(on_click_row=self.on_row, componentsProps=panels.TABLE)
-        for key, label in COLUMNS.items():
-            table.add_column(key, label=label)
-        content.list("table", types.Object(), view=table)
+        panels.table(content, COLUMNS, on_click_row=self.on_row)
 
 
-class OpenMemoryPanel(PluginOperator):
+class OpenMemoryPanel(panels.PanelButton):
     """The button above the grid that opens the panel."""
 
-    in_grid = True
+    panel = NAME
 
     @property
     def config(self):
-        return self.settings(
-            "open_memory_panel",
-            "Reference memory",
-            "Open the panel of the reference memories",
-            risk_level="LOW",
-            icon="references",
-            view_target=False,
-        )
-
-    def resolve_input(self, ctx) -> None:
-        """There is nothing to ask."""
-
-    def resolve_placement(self, ctx):
-        return grid_button(self.config, prompt=False)
-
-    def execute(self, ctx) -> None:
-        ctx.ops.open_panel(NAME, layout="horizontal", is_active=True)
+        return self.button("Reference memory", "Open the panel of the reference memories", icon="references")
 
 
 def _memories(ctx) -> dict[str, dict[str, Any]]:

@@ -1,20 +1,15 @@
-"""Parts of panels: headings, captions, empty states, tables that can be clicked, and views shown in the grid."""
+"""Parts of panels: headings, tiles, empty states, tabs, tables that can be clicked, and views shown in the grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fiftyone.operators.types as types
 
-TABLE: dict[str, Any] = {
-    "table": {"sx": {"minWidth": 0}},
-    "tableBodyRow": {"hover": True, "sx": {"cursor": "pointer", "&:last-child td": {"border": 0}}},
-    "tableHeadCell": {"sx": {"fontSize": "0.85rem", "px": 1.25}},
-    "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 1.25}},
-}
-"""Looks of a table whose rows can be clicked."""
+from .base import PluginOperator, grid_button
 
+PLUGIN = "@nts/reference-segmentation"
 
 FITTING: dict[str, Any] = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
 """For a vertical stack: as wide as the panel, and no wider, whatever is in it."""
@@ -25,18 +20,72 @@ def columns(template: str) -> dict[str, Any]:
     return {"grid": {"sx": {"gridTemplateColumns": template}}}
 
 
+def root() -> types.GridView:
+    """The view of a panel's outermost object: its parts below each other."""
+    return types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=FITTING)
+
+
 def text(content: types.Object, name: str, words: str, **looks: Any) -> None:
     """A line of text."""
     view = {"color": "text.secondary", "font_size": "0.9rem", "padding": 0, **looks}
     content.view(name, types.TextView(title=words, **view))
 
 
-def heading(content: types.Object, name: str, title: str, caption: str = "") -> None:
+def caption(content: types.Object, name: str, words: str) -> None:
+    """A line in small."""
+    text(content, name, words, color="text.tertiary", font_size="0.8rem")
+
+
+def heading(content: types.Object, name: str, title: str, words: str = "") -> None:
     """A title, and beneath it in small what one can do here."""
     stack = content.v_stack(name, gap=0.5, componentsProps=FITTING)
     text(stack, "title", title, color="text.primary", font_size="1.05rem", bold=True)
-    if caption:
-        text(stack, "caption", caption, color="text.tertiary", font_size="0.8rem")
+    if words:
+        caption(stack, "caption", words)
+
+
+def tiles(content: types.Object, figures: Mapping[str, tuple[str, str]]) -> None:
+    """Large numbers side by side, each with its name above and what it is below: ``{name: (number, what)}``."""
+    sx = {"gridTemplateColumns": "repeat(auto-fit, minmax(104px, 1fr))", "gridAutoFlow": "row"}
+    row = content.h_stack("tiles", gap=1, align_y="stretch", componentsProps={"grid": {"sx": sx}})
+    for number, (label, (value, what)) in enumerate(figures.items()):
+        tile = row.v_stack(f"tile{number}", gap=0, variant="outline", pad=1.5)
+        text(tile, "label", label, font_size="0.85rem")
+        text(tile, "value", value, color="text.primary", font_size="1.9rem", bold=True)
+        text(tile, "caption", what, color="text.tertiary", font_size="0.75rem")
+
+
+def tabs(content: types.Object, name: str, labels: Mapping[str, str], default: str, on_change: Callable) -> None:
+    """A row of tabs: ``{value: label}``."""
+    sx = {"minWidth": 0, "minHeight": 44, "px": 1.25, "fontSize": "0.9rem"}
+    view = types.TabsView(componentsProps={"tab": {"sx": sx}})
+    for value, label in labels.items():
+        view.add_choice(value, label=label)
+    content.enum(name, view.values(), default=default, view=view, on_change=on_change)
+
+
+def table(content: types.Object, headings: Mapping[str, str], **events: Any) -> types.TableView:
+    """A table, its data being ``table``; it shows a hand over what can be clicked.
+
+    Args:
+        content: where it stands.
+        headings: ``{key in the data: heading}``.
+        events: ``on_click_row``, or ``on_click_cell``, which headings have too; and other arguments of ``TableView``.
+    """
+    cells = {"cursor": "pointer"} if "on_click_cell" in events else {}
+    rows = cells or ({"cursor": "pointer"} if "on_click_row" in events else {})
+    looks = {
+        "table": {"sx": {"minWidth": 0}},
+        "tableBodyRow": {"hover": bool(rows), "sx": {**rows, "&:last-child td": {"border": 0}}},
+        "tableHeadCell": {"sx": {**cells, "fontSize": "0.85rem", "whiteSpace": "nowrap", "px": 1.25}},
+        "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 1.25}},
+        "tableContainer": {"sx": {"overflowX": "auto"}},
+    }
+    view = types.TableView(componentsProps=looks, **events)
+    for key, label in headings.items():
+        view.add_column(key, label=label)
+    content.list("table", types.Object(), view=view)
+    return view
 
 
 def empty(content: types.Object, title: str, words: str, button: str = "", on_click: Callable | None = None) -> None:
@@ -59,9 +108,31 @@ def send(ctx, path: str, value: Any) -> None:
     ctx.panel.set_data(path, value)
 
 
-def show(ctx, view, what: str) -> None:
+def show(ctx, view, what: str, where: str = "in this dataset") -> None:
     """Show a view in the grid, or say that there is nothing in it."""
     count = view.count()
     if count:
         ctx.ops.set_view(view)
-    ctx.ops.notify(f"{count} samples with {what}" if count else f"No samples with {what} in this dataset")
+    ctx.ops.notify(f"{count} samples with {what}" if count else f"No samples with {what} {where}")
+
+
+class PanelButton(PluginOperator):
+    """An operator that opens a panel beside the grid: a button above it."""
+
+    in_grid = True
+    panel: str
+    """The name of the panel."""
+
+    def button(self, label: str, description: str, icon: str):
+        """The configuration of the operator ``open_<panel>``."""
+        name = f"open_{self.panel}"
+        return self.settings(name, label, description, risk_level="LOW", icon=icon, view_target=False)
+
+    def resolve_input(self, ctx) -> None:
+        """There is nothing to ask."""
+
+    def resolve_placement(self, ctx):
+        return grid_button(self.config, prompt=False)
+
+    def execute(self, ctx) -> None:
+        ctx.ops.open_panel(self.panel, layout="horizontal", is_active=True)

@@ -11,6 +11,7 @@ from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS
 from nts.presets import DEFAULT
 
 URI = f"{PLUGIN}/memory_panel"
+PANELS = ("memory_panel", "nap_panel")
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +221,7 @@ def placement(fo, name: str):
 
 def test_grid_has_buttons_with_icons_for_both_themes(fo):
     forms = ("build_reference_memory", "auto_segment_view", "evaluate_nap")
-    for name, prompt in [*((name, True) for name in forms), ("open_memory_panel", False)]:
+    for name, prompt in [*((name, True) for name in forms), *((f"open_{name}", False) for name in PANELS)]:
         told = placement(fo, name).to_json()
         assert told["place"] == "samples-grid-secondary-actions"
         assert told["view"]["prompt"] is prompt
@@ -229,14 +230,15 @@ def test_grid_has_buttons_with_icons_for_both_themes(fo):
     assert placement(fo, "delete_memory") is None
 
 
-def test_button_opens_the_panel(drawn):
+@pytest.mark.parametrize("panel", PANELS)
+def test_button_opens_the_panel(drawn, panel):
     from fiftyone.operators.executor import execute_or_delegate_operator
 
     request = {"dataset_name": drawn.name, "view": [], "params": {}}
-    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/open_memory_panel", request))
+    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/open_{panel}", request))
     result.raise_exceptions()
     (opened,) = result.executor.to_json()["requests"]
-    assert (opened["operator_uri"], opened["params"]["name"]) == ("open_panel", "memory_panel")
+    assert (opened["operator_uri"], opened["params"]["name"]) == ("open_panel", panel)
 
 
 def form(fo, name: str, view, **params) -> dict:

@@ -206,7 +206,8 @@ def test_shots_need_two_numbers_of_references(nts_fo, evaluated, panel):
 
 
 def test_two_evaluations_compared(nts_fo, evaluated, panel):
-    panel.tab("compare").choose("compare.choices.other", "nap_first")
+    assert "Choose another evaluation" in panel.tab("compare").words
+    assert "Choose another evaluation" not in panel.choose("compare.choices.other", "nap_first").words
     first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
     difference = 100 * (second.summary("masks")["ap"] - first.summary("masks")["ap"])
     row = panel.data["compare"]["table"][0]
@@ -245,6 +246,19 @@ def test_runs_are_listed_with_their_status(nts_fo, evaluated, panel):
     panel.event("on_delete_run", row=listed.index("broken"))
     assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_evaluation"
     assert panel.prompted()["params"] == {"eval_key": "broken"}
+
+
+def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
+    from nts.fiftyone_adapter import runs
+
+    made = {"memory_key": "shapes", "classes": list(CLASSES), "fields": [f"shapes_{name}" for name in CLASSES]}
+    runs.store(evaluated, "shapes_similarity", runs.HEATMAPS, made)
+    row = panel.tab("runs").data["runs"]["table"][0]
+    assert row["what"] == f"Set of heat maps. memory shapes: {', '.join(CLASSES)}"
+    assert row["status"] == "2 fields"
+    panel.event("on_delete_run", row=0)
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_similarity_heatmaps"
+    assert panel.prompted()["params"] == {"heatmaps_key": "shapes_similarity"}
 
 
 def test_says_what_to_do_where_there_is_nothing(drawn):

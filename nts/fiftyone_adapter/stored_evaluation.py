@@ -281,9 +281,10 @@ class RunStatus:
     """A line in the list of runs.
 
     Attributes:
-        kind: ``"memory"``, ``"segmentation"`` or ``"evaluation"``.
+        kind: ``"memory"``, ``"segmentation"``, ``"evaluation"`` or ``"set of heat maps"``.
         key: its name.
-        status: ``"complete"``, ``"incomplete"``, ``"running"``, ``"failed: why"`` or ``"made by another version"``.
+        status: ``"complete"``, ``"incomplete"``, ``"running"``, ``"failed: why"`` or ``"made by another version"``;
+            of heat maps, which can be stopped and taken up again at any image, how many fields they fill.
         created: UTC.
         details: what it is, in words.
     """
@@ -296,7 +297,7 @@ class RunStatus:
 
 
 def list_runs(view: Collection) -> list[RunStatus]:
-    """Memories, segmentations and evaluations of a dataset, with their status, the newest first."""
+    """Memories, segmentations, evaluations and heat maps of a dataset, with their status, the newest first."""
     lines = []
     for key, made in runs.configs(view, runs.MEMORY).items():
         details = f"{sum(made['shots'])} references of {len(made['classes'])} classes, encoder {made['encoder']}"
@@ -315,6 +316,10 @@ def list_runs(view: Collection) -> list[RunStatus]:
         status = f"failed: {made['error']}" if made["status"] == "failed" else made["status"]
         details = f"{made['predictions_field']} against {made['ground_truth_field']}"
         lines.append(_line(view, runs.EVALUATION, key, status, details, draft=True))
+    for key, made in runs.configs(view, runs.HEATMAPS).items():
+        details = f"memory {made['memory_key']}: {', '.join(made['classes'])}"
+        fields = len(made["fields"])
+        lines.append(_line(view, runs.HEATMAPS, key, f"{fields} {_plural('field', fields)}", details))
     return sorted(lines, key=lambda line: line.created, reverse=True)
 
 

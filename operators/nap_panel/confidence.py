@@ -1,0 +1,87 @@
+"""The tab of what a threshold on the confidence leaves: precision, recall and F1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone.operators.types as types
+
+from .. import charts, panels
+from .choices import ALL, class_name, iou_type
+from .figures import number, percent
+
+OUTCOMES = {"tp": "Right", "fp": "Wrong", "fn": "Missed"}
+LINES = {
+    "Precision": ("precision", charts.MASKS),
+    "Recall": ("recall", charts.BOXES),
+    "F1": ("f1", charts.RIGHT),
+}
+
+_CLASS, _THRESHOLD = "confidence.choices.class", "confidence.choices.threshold"
+
+
+def begin(ctx, evaluation) -> None:
+    """Put the slider where F1 is largest."""
+    ctx.panel.set_state(_THRESHOLD, round(evaluation.best_threshold(iou_type(ctx)), 3))
+
+
+def draw(ctx, evaluation) -> None:
+    kind = iou_type(ctx)
+    thresholds, counted = evaluation.confidences(kind), evaluation.all_counted(kind, class_name(ctx, _CLASS))
+    traces = [
+        charts.line(label, thresholds, [number(getattr(each, figure)) for each in counted], colour)
+        for label, (figure, colour) in LINES.items()
+    ]
+    panels.send(ctx, "confidence.plot", traces)
+
+
+def render(panel, ctx, evaluation, content: types.Object) -> None:
+    template = panels.columns("minmax(0, 1fr) 220px")
+    choices = content.h_stack("choices", gap=2, align_y="center", componentsProps=template)
+    slider = types.SliderView(label="Confidence", value_precision=3)
+    choices.float("threshold", min=0.0, max=1.0, view=slider, on_change=panel.on_choice)
+    classes = types.DropdownView(label="Class")
+    for name in [ALL, *evaluation.classes]:
+        classes.add_choice(name, label=name)
+    choices.enum("class", classes.values(), default=ALL, view=classes, on_change=panel.on_choice)
+    threshold, kind = _threshold(ctx, evaluation), iou_type(ctx)
+    counted = evaluation.counted(kind, threshold, class_name(ctx, _CLASS))
+    panels.tiles(
+        content,
+        {
+            "Precision": (percent(counted.precision), f"{counted.right} of {counted.right + counted.wrong} right"),
+            "Recall": (percent(counted.recall), f"{counted.right} of {counted.right + counted.missed} found"),
+            "F1": (percent(counted.f1), f"above {threshold:.2f}"),
+        },
+    )
+    buttons = content.h_stack("outcomes", gap=1, componentsProps=panels.columns("auto auto auto 1fr"))
+    for outcome, count in (("tp", counted.right), ("fp", counted.wrong), ("fn", counted.missed)):
+        label = f"{OUTCOMES[outcome]} ({count})"
+        buttons.btn(outcome, label, on_click=panel.on_outcome, params={"outcome": outcome}, variant="outlined")
+    content.plot(
+        "plot",
+        layout=charts.layout(
+            320,
+            showlegend=True,
+            hovermode="x unified",
+            shapes=[charts.upright(threshold)],
+            xaxis=charts.axis("Confidence", range=[0, 1]),
+            yaxis=charts.axis("", range=[0, 1.03]),
+        ),
+        config=charts.CONFIG,
+    )
+    text = f"At IoU .50 of {kind}, all novel classes counted together. The slider begins where F1 is largest."
+    panels.caption(content, "protocol", text)
+
+
+def samples_of_outcome(ctx, evaluation, outcome: str) -> tuple[Any, str]:
+    """What is right, wrong or missed at the chosen confidence, and in words."""
+    name = class_name(ctx, _CLASS)
+    names = None if name is None else [name]
+    view = evaluation.samples_where(ctx.dataset, outcome, names=names, threshold=_threshold(ctx, evaluation))
+    return view, f"{OUTCOMES[outcome].lower()} objects of {name or 'the novel classes'}"
+
+
+def _threshold(ctx, evaluation) -> float:
+    chosen = ctx.panel.get_state(_THRESHOLD)
+    return evaluation.best_threshold(iou_type(ctx)) if chosen is None else float(chosen)

@@ -1,0 +1,165 @@
+"""The tab of where precision is lost: kinds of error, what is taken for what, and what each model loses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone.operators.types as types
+
+from .. import charts, panels
+from .figures import percent
+
+REPAIRS = {
+    "ap_if_masks_perfect": "If every mask fitted",
+    "ap_if_labels_perfect": "If every label were right",
+    "ap": "As it is",
+}
+KINDS = {
+    "wrong_class": ("Wrong class", "on an object of another class"),
+    "poor_localisation": ("Poor localisation", "on an object of its class, IoU below .50"),
+    "duplicate": ("Duplicate", "the object is found by a better one"),
+    "distractor": ("Distractor", "on an object of a class that is not evaluated"),
+    "background": ("Background", "on nothing that is labelled"),
+}
+MISSED_OBJECT, DISTRACTOR, BACKGROUND = "(missed)", "(distractor)", "(background)"
+
+_MOST_CONFUSED = 25
+
+
+def draw(ctx, evaluation) -> None:
+    found = evaluation.diagnostics
+    values = [None if found[name] is None else 100 * found[name] for name in REPAIRS]
+    colours = [charts.MUTED, charts.MUTED, charts.MASKS]
+    oracles = charts.bars(list(REPAIRS.values()), {"AP": (values, charts.MASKS)}, colours=colours)
+    panels.send(ctx, "errors.oracles", oracles)
+    counts = {
+        "All predictions": ([found["errors"]["total"][kind] for kind in KINDS], charts.MUTED),
+        f"Confidence {found['confidence']:.2f} and above": (
+            [found["errors_above"]["total"][kind] for kind in KINDS],
+            charts.WRONG,
+        ),
+    }
+    panels.send(ctx, "errors.kinds", charts.bars([name for name, _ in KINDS.values()], counts, unit="%{x}"))
+    if evaluation.content["models"] is not None:
+        panels.send(ctx, "errors.proposals", _proposal_bars(evaluation.content["models"]["recall"]))
+    rows, columns = _confusion_names(evaluation)
+    shown_rows, shown_columns = _most_confused(evaluation)
+    heat = charts.heat(
+        [columns[column] for column in shown_columns],
+        [rows[row] for row in shown_rows],
+        [[found["confusion"][row][column] for row in shown_rows] for column in shown_columns],
+        "ground truth %{y}<br>prediction %{x}<br>%{z}<extra></extra>",
+    )
+    panels.send(ctx, "errors.confusion", heat)
+
+
+def render(panel, ctx, evaluation, content: types.Object) -> None:
+    _render_kinds(panel, evaluation, content)
+    _render_confusion(panel, evaluation, content)
+    _render_models(evaluation, content)
+
+
+def _render_kinds(panel, evaluation, content: types.Object) -> None:
+    over = "novel and base classes" if evaluation.config["base_classes"] else "novel classes"
+    caption = f"AP of masks over {over}, if one kind of error were repaired"
+    panels.heading(content, "oracles_title", "Where precision is lost", caption)
+    content.plot(
+        "oracles",
+        layout=charts.layout(170, bargap=0.35, xaxis=charts.axis("AP (%)", range=[0, 100])),
+        config=charts.CONFIG,
+    )
+    caption = "Click a bar to see its samples."
+    panels.heading(content, "kinds_title", "Wrong predictions, by what they are on", caption)
+    content.plot(
+        "kinds",
+        layout=charts.layout(250, barmode="overlay", bargap=0.35, showlegend=True, xaxis=charts.axis("Predictions")),
+        config=charts.CONFIG,
+        on_click=panel.on_error_bar,
+    )
+    meanings = [f"{label}: {meaning}" for label, meaning in KINDS.values()]
+    panels.caption(content, "kinds_meaning", " · ".join(meanings))
+
+
+def _render_confusion(panel, evaluation, content: types.Object) -> None:
+    _, columns = _most_confused(evaluation)
+    confidence = evaluation.diagnostics["confidence"]
+    text = f"Predictions of confidence {confidence:.2f} and above, where F1 is largest. Click a cell."
+    if len(columns) < len(evaluation.classes) + 2:
+        text += f" The {_MOST_CONFUSED} classes with most confusions."
+    panels.heading(content, "confusion_title", "What is taken for what", text)
+    content.plot(
+        "confusion",
+        layout=charts.layout(
+            150 + 24 * len(columns),
+            xaxis=charts.axis("Prediction", side="bottom", tickangle=-45, showgrid=False),
+            yaxis=charts.axis("Ground truth", autorange="reversed", showgrid=False),
+        ),
+        config=charts.CONFIG,
+        on_click=panel.on_confusion_cell,
+    )
+
+
+def _render_models(evaluation, content: types.Object) -> None:
+    panels.heading(content, "models_title", "What the models lose", "Both models beside the ground truth")
+    models = evaluation.content["models"]
+    if models is None:
+        text = "Not measured: switch on 'Diagnose the models' when you evaluate. It takes as long as segmenting did."
+        panels.caption(content, "models_none", text)
+        return
+    recall = models["recall"][0]
+    panels.tiles(
+        content,
+        {
+            "Objects proposed": (percent(recall["recall_50"]), f"of {recall['objects']}, IoU .50 or more"),
+            "Proposed well": (percent(recall["recall_75"]), "IoU .75 or more"),
+            "Classes found": (percent(models["accuracy"]), f"of {models['objects']} true masks, by the encoder"),
+        },
+    )
+    content.plot(
+        "proposals",
+        layout=charts.layout(
+            260,
+            barmode="overlay",
+            bargap=0.35,
+            showlegend=True,
+            xaxis=charts.axis("Objects that some proposal covers (%)", range=[0, 100]),
+        ),
+        config=charts.CONFIG,
+    )
+
+
+def samples_of_kind(ctx, evaluation, label: str, *, above: bool) -> tuple[Any, str]:
+    """The wrong predictions of a kind, all or those above the best confidence, and in words."""
+    kind = next(kind for kind, (name, _) in KINDS.items() if name == label)
+    threshold = evaluation.diagnostics["confidence"] if above else None
+    return evaluation.samples_with_error(ctx.dataset, kind, threshold), f"predictions {KINDS[kind][1]}"
+
+
+def samples_of_cell(ctx, evaluation, predicted: str, true: str) -> tuple[Any, str]:
+    """The objects and predictions that a cell counts, and in words."""
+    rows, columns = _confusion_names(evaluation)
+    view = evaluation.samples_confused(ctx.dataset, rows.index(predicted), columns.index(true))
+    if predicted == MISSED_OBJECT:
+        return view, f"{true} missed"
+    return view, f"{true} found" if true == predicted else f"{true} taken for {predicted}"
+
+
+def _proposal_bars(recall: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = [row for row in recall if row["objects"]]
+    values = {at: [100 * row[f"recall_{at}"] for row in known] for at in (50, 75)}
+    series = {"IoU .50 or more": (values[50], charts.MUTED), "IoU .75 or more": (values[75], charts.RIGHT)}
+    return charts.bars([f"{row['area']} ({row['objects']})" for row in known], series)
+
+
+def _confusion_names(evaluation) -> tuple[list[str], list[str]]:
+    """Names of the rows (predicted) and columns (true) of the confusion."""
+    classes = evaluation.diagnostics["classes"]
+    return [*classes, MISSED_OBJECT], [*classes, DISTRACTOR, BACKGROUND]
+
+
+def _most_confused(evaluation) -> tuple[list[int], list[int]]:
+    """Rows and columns of the confusion to show: all, or those of the classes with most confusions."""
+    confusion, classes = evaluation.diagnostics["confusion"], len(evaluation.diagnostics["classes"])
+    errors = [sum(confusion[k]) + sum(row[k] for row in confusion) - 2 * confusion[k][k] for k in range(classes)]
+    most = sorted(sorted(range(classes), key=lambda k: -errors[k])[:_MOST_CONFUSED])
+    return [*most, classes], [*most, classes, classes + 1]

@@ -1,0 +1,262 @@
+"""The panel around its tabs: events, what is chosen, and the header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+from fiftyone.operators.categories import Categories
+
+from .. import panels
+from ..base import sentence
+from . import choices, compare, confidence, curves, errors, runs, shots, summary
+
+NAME = "nap_panel"
+OF_AN_EVALUATION = {
+    "summary": summary,
+    "curves": curves,
+    "confidence": confidence,
+    "errors": errors,
+    "shots": shots,
+    "compare": compare,
+}
+TABS = {name: name.capitalize() for name in (*OF_AN_EVALUATION, "runs")}
+
+
+class NAPPanel(foo.Panel):
+    """Shows what :mod:`nts.fiftyone_adapter.stored_evaluation` reads.
+
+    What a person chooses is the panel's state. What is drawn is its data: every event sends the data of the tab in
+    front, and no more.
+    """
+
+    @property
+    def config(self):
+        return foo.PanelConfig(
+            name=NAME,
+            label="nAP",
+            icon="leaderboard",
+            category=Categories.ANALYZE,
+            surfaces="grid",
+            allow_multiple=False,
+            help_markdown="Average precision over novel classes, from the results of *Evaluate nAP*",
+        )
+
+    # ---- events of the header ----------------------------------------------------------------------------------------
+
+    def on_load(self, ctx) -> None:
+        """Open on the evaluation that was chosen before, or the newest."""
+        self._choose(ctx, ctx.panel.get_state("header.run"))
+
+    def on_change_dataset(self, ctx) -> None:
+        """Another dataset has other evaluations."""
+        self._choose(ctx, None)
+
+    def on_run(self, ctx) -> None:
+        """Another evaluation."""
+        self._choose(ctx, ctx.params["value"])
+
+    def on_choice(self, ctx) -> None:
+        """Another value of one of the inputs."""
+        ctx.panel.set_state(ctx.params["path"], ctx.params["value"])
+        self._draw(ctx)
+
+    def on_tab(self, ctx) -> None:
+        """Another tab."""
+        if ctx.params["value"] != _tab(ctx):
+            ctx.panel.set_state("tab", ctx.params["value"])
+            self._draw(ctx)
+
+    def on_refresh(self, ctx) -> None:
+        """Read again what there is."""
+        self._choose(ctx, ctx.panel.get_state("header.run"))
+
+    def on_evaluate(self, ctx) -> None:
+        """Open the form of evaluate nAP."""
+        ctx.prompt(f"{panels.PLUGIN}/evaluate_nap", on_success=self.on_refresh)
+
+    def on_next_step(self, ctx) -> None:
+        """Open the form of what has to be done first."""
+        ctx.prompt(f"{panels.PLUGIN}/{choices.next_step(ctx.dataset)[0]}", on_success=self.on_refresh)
+
+    # ---- clicks in the tabs ------------------------------------------------------------------------------------------
+
+    def on_table(self, ctx) -> None:
+        """A row shows the samples of its class; a heading orders the rows by its column, and once more turns them."""
+        if ctx.params["row"] >= 0:
+            self._show(ctx, summary.samples_of_row, ctx.params["row"])
+        elif self._clicked(ctx) is not None:
+            summary.order_by(ctx, ctx.params["column"])
+            self._draw(ctx)
+
+    def on_class_bar(self, ctx) -> None:
+        """A bar shows the samples of its class."""
+        self._show(ctx, summary.samples_of_class, ctx.params["y"])
+
+    def on_outcome(self, ctx) -> None:
+        """Show what is right, wrong or missed at the chosen confidence."""
+        self._show(ctx, confidence.samples_of_outcome, ctx.params["outcome"])
+
+    def on_error_bar(self, ctx) -> None:
+        """A bar shows the samples with wrong predictions of its kind."""
+        # The longer bar behind, of all predictions, comes first.
+        self._show(ctx, errors.samples_of_kind, ctx.params["y"], above=ctx.params["trace_idx"] == 1)
+
+    def on_confusion_cell(self, ctx) -> None:
+        """A cell shows its samples, with the objects and predictions that it counts."""
+        self._show(ctx, errors.samples_of_cell, ctx.params["x"], ctx.params["y"])
+
+    def on_shots_point(self, ctx) -> None:
+        """A point is an evaluation: open it."""
+        if (evaluation := self._clicked(ctx)) is None:
+            return
+        key = shots.evaluation_of_point(ctx, evaluation, ctx.params["trace_idx"], ctx.params["idx"])
+        if key is not None:
+            self._choose(ctx, key)
+
+    def on_open_run(self, ctx) -> None:
+        """Open an evaluation of the list."""
+        if (run := self._listed(ctx)) is None:
+            return
+        if run.kind == "evaluation" and run.status == "complete":
+            ctx.panel.set_state("tab", "summary")
+            # The App's row of tabs keeps to itself which is in front: only a new row follows.
+            ctx.panel.set_state("tabs_made", (ctx.panel.get_state("tabs_made") or 0) + 1)
+            self._choose(ctx, run.key)
+        else:
+            ctx.ops.notify(f"{sentence(run.kind)} {run.key}: {run.status}", variant="info")
+
+    def on_delete_run(self, ctx) -> None:
+        """Open the form that deletes a run of the list, and says what goes with it."""
+        if (run := self._listed(ctx)) is not None:
+            operator, argument = runs.DELETING[run.kind]
+            ctx.prompt(f"{panels.PLUGIN}/{operator}", params={argument: run.key}, on_success=self.on_refresh)
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, ctx, key: str | None) -> None:
+        """Take an evaluation, the newest where ``key`` is none, and draw it."""
+        if ctx.dataset is None:
+            return
+        keys = choices.evaluations(ctx.dataset)
+        ctx.panel.set_state("header.run", key if key in keys else next(iter(keys), None))
+        evaluation = self._evaluation(ctx)
+        if evaluation is not None:
+            confidence.begin(ctx, evaluation)
+            for path in ("curves.choices.classes", "confidence.choices.class"):
+                choices.forget_other_classes(ctx, path, evaluation.classes)
+        self._draw(ctx)
+
+    def _evaluation(self, ctx):
+        """The chosen evaluation, or ``None`` if there is none that can be shown."""
+        from ...nts.fiftyone_adapter import InputError, RunNotFound, open_evaluation
+
+        key = ctx.panel.get_state("header.run")
+        if ctx.dataset is None or key is None:
+            return None
+        try:
+            return open_evaluation(ctx.dataset, key)
+        except (InputError, RunNotFound) as error:
+            ctx.panel.set_state("problem", sentence(error))
+            return None
+
+    def _clicked(self, ctx):
+        """The chosen evaluation; where it was deleted since it was drawn, this is said, and another is drawn."""
+        evaluation = self._evaluation(ctx)
+        if evaluation is None:
+            ctx.ops.notify(f"There is no evaluation {ctx.panel.get_state('header.run')} any more", variant="warning")
+            self._choose(ctx, None)
+        return evaluation
+
+    def _listed(self, ctx):
+        """The run in the row that was clicked; where it was deleted since it was listed, the list is drawn anew."""
+        run = runs.of_row(ctx, ctx.params["row"])
+        if run is None:
+            self._draw(ctx)
+        return run
+
+    def _show(self, ctx, samples_of: Callable[..., tuple[Any, str]], *clicked: Any, **how: Any) -> None:
+        """Show the samples behind what was clicked, or say why they cannot be shown."""
+        from ...nts.fiftyone_adapter import InputError
+
+        if (evaluation := self._clicked(ctx)) is None:
+            return
+        try:
+            view, what = samples_of(ctx, evaluation, *clicked, **how)
+        except InputError as error:
+            ctx.ops.notify(sentence(error), variant="error")
+        else:
+            panels.show(ctx, view, what, where="in this evaluation")
+
+    def _draw(self, ctx) -> None:
+        """Send the data of the tab in front."""
+        tab = _tab(ctx)
+        if tab == "runs":
+            runs.draw(ctx)
+        elif (evaluation := self._evaluation(ctx)) is not None:
+            OF_AN_EVALUATION[tab].draw(ctx, evaluation)
+
+    # ---- layout ------------------------------------------------------------------------------------------------------
+
+    def render(self, ctx):
+        panel = types.Object()
+        if ctx.dataset is None:
+            panels.empty(panel, "No dataset", "Open a dataset to see its evaluations.")
+        elif not runs.there_are(ctx):
+            self._render_next_step(ctx, panel)
+        else:
+            self._render_header(ctx, panel)
+            self._render_tab(ctx, panel)
+        return types.Property(panel, view=panels.root())
+
+    def _render_next_step(self, ctx, content: types.Object) -> None:
+        _, label, text = choices.next_step(ctx.dataset)
+        panels.empty(content, "No evaluation yet", text, button=label, on_click=self.on_next_step)
+
+    def _render_header(self, ctx, panel: types.Object) -> None:
+        template = panels.columns("minmax(0, 1fr) 110px auto auto")
+        header = panel.h_stack("header", gap=2, align_y="end", componentsProps=template)
+        names = types.DropdownView(label="Evaluation")
+        for key, words in choices.evaluations(ctx.dataset).items():
+            names.add_choice(key, label=f"{key}   {words}")
+        header.enum("run", names.values(), view=names, on_change=self.on_run)
+        kinds = types.DropdownView(label="IoU of")
+        for key, label in choices.IOU_TYPES.items():
+            kinds.add_choice(key, label=label)
+        header.enum("iou_type", kinds.values(), default="masks", view=kinds, on_change=self.on_choice)
+        refresh = types.IconButtonView(icon="refresh", title="Read again", operator=self.on_refresh, variant="outlined")
+        header.view("refresh", refresh)
+        header.btn("evaluate", "Evaluate nAP", icon="add", on_click=self.on_evaluate, variant="outlined")
+        name = f"tabs_{ctx.panel.get_state('tabs_made') or 0}"
+        panels.tabs(panel, name, TABS, default=_tab(ctx), on_change=self.on_tab)
+
+    def _render_tab(self, ctx, panel: types.Object) -> None:
+        tab = _tab(ctx)
+        content = panel.v_stack(tab, gap=2, componentsProps=panels.FITTING)
+        if tab == "runs":
+            runs.render(self, content)
+        elif (evaluation := self._evaluation(ctx)) is not None:
+            OF_AN_EVALUATION[tab].render(self, ctx, evaluation, content)
+        elif ctx.panel.get_state("header.run") is None:
+            self._render_next_step(ctx, content)
+        else:
+            problem = ctx.panel.get_state("problem")
+            title = "This evaluation cannot be shown"
+            panels.empty(content, title, problem, button="Evaluate nAP", on_click=self.on_evaluate)
+
+
+def _tab(ctx) -> str:
+    tab = ctx.panel.get_state("tab")
+    return tab if tab in TABS else "summary"
+
+
+class OpenNAPPanel(panels.PanelButton):
+    """The button above the grid that opens the panel."""
+
+    panel = NAME
+
+    @property
+    def config(self):
+        return self.button("nAP", "Open the panel of the evaluations", icon="nap")

@@ -1,0 +1,51 @@
+"""The tab that lists what the plugin keeps in the dataset."""
+
+from __future__ import annotations
+
+import fiftyone.operators.types as types
+
+from .. import panels
+from ..base import sentence
+
+COLUMNS = {"key": "Name", "what": "What", "status": "Status", "created": "Made (UTC)"}
+DELETING = {
+    "memory": ("delete_memory", "memory_key"),
+    "segmentation": ("delete_segmentation", "output_field"),
+    "evaluation": ("delete_evaluation", "eval_key"),
+    "set of heat maps": ("delete_similarity_heatmaps", "heatmaps_key"),
+}
+"""For each kind of run the operator that deletes it, and the operator's name for the run."""
+
+
+def draw(ctx) -> None:
+    runs = there_are(ctx)
+    ctx.panel.set_state("listed", [[run.kind, run.key] for run in runs])
+    panels.send(ctx, "runs.table", [_printed(run) for run in runs])
+
+
+def render(panel, content: types.Object) -> None:
+    title = "Memories, segmentations, evaluations and heat maps"
+    panels.heading(content, "title", title, "Click a row to open an evaluation.")
+    table = panels.table(content, COLUMNS, on_click_row=panel.on_open_run, actions_label=" ")
+    table.add_row_action("delete", panel.on_delete_run, icon="delete", tooltip="Delete …")
+
+
+def there_are(ctx) -> list:
+    """All runs of the dataset, the newest first."""
+    from ...nts.fiftyone_adapter import list_runs
+
+    return list_runs(ctx.dataset)
+
+
+def of_row(ctx, row: int):
+    """The run in a row of the list; ``None``, and a word to the user, where it was deleted since it was listed."""
+    kind, key = ctx.panel.get_state("listed")[row]
+    run = next((run for run in there_are(ctx) if (run.kind, run.key) == (kind, key)), None)
+    if run is None:
+        ctx.ops.notify(f"There is no {kind} {key} any more", variant="warning")
+    return run
+
+
+def _printed(run) -> dict[str, str]:
+    made = run.created.replace("T", " ")[:16]
+    return {"key": run.key, "what": f"{sentence(run.kind)}. {run.details}", "status": run.status, "created": made}
