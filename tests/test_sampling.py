@@ -17,6 +17,7 @@ from nts.evaluation.layouts import load, protocol_data
 from nts.evaluation.protocols import PROTOCOLS, get_protocol
 from nts.evaluation.sampling import (
     Candidate,
+    candidate_key,
     draw_references,
     qualifies,
     sample_references,
@@ -229,6 +230,30 @@ class TestStratified:
 
 
 class TestStratifiedReferences:
+    def test_numbers_of_classes_and_other_classes_do_not_matter(self):
+        """What is drawn hangs on the name of a class, as the protocol's text says."""
+        boxes = [(10 + k, 10, 20 + k, 30) for k in range(9)]
+        dataset = made_up({1: boxes, 2: boxes})
+        renumbered = json.loads(json.dumps(dataset))
+        for annotation in renumbered["annotations"]:
+            annotation["category_id"] = {1: 7, 2: 3}[annotation["category_id"]]
+            annotation["id"] += 1
+        box = {"image_id": 0, "bbox": [5, 5, 9, 9], "iscrowd": 0, "area": 81.0}
+        renumbered["annotations"].insert(0, {"id": 1, "category_id": 1, **box})
+        renumbered["categories"] = [{"id": c, "name": name} for c, name in ((1, "other"), (7, "c1"), (3, "c2"))]
+        for seed in range(5):
+            one, other = (
+                draw_references(get_protocol("custom"), protocol_data(d, d, ["c1", "c2"]), 3, seed)
+                for d in (dataset, renumbered)
+            )
+            for mine, theirs in ((1, 7), (2, 3)):
+                assert [a["image_id"] for a in one[mine]] == [a["image_id"] for a in other[theirs]]
+
+    def test_relative_boxes_a_pixel_apart_have_keys_of_their_own(self):
+        """Numbered keys would hang on the order of the labels."""
+        first = candidate_key("a.jpg", "cat", (0.1000, 0.1, 0.2, 0.2), {})
+        assert candidate_key("a.jpg", "cat", (0.1002, 0.1, 0.2, 0.2), {}) != first
+
     def test_ids_and_order_of_a_data_set_do_not_matter_and_crowds_are_not_drawn(self):
         protocol = get_protocol("custom")
         dataset = made_up({1: [(10 + k, 10, 20 + k, 30) for k in range(9)], 2: [GOOD] * 4})

@@ -210,25 +210,29 @@ def _stratified(candidates: Sequence[Candidate], shots: int, seed: int) -> tuple
 def _stratified_references(data: ProtocolData, shots: int, seed: int) -> dict[int, list[dict]]:
     """Images are named by their files, annotations by image, class and box: nothing that an import could renumber."""
     names = {image["id"]: image["file_name"] for image in data.references["images"]}
+    class_names = {category["id"]: category["name"] for category in data.references["categories"]}
     wanted = set(data.class_ids)
     annotations: dict[str, dict] = {}
     candidates = []
     for annotation in data.references["annotations"]:
         if annotation["category_id"] not in wanted or annotation["iscrowd"]:
             continue
-        class_name, image = str(annotation["category_id"]), names[annotation["image_id"]]
+        class_name, image = class_names[annotation["category_id"]], names[annotation["image_id"]]
         key = candidate_key(image, class_name, annotation["bbox"], annotations)
         annotations[key] = annotation
         candidates.append(Candidate(key, class_name, image, annotation["area"]))
     draw = stratified_sample(candidates, shots, seed)
-    if missing := [class_id for class_id in data.class_ids if str(class_id) not in draw.chosen]:
+    if missing := [class_id for class_id in data.class_ids if class_names[class_id] not in draw.chosen]:
         raise ValueError(f"no annotation at all of {', '.join(_class_names(data.references, missing))}")
-    return {class_id: [annotations[c.key] for c in draw.chosen[str(class_id)]] for class_id in data.class_ids}
+    return {class_id: [annotations[c.key] for c in draw.chosen[class_names[class_id]]] for class_id in data.class_ids}
 
 
 def candidate_key(image: str, class_name: str, box: Sequence[float], used: Mapping[str, object]) -> str:
-    """A key made of what the object is; equal objects, which no draw needs to tell apart, are numbered."""
-    key = f"{image} {class_name} {' '.join(f'{value:.3f}' for value in box)}"
+    """A key made of what the object is; equal objects, which no draw needs to tell apart, are numbered.
+
+    Boxes may be in pixels or relative to the image: the digits tell objects less than a pixel apart in either.
+    """
+    key = f"{image} {class_name} {' '.join(f'{value:.6f}' for value in box)}"
     number = 1
     while (numbered := f"{key} {number}") in used:
         number += 1
