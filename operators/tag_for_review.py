@@ -9,8 +9,8 @@ from .base import SimpleOperator
 
 TAG, CLEAR = "tag", "clear"
 REASONS = {
-    "margin_below": ("low_margin", "Margin below", "The second best class is nearly as alike"),
-    "score_below": ("low_score", "Score below", "It is alike to no class, or a better mask has it"),
+    "margin_below": ("nts_low_margin", "Margin below", "The second best class is nearly as alike"),
+    "score_below": ("nts_low_score", "Score below", "It is alike to no class, or a better mask has it"),
 }
 
 

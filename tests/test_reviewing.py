@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-REVIEW = "nts_review"
+REVIEW, LOW_MARGIN, LOW_SCORE = "nts_review", "nts_low_margin", "nts_low_score"
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +45,14 @@ def tags(dataset, field: str = "found") -> dict[str, int]:
 
 def test_labels_below_the_thresholds_are_tagged_with_the_reason(nts_fo, predictions):
     report = nts_fo.tag_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
-    assert (report.labels, report.tagged, report.reasons) == (20, 6, {"low_margin": 4, "low_score": 2})
-    assert tags(predictions) == {REVIEW: 6, "low_margin": 4, "low_score": 2}
+    assert (report.labels, report.tagged, report.reasons) == (20, 6, {LOW_MARGIN: 4, LOW_SCORE: 2})
+    assert tags(predictions) == {REVIEW: 6, LOW_MARGIN: 4, LOW_SCORE: 2}
     counted = nts_fo.count_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
-    assert counted == {"low_margin": 4, "low_score": 2, REVIEW: 6}
+    assert counted == {LOW_MARGIN: 4, LOW_SCORE: 2, REVIEW: 6}
     for sample in predictions:
         for label in sample.found.detections:
-            assert ("low_margin" in label.tags) is (label.margin < 0.2)
-            assert ("low_score" in label.tags) is (label.confidence < 0.15)
+            assert (LOW_MARGIN in label.tags) is (label.margin < 0.2)
+            assert (LOW_SCORE in label.tags) is (label.confidence < 0.15)
 
 
 def test_label_with_two_reasons_is_tagged_once(nts_fo, predictions):
@@ -78,13 +78,13 @@ def test_tagging_again_changes_nothing_and_other_thresholds_replace_the_tags(nts
     assert nts_fo.tag_for_review(predictions, "found", margin_below=0.2) == first
     assert predictions.list_saved_views() == ["review_found"]
     nts_fo.tag_for_review(predictions, "found", score_below=0.08)
-    assert tags(predictions) == {REVIEW: 1, "low_score": 1}
+    assert tags(predictions) == {REVIEW: 1, LOW_SCORE: 1}
 
 
 def test_only_the_view_is_tagged_and_cleared_and_other_tags_stay(nts_fo, predictions):
     predictions.tag_labels("mine", label_fields="found")
     nts_fo.tag_for_review(predictions.match_tags("even"), "found", margin_below=0.2)
-    assert tags(predictions) == {"mine": 20, REVIEW: 2, "low_margin": 2}
+    assert tags(predictions) == {"mine": 20, REVIEW: 2, LOW_MARGIN: 2}
     nts_fo.tag_for_review(predictions.match_tags("odd"), "found", margin_below=0.2)
     assert nts_fo.clear_review(predictions.match_tags("odd"), "found") == 2
     assert predictions.has_saved_view("review_found")
@@ -92,6 +92,41 @@ def test_only_the_view_is_tagged_and_cleared_and_other_tags_stay(nts_fo, predict
     assert tags(predictions) == {"mine": 20}
     assert not predictions.has_saved_view("review_found")
     assert nts_fo.clear_review(predictions, "found") == 0
+
+
+def test_saved_view_can_be_tagged_and_cleared_itself(nts_fo, predictions):
+    report = nts_fo.tag_for_review(predictions, "found", margin_below=0.3)
+    view = predictions.load_saved_view(report.view_name)
+    again = nts_fo.tag_for_review(view, "found", margin_below=0.2, score_below=0.9)
+    assert (again.labels, again.tagged, again.reasons) == (6, 6, {LOW_MARGIN: 4, LOW_SCORE: 3})
+    assert tags(predictions) == {REVIEW: 6, LOW_MARGIN: 4, LOW_SCORE: 3}
+    nts_fo.tag_for_review(predictions.load_saved_view("review_found"), "found", margin_below=0.2)
+    assert tags(predictions) == {REVIEW: 4, LOW_MARGIN: 4}
+    assert predictions.load_saved_view("review_found").count("found.detections") == 4
+    assert nts_fo.clear_review(predictions.load_saved_view("review_found"), "found") == 4
+    assert tags(predictions) == {}
+    assert predictions.list_saved_views() == []
+
+
+def test_view_of_what_has_no_tag_yet_gets_all_reasons(nts_fo, fo, predictions):
+    untagged = predictions.filter_labels("found", ~fo.ViewField("tags").contains(REVIEW))
+    nts_fo.tag_for_review(untagged, "found", margin_below=0.6, score_below=0.6)
+    assert tags(predictions) == {REVIEW: 20, LOW_MARGIN: 12, LOW_SCORE: 11}
+
+
+def test_tags_of_the_users_own_of_such_names_stay(nts_fo, predictions):
+    predictions.tag_labels(["low_score", "low_margin"], label_fields="found")
+    nts_fo.tag_for_review(predictions, "found", margin_below=0.2)
+    nts_fo.tag_for_review(predictions, "found", score_below=0.18)
+    assert nts_fo.clear_review(predictions, "found") == 3
+    assert tags(predictions) == {"low_score": 20, "low_margin": 20}
+
+
+def test_labels_whose_tags_are_null_are_tagged_and_cleared_too(nts_fo, predictions):
+    predictions.set_values("found.detections.tags", [[None] * 10] * 2)
+    assert nts_fo.tag_for_review(predictions, "found", margin_below=0.2).tagged == 4
+    assert tags(predictions) == {REVIEW: 4, LOW_MARGIN: 4}
+    assert nts_fo.clear_review(predictions, "found") == 4
 
 
 def test_nothing_below_the_threshold_leaves_no_view(nts_fo, predictions):
@@ -103,7 +138,7 @@ def test_nothing_below_the_threshold_leaves_no_view(nts_fo, predictions):
 
 def test_suggested_thresholds_tag_a_tenth(nts_fo, predictions):
     suggested = nts_fo.suggest_thresholds(predictions, "found")
-    for reason, option in (("low_margin", "margin_below"), ("low_score", "score_below")):
+    for reason, option in ((LOW_MARGIN, "margin_below"), (LOW_SCORE, "score_below")):
         counted = nts_fo.count_for_review(predictions, "found", **{option: suggested[reason]})
         assert counted[reason] in (1, 2)
     assert nts_fo.tag_for_review(predictions, "found").tagged == 2  # one for each reason
@@ -115,7 +150,7 @@ def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, pr
     sample["other"] = fo.Detections(detections=[fo.Detection(label="a", bounding_box=[0, 0, 1, 1], confidence=0.5)])
     sample.save()
     assert nts_fo.tag_for_review(predictions, "found", margin_below=2.0).tagged == 20
-    assert nts_fo.suggest_thresholds(predictions, "other") == {"low_margin": None, "low_score": 0.5}
+    assert nts_fo.suggest_thresholds(predictions, "other") == {LOW_MARGIN: None, LOW_SCORE: 0.5}
     with pytest.raises(ValueError, match="no label of 'other' in this view has a margin: auto_segment_view gives it"):
         nts_fo.tag_for_review(predictions, "other", margin_below=0.1)
     assert nts_fo.tag_for_review(predictions, "other", score_below=0.6).tagged == 1
@@ -133,6 +168,11 @@ def test_what_cannot_be_tagged_is_refused_with_its_reason(nts_fo, fo, make_datas
         nts_fo.tag_for_review(predictions, "found", margin_below=0.1)
     assert tags(predictions) == {}
     assert predictions.get_saved_view_info("review_found")["description"] == "mine"
+    predictions.delete_saved_view("review_found")
+    predictions.save_view("Review found", predictions.limit(1))
+    with pytest.raises(ValueError, match="your saved view 'Review found' has the same address as 'review_found' would"):
+        nts_fo.tag_for_review(predictions, "found", margin_below=0.1)
+    assert tags(predictions) == {}
 
 
 # ---- colours ---------------------------------------------------------------------------------------------------------

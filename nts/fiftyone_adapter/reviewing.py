@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import fiftyone as fo
 from fiftyone import ViewField as F
+from fiftyone.core.utils import to_slug
 
 from . import checks, runs
 from .checks import InputError
@@ -14,7 +15,8 @@ from .runs import Collection
 REVIEW = "nts_review"
 """The tag of every label worth a look; beside it stands the reason."""
 
-REASONS = {"low_margin": "margin", "low_score": "confidence"}
+LOW_MARGIN, LOW_SCORE = "nts_low_margin", "nts_low_score"
+REASONS = {LOW_MARGIN: "margin", LOW_SCORE: "confidence"}
 """The tag of every reason, and the attribute that is below its threshold then."""
 
 _WHO_GIVES = {"margin": "auto_segment_view gives it", "confidence": "a model that scores its predictions gives it"}
@@ -53,12 +55,7 @@ def count_for_review(
 ) -> dict[str, int]:
     """How many labels :func:`tag_for_review` would tag: for every reason, and altogether under :data:`REVIEW`."""
     criteria = _criteria(view, field, margin_below, score_below)
-    if not criteria:
-        return {REVIEW: 0}
-    expressions = {**criteria, REVIEW: F.any(list(criteria.values()))}
-    labels = F(f"{field}.detections")
-    counts = view.aggregate([fo.Sum(labels.filter(expression).length()) for expression in expressions.values()])
-    return {name: int(count or 0) for name, count in zip(expressions, counts, strict=True)}
+    return _count(view, field, criteria) if criteria else {REVIEW: 0}
 
 
 def tag_for_review(
@@ -66,8 +63,8 @@ def tag_for_review(
 ) -> ReviewReport:
     """Tag the labels that are worth a look, and save a view of them.
 
-    Tags of an earlier call are taken off first, so the same call again changes nothing. The saved view shows whatever
-    carries the tag :data:`REVIEW`, smallest margin first: a label leaves it when the tag is taken off.
+    Tags of an earlier call go where they do not hold any more, so the same call again changes nothing. The saved view
+    shows whatever carries the tag :data:`REVIEW`, smallest margin first: a label leaves it when the tag is taken off.
 
     Args:
         view: dataset or view with the labels.
@@ -84,25 +81,21 @@ def tag_for_review(
     checks.check_detections_field(view, field, "predictions field")
     if margin_below is None and score_below is None:
         suggested = suggest_thresholds(view, field)
-        margin_below, score_below = suggested["low_margin"], suggested["low_score"]
+        margin_below, score_below = suggested[LOW_MARGIN], suggested[LOW_SCORE]
         if margin_below is None and score_below is None:
             raise InputError(
                 f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by"
             )
-    name = runs.review_view(field)
-    if view._root_dataset.has_saved_view(name) and not runs.has_review_view(view, field):
-        raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")
+    _check_view_name(view, field)
     criteria = _criteria(view, field, margin_below, score_below)
-    _untag(view, field)
-    for reason, expression in criteria.items():
-        view.filter_labels(field, expression).tag_labels([REVIEW, reason], label_fields=field)
-    counts = view.count_label_tags(label_fields=field)
+    counts = _count(view, field, criteria)
     labels = view.count(f"{field}.detections")
+    _retag(view, field, {REVIEW: F.any(list(criteria.values())), **criteria})
     return ReviewReport(
         field=field,
         labels=labels,
-        tagged=counts.get(REVIEW, 0),
-        reasons={reason: counts.get(reason, 0) for reason in criteria},
+        tagged=counts[REVIEW],
+        reasons={reason: counts[reason] for reason in criteria},
         view_name=_save_view(view, field, REASONS[next(iter(criteria))]),
     )
 
@@ -114,7 +107,7 @@ def clear_review(view: Collection, field: str) -> int:
     """
     checks.check_detections_field(view, field, "predictions field")
     count = view.count_label_tags(label_fields=field).get(REVIEW, 0)
-    _untag(view, field)
+    _retag(view, field, {})
     if not _tagged(view, field).count():
         runs.delete_review_view(view, field)
     return count
@@ -125,7 +118,7 @@ def _criteria(
 ) -> dict[str, fo.ViewExpression]:
     """For every reason that has a threshold, which labels are below it. A label without the value is not."""
     criteria = {}
-    for reason, threshold in (("low_margin", margin_below), ("low_score", score_below)):
+    for reason, threshold in ((LOW_MARGIN, margin_below), (LOW_SCORE, score_below)):
         attribute = REASONS[reason]
         if threshold is None:
             continue
@@ -136,13 +129,51 @@ def _criteria(
     return criteria
 
 
-def _untag(view: Collection, field: str) -> None:
-    ours = F("tags").contains([REVIEW, *REASONS])
-    view.filter_labels(field, ours).untag_labels([REVIEW, *REASONS], label_fields=field)
+def _count(view: Collection, field: str, criteria: dict[str, fo.ViewExpression]) -> dict[str, int]:
+    """How many labels there are for every reason, and altogether."""
+    expressions = {**criteria, REVIEW: F.any(list(criteria.values()))}
+    labels = F(f"{field}.detections")
+    counts = view.aggregate([fo.Sum(labels.filter(expression).length()) for expression in expressions.values()])
+    return {name: int(count or 0) for name, count in zip(expressions, counts, strict=True)}
+
+
+def _check_view_name(view: Collection, field: str) -> None:
+    """Raise if the name of the view of a field, or what the App's address bar makes of it, is one of the user's own."""
+    name = runs.review_view(field)
+    for other in view._root_dataset.list_saved_views():
+        if other == name and not runs.has_review_view(view, field):
+            raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")
+        if other != name and to_slug(other) == to_slug(name):
+            raise InputError(f"your saved view {other!r} has the same address as {name!r} would have: rename it first")
+
+
+def _retag(view: Collection, field: str, wanted: dict[str, fo.ViewExpression]) -> None:
+    """Give the labels of a view those tags of ours that they should have, and take the others off."""
+    # The view may filter by these very tags: what is to change is read to its end before anything is written.
+    missing = {tag: _ids(view, field, expression & ~_has(tag)) for tag, expression in wanted.items()}
+    stale = {
+        tag: _ids(view, field, _has(tag) & ~wanted[tag] if tag in wanted else _has(tag)) for tag in (REVIEW, *REASONS)
+    }
+    dataset = view._root_dataset
+    for tag, (ids, label_ids) in missing.items():
+        dataset._tag_labels(tag, field, ids=ids, label_ids=label_ids)
+    for tag, (ids, label_ids) in stale.items():
+        dataset._untag_labels(tag, field, ids=ids, label_ids=label_ids)
+
+
+def _ids(view: Collection, field: str, expression: fo.ViewExpression) -> tuple[list, list]:
+    """The samples that have such labels, and these labels."""
+    ids, label_ids = view.filter_labels(field, expression).values(["_id", f"{field}.detections._id"])
+    return ids, label_ids
+
+
+def _has(tag: str) -> fo.ViewExpression:
+    """Whether a label has a tag; one whose tags are null has none."""
+    return (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711
 
 
 def _tagged(view: Collection, field: str) -> fo.DatasetView:
-    return view._root_dataset.filter_labels(field, F("tags").contains(REVIEW))
+    return runs.all_images(view).filter_labels(field, _has(REVIEW))
 
 
 def _save_view(view: Collection, field: str, attribute: str) -> str | None:
