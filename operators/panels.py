@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import fiftyone.operators.types as types
@@ -64,12 +65,18 @@ def tabs(content: types.Object, name: str, labels: Mapping[str, str], default: s
     content.enum(name, view.values(), default=default, view=view, on_change=on_change)
 
 
-def table(content: types.Object, headings: Mapping[str, str], **events: Any) -> types.TableView:
+def table(
+    content: types.Object,
+    headings: Mapping[str, str],
+    actions: Mapping[str, tuple[Callable, str]] = MappingProxyType({}),
+    **events: Any,
+) -> None:
     """A table, its data being ``table``; it shows a hand over what can be clicked.
 
     Args:
         content: where it stands.
         headings: ``{key in the data: heading}``.
+        actions: buttons in every row, ``{icon: (what they do, tooltip)}``.
         events: ``on_click_row``, or ``on_click_cell``, which headings have too; and other arguments of ``TableView``.
     """
     cells = {"cursor": "pointer"} if "on_click_cell" in events else {}
@@ -84,8 +91,9 @@ def table(content: types.Object, headings: Mapping[str, str], **events: Any) -> 
     view = types.TableView(componentsProps=looks, **events)
     for key, label in headings.items():
         view.add_column(key, label=label)
+    for icon, (on_click, tooltip) in actions.items():
+        view.add_row_action(icon, on_click, icon=icon, tooltip=tooltip)
     content.list("table", types.Object(), view=view)
-    return view
 
 
 def empty(content: types.Object, title: str, words: str, button: str = "", on_click: Callable | None = None) -> None:

@@ -256,6 +256,8 @@ def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
     row = panel.tab("runs").data["runs"]["table"][0]
     assert row["what"] == f"Set of heat maps. memory shapes: {', '.join(CLASSES)}"
     assert row["status"] == "2 fields"
+    (button,) = panel.layout["type"]["properties"]["runs"]["type"]["properties"]["table"]["view"]["row_actions"]
+    assert (button["name"], button["tooltip"]) == ("delete", "Delete …")
     panel.event("on_delete_run", row=0)
     assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_similarity_heatmaps"
     assert panel.prompted()["params"] == {"heatmaps_key": "shapes_similarity"}

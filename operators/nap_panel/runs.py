@@ -26,8 +26,8 @@ def draw(ctx) -> None:
 def render(panel, content: types.Object) -> None:
     title = "Memories, segmentations, evaluations and heat maps"
     panels.heading(content, "title", title, "Click a row to open an evaluation.")
-    table = panels.table(content, COLUMNS, on_click_row=panel.on_open_run, actions_label=" ")
-    table.add_row_action("delete", panel.on_delete_run, icon="delete", tooltip="Delete …")
+    actions = {"delete": (panel.on_delete_run, "Delete …")}
+    panels.table(content, COLUMNS, actions, on_click_row=panel.on_open_run, actions_label=" ")
 
 
 def there_are(ctx) -> list:
