@@ -62,7 +62,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
         "value": evaluation.key,
         "difference": "Difference",
         "interval": "95 % interval",
-        "better": "Draws in which it is better",
+        "better": "Better in",
     }
     panels.table(content, columns)
     interval = comparison.figures["ap"]
