@@ -217,3 +217,50 @@ def test_colours_go_with_their_fields(nts_colours, dataset):
     nts_colours.forget_colours(dataset, ["found"])
     scheme = dataset.app_config.color_scheme
     assert [entry["path"] for entry in scheme.fields] == ["truth"]
+
+
+def in_the_app(fo, dataset, **values) -> None:
+    """Change settings of a dataset as another process does: in the database, unseen by the dataset in memory."""
+    stored = fo.core.odm.get_db_conn().datasets
+    stored.update_one({"name": dataset.name}, {"$set": {f"app_config.{name}": value for name, value in values.items()}})
+
+
+def test_what_the_user_changes_meanwhile_in_the_app_is_kept(nts_colours, fo, dataset):
+    nts_colours.set_class_colours(dataset, ["truth"], ["apple"])
+    chosen = {"path": "truth", "valueColors": [{"value": "apple", "color": "red"}]}
+    in_the_app(
+        fo,
+        dataset,
+        color_scheme={"id": dataset.app_config.color_scheme.id, "opacity": 0.2, "fields": [chosen]},
+        grid_media_field="thumbnail",
+    )
+    assert nts_colours.label_colours(dataset, "truth", ["apple"]) == {"apple": "red"}
+    nts_colours.set_class_colours(dataset, ["truth", "found"], ["apple"])
+    dataset.reload()
+    scheme = dataset.app_config.color_scheme
+    assert (scheme.color_by, scheme.opacity, dataset.app_config.grid_media_field) == (None, 0.2, "thumbnail")
+    assert colours(dataset, "truth") == colours(dataset, "found") == {"apple": "red"}
+
+    in_the_app(fo, dataset, **{"color_scheme.opacity": 0.3})
+    nts_colours.forget_colours(dataset, ["found"])
+    dataset.reload()
+    assert dataset.app_config.color_scheme.opacity == 0.3
+    assert [entry["path"] for entry in dataset.app_config.color_scheme.fields] == ["truth"]
+
+
+def test_nothing_is_written_where_every_class_has_its_colour(nts_colours, monkeypatch, dataset):
+    nts_colours.set_class_colours(dataset, ["truth"], ["apple", "pear"])
+    monkeypatch.setattr(nts_colours, "_save", None)
+    nts_colours.set_class_colours(dataset, ["truth"], ["pear"])
+    nts_colours.forget_colours(dataset, ["found"])
+
+
+def test_colours_that_only_a_browser_reads_are_replaced_in_pictures_alone(nts_colours, fo, dataset):
+    chosen = {"a": "rgba(255,0,0,0.5)", "b": "", "c": "red"}
+    values = [{"value": name, "color": colour} for name, colour in chosen.items()]
+    dataset.app_config.color_scheme = fo.ColorScheme(fields=[{"path": "truth", "valueColors": values}])
+    dataset.save()
+    default = nts_colours.label_colours(dataset, "other", ["a", "b", "c"])
+    assert nts_colours.label_colours(dataset, "truth", ["a", "b", "c"]) == {**default, "c": "red"}
+    nts_colours.set_class_colours(dataset, ["truth"], ["a", "b", "c"])
+    assert colours(dataset, "truth") == chosen

@@ -2,7 +2,8 @@
 
 The App chooses colours by hashing a label's name, or gives a whole field one colour, so that look-alikes may share one,
 and a prediction differs from its truth. A colour scheme kept in the dataset decides otherwise. It belongs to the user:
-what is in it is never changed here, there is only added to it.
+what is in it is never changed here, there is only added to it. The user may change it in the App, another process, at
+any time: it is read from the database whenever it is needed, and not from the dataset in memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import fiftyone as fo
 from fiftyone.core.collections import SampleCollection as Collection
+from fiftyone.core.odm import DatasetDocument
+from PIL import ImageColor
 
 from ..pictures import Colour, class_colours
 
@@ -19,54 +22,58 @@ from ..pictures import Colour, class_colours
 def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable[str]) -> None:
     """Give every class the same colour in all of the fields, in the dataset's colour scheme.
 
-    A class that has a colour in any field of the scheme keeps it, and gets it in these fields, too. Where the scheme
-    does not say by what labels are coloured, it is by value from now on.
+    A class that has a colour in any field of the scheme keeps it, and gets it in these fields, too. A dataset without a
+    scheme gets one that colours by value, for otherwise nothing of it would be seen; in a scheme that is there, by what
+    labels are coloured is the user's choice, or the App's where the scheme leaves it open.
 
     Args:
         view: dataset, or a view of it.
         fields: fields of labels; a field that the user colours by another attribute is left alone.
         classes: their classes.
     """
-    scheme = _scheme(view)
+    scheme = _scheme(view) or fo.ColorScheme(color_by="value")
     entries = {entry["path"]: dict(entry) for entry in scheme.fields or []}
     known = {
-        str(value["value"]): value["color"]
+        str(value["value"]): value.get("color")
         for entry in entries.values()
         if _by_label(entry)
         for value in entry.get("valueColors") or []
     }
     classes = sorted(set(classes))
     new = class_colours([*known, *(name for name in classes if name not in known)])
+    changed = False
     for field in fields:
-        entry = entries.setdefault(field, {"path": field})
-        if not _by_label(entry):
-            continue
+        entry = entries.get(field, {"path": field})
         values = entry.get("valueColors") or []
         coloured = {str(value["value"]) for value in values}
         missing = [name for name in classes if name not in coloured]
-        values = [*values, *({"value": name, "color": known.get(name) or _css(new[name])} for name in missing)]
-        entry.update(colorByAttribute="label", valueColors=values)
-    scheme.fields = list(entries.values())
-    scheme.color_by = scheme.color_by or "value"
-    _save(view, scheme)
+        if missing and _by_label(entry):
+            values = [*values, *({"value": name, "color": known.get(name) or _css(new[name])} for name in missing)]
+            entries[field] = {**entry, "colorByAttribute": "label", "valueColors": values}
+            changed = True
+    if changed:
+        scheme.fields = list(entries.values())
+        _save(view, scheme)
 
 
 def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -> dict[str, str]:
-    """The colour of every class in a field, as CSS; :func:`~nts.pictures.class_colours` where the scheme has none."""
-    scheme = view._root_dataset.app_config.color_scheme
+    """The colour of every class in a field, as CSS that Pillow reads.
+
+    Where the scheme has none, or one that only a browser reads, it is that of :func:`~nts.pictures.class_colours`.
+    """
+    scheme = _scheme(view)
     entries = scheme.fields or [] if scheme is not None else []
     values = [value for entry in entries if entry["path"] == field for value in entry.get("valueColors") or []]
     defaults = {name: _css(colour) for name, colour in class_colours(list(classes)).items()}
-    return defaults | {str(value["value"]): value["color"] for value in values}
+    return defaults | {str(value["value"]): value["color"] for value in values if _is_readable(value.get("color"))}
 
 
 def forget_colours(view: Collection, fields: Iterable[str]) -> None:
     """Take fields that are gone out of the colour scheme."""
-    dataset, fields = view._root_dataset, set(fields)
-    scheme = dataset.app_config.color_scheme
-    if scheme is None:
+    gone, scheme = set(fields), _scheme(view)
+    if scheme is None or not any(entry["path"] in gone for entry in scheme.fields or []):
         return
-    scheme.fields = [entry for entry in scheme.fields or [] if entry["path"] not in fields]
+    scheme.fields = [entry for entry in scheme.fields if entry["path"] not in gone]
     _save(view, scheme)
 
 
@@ -79,8 +86,17 @@ def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _scheme(view: Collection) -> fo.ColorScheme:
-    return view._root_dataset.app_config.color_scheme or fo.ColorScheme()
+def _is_readable(colour: str | None) -> bool:
+    try:
+        ImageColor.getrgb(colour or "")
+    except ValueError:
+        return False
+    return True
+
+
+def _scheme(view: Collection) -> fo.ColorScheme | None:
+    """The dataset's colour scheme as it stands in the database."""
+    return DatasetDocument.objects.only("app_config").get(id=view._root_dataset._doc.id).app_config.color_scheme
 
 
 def _save(view: Collection, scheme: fo.ColorScheme) -> None:
