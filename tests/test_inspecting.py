@@ -118,6 +118,13 @@ def test_view_of_references_has_their_samples_in_order_and_no_other_label(nts_fo
     assert view.values("ground_truth.detections.id", unwind=True) == [entry.label_id for entry in entries]
 
 
+def test_order_of_references_is_left_where_they_are_too_many(nts_fo, monkeypatch, drawn, memory):
+    entries = nts_fo.inspect_memory(drawn, memory).entries[::-1]
+    monkeypatch.setattr("nts.fiftyone_adapter.inspecting._MOST_ORDERED", 2)
+    view = nts_fo.references_view(drawn, memory, entries)
+    assert sorted(view.values("id")) == view.values("id") == sorted(entry.sample_id for entry in entries)
+
+
 def test_checks_are_told_in_words(nts_fo):
     nan = math.nan
     words = {
@@ -130,14 +137,20 @@ def test_checks_are_told_in_words(nts_fo):
         assert nts_fo.describe_check(LeaveOneOut(0, *values)) == expected
 
 
-def test_references_without_ids_are_inspected_too(nts_fo, dataset, tmp_path):
+@pytest.mark.parametrize("name", ["", "12", "images/a.png", "A" * 24, "0" * 24])
+def test_references_whose_ids_are_of_no_sample_are_inspected_too(nts_fo, drawn, memory, tmp_path, name):
     bank = MemoryBank(EncoderInfo("some", "f", 28, 3))
-    bank.add(MemoryEntry("a", torch.ones(3)))
-    bank.save(tmp_path / "nameless.safetensors")
-    nts_fo.import_memory(dataset, tmp_path / "nameless.safetensors")
-    found = nts_fo.inspect_memory(dataset, "nameless")
-    assert [thumbnail.problem for thumbnail in nts_fo.thumbnails(dataset, "nameless", found.entries)] == [
+    bank.add(MemoryEntry("a", torch.ones(3), sample_id=name, label_id=name))
+    bank.save(tmp_path / "foreign.safetensors")
+    nts_fo.import_memory(drawn, tmp_path / "foreign.safetensors", "foreign")
+    found = nts_fo.inspect_memory(drawn, "foreign")
+    assert [thumbnail.problem for thumbnail in nts_fo.thumbnails(drawn, "foreign", found.entries)] == [
         "its sample is not in this dataset"
     ]
+    assert nts_fo.missing_samples(drawn, found) == 1
+    assert nts_fo.references_view(drawn, "foreign", found.entries).count() == 0
+    known = nts_fo.inspect_memory(drawn, memory).entries[0]
+    shown = nts_fo.references_view(drawn, memory, [known, *found.entries])
+    assert shown.values("ground_truth.detections.id", unwind=True) == [known.label_id]
     assert found.by_margin[0].agrees is None
     assert found.disagreeing == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from .labels import box_mask, detection_mask, detections
 from .runs import Collection
 
 _QUALITY = 85  # of the JPEGs; about 5 KiB each
+_MOST_ORDERED = 2000  # samples; the database looks every one of them up in the list of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +100,16 @@ def describe_check(check: LeaveOneOut) -> str:
 
 
 def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]) -> fo.DatasetView:
-    """The samples of some references, in their order, with none but these references in the memory's label field."""
-    ids = dict.fromkeys(entry.sample_id for entry in entries if entry.sample_id)
-    samples = runs.all_images(view).select(list(ids), ordered=True)
+    """The samples of some references, with none but these references in the memory's label field.
+
+    They come in the order of the references, if they are not too many for it.
+    """
+    ids = _valid(entry.sample_id for entry in entries)
+    samples = runs.all_images(view).select(ids, ordered=len(ids) <= _MOST_ORDERED)
     field = runs.config(view, memory_key, runs.MEMORY)["label_field"]
     if field is None or not view._root_dataset.has_sample_field(field):
         return samples
-    return samples.select_labels(ids=[entry.label_id for entry in entries], fields=field)
+    return samples.select_labels(ids=_valid(entry.label_id for entry in entries), fields=field)
 
 
 def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:
@@ -126,7 +131,7 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     for entry in entries:
         wanted.setdefault(entry.sample_id, []).append(entry)
     pictures: dict[int, Thumbnail] = {}
-    samples = runs.all_images(view).select([sample_id for sample_id in wanted if sample_id]).select_fields(fields)
+    samples = runs.all_images(view).select(_valid(wanted)).select_fields(fields)
     for sample in samples.iter_samples():
         labels = {label.id: label for name in fields for label in detections(sample, name)}
         of_sample = wanted[sample.id]
@@ -143,9 +148,14 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
 
 def missing_samples(view: Collection, inspection: MemoryInspection) -> int:
     """How many references of a memory have no sample in this dataset."""
-    ids = {entry.sample_id for entry in inspection.entries if entry.sample_id}
-    there = set(runs.all_images(view).select(list(ids)).values("id"))
+    ids = _valid(entry.sample_id for entry in inspection.entries)
+    there = set(runs.all_images(view).select(ids).values("id"))
     return sum(entry.sample_id not in there for entry in inspection.entries)
+
+
+def _valid(ids: Iterable[str]) -> list[str]:
+    """Those that can be ids of samples and labels, each once: a memory that was made elsewhere may hold any name."""
+    return [name for name in dict.fromkeys(ids) if re.fullmatch("[0-9a-f]{24}", name)]
 
 
 def _thumbnail(image: np.ndarray, label: fo.Detection | None, entry: MemoryEntry, colour: str, size: int) -> Thumbnail:
