@@ -558,9 +558,11 @@ def test_reference_samples_are_left_out_also_for_predictions_of_apply_model(nts_
     assert evaluate(drawn, "applied", "ground_truth", **options).left_out_references == REFERENCES
     kept = evaluate(drawn, "applied", "ground_truth", leave_out_references=False, **options)
     assert kept.left_out_references == 0
-    # The evaluation was made with the memory and goes with it; the predictions are not ours to delete.
-    assert nts_fo.delete_memory(drawn, memory) == ["evaluation 'nap_applied'", "memory 'shapes'"]
+    # The memory was only named, to leave out its references: predictions and evaluation are not its to take along.
+    assert nts_fo.made_with_memory(drawn, memory) == []
+    assert nts_fo.delete_memory(drawn, memory) == ["memory 'shapes'"]
     assert drawn.has_field("applied")
+    assert nts_fo.open_evaluation(drawn, "nap_applied").config["shots"] is None
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

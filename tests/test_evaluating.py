@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -116,19 +117,64 @@ def test_one_that_failed_says_why_and_can_be_deleted_or_repeated(nts_fo, predict
     assert nts_fo.list_unfinished_evaluations(predicted) == {}
 
 
-def test_failing_while_it_writes_leaves_no_half_evaluation(nts_fo, predicted, monkeypatch):
-    from nts.fiftyone_adapter import model_evaluation
-
-    def fail(*_):
-        raise OSError("the disk is full")
+@pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["_write_errors", "_write_counts", "complete"])
+def test_one_that_ends_while_it_writes_leaves_no_fields(nts_fo, predicted, monkeypatch, where, error):
+    from nts.fiftyone_adapter import model_evaluation, runs
 
     fields = set(predicted.get_field_schema(flat=True))
-    monkeypatch.setattr(model_evaluation, "_write_counts", fail)
-    with pytest.raises(OSError, match="the disk is full"):
-        nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs if where == "complete" else model_evaluation, where, Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     assert predicted.list_evaluations() == []
     assert set(predicted.get_field_schema(flat=True)) == fields
-    assert nts_fo.list_unfinished_evaluations(predicted)[KEY]["error"] == "the disk is full"
+    failed = {KEY: "failed"} if isinstance(error, Exception) else {}
+    unfinished = nts_fo.list_unfinished_evaluations(predicted)
+    assert {key: made["status"] for key, made in unfinished.items()} == failed
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("then", ["repeated", "deleted"])
+def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, monkeypatch, replacing, then):
+    from nts.fiftyone_adapter import evaluating, runs
+
+    before = set(predicted.get_field_schema(flat=True))
+    if replacing:
+        nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    predict(predicted, "other", seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "complete", Mock(side_effect=SystemExit))
+        patch.setattr(evaluating, "_clean_up", Mock())  # nothing cleans up after a process that is killed
+        with pytest.raises(SystemExit):
+            nts_fo.evaluate_nap(predicted, "other", "ground_truth", eval_key=KEY, overwrite=True)
+    assert predicted.list_evaluations() == [KEY]
+    if then == "repeated":
+        nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY, overwrite=True)
+        assert nts_fo.open_evaluation(predicted, KEY).samples_where(predicted, "tp")
+        assert not predicted.has_field(f"other.detections.{KEY}_error")
+    nts_fo.delete_evaluation(predicted, KEY)
+    predicted.delete_sample_field("other")
+    assert predicted.list_evaluations() == predicted.list_runs() == []
+    assert set(predicted.get_field_schema(flat=True)) == before
+
+
+@pytest.mark.parametrize("meanwhile", ["begun once more", "deleted"])
+def test_one_that_lost_its_name_writes_nothing(nts_fo, predicted, meanwhile):
+    first = nts_fo.evaluation_job(predicted, "found", "ground_truth", eval_key=KEY)
+    next(first)
+    if meanwhile == "deleted":
+        nts_fo.delete_evaluation(predicted, KEY)
+    else:
+        second = nts_fo.evaluation_job(predicted, "found", "ground_truth", classes=CLASSES[:1], eval_key=KEY)
+        next(second)
+    with pytest.raises(nts_fo.RunNotFound, match="begun once more meanwhile, or deleted"):
+        nts_fo.run(first)
+    assert predicted.list_evaluations() == []
+    if meanwhile == "begun once more":
+        report = nts_fo.run(second)
+        assert nts_fo.load_evaluation(predicted, KEY) == report.to_dict()
+        assert nts_fo.list_evaluations(predicted)[KEY]["classes"] == list(CLASSES[:1])
 
 
 def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, targets):
@@ -141,6 +187,24 @@ def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, target
     assert everything["objects"] == stored.content["models"]["objects"] == targets.count("ground_truth.detections")
     assert 0.5 < everything["recall_75"] <= everything["recall_50"] <= 1
     assert 0 <= stored.content["models"]["accuracy"] <= 1
+
+
+def test_shots_are_those_of_the_memory_that_made_the_predictions(nts_fo, references, targets):
+    def shots(**options):
+        nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth", eval_key=KEY, overwrite=True, **options)
+        return nts_fo.list_evaluations(targets)[KEY]["shots"]
+
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    of_all = nts_fo.list_memories(targets)["shapes"]["shots"]
+    nts_fo.auto_segment_view(targets, "shapes")
+    assert shots() == of_all
+    assert shots(classes=CLASSES[:1]) == of_all[:1]
+    job = nts_fo.evaluation_job(targets, "nts_shapes", "ground_truth", eval_key="going")
+    next(job)
+    assert "evaluation 'going'" in nts_fo.made_with_memory(targets, "shapes")
+    job.close()
+    nts_fo.build_reference_memory(references.limit(1), "ground_truth", "shapes", overwrite=True)
+    assert shots(classes=CLASSES[:1]) is None
 
 
 def test_models_that_made_no_predictions_are_not_diagnosed(nts_fo, predicted):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pytest
 from drawn_dataset import PLUGIN
@@ -137,3 +140,36 @@ def test_metric_of_evaluations_that_fiftyone_makes(fo, nts_fo, predicted):
                 "found", "ground_truth", use_masks=use_masks, custom_metrics={metric: kwargs}, progress=False
             )
             assert results.metrics()["nAP"] == pytest.approx(expected.ap)
+
+
+def test_a_clone_of_the_dataset_knows_its_evaluation(nts_fo, predicted):
+    fields = set(predicted.get_field_schema(flat=True))
+    nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    clone = predicted.clone()
+    right = nts_fo.open_evaluation(clone, KEY).samples_where(clone, "tp")
+    assert right.count("found.detections") == clone.sum(f"{KEY}_tp") > 0
+    nts_fo.evaluate_nap(clone, "found", "ground_truth", eval_key=KEY, overwrite=True)
+    again = clone.clone()
+    nts_fo.delete_evaluation(again, KEY)
+    assert set(again.get_field_schema(flat=True)) == fields
+    assert again.list_evaluations() == []
+
+
+def test_attributes_that_are_not_declared_are_not_overwritten(nts_fo, predicted):
+    sample = predicted.first()
+    sample.ground_truth.detections[0]["quality"] = "good"
+    sample.save()
+    assert not predicted.has_field("ground_truth.detections.quality")
+    with pytest.raises(nts_fo.InputError, match="the dataset has ground_truth.detections.quality"):
+        nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key="quality")
+    assert predicted.first().ground_truth.detections[0]["quality"] == "good"
+
+
+def test_nothing_that_is_stored_is_nan(nts_fo, predicted):
+    crowds = [[True] * len(labels) for labels in predicted.values("ground_truth.detections.label")]
+    predicted.set_values("ground_truth.detections.iscrowd", crowds)
+    report = nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    assert math.isnan(report.result.masks.novel.ap)
+    assert "nAP" not in predicted.load_evaluation_results(KEY).metrics()
+    for stored in (nts_fo.load_evaluation(predicted, KEY), nts_fo.open_evaluation(predicted, KEY).content):
+        json.dumps(stored, allow_nan=False)

@@ -121,6 +121,7 @@ def evaluation_job(
     eval_key = eval_key or f"nap_{predictions_field}"
     checks.check_key(view, eval_key, runs.EVALUATION, overwrite=overwrite)
     model_evaluation.check_evaluation_fields(view, eval_key, predictions_field, ground_truth_field)
+    model_evaluation.check_undeclared_attributes(view, eval_key, predictions_field, ground_truth_field)
     if diagnose_models:
         model_diagnostics.check_models(view, predictions_field)
     made = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
@@ -162,11 +163,13 @@ def evaluation_job(
         "left_out_references": everything - total,
         "classes": novel,
         "base_classes": base,
-        "shots": _shots(view, memory_key),
+        "shots": _shots(view, made, novel),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "status": "running",
     }
-    runs.begin(evaluated, eval_key, runs.EVALUATION, description)
+    if runs.drafts(view, runs.EVALUATION).get(eval_key, {}).get("model_evaluation"):
+        runs.delete_model_evaluation(view, eval_key)  # an attempt that was cut off while it wrote
+    token = runs.begin(evaluated, eval_key, runs.EVALUATION, description)
     try:
         data = CocoData([*novel, *base], distractors=sorted(set(present) - {*novel, *base}))
         samples = evaluated.select_fields([predictions_field, ground_truth_field]).iter_samples()
@@ -195,6 +198,7 @@ def evaluation_job(
         evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
         diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
         yield Progress(total, total, "writing what came of each object")
+        runs.check_draft(evaluated, eval_key, token)
         stamp = model_evaluation.feed(
             evaluated,
             eval_key,
@@ -205,11 +209,13 @@ def evaluation_job(
             curves["masks"],
             diagnostics.kinds,
             nap=result.masks.novel.ap,
+            token=token,
             crowd=crowd,
         )
         runs.complete(
             evaluated,
             eval_key,
+            token,
             {
                 **report.to_dict(),
                 "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
@@ -228,11 +234,8 @@ def evaluation_job(
             boxes_ap=without_nan(result.boxes.novel.ap),
             model_evaluation=stamp,
         )
-    except Exception as error:
-        runs.update_draft(evaluated, eval_key, status="failed", error=str(error) or type(error).__name__)
-        raise
-    except BaseException:  # a tab that was shut, Ctrl-C
-        runs.discard_draft(evaluated, eval_key)
+    except BaseException as error:
+        _clean_up(evaluated, eval_key, token, error)
         raise
     return report
 
@@ -242,6 +245,22 @@ def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
     stored = runs.results(view, eval_key, runs.EVALUATION)
     names = ("eval_key", "result", "left_out_references", "without_predictions", "notes")
     return {name: stored[name] for name in names}
+
+
+def _clean_up(view: Collection, eval_key: str, token: str, error: BaseException) -> None:
+    """Leave nothing of an evaluation that came to no end, but for the reason, unless somebody stopped it.
+
+    Half an evaluation in FiftyOne's terms would pass for a whole one.
+    """
+    if not runs.is_draft(view, eval_key, token):
+        return  # deleted, or begun once more: what there is under this name is another's
+    if runs.drafts(view, runs.EVALUATION)[eval_key].get("model_evaluation"):
+        runs.delete_model_evaluation(view, eval_key)
+    if isinstance(error, Exception):
+        reason = str(error) or type(error).__name__
+        runs.update_draft(view, eval_key, token, status="failed", error=reason, model_evaluation=None)
+    else:  # a tab that was shut, Ctrl-C
+        runs.discard_draft(view, eval_key)
 
 
 def _notes(data: CocoData, predictions_field: str, total: int) -> list[str]:
@@ -259,10 +278,13 @@ def _notes(data: CocoData, predictions_field: str, total: int) -> list[str]:
     return notes
 
 
-def _shots(view: Collection, memory_key: str | None) -> list[int] | None:
-    """References of every class of a memory; ``None`` where it is not known (any more)."""
-    made = runs.configs(view, runs.MEMORY).get(memory_key) if memory_key else None
-    return made["shots"] if made else None
+def _shots(view: Collection, made: dict[str, Any] | None, classes: Sequence[str]) -> list[int] | None:
+    """References that predictions of each class were made from; ``None`` where it is not known (any more)."""
+    memory = runs.configs(view, runs.MEMORY).get(made["memory_key"]) if made else None
+    if memory is None or memory["fingerprint"] != made["memory_fingerprint"]:
+        return None
+    shots = dict(zip(memory["classes"], memory["shots"], strict=True))
+    return [shots.get(name, 0) for name in classes]
 
 
 def _stored_curves(curves: Curves) -> dict[str, Any]:

@@ -14,6 +14,7 @@ the field is judged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,6 @@ from .checks import InputError
 from .coco import CocoData
 from .runs import Collection
 
-METRIC = "@nts/reference-segmentation/nap"
 IOU = 0.5
 
 _LABEL_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
@@ -51,18 +51,31 @@ class Verdict:
 def check_evaluation_fields(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
     """Raise InputError unless an evaluation may write its fields and attributes under ``key``."""
     dataset = view._root_dataset
-    ours: set[str] = set()
-    if (made := runs.configs(dataset, runs.EVALUATION).get(key)) is not None:
-        ours.add(runs.error_attribute(made["predictions_field"], key))
+    ours = runs.error_attributes(dataset, key)
     if runs.feeds_model_evaluation(view, key):
         ours |= set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
     elif key in dataset.list_evaluations():
         raise InputError(f"the name {key!r} is taken by an evaluation that FiftyOne made: choose another name")
+    paths = _paths(key, predictions_field, ground_truth_field)
+    _refuse(key, [path for path in paths if path not in ours and dataset.get_field(path) is not None])
+
+
+def check_undeclared_attributes(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
+    """Raise InputError if labels have attributes of these names that the dataset does not declare: all are read."""
+    undeclared = view._root_dataset.get_dynamic_field_schema(fields=[predictions_field, ground_truth_field])
+    _refuse(key, [path for path in _paths(key, predictions_field, ground_truth_field) if path in undeclared])
+
+
+def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[str]:
+    """All that an evaluation writes."""
     paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
     for field in (predictions_field, ground_truth_field):
         paths += [f"{field}.detections.{key}{suffix}" for suffix in _LABEL_SUFFIXES]
-    paths.append(runs.error_attribute(predictions_field, key))
-    if taken := [path for path in paths if path not in ours and dataset.get_field(path) is not None]:
+    return [*paths, runs.error_attribute(predictions_field, key)]
+
+
+def _refuse(key: str, taken: Sequence[str]) -> None:
+    if taken:
         raise InputError(f"the name {key!r} will not do, the dataset has {', '.join(taken)}: choose another name")
 
 
@@ -77,9 +90,12 @@ def feed(
     kinds: Mapping[int, str],
     *,
     nap: float,
+    token: str,
     crowd: str = "iscrowd",
 ) -> str:
-    """Write the evaluation ``key`` of FiftyOne's kind; one that was ours is replaced.
+    """Write the evaluation ``key`` of FiftyOne's kind; one that was ours is deleted first.
+
+    Whatever ends this before its end, the draft of our own evaluation knows what was written, and can have it deleted.
 
     Args:
         view: the samples that were evaluated.
@@ -89,7 +105,8 @@ def feed(
         matches: of masks.
         curves: of these matches.
         kinds: what wrong predictions got wrong, by their row in the results.
-        nap: AP over the novel classes, in ``[0, 1]``; shown as a metric beside FiftyOne's own.
+        nap: AP over the novel classes, in ``[0, 1]``; shown as a metric beside FiftyOne's own, unless it is ``nan``.
+        token: of the draft of our own evaluation (:func:`runs.begin`).
         crowd: attribute that marks crowds.
 
     Returns:
@@ -110,35 +127,33 @@ def feed(
     )
     method = config.build()
     method.register_run(view, key)
-    try:
-        method.register_samples(view, key)
-        predictions, annotations = verdicts(data, matches)
-        _write_labels(dataset, predictions_field, key, predictions)
-        _write_labels(dataset, ground_truth_field, key, annotations)
-        _write_errors(dataset, predictions_field, key, data, kinds)
-        _write_counts(dataset, key, data, predictions, annotations)
-        all_sizes = curves.areas.index("all")
-        results = COCODetectionResults(
-            view,
-            config,
-            key,
-            _pairs(data, predictions, annotations),
-            curves.precision[:, :, :, all_sizes, -1].transpose(0, 2, 1),
-            RECALL_THRESHOLDS,
-            config.iou_threshs,
-            list(curves.classes),
-            recall_sweep=curves.recall[:, :, all_sizes, -1],
-            thresholds=curves.scores[:, :, :, all_sizes, -1].transpose(0, 2, 1),
-            custom_metrics={METRIC: {"key": "nAP", "value": nap, "label": "nAP", "lower_is_better": False}},
-            backend=method,
-        )
-        method.save_run_results(view, key, results)
-        method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
-    except BaseException:
-        dataset.delete_sample_field(runs.error_attribute(predictions_field, key), error_level=2)
-        dataset.delete_evaluation(key)  # half an evaluation would pass for a whole one
-        raise
-    return runs.model_evaluation_stamp(view, key)
+    stamp = runs.model_evaluation_stamp(view, key)
+    runs.update_draft(view, key, token, model_evaluation=stamp)
+    method.register_samples(view, key)
+    predictions, annotations = verdicts(data, matches)
+    _write_labels(dataset, predictions_field, key, predictions)
+    _write_labels(dataset, ground_truth_field, key, annotations)
+    _write_errors(dataset, predictions_field, key, data, kinds)
+    _write_counts(dataset, key, data, predictions, annotations)
+    all_sizes = curves.areas.index("all")
+    metric = {"key": "nAP", "value": nap, "label": "nAP", "lower_is_better": False, "token": token}
+    results = COCODetectionResults(
+        view,
+        config,
+        key,
+        _pairs(data, predictions, annotations),
+        curves.precision[:, :, :, all_sizes, -1].transpose(0, 2, 1),
+        RECALL_THRESHOLDS,
+        config.iou_threshs,
+        list(curves.classes),
+        recall_sweep=curves.recall[:, :, all_sizes, -1],
+        thresholds=curves.scores[:, :, :, all_sizes, -1].transpose(0, 2, 1),
+        custom_metrics={} if math.isnan(nap) else {runs.METRIC: metric},
+        backend=method,
+    )
+    method.save_run_results(view, key, results)
+    method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
+    return stamp
 
 
 def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[dict[str, Verdict], dict[str, Verdict]]:

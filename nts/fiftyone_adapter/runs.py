@@ -18,6 +18,8 @@ import base64
 import binascii
 import hashlib
 import json
+import uuid
+from functools import lru_cache
 from typing import Any
 
 import fiftyone as fo
@@ -29,6 +31,9 @@ from . import colours
 MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
 KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation", HEATMAPS: "set of heat maps"}
 SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1}
+
+METRIC = "@nts/reference-segmentation/nap"
+"""nAP as a metric of FiftyOne's evaluations."""
 
 _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
 
@@ -86,20 +91,42 @@ def store(
     view: Collection, key: str, method: str, config: dict[str, Any], results: dict[str, Any] | None = None
 ) -> None:
     """Store a run on a view. An older one under the same key is replaced when the new one is complete, not before."""
-    begin(view, key, method, config)
-    complete(view, key, results)
+    complete(view, key, begin(view, key, method, config), results)
 
 
-def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> None:
-    """Register the draft of a run on a view; an earlier draft under the same key is dropped, an earlier run stays."""
+def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> str:
+    """Register the draft of a run on a view; an earlier draft under the same key is dropped, an earlier run stays.
+
+    Returns:
+        A token that is this draft's alone, kept in its configuration: whoever has it may change and complete the draft.
+    """
     discard_draft(view, key)
-    dataset = view._root_dataset
-    run = dataset.init_run(method=method, schema=SCHEMAS[method], plugin_version=__version__, **config)
+    dataset, token = view._root_dataset, uuid.uuid4().hex
+    run = dataset.init_run(method=method, schema=SCHEMAS[method], plugin_version=__version__, token=token, **config)
     view.register_run(_DRAFT + key, run)
+    return token
 
 
-def complete(view: Collection, key: str, results: dict[str, Any] | None = None, **changes: Any) -> None:
-    """Make the draft under ``key`` the run, with its results, and with changes to its configuration."""
+def is_draft(view: Collection, key: str, token: str) -> bool:
+    """Whether the draft of this token is still there; another one under its key may have taken its place."""
+    dataset = view._root_dataset
+    dataset._doc.reload()  # another process may have begun or deleted it; dataset.reload() would drop unsaved samples
+    return _DRAFT + key in dataset.list_runs() and dataset.get_run_info(_DRAFT + key).config.token == token
+
+
+def check_draft(view: Collection, key: str, token: str) -> None:
+    """Raise RunNotFound unless the draft of this token is still there."""
+    if not is_draft(view, key, token):
+        raise RunNotFound(f"{key!r} was begun once more meanwhile, or deleted: this run of it ends here")
+
+
+def complete(view: Collection, key: str, token: str, results: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Make the draft under ``key`` the run, with its results, and with changes to its configuration.
+
+    Raises:
+        RunNotFound: if the draft is another one than that of the token, or is gone.
+    """
+    check_draft(view, key, token)
     dataset, draft = view._root_dataset, _DRAFT + key
     if changes:
         update(dataset, draft, **changes)
@@ -111,8 +138,9 @@ def complete(view: Collection, key: str, results: dict[str, Any] | None = None, 
     dataset.rename_run(draft, key)
 
 
-def update_draft(view: Collection, key: str, **changes: Any) -> None:
-    """Change values in the configuration of the draft under ``key``, such as its status."""
+def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None:
+    """Change values in the configuration of the draft under ``key``, such as its status; raises as :func:`complete`."""
+    check_draft(view, key, token)
     update(view, _DRAFT + key, **changes)
 
 
@@ -194,7 +222,11 @@ def fingerprint(bank: MemoryBank) -> str:
 
 
 def delete_memory(view: Collection, key: str) -> list[str]:
-    """Delete a memory and everything made with it; returns what was deleted, in words."""
+    """Delete a memory and everything made with it; returns what was deleted, in words.
+
+    Evaluations go with the segmentations that they evaluate. One that only named the memory, to leave out its
+    references, stays.
+    """
     config(view, key, MEMORY)
     deleted = []
     for output, made in configs(view, SEGMENTATION).items():
@@ -203,7 +235,6 @@ def delete_memory(view: Collection, key: str) -> list[str]:
     for heatmaps, made in configs(view, HEATMAPS).items():
         if made["memory_key"] == key:
             deleted += delete_heatmaps(view, heatmaps)
-    deleted += _delete_evaluations(view, memory_key=key)
     view._root_dataset.delete_run(key)
     return [*deleted, f"memory {key!r}"]
 
@@ -217,9 +248,7 @@ def made_with_memory(view: Collection, key: str) -> list[str]:
     for heatmaps, made in configs(view, HEATMAPS).items():
         if made["memory_key"] == key:
             words += made_with_heatmaps(view, heatmaps)
-    evaluations = configs(view, EVALUATION)
-    words += [_evaluation_words(k) for k, made in evaluations.items() if made["memory_key"] == key]
-    return list(dict.fromkeys(words))
+    return words
 
 
 # ---- segmentations ---------------------------------------------------------------------------------------------------
@@ -245,7 +274,8 @@ def reference_samples(view: Collection, predictions_field: str, memory_key: str)
 def delete_segmentation(view: Collection, key: str) -> list[str]:
     """Delete a segmentation: its evaluations, its fields, itself; returns what was deleted, in words."""
     words = made_with_segmentation(view, key)
-    _delete_evaluations(view, predictions_field=key)  # first: they have attributes in its fields
+    for name in _evaluations_of(view, key):  # first: they have attributes in its fields
+        delete_evaluation(view, name)
     delete_fields(view, key)
     view._root_dataset.delete_run(key)
     return words
@@ -255,8 +285,7 @@ def made_with_segmentation(view: Collection, key: str) -> list[str]:
     """What :func:`delete_segmentation` would delete, in words."""
     made = config(view, key, SEGMENTATION)
     fields = [f"field {name!r}" for name in (made["output_field"], made["error_field"]) if view.has_field(name)]
-    evaluations = configs(view, EVALUATION)
-    words = [_evaluation_words(k) for k, e in evaluations.items() if e["predictions_field"] == key]
+    words = [_evaluation_words(name) for name in _evaluations_of(view, key)]
     saved_view = [f"saved view {review_view(key)!r}"] if has_review_view(view, key) else []
     return [*fields, *saved_view, *words, f"segmentation {key!r}"]
 
@@ -340,13 +369,13 @@ def delete_evaluation(view: Collection, key: str) -> list[str]:
 
     Returns what was deleted, in words; raises RunNotFound if there is neither a result nor an attempt of this name.
     """
-    there = key in configs(view, EVALUATION)
-    attempted = key in drafts(view, EVALUATION) and discard_draft(view, key)
-    if not there and attempted:
-        return [f"unfinished evaluation {key!r}"]
-    words = made_with_evaluation(view, key)
+    there, attempted = key in configs(view, EVALUATION), key in drafts(view, EVALUATION)
+    words = [f"unfinished evaluation {key!r}"] if attempted and not there else made_with_evaluation(view, key)
     delete_model_evaluation(view, key)
-    view._root_dataset.delete_run(key)
+    if attempted:
+        discard_draft(view, key)
+    if there:
+        view._root_dataset.delete_run(key)
     return words
 
 
@@ -355,15 +384,19 @@ def delete_model_evaluation(view: Collection, key: str) -> None:
     dataset = view._root_dataset
     if feeds_model_evaluation(view, key):
         dataset.delete_evaluation(key)
-    if (made := configs(view, EVALUATION).get(key)) and dataset.has_field(
-        error_attribute(made["predictions_field"], key)
-    ):
-        dataset.delete_sample_field(error_attribute(made["predictions_field"], key))
+    for path in error_attributes(view, key):
+        if dataset.has_field(path):
+            dataset.delete_sample_field(path)
 
 
 def error_attribute(predictions_field: str, key: str) -> str:
     """Path of the attribute that says what a wrong prediction got wrong."""
     return f"{predictions_field}.detections.{key}_error"
+
+
+def error_attributes(view: Collection, key: str) -> set[str]:
+    """Paths of that attribute, of the evaluation under ``key`` and of an attempt at it; they need not exist."""
+    return {error_attribute(made["predictions_field"], key) for made in _writers(view, key)}
 
 
 def made_with_evaluation(view: Collection, key: str) -> list[str]:
@@ -374,9 +407,18 @@ def made_with_evaluation(view: Collection, key: str) -> list[str]:
 
 
 def feeds_model_evaluation(view: Collection, key: str) -> bool:
-    """Whether the evaluation of FiftyOne's kind under ``key`` is the one that our evaluation of that name made."""
-    made = configs(view, EVALUATION).get(key, {}).get("model_evaluation")
-    return made is not None and key in view.list_evaluations() and made == model_evaluation_stamp(view, key)
+    """Whether our evaluation ``key``, or an attempt at it, made the evaluation of FiftyOne's kind of that name.
+
+    It is known by its time, and in a clone of the dataset, where that is another, by the token kept in its results.
+    """
+    writers = _writers(view, key)
+    if not writers or key not in view.list_evaluations():
+        return False
+    stamp = model_evaluation_stamp(view, key)
+    if any(made["model_evaluation"] == stamp for made in writers):
+        return True
+    token = _token_in_results(view._root_dataset.name, key, stamp)
+    return token is not None and any(made.get("token") == token for made in writers)
 
 
 def model_evaluation_stamp(view: Collection, key: str) -> str:
@@ -384,14 +426,23 @@ def model_evaluation_stamp(view: Collection, key: str) -> str:
     return view.get_evaluation_info(key).timestamp.isoformat(timespec="milliseconds")
 
 
-def _delete_evaluations(view: Collection, **of: str) -> list[str]:
-    words = []
-    for found in (configs, drafts):
-        for key, made in found(view, EVALUATION).items():
-            if all(made.get(name) == value for name, value in of.items()):
-                words.append(_evaluation_words(key))
-                delete_evaluation(view, key)
-    return list(dict.fromkeys(words))
+@lru_cache(maxsize=64)
+def _token_in_results(dataset_name: str, key: str, _stamp: str) -> str | None:
+    """The token that :func:`.model_evaluation.feed` put into the results of an evaluation of FiftyOne's kind."""
+    results = fo.load_dataset(dataset_name).load_evaluation_results(key, cache=False, load_view=False)
+    return ((getattr(results, "custom_metrics", None) or {}).get(METRIC) or {}).get("token")
+
+
+def _writers(view: Collection, key: str) -> list[dict[str, Any]]:
+    """Configurations of the evaluation ``key`` and of an attempt at it, if they have begun to write."""
+    found = [of(view, EVALUATION).get(key, {}) for of in (configs, drafts)]
+    return [made for made in found if made.get("model_evaluation")]
+
+
+def _evaluations_of(view: Collection, predictions_field: str) -> list[str]:
+    """Names of the evaluations of a field, and of attempts at them."""
+    found = {**configs(view, EVALUATION), **drafts(view, EVALUATION)}
+    return [key for key, made in found.items() if made["predictions_field"] == predictions_field]
 
 
 def _evaluation_words(key: str) -> str:

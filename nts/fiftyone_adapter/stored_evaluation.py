@@ -94,7 +94,7 @@ class StoredEvaluation:
 
     @property
     def shots(self) -> int | None:
-        """References per class, where it is the same number for all evaluated classes."""
+        """References per class, where it is the same number for all novel classes."""
         shots = set(self.config["shots"] or ())
         return shots.pop() if len(shots) == 1 else None
 
