@@ -56,6 +56,7 @@ def numbers_of(draws: list[dict], comparison: list[dict] = (), **more) -> dict:
         "title": "A protocol",
         "description": "### A protocol (`p`)\n",
         "limit": None,
+        "deviations": [],
         "unit": "images",
         "images": 5,
         "all_images": 9,
@@ -150,8 +151,11 @@ def test_markdown_says_what_was_measured_and_what_was_not():
 
 
 def test_a_try_is_called_a_try_in_the_title():
-    title = markdown(numbers_of(DRAWS, limit=5)).splitlines()[0]
-    assert title == "# A protocol: a try, on the first 5 of 9 images only"
+    few = "a try, on the first 5 of 9 images only"
+    text = markdown(numbers_of(DRAWS, deviations=[few, "2 classes instead of the 20 of the protocol"]))
+    title = text.splitlines()[0]
+    assert title == f"# A protocol: {few}, 2 classes instead of the 20 of the protocol"
+    assert "Not compared with published figures: this is not the protocol's run (a try" in text
     assert "No figure of exactly this protocol" in markdown(numbers_of(DRAWS))
 
 

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_layouts import tiny
 
 from nts.evaluation import episodes, instance_job
 from nts.evaluation.coco import coco_results, evaluate
 from nts.evaluation.comparison import compare_runs
 from nts.evaluation.diagnostics import diagnose
+from nts.evaluation.episode_job import EpisodeJob
 from nts.evaluation.episodes import mask_of_annotation, read_episodes, write_episodes
+from nts.evaluation.instance_job import InstanceJob
 from nts.evaluation.jobs import Draw, Settings
-from nts.evaluation.layouts import ProtocolData, protocol_data
-from nts.evaluation.protocols import get_protocol
+from nts.evaluation.layouts import ProtocolData, load, protocol_data
+from nts.evaluation.protocols import Published, get_protocol
 from nts.evaluation.run_folder import RunError
 from nts.evaluation.runner import run
 from nts.evaluation.sampling import draw_references
@@ -287,6 +290,50 @@ def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_e
         image["path"] = str(tmp_path / "gone.jpg")
     with pytest.raises(RunError, match="none of the references of 1shot-seed42 could be used: .* does not exist"):
         start(tmp_path / "none", settings, replace(data, references=broken))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "changes", "deviations"),
+    [
+        ("coco-fsod", {}, {}, []),
+        ("coco-fsod", {}, {"limit": 99}, []),
+        ("coco-fsod", {}, {"limit": 2}, ["a try, on the first 2 of 12 images only"]),
+        ("coco-fsod", {"classes": ["dog", "zebra"]}, {}, ["2 classes instead of the protocol's 20"]),
+        ("coco-80", {"classes": ["dog"]}, {}, ["1 classes instead of the protocol's 80"]),
+        ("coco-20i-0", {}, {}, []),
+        ("coco-20i-0", {}, {"limit": 5}, ["a try, on the first 5 of 1000 episodes only"]),
+        (
+            "coco-20i-0",
+            {"edition": "2017"},
+            {"episodes": 20},
+            ["20 episodes instead of 1000", "on the edition of 2017 instead of 2014"],
+        ),
+        ("cd-fsod-uodd", {}, {}, []),
+        ("cd-fsod-clipart1k", {}, {}, ["4 classes instead of the protocol's 20"]),
+    ],
+)
+def test_a_run_that_is_not_the_protocols_says_so(name, options, changes, deviations, tmp_path):
+    protocol = get_protocol(name)
+    loaded = load(protocol, tiny(protocol.layout), **options)
+    settings = Settings(protocol, (1,), (33,), PRESET, **changes)
+    kind = EpisodeJob if protocol.evaluator == "episodes" else InstanceJob
+    assert kind(settings, loaded, None, None, tmp_path).deviations() == deviations
+
+
+def test_other_classes_are_told_and_not_compared_with_published_figures(data, start, tmp_path):
+    names = {category["id"]: category["name"] for category in data.targets["categories"]}
+    published = (Published("somebody else", 1, "42", None, {"boxes ap": 50.0}, "a table"),)
+    protocol = replace(SETTINGS.protocol, novel_classes=tuple(names.values()), published=published)
+    settings = replace(SETTINGS, protocol=protocol, shots=(1,), seeds=(42,), save_predictions=False)
+    few = replace(data, targets=data.targets | {"images": data.targets["images"][:1]})
+    whole = start(tmp_path / "whole", settings, few)
+    assert [row["method"] for row in whole["comparison"]] == ["somebody else"]
+    part = start(tmp_path / "part", settings, replace(few, class_ids=data.class_ids[:2]))
+    assert part["comparison"] == []
+    text = (tmp_path / "part" / "report.md").read_text()
+    assert text.startswith(f"# {protocol.title}: 2 classes instead of the protocol's 3\n")
+    assert f"| Classes evaluated instead | 2: {', '.join(part['classes'])} |" in text
+    assert "somebody else" not in text
 
 
 def test_references_in_the_images_evaluated_are_told(data, start, tmp_path):

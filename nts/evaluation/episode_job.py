@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .episodes import (
+    EPISODES_PER_FOLD,
     Episode,
     EpisodeImages,
     PaintedInstances,
@@ -40,6 +41,13 @@ class EpisodeJob(Job):
             )[: settings.limit]
             for draw in settings.draws
         }
+
+    def deviations(self) -> list[str]:
+        asked, found = self.settings.episodes, super().deviations()
+        drawn = asked if self.settings.limit is None else min(asked, self.settings.limit)
+        if drawn < asked:
+            return [f"a try, on the first {drawn} of {asked} episodes only", *found]
+        return found if asked == EPISODES_PER_FOLD else [f"{asked} episodes instead of {EPISODES_PER_FOLD}", *found]
 
     @cached_property
     def units(self) -> list[int | str]:

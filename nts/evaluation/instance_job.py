@@ -43,6 +43,11 @@ class InstanceJob(Job):
     def units(self) -> list[int | str]:
         return [image["id"] for image in self.data.targets["images"]][: self.settings.limit]
 
+    def deviations(self) -> list[str]:
+        images = len(self.data.targets["images"])
+        few = [f"a try, on the first {len(self.units)} of {images} images only"] if len(self.units) < images else []
+        return few + super().deviations()
+
     @cached_property
     def references(self) -> dict[Draw, dict[int, list[dict]]]:
         """Of every draw the annotations by class id."""

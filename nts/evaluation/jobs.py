@@ -144,22 +144,48 @@ class Job(ABC):
             "units_per_part": settings.units_per_part,
         }
 
+    @property
+    def other_classes(self) -> bool:
+        """Whether other classes are evaluated than the protocol's."""
+        protocol = self.settings.protocol
+        if protocol.novel_classes is not None:
+            return set(self.classes.values()) != set(protocol.novel_classes)
+        return protocol.class_count is not None and protocol.class_count != len(self.classes)
+
+    def deviations(self) -> list[str]:
+        """In what a run is not the protocol's: its figures are then not those that were published."""
+        protocol, found = self.settings.protocol, []
+        if self.other_classes:
+            wanted = protocol.class_count if protocol.novel_classes is None else len(protocol.novel_classes)
+            other = len(self.classes) == wanted
+            found.append(
+                "other classes than the protocol's"
+                if other
+                else f"{len(self.classes)} classes instead of the protocol's {wanted}"
+            )
+        if self.data.edition and self.data.edition != protocol.edition:
+            found.append(f"on the edition of {self.data.edition} instead of {protocol.edition}")
+        return found
+
     def common_numbers(self, parts: Sequence[Path], draws: list[dict[str, Any]]) -> dict[str, Any]:
         """The entries of the report that both kinds of runs have."""
         protocol, draws = self.settings.protocol, without_nan(draws)
         summary = summarise_seeds(draws)
         seconds = np.sum(read_parts(parts, "seconds"), axis=0)
+        evaluated = list(self.classes.values()) if self.other_classes else None
+        deviations = self.deviations()
         return {
             "title": protocol.title,
             "protocol": protocol.name,
-            "description": describe(protocol),
+            "description": describe(protocol, evaluated, published=not deviations),
+            "deviations": deviations,
             "limit": self.settings.limit,
             "headline": protocol.headline,
             "classes": list(self.classes.values()),
             "config": read_config(self.folder),
             "draws": draws,
             "summary": summary,
-            "comparison": compare_with_published(protocol, draws, summary),
+            "comparison": [] if deviations else compare_with_published(protocol, draws, summary),
             "skipped": [line for part in read_parts(parts, "skipped") for line in json.loads(part.tobytes())],
             "time": {
                 "seconds": float(seconds.sum()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -65,6 +65,7 @@ class ProtocolData:
         base_class_ids: category ids of the other classes, ascending.
         box_references: some references have no mask (no or an empty ``segmentation``): it must be got from the box.
         notes: what a reader of the numbers must know about this copy of the data set.
+        edition: year of COCO that was read; empty where there is no choice.
     """
 
     references: dict
@@ -73,6 +74,7 @@ class ProtocolData:
     base_class_ids: tuple[int, ...]
     box_references: bool
     notes: tuple[str, ...] = ()
+    edition: str = ""
 
 
 def load(
@@ -98,9 +100,11 @@ def load(
     if not folder.is_dir():
         raise LayoutError(f"there is no folder {folder}. It must be {LAYOUTS[protocol.layout]}")
     notes: tuple[str, ...] = ()
+    year = ""
     match protocol.layout:
         case "coco":
-            references, targets, notes = _load_coco(protocol, folder, edition)
+            year, notes = _edition_of_coco(protocol, folder, edition)
+            references, targets = _load_coco(protocol, folder, year)
         case "lvis":
             references, targets = (_load_lvis(folder, split) for split in ("train", "val"))
         case "cd-fsod":
@@ -110,7 +114,8 @@ def load(
         case "voc":
             references = _load_voc_detection(voc_root(folder), VOC_REFERENCES)
             targets = _load_voc_detection(voc_root(folder), VOC_TARGETS)
-    return protocol_data(references, targets, protocol.novel_classes if classes is None else classes, notes)
+    loaded = protocol_data(references, targets, protocol.novel_classes if classes is None else classes, notes)
+    return replace(loaded, edition=year)
 
 
 def protocol_data(
@@ -164,18 +169,21 @@ def has_mask(annotation: dict) -> bool:
 # COCO and LVIS
 
 
-def _load_coco(protocol: Protocol, folder: Path, edition: str | None) -> tuple[dict, dict, tuple[str, ...]]:
-    """References, targets, notes. Episodes take both from the validation images."""
-    year = edition or protocol.edition
-    notes: tuple[str, ...] = ()
+def _edition_of_coco(protocol: Protocol, folder: Path, edition: str | None) -> tuple[str, tuple[str, ...]]:
+    """The year to read, and notes."""
     # All images of 2014 are in 2017 too, and few who have the one keep the other.
     only_2017 = _coco_json(folder, "val", "2017").is_file() and not _coco_json(folder, "val", "2014").is_file()
-    if edition is None and year == "2014" and only_2017:
-        year, notes = "2017", ("The protocol was published on COCO 2014; this was read from COCO 2017.",)
+    if edition is None and protocol.edition == "2014" and only_2017:
+        return "2017", ("The protocol was published on COCO 2014; this was read from COCO 2017.",)
+    return edition or protocol.edition, ()
+
+
+def _load_coco(protocol: Protocol, folder: Path, year: str) -> tuple[dict, dict]:
+    """References and targets. Episodes take both from the validation images."""
     targets = _read_coco(_coco_json(folder, "val", year), folder / f"val{year}", "coco")
     if protocol.task == "semantic":
-        return targets, targets, notes
-    return _read_coco(_coco_json(folder, "train", year), folder / f"train{year}", "coco"), targets, notes
+        return targets, targets
+    return _read_coco(_coco_json(folder, "train", year), folder / f"train{year}", "coco"), targets
 
 
 def _coco_json(folder: Path, split: str, year: str) -> Path:

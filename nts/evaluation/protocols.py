@@ -93,6 +93,7 @@ class Protocol:
         notes: what a reader of the numbers must know.
         folder: name of the data set's folder in a collection of data sets; empty where the layout says it all.
         edition: release of the data set that the protocol was published on, such as ``"2017"``.
+        class_count: how many classes the data set has, where ``novel_classes`` does not list them.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Protocol:
     notes: tuple[str, ...] = ()
     folder: str = ""
     edition: str = ""
+    class_count: int | None = None
 
 
 def get_protocol(name: str) -> Protocol:
@@ -126,12 +128,20 @@ def get_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def describe(protocol: Protocol) -> str:
-    """The protocol in Markdown, to be printed beside every number that was measured by it."""
+def describe(protocol: Protocol, evaluated: Sequence[str] | None = None, *, published: bool = True) -> str:
+    """The protocol in Markdown, to be printed beside every number that was measured by it.
+
+    Args:
+        protocol: which.
+        evaluated: the classes that were evaluated, where they are not the protocol's.
+        published: with the published figures.
+    """
     novel = "all of the data set" if protocol.novel_classes is None else _count_and_names(protocol.novel_classes)
+    instead = {} if evaluated is None else {"Classes evaluated instead": _count_and_names(evaluated)}
     rows = {
         "Source": protocol.source,
-        "Classes evaluated": novel,
+        "Classes evaluated" if evaluated is None else "Classes of the protocol": novel,
+        **instead,
         "Base classes": _count_and_names(protocol.base_classes) if protocol.base_classes else "none",
         "References per class": _listed(protocol.shots),
         "Draw of references": _DRAWS[protocol.draw],
@@ -143,7 +153,7 @@ def describe(protocol: Protocol) -> str:
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     if protocol.notes:
         lines += ["", *(f"* {note}" for note in protocol.notes)]
-    if protocol.published:
+    if published and protocol.published:
         lines += ["", *_published_table(protocol.published)]
     return "\n".join(lines) + "\n"
 
@@ -484,6 +494,7 @@ def _coco_all() -> Protocol:
         published=figures,
         notes=("References are drawn from train2017; all images and classes of val2017 are evaluated.", _AREAS),
         edition="2017",
+        class_count=len(COCO_CLASSES),
     )
 
 
@@ -518,23 +529,22 @@ def _voc(split: int) -> Protocol:
     )
 
 
-_CD_FSOD_SETS = {
-    "ArTaxOr": ("artaxor", "insects and spiders, 7 classes", (68, 70, 10)),
-    "clipart1k": ("clipart1k", "clip art, 20 classes", (181, 197, 10)),
-    "DIOR": ("dior", "aerial photographs, 20 classes", (155, 200, 10)),
-    "FISH": ("deepfish", "DeepFish: fish under water, 1 class", None),
-    "NEU-DET": ("neu-det", "defects of steel, 6 classes", None),
-    "UODD": ("uodd", "life on the sea floor, 3 classes", (20, 30, 10)),
+# folder: name, contents, number of classes, and (used, there are) references by number of shots, where they differ
+_CD_FSOD_SETS: dict[str, tuple[str, str, int, dict[int, tuple[int, int]]]] = {
+    "ArTaxOr": ("artaxor", "insects and spiders", 7, {10: (68, 70)}),
+    "clipart1k": ("clipart1k", "clip art", 20, {5: (95, 100), 10: (181, 197)}),
+    "DIOR": ("dior", "aerial photographs", 20, {5: (87, 100), 10: (155, 200)}),
+    "FISH": ("deepfish", "DeepFish: fish under water", 1, {}),
+    "NEU-DET": ("neu-det", "defects of steel", 6, {}),
+    "UODD": ("uodd", "life on the sea floor", 3, {5: (13, 15), 10: (20, 30)}),
 }
 
 
 def _cd_fsod(folder: str) -> Protocol:
-    name, contents, once = _CD_FSOD_SETS[folder]
-    repeated = (
-        f" At {once[2]} shots it saw {once[0]} of this set's {once[1]} references."
-        if once
-        else " This set's references are not affected."
-    )
+    name, contents, class_count, once = _CD_FSOD_SETS[folder]
+    seen = " and ".join(f"at {shots} shots {used} of {there}" for shots, (used, there) in once.items())
+    repeated = f" Of this set's references it saw {seen}." if once else " This set's references are not affected."
+    contents += f", {class_count} class" + ("es" if class_count > 1 else "")
     return Protocol(
         name=f"cd-fsod-{name}",
         title=f"CD-FSOD, {folder} ({contents})",
@@ -560,6 +570,7 @@ def _cd_fsod(folder: str) -> Protocol:
             "SAM's ViT-H); only boxes are evaluated.",
         ),
         folder=folder,
+        class_count=class_count,
     )
 
 
@@ -588,6 +599,7 @@ def _lvis() -> Protocol:
             _AREAS,
         ),
         edition="v1",
+        class_count=1203,
     )
 
 

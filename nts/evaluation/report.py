@@ -144,12 +144,12 @@ def write_file(path: Path, data: bytes) -> None:
 def markdown(numbers: Mapping[str, Any]) -> str:
     """The report of a run; ``numbers`` as :func:`nts.evaluation.runner.run` returns them."""
     title = f"# {numbers['title']}"
-    if numbers["limit"] is not None:
-        title += f": a try, on the first {numbers['images']} of {numbers['all_images']} {numbers['unit']} only"
+    if numbers["deviations"]:
+        title += f": {', '.join(numbers['deviations'])}"
     sections = [
         title,
         _headline(numbers),
-        _published(numbers["comparison"]),
+        _published(numbers),
         _figures(numbers),
         _per_class(numbers),
         _diagnostics(numbers["diagnostics"]),
@@ -213,7 +213,11 @@ def _headline(numbers: Mapping[str, Any]) -> str:
     return f"{note}\n\n{table(header, rows, 'rlrrr')}"
 
 
-def _published(comparison: Sequence[Mapping[str, Any]]) -> str:
+def _published(numbers: Mapping[str, Any]) -> str:
+    comparison = numbers["comparison"]
+    if numbers["deviations"]:
+        why = ", ".join(numbers["deviations"])
+        return f"Not compared with published figures: this is not the protocol's run ({why})."
     if not comparison:
         return "No figure of exactly this protocol and these numbers of shots was published."
     sources = list(dict.fromkeys(row["source"] for row in comparison))
