@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fiftyone.operators.types as types
+from fiftyone.operators.cache import execution_cache
 
 from . import forms
 from .base import SimpleOperator
@@ -80,9 +81,9 @@ class TagForReview(SimpleOperator):
 
 
 def _thresholds(ctx, inputs: types.Object, view, field: str) -> None:
-    from ..nts.fiftyone_adapter import REVIEW, REVIEW_SHARE, count_for_review, suggest_thresholds
+    from ..nts.fiftyone_adapter import REVIEW, REVIEW_SHARE
 
-    suggested = suggest_thresholds(view, field)
+    suggested = _suggested(ctx, view, field)
     for option, (reason, label, description) in REASONS.items():
         if suggested[reason] is not None:
             left_empty = f"left empty: {suggested[reason]:.3f}, the lowest {REVIEW_SHARE:.0%}; 0 tags none for it"
@@ -91,7 +92,7 @@ def _thresholds(ctx, inputs: types.Object, view, field: str) -> None:
     if not thresholds:
         forms.refuse(inputs, "Nothing to go by", "these labels have neither a margin nor a confidence")
         return
-    counts = count_for_review(view, field, **thresholds)
+    counts = _counts(ctx, view, field, thresholds)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != REVIEW)
     inputs.view("counts", types.Notice(label=f"{counts[REVIEW]} labels will be tagged", description=reasons))
     inputs.bool("show", label="Show them afterwards", default=True, view=types.SwitchView())
@@ -105,3 +106,37 @@ def _given(ctx, suggested: dict[str, float | None]) -> dict[str, float]:
         if suggested[reason] is not None:
             thresholds[option] = suggested[reason] if given is None else given
     return thresholds
+
+
+def _suggested(ctx, view, field: str) -> dict[str, float | None]:
+    """Suggesting and counting read all labels, and a form is built anew at every keystroke: once while it is open."""
+    from ..nts.fiftyone_adapter import suggest_thresholds
+
+    return suggest_thresholds(view, field) if ctx.prompt_id is None else _suggested_once(ctx, _stages(view), field)
+
+
+def _counts(ctx, view, field: str, thresholds: dict[str, float]) -> dict[str, int]:
+    from ..nts.fiftyone_adapter import count_for_review
+
+    if ctx.prompt_id is None:
+        return count_for_review(view, field, **thresholds)
+    return _counted_once(ctx, _stages(view), field, thresholds.get("margin_below"), thresholds.get("score_below"))
+
+
+@execution_cache(prompt_scoped=True, residency="ephemeral")
+def _suggested_once(ctx, stages: str, field: str):
+    from ..nts.fiftyone_adapter import suggest_thresholds
+
+    return suggest_thresholds(ctx.target_view(), field)
+
+
+@execution_cache(prompt_scoped=True, residency="ephemeral")
+def _counted_once(ctx, stages: str, field: str, margin_below: float | None, score_below: float | None):
+    from ..nts.fiftyone_adapter import count_for_review
+
+    return count_for_review(ctx.target_view(), field, margin_below=margin_below, score_below=score_below)
+
+
+def _stages(view) -> str:
+    """What tells a view from the others of its dataset."""
+    return str(view.view()._serialize(False))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
+from drawn_dataset import PLUGIN
 
 REVIEW, LOW_MARGIN, LOW_SCORE = "nts_review", "nts_low_margin", "nts_low_score"
 
@@ -142,6 +145,43 @@ def test_suggested_thresholds_tag_a_tenth(nts_fo, predictions):
         counted = nts_fo.count_for_review(predictions, "found", **{option: suggested[reason]})
         assert counted[reason] in (1, 2)
     assert nts_fo.tag_for_review(predictions, "found").tagged == 2  # one for each reason
+
+
+def test_thresholds_for_very_many_labels_are_suggested_from_some_images(nts_fo, fo, make_dataset, monkeypatch):
+    values = np.random.default_rng(5).random((100, 10))
+    samples = [fo.Sample(f"{number}.png") for number in range(len(values))]
+    for sample, margins in zip(samples, values, strict=True):
+        labels = [fo.Detection(label="a", bounding_box=[0, 0, 1, 1], margin=margin) for margin in margins]
+        sample["found"] = fo.Detections(detections=labels)
+    dataset = make_dataset(samples)
+    exact = nts_fo.suggest_thresholds(dataset, "found")[LOW_MARGIN]
+    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MOST_VALUES", 400)
+    suggested = nts_fo.suggest_thresholds(dataset, "found")
+    assert exact != suggested[LOW_MARGIN] == pytest.approx(exact, abs=0.05)
+    assert nts_fo.suggest_thresholds(dataset, "found") == suggested
+    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MOST_VALUES", 1)
+    assert nts_fo.suggest_thresholds(dataset, "found")[LOW_MARGIN] in values
+
+
+def test_form_counts_once_for_each_choice_while_it_is_open(fo, predictions, monkeypatch):
+    import fiftyone.operators as foo
+    from fiftyone.operators.executor import ExecutionContext
+
+    operator = foo.get_operator(f"{PLUGIN}/tag_for_review")
+    plugin = type(operator).__module__.removesuffix(".operators.tag_for_review")
+    adapter = importlib.import_module(f"{plugin}.nts.fiftyone_adapter")
+    asked = []
+    for name in ("suggest_thresholds", "count_for_review"):
+        work = getattr(adapter, name)
+        monkeypatch.setattr(adapter, name, lambda *a, _w=work, _n=name, **k: asked.append(_n) or _w(*a, **k))
+    told = []
+    for margin in (None, None, 0.5, 0.5, None):
+        params = {"predictions_field": "found", "margin_below": margin}
+        request = {"dataset_name": predictions.name, "view": [], "params": params, "prompt_id": "test_form_counts_once"}
+        inputs = operator.resolve_input(ExecutionContext(request, operator_uri=operator.uri)).to_json()
+        told.append(inputs["type"]["properties"]["counts"]["view"]["label"])
+    assert [label.split()[0] for label in told] == ["2", "2", "11", "11", "2"]
+    assert asked == ["suggest_thresholds", "count_for_review", "count_for_review"]
 
 
 def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, predictions):

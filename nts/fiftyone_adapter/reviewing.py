@@ -24,6 +24,8 @@ _WHO_GIVES = {"margin": "auto_segment_view gives it", "confidence": "a model tha
 REVIEW_SHARE = 0.1
 """How many of the labels a suggested threshold tags."""
 
+_MOST_VALUES = 200_000  # that a threshold is suggested from; the database sends no more than 16 MB at once
+
 
 @dataclass(frozen=True)
 class ReviewReport:
@@ -45,7 +47,13 @@ class ReviewReport:
 
 
 def suggest_thresholds(view: Collection, field: str, share: float = REVIEW_SHARE) -> dict[str, float | None]:
-    """For every reason the threshold below which a share of the labels lies; ``None`` where no label has the value."""
+    """For every reason the threshold below which a share of the labels lies; ``None`` where no label has the value.
+
+    Where there are very many labels, it is the share among those of some images, which are always the same.
+    """
+    labels = view.count(f"{field}.detections")
+    if labels > _MOST_VALUES:
+        view = view.take(max(1, view.count() * _MOST_VALUES // labels), seed=51)
     found = view.aggregate([fo.Quantiles(f"{field}.detections.{attribute}", share) for attribute in REASONS.values()])
     return dict(zip(REASONS, found, strict=True))
 
