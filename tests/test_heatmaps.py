@@ -78,6 +78,18 @@ def test_maps_made_before_are_kept_and_other_classes_are_added(nts_fo, drawn, ta
     assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
 
 
+def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, drawn, targets, memory, monkeypatch):
+    before = fo.core.odm.DatasetDocument.objects.get(id=drawn._doc.id)
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
+    monkeypatch.setattr(drawn, "_doc", before)  # what the memory of this process holds, had another one made them
+    assert nts_fo.list_heatmaps(drawn) == {}
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[1:])
+    drawn.reload()
+    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
+    nts_fo.delete_heatmaps(drawn, "shapes_similarity")
+    assert not set(FIELDS) & set(drawn.get_field_schema())
+
+
 def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn, references, targets, memory):
     nts_fo.similarity_heatmaps(targets, memory)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
@@ -133,6 +145,6 @@ def test_what_cannot_be_mapped_is_refused_with_its_reason(nts_fo, drawn, targets
     with pytest.raises(ValueError, match="has no memory 'other'"):
         nts_fo.similarity_heatmaps(targets, "other")
     drawn.register_run("shapes_similarity", drawn.init_run(method="mine"))
-    with pytest.raises(ValueError, match="the name 'shapes_similarity' is taken by a run of another kind"):
+    with pytest.raises(ValueError, match="kept as 'shapes_similarity', and this name is taken by a run of another"):
         nts_fo.similarity_heatmaps(targets, memory)
     assert Path(targets.first().filepath).exists()

@@ -177,9 +177,10 @@ class _Output:
         """Make the fields and the run.
 
         Raises:
-            InputError: if there are maps of other settings, and ``overwrite`` is off.
+            InputError: if there are maps of other settings, and ``overwrite`` is off, or the run's name is taken.
         """
         key = runs.heatmaps_key(self._memory_key)
+        self._dataset._doc.reload()  # another process may have added classes to the run: none of them is to be lost
         earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
         if earlier is not None and any(earlier[name] != value for name, value in self._settings.items()):
             if not overwrite:
@@ -189,8 +190,11 @@ class _Output:
                 )
             runs.delete_heatmaps(self._view, key)
             earlier = None
-        elif earlier is None:
-            checks.check_key(self._view, key, runs.HEATMAPS, overwrite=False)
+        elif earlier is None and key in self._dataset.list_runs():
+            raise InputError(
+                f"the heat maps of the memory {self._memory_key!r} would be kept as {key!r}, and this name is taken by "
+                "a run of another kind: delete or rename that one, or build the memory under another name"
+            )
         self.fields = heatmap_fields(self._view, self._memory_key, self._classes)
         all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
         all_fields.update(self.fields)
