@@ -45,13 +45,14 @@ def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> 
         the masks. That of a box outside the image, where there is nothing to draw and nothing to fill, is empty.
 
     Raises:
-        ValueError: if the boxes are not ``[m, 4]``, or one is not finite.
+        ValueError: if the boxes are not ``[m, 4]``, or one is not finite; the message names it.
     """
     boxes = np.asarray(boxes, np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must be [m, 4], got {list(boxes.shape)}")
-    if not np.isfinite(boxes).all():
-        raise ValueError("a box is not finite")
+    for number, box in enumerate(boxes.tolist()):
+        if not np.isfinite(box).all():
+            raise ValueError(f"box {number} is not finite: {box}")
     height, width = image.shape[:2]
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     scale = segmenter.input_size / np.array([width, height, width, height])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -344,6 +345,75 @@ class TestCdFsod:
         path.write_text(json.dumps(dataset))
         with pytest.raises(LayoutError, match="category 0 is 'seacucumber' in one shot file, and 'starfish' in 5_shot"):
             load(get_protocol("cd-fsod-uodd"), folder)
+
+
+class TestCompletion:
+    """Legal and odd COCO files: what can be filled in is, and what cannot be used is left out and told."""
+
+    SQUARE = ([10, 10, 30, 10, 30, 30, 10, 30],)
+    TRIANGLE = ([10, 10, 30, 10, 10, 30],)
+
+    @staticmethod
+    def complete(*annotations: dict, **image) -> ProtocolData:
+        image = {"id": 1, "file_name": "1.jpg", "width": 60, "height": 40} | image
+        image = {key: value for key, value in image.items() if value is not None}
+        dataset = {"images": [image], "annotations": [dict(a) for a in annotations]}
+        dataset["categories"] = [{"id": 3, "name": "cat"}]
+        return protocol_data(dataset, dataset, None)
+
+    @pytest.mark.parametrize("given", [{}, {"area": None}])
+    def test_a_missing_area_is_that_of_the_mask_and_of_the_box_only_without_one(self, given):
+        box = {"image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 20], **given}
+        data = self.complete({**box, "segmentation": list(self.TRIANGLE)}, box)
+        drawn, filled = (a["area"] for a in data.targets["annotations"])
+        assert 150 < drawn < 250
+        assert filled == 400
+
+    def test_missing_box_id_and_crowd_are_filled_in(self):
+        data = self.complete({"image_id": 1, "category_id": 3, "segmentation": list(self.SQUARE), "iscrowd": None})
+        (annotation,) = data.targets["annotations"]
+        assert annotation["bbox"] == [10, 10, 20, 20]
+        assert (annotation["id"], annotation["iscrowd"], annotation["area"]) == (1, 0, 400)
+        assert data.notes == ()
+
+    def test_what_cannot_be_used_is_left_out_and_named(self):
+        good = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
+        runs = {"size": [5, 5], "counts": [20, 5]}
+        bad = [
+            ({"image_id": 9}, "there is no image 9"),
+            ({"bbox": None}, "neither box nor mask"),
+            ({"bbox": [1, 1, float("nan"), 5]}, "not four finite numbers"),
+            ({"segmentation": runs}, r"of \(height, width\) \[5, 5\], its image of \[40, 60\]"),
+            ({"segmentation": {"size": [40, 60], "counts": [7]}}, "do not make up its image"),
+            ({"segmentation": [[1, 1, 5, float("inf"), 5, 5]]}, "polygons are not finite"),
+        ]
+        for change, reason in bad:
+            data = self.complete(good, {**good, **change, "id": 2})
+            assert [a["id"] for a in data.targets["annotations"]] == [1]
+            (note,) = data.notes
+            assert re.search(rf"left out: 1 \(annotation 2: .*{reason}", note)
+        (note,) = self.complete(good, *({**good, "image_id": 9} for _ in range(7))).notes
+        assert "left out: 7 (" in note
+        assert note.endswith("and so on).")
+
+    def test_a_missing_size_is_read_from_the_file(self, tmp_path):
+        path = tmp_path / "1.jpg"
+        Image.new("RGB", (60, 40)).save(path)
+        box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
+        (image,) = self.complete(box, width=None, height=None, path=str(path)).targets["images"]
+        assert (image["width"], image["height"]) == (60, 40)
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.new("RGB", (60, 40)).save(path, exif=exif)
+        with pytest.raises(LayoutError, match=r"image 1 has no width and height .* is turned by EXIF"):
+            self.complete(box, width=None, path=str(path))
+        with pytest.raises(LayoutError, match="its file cannot be read"):
+            self.complete(box, width=None, path=str(tmp_path / "gone.jpg"))
+
+    def test_a_class_that_is_numbered_differently_is_named(self):
+        one, other = ({"images": [], "annotations": [], "categories": [{"id": i, "name": "cat"}]} for i in (1, 2))
+        with pytest.raises(LayoutError, match="'cat' is category 2 in the targets, but 1 in the references"):
+            protocol_data(one, other, None)
 
 
 class TestErrors:

@@ -2,12 +2,14 @@
 
 Annotations stay in the order of their files, which decides the published draw of references. Every image says where its
 file is (``path``). What the evaluators rely on is made sure of: annotation ids are unique and not 0 (pycocotools takes
-a match with annotation 0 for none), every annotation has an ``area`` and says whether it is a crowd.
+a match with annotation 0 for none), every annotation has a box and an ``area`` and says whether it is a crowd, and
+every image has a size. An annotation that cannot be made fit is left out, and a note tells of it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
+from .matches import to_rle
 from .protocols import VOC_CLASSES, Protocol
 
 IGNORE = 255
@@ -144,18 +147,26 @@ def protocol_data(
     wanted = list(ids) if novel_classes is None else list(novel_classes)
     if missing := [name for name in wanted if name not in ids]:
         raise LayoutError(f"the data set has no class {', '.join(map(repr, missing))}; it has {', '.join(ids)}")
-    if missing := [name for name in wanted if ids[name] not in reference_names]:
+    reference_ids = {name: class_id for class_id, name in reference_names.items()}
+    for name in wanted:
+        if reference_ids.get(name, ids[name]) != ids[name]:
+            raise LayoutError(
+                f"the class {name!r} is category {ids[name]} in the targets, but {reference_ids[name]} in the "
+                "references: give it one id in both files"
+            )
+    if missing := [name for name in wanted if name not in reference_ids]:
         raise LayoutError(f"the references have no class {', '.join(map(repr, missing))}")
     novel = {ids[name] for name in wanted}
-    for dataset in (references, targets):
-        _complete(dataset)
+    left_out = _complete(targets, "targets")
+    if references is not targets:
+        left_out = [*_complete(references, "references"), *left_out]
     return ProtocolData(
         references=references,
         targets=targets,
         class_ids=tuple(sorted(novel)),
         base_class_ids=tuple(sorted(set(names) - novel)),
         box_references=any(a["category_id"] in novel and not has_mask(a) for a in references["annotations"]),
-        notes=tuple(notes),
+        notes=(*notes, *left_out),
     )
 
 
@@ -239,7 +250,8 @@ def _merge_shot_files(shot_files: dict[int, dict]) -> dict:
                 )
         for annotation in dataset["annotations"]:
             number = len(annotations) + 1
-            annotations.append({**annotation, "id": number, "image_id": ids[annotation["image_id"]], "shots": shots})
+            image_id = ids.get(annotation.get("image_id"))
+            annotations.append({**annotation, "id": number, "image_id": image_id, "shots": shots})
     return {"images": list(images.values()), "annotations": annotations, "categories": list(categories.values())}
 
 
@@ -385,22 +397,104 @@ def _read_json(path: Path, layout: str) -> dict:
 def _with_paths(dataset: dict, folder: Path, layout: str) -> dict:
     """Give every image its path. That of the first is looked up: all files are missing more often than one is."""
     for image in dataset["images"]:
+        if "file_name" not in image:
+            raise LayoutError(f"the image {image.get('id')!r} of the data set in {folder} has no file_name")
         image["path"] = str(folder / image["file_name"])
     if dataset["images"] and not Path(dataset["images"][0]["path"]).is_file():
         raise LayoutError(_not_found([Path(dataset["images"][0]["path"])], layout))
     return dataset
 
 
-def _complete(dataset: dict) -> None:
-    """Fill in what evaluators take for granted; see the head of this module."""
+_LISTED = 5
+_TURNED = (5, 6, 7, 8)
+"""EXIF's orientations that exchange width and height."""
+
+
+def _complete(dataset: dict, where: str) -> list[str]:
+    """Fill in what evaluators take for granted, see the head of this module; notes of what was left out."""
+    for image in dataset["images"]:
+        if image.get("width") is None or image.get("height") is None:
+            image["width"], image["height"] = _size_of_file(image)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
+    faults = {n: fault for n, a in enumerate(dataset["annotations"]) if (fault := _fault(a, sizes))}
+    notes = []
+    if faults:
+        named = [f"annotation {dataset['annotations'][n].get('id', f'number {n + 1}')}: {faults[n]}" for n in faults]
+        more = "; and so on" if len(named) > _LISTED else ""
+        notes = [f"Annotations of the {where} that were left out: {len(named)} ({'; '.join(named[:_LISTED])}{more})."]
+        dataset["annotations"] = [a for n, a in enumerate(dataset["annotations"]) if n not in faults]
     annotations = dataset["annotations"]
-    ids = {annotation["id"] for annotation in annotations}
-    if len(ids) < len(annotations) or 0 in ids:
+    ids = {annotation.get("id") for annotation in annotations}
+    if len(ids) < len(annotations) or ids & {0, None}:
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
     for annotation in annotations:
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        if annotation.get("iscrowd") is None:
+            annotation["iscrowd"] = 0
+        if annotation.get("area") is None or not annotation.get("bbox"):
+            _measure(annotation, sizes[annotation["image_id"]])
+    return notes
+
+
+def _measure(annotation: dict, size: tuple[int, int]) -> None:
+    """Fill in box and area: of the mask, where there is one."""
+    rle = to_rle(annotation["segmentation"], size, annotation["image_id"]) if has_mask(annotation) else None
+    if not annotation.get("bbox"):
+        annotation["bbox"] = coco_mask.toBbox(rle).tolist()
+    if annotation.get("area") is None:
+        _, _, width, height = annotation["bbox"]
+        annotation["area"] = width * height if rle is None else int(coco_mask.area(rle))
+
+
+def _fault(annotation: dict, sizes: dict[int | str, tuple[int, int]]) -> str:
+    """What makes an annotation useless; empty where nothing does."""
+    image_id = annotation.get("image_id")
+    if image_id not in sizes:
+        return f"there is no image {image_id!r}"
+    if "category_id" not in annotation:
+        return "it has no category_id"
+    box = annotation.get("bbox")
+    if not box and not has_mask(annotation):
+        return "it has neither box nor mask"
+    if box and not (len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)):
+        return f"its box {box} is not four finite numbers"
+    return _fault_of_mask(annotation, sizes[image_id]) if has_mask(annotation) else ""
+
+
+def _fault_of_mask(annotation: dict, size: tuple[int, int]) -> str:
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, dict):
+        height, width = size
+        counts, of = segmentation.get("counts"), list(segmentation.get("size", ()))
+        if of != [height, width]:
+            return f"its mask is of (height, width) {of}, its image of {[height, width]}"
+        whole = sum(counts) == height * width if isinstance(counts, list) else isinstance(counts, str | bytes)
+        return "" if whole else "the runs of its mask do not make up its image"
+    try:
+        if not math.isfinite(sum(map(sum, segmentation))):
+            return "its polygons are not finite"
+        # Drawing every mask of a large data set only to see that it can be drawn would take minutes.
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            to_rle(segmentation, size, annotation["image_id"])
+    except Exception as error:  # pycocotools raises whatever its C code stumbles over
+        return f"its polygons cannot be drawn ({error})"
+    return ""
+
+
+def _size_of_file(image: dict) -> tuple[int, int]:
+    """``(W, H)`` of an image of which the data set does not say it."""
+    name = f"the image {image.get('id')!r} has no width and height in the data set"
+    try:
+        with Image.open(image["path"]) as file:
+            size, turned = file.size, file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    except (OSError, KeyError) as error:
+        raise LayoutError(f"{name}, and its file cannot be read: {error}") from error
+    if turned:
+        raise LayoutError(
+            f"{name}, and {image['path']} is turned by EXIF, so that either side may be its width: write both into "
+            "the data set, as its annotations count them"
+        )
+    return size
 
 
 def _names(dataset: dict, where: str) -> dict[int, str]:
