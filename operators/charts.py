@@ -42,6 +42,11 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title, "font": {"size": 12}, "standoff": 12}, **more}
 
 
+def names_axis(title: str = "", **more: Any) -> dict[str, Any]:
+    """An axis of names: a class may be called "1" or "2020-01", and is then neither a number nor a date."""
+    return axis(title, type="category", **more)
+
+
 def bars(
     names: Sequence[str],
     series: Mapping[str, tuple[Sequence[float | None], str]],

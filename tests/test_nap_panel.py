@@ -167,6 +167,50 @@ def test_confidence_moves_precision_and_recall(evaluated, panel, threshold):
     assert panel.shown().count("ground_truth.detections") == objects - right
 
 
+def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
+    panel.choose("header.iou_type", "boxes").tab("confidence")
+    assert "choose masks to see the samples" in panel.words
+    panel.event("on_outcome", outcome="tp")
+    assert [sent["variant"] for name, sent in panel.sent if name == "notify"] == ["error"]
+    assert not [name for name, _ in panel.sent if name == "set_view"]
+
+
+def test_views_list_no_labels(evaluated, panel):
+    panel.tab("confidence").choose("confidence.choices.threshold", 0.5)
+    for outcome in ("tp", "fp", "fn"):
+        panel.event("on_outcome", outcome=outcome)
+        stages = json.dumps([sent["view"] for name, sent in panel.sent if name == "set_view"])
+        ids = evaluated.values("ground_truth.detections.id", unwind=True)
+        assert not [label_id for label_id in ids if label_id in stages]
+
+
+def test_missed_where_some_samples_have_no_predictions(evaluated, nts_fo):
+    sample = evaluated.first()
+    sample["second"] = None
+    sample.save()
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="sparse")
+    panel = Panel(evaluated).event("on_load").tab("confidence").choose("confidence.choices.threshold", 0.5)
+    panel.event("on_outcome", outcome="fn")
+    assert panel.state["header"]["run"] == "sparse"
+    missed = [view for view in panel.shown() if view.id == sample.id]
+    assert len(missed[0].ground_truth.detections) == len(sample.ground_truth.detections)
+
+
+def test_a_cell_of_very_many_labels_shows_the_first(panel, monkeypatch):
+    from fiftyone.plugins.orgs.nts.reference_segmentation.nts import fiftyone_adapter
+    from fiftyone.plugins.orgs.nts.reference_segmentation.nts.fiftyone_adapter import stored_evaluation
+
+    for module in (fiftyone_adapter, stored_evaluation):
+        monkeypatch.setattr(module, "MOST_LABELS", 1)
+    heat = panel.tab("errors").data["errors"]["confusion"][0]
+    found = {name: heat["z"][heat["y"].index(name)][heat["x"].index(name)] or 0 for name in CLASSES}
+    name = max(found, key=found.__getitem__)
+    assert found[name] > 1
+    panel.event("on_confusion_cell", x=name, y=name)
+    assert panel.shown().count("second.detections") == panel.shown().count("ground_truth.detections") == 1
+    assert "the first 1 of" in json.dumps(panel.sent)
+
+
 def test_errors_and_confusions_show_their_samples(nts_fo, evaluated, panel):
     panel.tab("errors")
     bars = panel.data["errors"]["kinds"]
@@ -216,6 +260,19 @@ def test_two_evaluations_compared(nts_fo, evaluated, panel):
     low, high = map(float, row["interval"].split(" … "))
     assert low <= float(row["difference"]) <= high
     assert set(panel.data["compare"]["bars"][0]["y"]) == set(CLASSES)
+
+
+def test_a_comparison_is_made_once_and_with_fewer_draws_of_many_predictions(nts_fo, evaluated, monkeypatch):
+    from nts.fiftyone_adapter import stored_evaluation
+
+    monkeypatch.setattr(stored_evaluation, "_MANY_PREDICTIONS", 10)
+    first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
+    comparison = nts_fo.compare_evaluations(first, second, "masks")
+    assert comparison.figures["ap"].draws == 200
+    stored_evaluation._opened.cache_clear()
+    again = nts_fo.open_evaluation(evaluated, "nap_second")
+    assert again is not second
+    assert nts_fo.compare_evaluations(first, again, "masks") is comparison
 
 
 def test_evaluations_of_other_classes_are_not_compared(nts_fo, evaluated):
@@ -300,3 +357,55 @@ def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel)
     assert "nap_second" not in [row["key"] for row in panel.data["runs"]["table"]]
     panel.tab("summary").event("on_class_bar", y=CLASSES[0])
     assert panel.state["header"]["run"] == "nap_first"
+
+
+@pytest.mark.parametrize("field", ["second", "ground_truth"])
+def test_says_when_a_field_was_deleted(evaluated, panel, field):
+    evaluated.delete_sample_field(field)
+    clicks = (
+        ("on_table", {"row": 1, "column": 0}),
+        ("on_class_bar", {"y": CLASSES[0]}),
+        ("on_outcome", {"outcome": "fn"}),
+        ("on_error_bar", {"y": "Wrong class", "trace_idx": 0}),
+        ("on_confusion_cell", {"x": CLASSES[0], "y": CLASSES[0]}),
+    )
+    for click, params in clicks:
+        panel.event(click, **params)
+        ((_, note),) = [(name, sent) for name, sent in panel.sent if name == "notify"]
+        assert f"'{field}' was deleted since this evaluation" in note["message"]
+
+
+def test_samples_are_those_that_were_evaluated_whatever_their_tags_are_since(nts_fo, evaluated):
+    chosen = evaluated.take(4, seed=1)
+    chosen.tag_samples("chosen")
+    nts_fo.evaluate_nap(evaluated.match_tags("chosen"), "second", "ground_truth", eval_key="of_four")
+    ids = set(chosen.values("id"))
+    evaluated.untag_samples("chosen")
+    stored = nts_fo.open_evaluation(evaluated, "of_four")
+    assert set(stored.samples(evaluated).values("id")) == ids
+    assert set(stored.samples_with(evaluated, CLASSES).values("id")) <= ids
+
+
+def test_class_names_that_look_like_numbers_are_names(nts_fo, evaluated):
+    names = {CLASSES[0]: "1", CLASSES[1]: "2020-01"}
+    for field in ("second", "ground_truth"):
+        labels = evaluated.values(f"{field}.detections.label")
+        evaluated.set_values(f"{field}.detections.label", [[names[label] for label in of] for of in labels])
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="numbers")
+    panel = Panel(evaluated).event("on_load")
+    assert '"type": "category"' in panel.words
+    panel.event("on_class_bar", y=1)
+    assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
+    panel.tab("errors")
+    assert panel.words.count('"type": "category"') == 2
+    panel.event("on_confusion_cell", x=1, y=1)
+    assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
+
+
+def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
+    best = nts_fo.open_evaluation(evaluated, "nap_second").best_threshold("masks")
+    assert best - 0.001 < panel.state["confidence"]["choices"]["threshold"] <= best
+    panel.tab("confidence").choose("confidence.choices.threshold", 0.125).event("on_refresh")
+    assert panel.state["confidence"]["choices"]["threshold"] == 0.125
+    panel.event("on_run", value="nap_first")
+    assert panel.state["confidence"]["choices"]["threshold"] != 0.125

@@ -61,6 +61,7 @@ from .runs import (
 from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
 from .stored_evaluation import (
     COMPARED_FIGURES,
+    MOST_LABELS,
     against_shots,
     compare_evaluations,
     list_runs,
@@ -74,6 +75,7 @@ __all__ = [
     "EVALUATION",
     "MEMORY",
     "MOST_CLASSES",
+    "MOST_LABELS",
     "REVIEW",
     "REVIEW_SHARE",
     "EvaluationReport",

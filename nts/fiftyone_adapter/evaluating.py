@@ -106,7 +106,9 @@ def evaluation_job(
         diagnose_models: also run the models that made the predictions once more, beside the ground truth, and say how
             well the proposals cover the objects, and how often the encoder finds the class of a true mask. It takes as
             long as the segmentation did.
-        overwrite: replace a result of this name.
+        overwrite: replace a result of this name, when there is a new one. What FiftyOne shows of the old one goes
+            before the new is written, as they share their names: if that fails, the old numbers stay, but not the view
+            of what came of each object.
 
     Raises:
         InputError: if view, fields, classes or name will not do, a prediction has no finite confidence, or models are
@@ -310,15 +312,16 @@ def _stored_counts(matches: Matches) -> dict[str, Any]:
 
 
 def _stored_cells(data: CocoData, diagnostics: Diagnostics) -> dict[str, list]:
-    """For every count of the confusion its row and column, and the label ids behind it; ``None`` for no label."""
+    """For every count of the confusion its row and column, and the ids behind it; ``None`` for no label."""
     classes = len(diagnostics.classes)
-    cells: dict[str, list] = {"row": [], "column": [], "prediction_id": [], "object_id": []}
+    cells: dict[str, list] = {"row": [], "column": [], "sample_id": [], "prediction_id": [], "object_id": []}
     for result, annotation in diagnostics.pairs.tolist():
         predicted = None if result < 0 else data.results[result]
         true = None if annotation < 0 else data.ground_truth["annotations"][annotation]
         # Category ids count from 1: evaluated classes first, then distractors.
         cells["row"].append(classes if predicted is None else predicted["category_id"] - 1)
         cells["column"].append(classes + 1 if true is None else min(true["category_id"] - 1, classes))
+        cells["sample_id"].append((predicted or true or {}).get("image_id"))
         cells["prediction_id"].append(predicted and predicted["label_id"])
         cells["object_id"].append(true and true["label_id"])
     return cells

@@ -6,7 +6,6 @@ Everything is read from what :func:`.evaluating.evaluation_job` stored; nothing 
 from __future__ import annotations
 
 import base64
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -29,6 +28,11 @@ Outcome = Literal["tp", "fp", "fn"]
 COMPARED_FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar_100": "AR100"}
 """Figures that are compared, and their names."""
 COUNTED_IOU = 0.5
+MOST_LABELS = 2000
+"""So many labels a view names one by one, at most."""
+
+_MOST_COMPARISONS = 32
+_DRAWS, _FEWER_DRAWS, _MANY_PREDICTIONS = 1000, 200, 20_000
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,26 @@ class StoredEvaluation:
         precision = self.content["result"][iou_type]
         return precision["novel"] if name is None else precision["per_class"][name]
 
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """What tells it from every other evaluation, one of the same name too."""
+        return self.key, *(self.config.get(name) for name in ("created", "model_evaluation", "token"))
+
     def objects(self, name: str) -> int:
         """How many objects of a class there are to find."""
-        return self.content["confidence"]["masks"]["ground_truth"][self.matches("masks").classes.index(name)]
+        return self.content["confidence"]["masks"]["ground_truth"][self._rows[name]]
 
     def predictions(self, name: str) -> int:
         """How many predictions of a class were counted."""
-        matches = self.matches("masks")
-        return int((matches.label == matches.classes.index(name)).sum())
+        return self._predictions[self._rows[name]]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.matches("masks").classes)}
+
+    @cached_property
+    def _predictions(self) -> list[int]:
+        return np.bincount(self.matches("masks").label, minlength=len(self._rows)).tolist()
 
     def matches(self, iou_type: IouType) -> Matches:
         """The matches that all figures come from."""
@@ -127,7 +143,7 @@ class StoredEvaluation:
         """
         curves = np.array(self.content["curves"][iou_type][iou])
         names = [name] if name is not None else self.config["classes"]
-        chosen = curves[[self.matches(iou_type).classes.index(each) for each in names]]
+        chosen = curves[[self._rows[each] for each in names]]
         chosen = chosen[chosen[:, 0] > -1]
         if not len(chosen):
             return None
@@ -141,7 +157,7 @@ class StoredEvaluation:
         """What a threshold leaves of a class, or of all novel classes together."""
         matches = self.matches(iou_type)
         names = [name] if name is not None else self.config["classes"]
-        of_class = np.isin(matches.label, [matches.classes.index(each) for each in names])
+        of_class = np.isin(matches.label, [self._rows[each] for each in names])
         above, all_sizes = of_class & (matches.score >= threshold), matches.areas.index("all")
         at_half = int(np.flatnonzero(np.isclose(matches.iou_thresholds, COUNTED_IOU))[0])
         right, wrong = (
@@ -154,7 +170,7 @@ class StoredEvaluation:
         """:meth:`counted` for all of :meth:`confidences`."""
         counts = self.content["confidence"][iou_type]
         names = [name] if name is not None else self.config["classes"]
-        rows = [self.matches(iou_type).classes.index(each) for each in names]
+        rows = [self._rows[each] for each in names]
         objects = sum(counts["ground_truth"][row] for row in rows)
         right, wrong = (np.sum([counts[kind][row] for row in rows], axis=0).tolist() for kind in ("tp", "fp"))
         return [Counted(tp, fp, objects - tp) for tp, fp in zip(right, wrong, strict=True)]
@@ -172,18 +188,32 @@ class StoredEvaluation:
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def samples(self, dataset: fo.Dataset) -> fo.DatasetView:
-        """The samples that were evaluated."""
-        return dataset.load_run_view(self.key)
+        """The samples that were evaluated, whatever became of their tags and fields since.
+
+        Raises:
+            InputError: if the predictions or the ground truth were deleted since.
+        """
+        fields = self.config["predictions_field"], self.config["ground_truth_field"]
+        if gone := [repr(name) for name in fields if not dataset.has_field(name)]:
+            raise InputError(f"there is nothing to see: {' and '.join(gone)} was deleted since this evaluation")
+        try:
+            view = dataset.load_run_view(self.key)
+            same = view.count() == self.config["images"]
+        except ValueError:  # the view asks for a field that is there no more
+            same = False
+        return view if same else runs.all_images(dataset).select(self.matches("masks").image_ids)
 
     def samples_with(self, dataset: fo.Dataset, names: Sequence[str]) -> fo.DatasetView:
         """The samples with objects or predictions of some classes, and no other labels of the two fields."""
         wanted = F("label").is_in(list(names))
-        return self._filtered(dataset, wanted, wanted)
+        return self._filtered(self.samples(dataset), wanted, wanted)
 
     def samples_where(
         self, dataset: fo.Dataset, outcome: Outcome, *, names: Sequence[str] | None = None, threshold: float = 0.0
     ) -> fo.DatasetView:
         """The samples with right (``tp``), wrong (``fp``) or missed (``fn``) objects, and these labels alone.
+
+        By IoU of masks; of boxes it is not kept.
 
         Args:
             dataset: of the evaluation.
@@ -194,23 +224,26 @@ class StoredEvaluation:
         Raises:
             InputError: if what came of each object was deleted since.
         """
+        samples = self.samples(dataset)
         if not runs.feeds_model_evaluation(dataset, self.key):
             raise InputError(
-                f"what came of each object in {self.key!r} was deleted in the Model Evaluation panel: evaluate again"
+                f"what came of each object in {self.key!r} is in the dataset no more (deleted in the Model Evaluation "
+                "panel, or by an evaluation that was to replace it and failed): evaluate again"
             )
         of_class = F("label").is_in(list(self.config["classes"] if names is None else names))
         above = F("confidence") >= threshold
         predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]
         if outcome == "fp":
-            return self.samples(dataset).filter_labels(predictions, of_class & (F(self.key) == "fp") & above)
-        below = self.samples(dataset).filter_labels(predictions, of_class & (F(self.key) == "tp") & ~above)
-        lost = F(f"{self.key}_id").is_in(below.values(f"{predictions}.detections.id", unwind=True))
+            return samples.filter_labels(predictions, of_class & (F(self.key) == "fp") & above)
+        # Objects whose prediction is not confident enough, found in the sample itself: a view that lists them grows.
+        below = F(f"${predictions}.detections").filter(of_class & (F(self.key) == "tp") & ~above)
+        found_below = fo.ViewExpression({"$ifNull": [below.map(F(f"{self.key}_id")), []]})
+        lost = fo.ViewExpression({"$in": [F("_id").to_string(), found_below]})
         if outcome == "fn":
             missed = of_class & ((F(self.key) == "fn") | lost)
-            return self.samples(dataset).filter_labels(truth, missed)
-        return self._filtered(
-            dataset, of_class & (F(self.key) == "tp") & above, of_class & (F(self.key) == "tp") & ~lost
-        )
+            return samples.filter_labels(truth, missed)
+        right = of_class & (F(self.key) == "tp")
+        return self._filtered(samples, right & above, right & ~lost)
 
     def samples_with_error(self, dataset: fo.Dataset, kind: str, threshold: float | None = None) -> fo.DatasetView:
         """The samples with wrong predictions of one of ``ERROR_KINDS``, and these labels alone.
@@ -223,28 +256,36 @@ class StoredEvaluation:
         Raises:
             InputError: if what came of each object was deleted since.
         """
+        samples = self.samples(dataset)
         field = self.config["predictions_field"]
         if not dataset.has_field(runs.error_attribute(field, self.key)):
             raise InputError(f"what the predictions in {field!r} got wrong was deleted: evaluate again")
         wrong = F(f"{self.key}_error") == kind.replace("_", " ")
         if threshold is not None:
             wrong &= F("confidence") >= threshold
-        return self.samples(dataset).filter_labels(field, wrong)
+        return samples.filter_labels(field, wrong)
 
     def samples_confused(self, dataset: fo.Dataset, row: int, column: int) -> fo.DatasetView:
-        """The samples behind a count of the confusion, with these predictions and objects alone."""
+        """The samples behind a count of the confusion, with these predictions and objects alone.
+
+        Of more than ``MOST_LABELS`` the first.
+        """
         cells = self.diagnostics["cells"]
-        here = [at == (row, column) for at in zip(cells["row"], cells["column"], strict=True)]
+        at = zip(cells["row"], cells["column"], strict=True)
+        here = [number for number, cell in enumerate(at) if cell == (row, column)][:MOST_LABELS]
         predictions, objects = (
-            [label_id for label_id in itertools.compress(cells[name], here) if label_id is not None]
+            [cells[name][number] for number in here if cells[name][number] is not None]
             for name in ("prediction_id", "object_id")
         )
+        samples = self.samples(dataset)
+        if "sample_id" in cells:  # an earlier version did not keep them; without, all samples are searched
+            samples = samples.select(list(dict.fromkeys(cells["sample_id"][number] for number in here)))
         label_id = F("_id").to_string()
-        return self._filtered(dataset, label_id.is_in(predictions), label_id.is_in(objects))
+        return self._filtered(samples, label_id.is_in(predictions), label_id.is_in(objects))
 
-    def _filtered(self, dataset: fo.Dataset, predictions_filter, truth_filter) -> fo.DatasetView:
+    def _filtered(self, samples: fo.DatasetView, predictions_filter, truth_filter) -> fo.DatasetView:
         predictions, truth = self.config["predictions_field"], self.config["ground_truth_field"]
-        view = self.samples(dataset).filter_labels(truth, truth_filter, only_matches=False)
+        view = samples.filter_labels(truth, truth_filter, only_matches=False)
         view = view.filter_labels(predictions, predictions_filter, only_matches=False)
         either = (F(f"{truth}.detections").length() > 0) | (F(f"{predictions}.detections").length() > 0)
         return view.match(either)
@@ -268,7 +309,7 @@ def open_evaluation(dataset: fo.Dataset, key: str) -> StoredEvaluation:
     return _opened(dataset.name, key, config["created"], config["model_evaluation"])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _opened(dataset_name: str, key: str, _created: str, _stamp: str) -> StoredEvaluation:
     """Read once: a slider is moved many times. An evaluation of the same name made later has another stamp."""
     dataset = fo.load_dataset(dataset_name)
@@ -340,18 +381,34 @@ class Comparison:
     classes: dict[str, float]
 
 
-@lru_cache(maxsize=32)
+_comparisons: dict[tuple, Comparison] = {}
+
+
 def compare_evaluations(first: StoredEvaluation, second: StoredEvaluation, iou_type: IouType) -> Comparison:
     """How much better the second evaluation is, on the images that both have, with 95 % intervals.
+
+    Of many predictions fewer draws are made; the figures say how many. The last few comparisons are kept.
 
     Raises:
         InputError: if the two have no image in common, or differ in classes or ground truth.
     """
+    names = first.identity, second.identity, iou_type
+    if names not in _comparisons:
+        if len(_comparisons) == _MOST_COMPARISONS:
+            _comparisons.pop(next(iter(_comparisons)))
+        _comparisons[names] = _compare(first, second, iou_type)
+    return _comparisons[names]
+
+
+def _compare(first: StoredEvaluation, second: StoredEvaluation, iou_type: IouType) -> Comparison:
     if first.config["classes"] != second.config["classes"]:
         raise InputError(f"{first.key!r} and {second.key!r} have other novel classes: their nAP cannot be compared")
     novel, (a, b) = first.config["classes"], (first.matches(iou_type), second.matches(iou_type))
     try:
-        figures = {figure: paired_bootstrap(a, b, figure=figure, classes=novel) for figure in COMPARED_FIGURES}
+        draws = _DRAWS if len(a) + len(b) <= _MANY_PREDICTIONS else _FEWER_DRAWS
+        figures = {
+            figure: paired_bootstrap(a, b, figure=figure, classes=novel, draws=draws) for figure in COMPARED_FIGURES
+        }
     except ValueError as error:
         raise InputError(str(error)) from error
     before, after = ({name: run.summary(iou_type, name)["ap"] for name in novel} for run in (first, second))

@@ -78,6 +78,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
             90 + 24 * min(len(comparison.classes), MOST_BARS),
             bargap=0.35,
             xaxis=charts.axis("Points of AP", zeroline=True),
+            yaxis=charts.names_axis(),
         ),
         config=charts.CONFIG,
         on_click=panel.on_class_bar,

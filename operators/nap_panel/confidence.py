@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import fiftyone.operators.types as types
 
 from .. import charts, panels
+from ..base import sentence
 from .choices import ALL, class_name, iou_type
 from .figures import number, percent
 
@@ -17,12 +19,17 @@ LINES = {
     "F1": ("f1", charts.RIGHT),
 }
 
+_NO_BOXES = "what came of each label is kept by IoU of masks: choose masks to see the samples"
 _CLASS, _THRESHOLD = "confidence.choices.class", "confidence.choices.threshold"
 
 
 def begin(ctx, evaluation) -> None:
-    """Put the slider where F1 is largest."""
-    ctx.panel.set_state(_THRESHOLD, round(evaluation.best_threshold(iou_type(ctx)), 3))
+    """Put the slider where F1 is largest, unless it was moved in this very evaluation."""
+    of = list(evaluation.identity)
+    if ctx.panel.get_state("threshold_of") != of:
+        ctx.panel.set_state("threshold_of", of)
+        # Rounded up, it would leave out the predictions that have just this confidence.
+        ctx.panel.set_state(_THRESHOLD, math.floor(1000 * evaluation.best_threshold(iou_type(ctx))) / 1000)
 
 
 def draw(ctx, evaluation) -> None:
@@ -39,7 +46,8 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     template = panels.columns("minmax(0, 1fr) 220px")
     choices = content.h_stack("choices", gap=2, align_y="center", componentsProps=template)
     slider = types.SliderView(label="Confidence", value_precision=3)
-    choices.float("threshold", min=0.0, max=1.0, view=slider, on_change=panel.on_choice)
+    low, high = _range(evaluation, iou_type(ctx))
+    choices.float("threshold", min=low, max=high, view=slider, on_change=panel.on_choice)
     classes = types.DropdownView(label="Class")
     for name in [ALL, *evaluation.classes]:
         classes.add_choice(name, label=name)
@@ -57,7 +65,10 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     buttons = content.h_stack("outcomes", gap=1, componentsProps=panels.columns("auto auto auto 1fr"))
     for outcome, count in (("tp", counted.right), ("fp", counted.wrong), ("fn", counted.missed)):
         label = f"{OUTCOMES[outcome]} ({count})"
-        buttons.btn(outcome, label, on_click=panel.on_outcome, params={"outcome": outcome}, variant="outlined")
+        shows = {"on_click": panel.on_outcome, "params": {"outcome": outcome}}
+        buttons.btn(outcome, label, variant="outlined", disabled=kind == "boxes", **shows)
+    if kind == "boxes":
+        panels.caption(content, "no_boxes", sentence(_NO_BOXES))
     content.plot(
         "plot",
         layout=charts.layout(
@@ -65,7 +76,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
             showlegend=True,
             hovermode="x unified",
             shapes=[charts.upright(threshold)],
-            xaxis=charts.axis("Confidence", range=[0, 1]),
+            xaxis=charts.axis("Confidence", range=[low, high]),
             yaxis=charts.axis("", range=[0, 1.03]),
         ),
         config=charts.CONFIG,
@@ -76,10 +87,20 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
 
 def samples_of_outcome(ctx, evaluation, outcome: str) -> tuple[Any, str]:
     """What is right, wrong or missed at the chosen confidence, and in words."""
+    from ...nts.fiftyone_adapter import InputError
+
+    if iou_type(ctx) == "boxes":
+        raise InputError(_NO_BOXES)
     name = class_name(ctx, _CLASS)
     names = None if name is None else [name]
     view = evaluation.samples_where(ctx.dataset, outcome, names=names, threshold=_threshold(ctx, evaluation))
     return view, f"{OUTCOMES[outcome].lower()} objects of {name or 'the novel classes'}"
+
+
+def _range(evaluation, kind: str) -> tuple[float, float]:
+    """From 0 to 1, or further where there are confidences beyond."""
+    thresholds = evaluation.confidences(kind)
+    return min([0.0, *thresholds]), max([1.0, *thresholds])
 
 
 def _threshold(ctx, evaluation) -> float:

@@ -91,8 +91,8 @@ def _render_confusion(panel, evaluation, content: types.Object) -> None:
         "confusion",
         layout=charts.layout(
             150 + 24 * len(columns),
-            xaxis=charts.axis("Prediction", side="bottom", tickangle=-45, showgrid=False),
-            yaxis=charts.axis("Ground truth", autorange="reversed", showgrid=False),
+            xaxis=charts.names_axis("Prediction", side="bottom", tickangle=-45, showgrid=False),
+            yaxis=charts.names_axis("Ground truth", autorange="reversed", showgrid=False),
         ),
         config=charts.CONFIG,
         on_click=panel.on_confusion_cell,
@@ -137,11 +137,16 @@ def samples_of_kind(ctx, evaluation, label: str, *, above: bool) -> tuple[Any, s
 
 def samples_of_cell(ctx, evaluation, predicted: str, true: str) -> tuple[Any, str]:
     """The objects and predictions that a cell counts, and in words."""
+    from ...nts.fiftyone_adapter import MOST_LABELS
+
     rows, columns = _confusion_names(evaluation)
-    view = evaluation.samples_confused(ctx.dataset, rows.index(predicted), columns.index(true))
+    row, column = rows.index(predicted), columns.index(true)
+    count = evaluation.diagnostics["confusion"][row][column]
+    some = f", the first {MOST_LABELS} of {count}" if count > MOST_LABELS else ""
+    view = evaluation.samples_confused(ctx.dataset, row, column)
     if predicted == MISSED_OBJECT:
-        return view, f"{true} missed"
-    return view, f"{true} found" if true == predicted else f"{true} taken for {predicted}"
+        return view, f"{true} missed{some}"
+    return view, f"{true} found{some}" if true == predicted else f"{true} taken for {predicted}{some}"
 
 
 def _proposal_bars(recall: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ class NAPPanel(foo.Panel):
 
     def on_class_bar(self, ctx) -> None:
         """A bar shows the samples of its class."""
-        self._show(ctx, summary.samples_of_class, ctx.params["y"])
+        self._show(ctx, summary.samples_of_class, str(ctx.params["y"]))
 
     def on_outcome(self, ctx) -> None:
         """Show what is right, wrong or missed at the chosen confidence."""
@@ -106,13 +106,11 @@ class NAPPanel(foo.Panel):
 
     def on_confusion_cell(self, ctx) -> None:
         """A cell shows its samples, with the objects and predictions that it counts."""
-        self._show(ctx, errors.samples_of_cell, ctx.params["x"], ctx.params["y"])
+        self._show(ctx, errors.samples_of_cell, str(ctx.params["x"]), str(ctx.params["y"]))
 
     def on_shots_point(self, ctx) -> None:
         """A point is an evaluation: open it."""
-        if (evaluation := self._clicked(ctx)) is None:
-            return
-        key = shots.evaluation_of_point(ctx, evaluation, ctx.params["trace_idx"], ctx.params["idx"])
+        key = shots.evaluation_of_point(ctx, ctx.params["trace_idx"], ctx.params["idx"])
         if key is not None:
             self._choose(ctx, key)
 

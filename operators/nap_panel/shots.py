@@ -11,6 +11,7 @@ from .figures import colour
 
 def draw(ctx, evaluation) -> None:
     shots, own = _against_shots(ctx, evaluation), colour(iou_type(ctx))
+    ctx.panel.set_state("shots_drawn", [key for _, _, key in shots.points])
     here = [evaluation.key == key for _, _, key in shots.points]
     single = {
         "type": "scatter",
@@ -64,9 +65,9 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     panels.caption(content, "protocol", text)
 
 
-def evaluation_of_point(ctx, evaluation, trace: int, point: int) -> str | None:
+def evaluation_of_point(ctx, trace: int, point: int) -> str | None:
     """The name of the evaluation that a point stands for; a mean stands for none."""
-    return _against_shots(ctx, evaluation).points[point][2] if trace == 0 else None
+    return ctx.panel.get_state("shots_drawn")[point] if trace == 0 else None
 
 
 def _against_shots(ctx, evaluation):

@@ -56,6 +56,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
             barmode="overlay",
             bargap=0.35,
             xaxis=charts.axis("AP, with AP50 behind it (%)", range=[0, 100]),
+            yaxis=charts.names_axis(),
         ),
         config=charts.CONFIG,
         on_click=panel.on_class_bar,
