@@ -107,6 +107,7 @@ def match_proposals(
     prototypes: Tensor,
     image_size: tuple[int, int],
     config: MatchingConfig | None = None,
+    features: Tensor | None = None,
 ) -> Instances:
     """Turn the proposals of one image into instances.
 
@@ -117,6 +118,7 @@ def match_proposals(
         prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
         image_size: ``(H, W)`` of the image in pixels.
         config: see :class:`MatchingConfig`.
+        features: ``[n, C]``, what :func:`pool_tokens` makes of the masks, where it is known already.
 
     Returns:
         :class:`~nts.instances.Instances`; none, where nothing is alike to any class.
@@ -129,7 +131,7 @@ def match_proposals(
     prototypes = F.normalize(prototypes.float(), dim=1)
 
     low_resolution_masks = mask_logits > 0
-    features = pool_tokens(tokens, low_resolution_masks)
+    features = pool_tokens(tokens, low_resolution_masks) if features is None else features
     class_similarities = similarity(features, prototypes)
     similarities, labels = class_similarities.max(1)
 

@@ -138,8 +138,11 @@ class ReferenceSegmenter:
         return self.match(encode_target(image, self.encoder, self.segmenter, self.preset))
 
     @torch.inference_mode()
-    def match(self, target: EncodedTarget) -> Instances:
-        """Find instances in an image that was encoded before."""
+    def match(self, target: EncodedTarget, features: Tensor | None = None) -> Instances:
+        """Find instances in an image that was encoded before; ``features`` as in :func:`nts.matching.match_proposals`.
+
+        They do not depend on the memory: who asks several of them for one image need pool them only once.
+        """
         instances = match_proposals(
             target.tokens,
             target.proposals.mask_logits,
@@ -147,6 +150,7 @@ class ReferenceSegmenter:
             self._prototypes,
             target.image_size,
             self.preset.matching,
+            features,
         )
         references = most_alike_references(
             instances.features, instances.labels, self._references, self._reference_labels

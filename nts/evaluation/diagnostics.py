@@ -408,13 +408,14 @@ def proposal_hits(true_masks: Tensor, mask_logits: Tensor, image_size: tuple[int
     return best
 
 
-def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor) -> Tensor:
+def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor, features: Tensor | None = None) -> Tensor:
     """The class that the encoder alone would give each object, from its true mask.
 
     Args:
         tokens: ``[h, w, C]`` patch tokens of the image.
         true_masks: bool ``[m, H, W]``.
         prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
+        features: ``[m, C]``, what ``pool_tokens`` makes of the masks, where it is known already.
 
     Returns:
         int64 ``[m]``; -1 for an empty mask.
@@ -422,7 +423,7 @@ def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor) -> T
     if len(true_masks) == 0:
         return torch.zeros(0, dtype=torch.int64, device=tokens.device)
     true_masks = true_masks.to(tokens.device)
-    features = pool_tokens(tokens, true_masks)
+    features = pool_tokens(tokens, true_masks) if features is None else features
     nearest = (features @ F.normalize(prototypes.float(), dim=1).T).argmax(1)
     return nearest.masked_fill(~true_masks.flatten(1).any(1), -1)
 
