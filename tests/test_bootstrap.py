@@ -9,7 +9,7 @@ import pytest
 from coco_cases import copy_images, draw_case, oracle
 
 from nts.evaluation.average_precision import accumulate, summarise
-from nts.evaluation.bootstrap import FIGURES, bootstrap, paired_bootstrap, restrict
+from nts.evaluation.bootstrap import FIGURES, bootstrap, pair, paired_bootstrap, restrict
 from nts.evaluation.matches import match
 
 SEED = 17  # a case without equal scores, which copies would order differently
@@ -99,6 +99,11 @@ def test_only_images_of_both_runs_count():
     restricted = restrict(whole, part.image_ids)
     np.testing.assert_array_equal(accumulate(restricted).precision, accumulate(part).precision)
     np.testing.assert_array_equal(restricted.result, part.result)
+
+
+def test_runs_on_the_same_images_are_paired_as_they_are():
+    runs = match(*draw_case(SEED)), match(*draw_case(SEED))
+    assert all(paired is given for paired, given in zip(pair(*runs), runs, strict=True))
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():

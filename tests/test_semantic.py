@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nts.evaluation.bootstrap import percentiles, share_better
 from nts.evaluation.semantic import (
     PixelCounts,
     bootstrap_episodes,
@@ -16,6 +17,14 @@ from nts.evaluation.semantic import (
     summarise_episodes,
 )
 from nts.instances import Instances
+
+
+def test_samples_without_a_pixel_are_unknown_and_no_warning(recwarn):
+    drawn = bootstrap_episodes([1, 2], np.zeros((2, 4)), np.zeros((2, 4)), draws=5)
+    for values in drawn.values():
+        assert np.isnan(values).all()
+        assert np.isnan([*percentiles(values), share_better(values)]).all()
+    assert not recwarn.list
 
 
 def instances_of(masks: list[np.ndarray], labels: list[int], scores: list[float]) -> Instances:

@@ -104,7 +104,7 @@ def bootstrap(
         ValueError: if figure or classes are unknown, there is no image, or fewer than one draw.
     """
     values = _draw(matches, figure, classes, draws, seed)
-    low, high = _percentiles(values[1:])
+    low, high = percentiles(values[1:])
     return FigureInterval(figure, float(values[0]), low, high, LEVEL, draws, len(matches.image_ids))
 
 
@@ -130,24 +130,37 @@ def paired_bootstrap(
         ValueError: if the runs share no image, differ in classes, kind of IoU or in the ground truth of an image, or as
             in :func:`bootstrap`.
     """
+    images = len(a.image_ids) + len(b.image_ids)
+    a, b = pair(a, b)
+    shared = a.image_ids
+    left_out = images - 2 * len(shared)
+    first, second = (_draw(run, figure, classes, draws, seed) for run in (a, b))
+    difference = second - first
+    low, high = percentiles(difference[1:])
+    better = share_better(difference[1:])
+    return Interval(figure, float(difference[0]), low, high, LEVEL, better, draws, len(shared), left_out)
+
+
+def pair(a: Matches, b: Matches) -> tuple[Matches, Matches]:
+    """Two runs on the images that both evaluated, made sure to be comparable.
+
+    Raises:
+        ValueError: if the runs share no image, differ in classes, kind of IoU or in the ground truth of an image.
+    """
     if a.iou_type != b.iou_type:
         raise ValueError(f"runs by IoU of {a.iou_type} and of {b.iou_type} cannot be compared")
     if a.classes != b.classes:
         differing = sorted(set(a.classes) ^ set(b.classes)) or "their order"
         raise ValueError(f"the two runs were evaluated on different classes: they differ in {differing}")
-    shared = [image_id for image_id in a.image_ids if image_id in set(b.image_ids)]
-    if not shared:
+    if a.image_ids != b.image_ids:
+        of_b = set(b.image_ids)
+        shared = [image_id for image_id in a.image_ids if image_id in of_b]
+        a, b = restrict(a, shared), restrict(b, shared)
+    if not a.image_ids:
         raise ValueError("the two runs have no image in common")
-    left_out = len(a.image_ids) + len(b.image_ids) - 2 * len(shared)
-    a, b = restrict(a, shared), restrict(b, shared)
     if not (_same(a.gt_image, b.gt_image) and _same(a.gt_label, b.gt_label) and _same(a.gt_ignored, b.gt_ignored)):
         raise ValueError("the two runs were evaluated on different ground truth")
-    first, second = (_draw(run, figure, classes, draws, seed) for run in (a, b))
-    difference = second - first
-    low, high = _percentiles(difference[1:])
-    drawn = difference[1:][~np.isnan(difference[1:])]
-    better = float(np.mean((drawn > 0) + 0.5 * (drawn == 0))) if len(drawn) else math.nan
-    return Interval(figure, float(difference[0]), low, high, LEVEL, better, draws, len(shared), left_out)
+    return a, b
 
 
 def restrict(matches: Matches, image_ids: Sequence[int | str]) -> Matches:
@@ -260,7 +273,14 @@ def _needed(objects: np.ndarray) -> np.ndarray:
     return np.where(objects[:, None] > 0, needed, 1)
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def share_better(differences: np.ndarray) -> float:
+    """Share of the draws with a difference in which it is above 0, ties half; ``nan`` where none has one."""
+    known = differences[~np.isnan(differences)]
+    return float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else math.nan
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """Ends of the interval of the draws that are known; ``nan`` where none is."""
     known = values[~np.isnan(values)]
     if not len(known):
         return math.nan, math.nan

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .bootstrap import LEVEL, paired_bootstrap
+from .bootstrap import pair, paired_bootstrap, percentiles, share_better
 from .coco import without_nan
 from .episode_job import counts_of_draw
 from .episodes import read_episodes
@@ -67,6 +67,7 @@ def compare_runs(
             continue
         for iou_type in protocol.iou_types:
             first, second = (read_matches(parts_of(folder), f"{draw.key} {iou_type}") for folder in (a, b))
+            first, second = pair(first, second)
             for figure in figures:
                 found = paired_bootstrap(first, second, figure=figure, draws=draws)
                 name = f"{iou_type} {figure}"
@@ -108,9 +109,9 @@ def _compare_episodes(a: Path, b: Path, draw: Draw, draws: int) -> list[dict[str
             "a": 100 * first,
             "b": 100 * second,
             "difference": 100 * (second - first),
-            "low": 100 * float(np.nanquantile(drawn[figure], (1 - LEVEL) / 2)),
-            "high": 100 * float(np.nanquantile(drawn[figure], (1 + LEVEL) / 2)),
-            "p_better": float(np.mean((drawn[figure] > 0) + 0.5 * (drawn[figure] == 0))),
+            "low": 100 * percentiles(drawn[figure])[0],
+            "high": 100 * percentiles(drawn[figure])[1],
+            "p_better": share_better(drawn[figure]),
             "samples": len(class_ids),
         }
         for figure, (first, second) in values.items()

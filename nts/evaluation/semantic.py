@@ -143,7 +143,7 @@ def bootstrap_episodes(
         seed: of the drawing.
 
     Returns:
-        ``"miou"`` and ``"fb-iou"``: float ``[draws]``.
+        ``"miou"`` and ``"fb-iou"``: float ``[draws]``; ``nan`` where a sample has no pixel to count.
     """
     _, rows = np.unique(np.asarray(class_ids), return_inverse=True)
     classes, episodes = int(rows.max()) + 1, len(rows)
@@ -158,7 +158,8 @@ def bootstrap_episodes(
             iou = np.stack([sums[:, 0] / sums[:, 1], sums[:, 4] / sums[:, 5]])
             total = sums.sum(0)
             fb_iou = [(total[i] / total[i + 1] + total[i + 2] / total[i + 3]) / 2 for i in (0, 4)]
-        differences["miou"].append(float(np.nanmean(iou[1]) - np.nanmean(iou[0])))
+        mean = [float(np.mean(known)) if len(known := row[~np.isnan(row)]) else math.nan for row in iou]
+        differences["miou"].append(mean[1] - mean[0])
         differences["fb-iou"].append(float(fb_iou[1] - fb_iou[0]))
     return {figure: np.array(values) for figure, values in differences.items()}
 
