@@ -22,7 +22,7 @@ from .matches import ImageId, IouType, Matches, ResultAreas, areas_of, concatena
 
 MAX_DETECTIONS = 300
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
-"""Classes of less than 10, of up to 100, and of more images of the training set."""
+"""What the data's own field ``frequency`` says: in LVIS v1 up to 10, up to 100, or more images of training."""
 
 
 @dataclass(frozen=True)
