@@ -16,10 +16,10 @@ from nts.evaluation.episodes import (
     PaintedInstances,
     draw_episodes,
     evaluate_episodes,
-    mask_of_annotation,
     read_episodes,
     write_episodes,
 )
+from nts.evaluation.layouts import mask_of_annotation
 from nts.presets import PAPER
 from nts.references import InvalidReference
 from nts.small.scenes import coco_dataset, target_scenes
@@ -115,8 +115,17 @@ def test_masks_can_be_compared_at_another_size(scenes):
     images = EpisodeImages(scenes)
     class_ids = [category["id"] for category in scenes["categories"]]
     episodes = draw_episodes(scenes, scenes, class_ids, shots=1, seed=0, count=2)
-    for outcome in evaluate_episodes(episodes, images, images, lambda _, t: np.ones(t.shape[:2], bool), side=64):
-        assert outcome.counts.union == 64 * 64
+    left_half = np.arange(256)[None, :] < 128
+
+    def head(_, target):
+        return np.broadcast_to(left_half, target.shape[:2])
+
+    for outcome in evaluate_episodes(episodes, images, images, head, side=64):
+        truth = images.mask(outcome.episode.target, outcome.episode.class_id)[2::4, 2::4]
+        predicted = np.broadcast_to(left_half[:, 2::4], truth.shape)
+        assert truth.any()
+        assert outcome.counts.intersection == (truth & predicted).sum()
+        assert outcome.counts.union == (truth | predicted).sum() < 64 * 64
 
 
 def test_the_pipeline_as_a_head_finds_something_and_encodes_each_reference_once(

@@ -148,6 +148,11 @@ def test_markdown_says_what_was_measured_and_what_was_not():
     assert "10 shots, seed 42: nothing shown of dog" in text
     assert "## Protocol: A protocol (`p`)" in text
     assert "None" not in text
+    no_phases = {"seconds": 10.0, "images_per_second": 0.5}
+    text = markdown(numbers_of(DRAWS, unit="episodes", objects=None, time=no_phases, skipped=["episode 3: gone"]))
+    assert "1 episodes could not be used, and count as episodes in which nothing was found" in text
+    assert "| data | 5 episodes of 2 classes evaluated |" in text
+    assert "| time | 10 s, 0.50 images/s |" in text
 
 
 def test_a_try_is_called_a_try_in_the_title():

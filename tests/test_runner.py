@@ -21,10 +21,10 @@ from nts.evaluation.coco import coco_results, evaluate
 from nts.evaluation.comparison import compare_runs
 from nts.evaluation.diagnostics import diagnose
 from nts.evaluation.episode_job import EpisodeJob
-from nts.evaluation.episodes import mask_of_annotation, read_episodes, write_episodes
+from nts.evaluation.episodes import read_episodes, write_episodes
 from nts.evaluation.instance_job import InstanceJob
 from nts.evaluation.jobs import Draw, Settings
-from nts.evaluation.layouts import ProtocolData, load, protocol_data
+from nts.evaluation.layouts import ProtocolData, load, mask_of_annotation, protocol_data
 from nts.evaluation.protocols import Published, get_protocol
 from nts.evaluation.run_folder import RunError
 from nts.evaluation.runner import run
@@ -228,6 +228,8 @@ def test_a_folder_that_holds_another_run_is_refused_and_says_what_differs(start,
     other = replace(PRESET, matching=replace(PRESET.matching, nms_iou=0.7))
     with pytest.raises(RunError, match=r"holds another run(.|\n)*preset.matching.nms_iou: 0.5 there, 0.7 now"):
         start(finished, replace(SETTINGS, preset=other))
+    with pytest.raises(RunError, match=r"max_detections: 100 there, 50 now"):
+        start(finished, replace(SETTINGS, protocol=replace(SETTINGS.protocol, max_detections=50)))
     with pytest.raises(RunError, match=r"seeds: \[33, 42\] there, \[33\] now"):
         start(finished, replace(SETTINGS, seeds=(33,)))
     moved = copy.deepcopy(data.targets)
@@ -280,15 +282,20 @@ def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_e
     for annotation in broken["annotations"]:
         if annotation["category_id"] == first:
             annotation["segmentation"] = {"size": [5, 5], "counts": [25]}
-    settings = replace(SETTINGS, shots=(1,), seeds=(42,), limit=1)
+    settings = replace(SETTINGS, shots=(3,), seeds=(42,), limit=1)
     start(tmp_path / "some", settings, replace(data, references=broken))
     numbers = numbers_of(tmp_path / "some")
     assert "has 5 x 5 pixels, its image 256 x 256" in numbers["skipped_references"][0]
     assert numbers["draws"][0]["without_reference"] == [names[first]]
-    assert "a try, on the first 1 of 5 images only" in (tmp_path / "some" / "report.md").read_text()
+    text = (tmp_path / "some" / "report.md").read_text()
+    assert "a try, on the first 1 of 5 images only" in text
+    few = {names[class_id]: 2 for class_id in data.class_ids[1:]}
+    assert numbers["draws"][0]["few_references"] == few
+    listed = ", ".join(f"{name} (2)" for name in few)
+    assert f"3 shots, seed 42: classes with fewer references than shots: {listed}" in text
     for image in broken["images"]:
         image["path"] = str(tmp_path / "gone.jpg")
-    with pytest.raises(RunError, match="none of the references of 1shot-seed42 could be used: .* does not exist"):
+    with pytest.raises(RunError, match="none of the references of 3shot-seed42 could be used: .* does not exist"):
         start(tmp_path / "none", settings, replace(data, references=broken))
 
 
@@ -361,6 +368,43 @@ def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):
         compare_runs(finished, tmp_path, seeds=[33])
     with pytest.raises(ValueError, match="unknown figure 'f1'"):
         compare_runs(finished, tmp_path, figures=["f1"])
+
+
+def test_a_part_without_its_predictions_is_named(data, tmp_path):
+    job = InstanceJob(SETTINGS, data, None, None, tmp_path)
+    parts = [tmp_path / "parts" / f"{number:05d}.npz" for number in range(2)]
+    for draw in SETTINGS.draws:
+        (tmp_path / "predictions" / draw.key).mkdir(parents=True)
+        (tmp_path / "predictions" / draw.key / "00000.json").write_text("[]")
+    job._join_predictions(parts[:1])
+    with pytest.raises(RunError, match=r"1shot-seed33.00001.json is missing: delete .*00001.npz, and run again"):
+        job._join_predictions(parts)
+
+
+def test_an_annotation_without_a_mask_is_no_part_of_episodes_and_told(data, tmp_path):
+    scenes = copy.deepcopy(data.targets)
+    scenes["annotations"][0]["segmentation"] = []
+    settings = Settings(get_protocol("coco-20i-0"), (1,), (0,), PRESET, episodes=4)
+    job = EpisodeJob(settings, replace(data, references=scenes, targets=scenes), None, None, tmp_path)
+    assert len(job.shown[1]["annotations"]) == len(scenes["annotations"]) - 1
+    assert job._notes() == ["1 annotations of the targets have no mask, and count for nothing."]
+    images = episodes.EpisodeImages(job.shown[1])
+    for episode in job.episodes[settings.draws[0]]:
+        assert images.mask(episode.target, episode.class_id).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "the number of episodes must be at least 1, got 0"),
+        ({"units_per_part": -1}, "the number of images per part must be at least 1, got -1"),
+        ({"shots": (1, 0)}, "the number of shots must be at least 1, got 0"),
+        ({"side": 0}, "the side must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(RunError, match=message):
+        replace(SETTINGS, **changes)
 
 
 def test_nothing_to_do_is_refused(start, data, tmp_path):

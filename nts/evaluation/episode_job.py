@@ -20,6 +20,7 @@ from .episodes import (
     write_episodes,
 )
 from .jobs import Clock, Draw, Job
+from .layouts import has_mask
 from .run_folder import RunError, lines_array, read_parts
 from .semantic import summarise_episodes
 
@@ -28,12 +29,21 @@ class EpisodeJob(Job):
     """mIoU and FB-IoU."""
 
     @cached_property
+    def shown(self) -> tuple[dict, dict]:
+        """References and targets, without annotations that have no mask."""
+        return _with_masks(self.data.references), _with_masks(self.data.targets)
+
+    def _notes(self) -> list[str]:
+        without = len(self.data.targets["annotations"]) - len(self.shown[1]["annotations"])
+        told = [f"{without} annotations of the targets have no mask, and count for nothing."] if without else []
+        return [*self.data.notes, *told]
+
+    @cached_property
     def episodes(self) -> dict[Draw, list[Episode]]:
         data, settings = self.data, self.settings
         return {
             draw: draw_episodes(
-                data.references,
-                data.targets,
+                *self.shown,
                 data.class_ids,
                 shots=draw.shots,
                 seed=draw.seed or 0,
@@ -75,8 +85,8 @@ class EpisodeJob(Job):
             write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
         preset = self.settings.preset
         self.head = PaintedInstances(self.encoder, self.segmenter, preset, self.settings.threshold)
-        self.reference_images = EpisodeImages(self.data.references, exif=preset.exif)
-        self.target_images = EpisodeImages(self.data.targets, exif=preset.exif, keep=1)
+        self.reference_images = EpisodeImages(self.shown[0], exif=preset.exif)
+        self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
         progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
 
     def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
@@ -96,7 +106,7 @@ class EpisodeJob(Job):
                 rows.append([d, number, *asdict(outcome.counts).values()])
                 if outcome.error:
                     skipped.append(f"episode {number} of {self.settings.draws[d].key}: {outcome.error}")
-            clock.lap("encode", self.encoder.device)
+            clock.lap("all", self.encoder.device)
             tick()
         return {
             "episodes": np.array(rows, np.int64).reshape(-1, 6),
@@ -127,7 +137,7 @@ class EpisodeJob(Job):
             "unit": "episodes",
             "images": len(next(iter(self.episodes.values()))),
             "all_images": settings.episodes,
-            "objects": len(counts),
+            "objects": None,
             "diagnostics": None,
             "errors": [],
             "skipped_references": [],
@@ -136,8 +146,12 @@ class EpisodeJob(Job):
                 "painted": f"instances of a score of at least {settings.threshold}",
                 "masks compared at": size,
             },
-            "notes": list(self.data.notes),
+            "notes": self._notes(),
         }
+
+
+def _with_masks(dataset: dict) -> dict:
+    return {**dataset, "annotations": [a for a in dataset["annotations"] if has_mask(a)]}
 
 
 def counts_of_draw(rows: np.ndarray, draw: int) -> np.ndarray:

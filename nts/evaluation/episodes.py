@@ -14,22 +14,22 @@ import json
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..encoder import Encoder
-from ..images import ImageError, read_image
+from ..images import ImageError
 from ..memory import MemoryBank, MemoryEntry
 from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
-from .matches import to_rle
+from .layouts import mask_of_annotation, read_annotated_image
+from .matches import number_then_word
 from .semantic import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
 
 EPISODES_PER_FOLD = 1000
@@ -290,47 +290,13 @@ class PaintedInstances:
         return self._entries[reference.label_id]
 
 
-def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:
-    """Read the image of a COCO record, which holds its ``path``, ``width`` and ``height``.
-
-    Raises:
-        ImageError: if the file cannot be read, or has another size than its annotations.
-    """
-    image = read_image(record["path"], exif=exif)
-    if image.shape[:2] != (record["height"], record["width"]):
-        raise ImageError(
-            f"the image {record['path']} has {image.shape[1]} x {image.shape[0]} pixels, but its annotations are for "
-            f"{record['width']} x {record['height']}"
-        )
-    return image
-
-
-def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarray:
-    """The pixels of a COCO segmentation, of polygons or run lengths: bool ``[H, W]``.
-
-    Raises:
-        InvalidReference: if there is no segmentation, or none of this size.
-    """
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        raise InvalidReference(f"annotation {annotation.get('id')!r} has no segmentation")
-    rle = to_rle(segmentation, (height, width), annotation.get("image_id", ""))
-    mask = coco_mask.decode(rle).astype(bool)
-    if mask.shape != (height, width):
-        raise InvalidReference(
-            f"the segmentation of annotation {annotation.get('id')!r} has {mask.shape[1]} x {mask.shape[0]} pixels, "
-            f"its image {width} x {height}"
-        )
-    return mask
-
-
 def _images_of_classes(dataset: dict) -> dict[int, list[int | str]]:
     """Sorted ids of the images that show each class, crowds alone not enough."""
     images: dict[int, set[int | str]] = {}
     for annotation in dataset["annotations"]:
         if not annotation.get("iscrowd", 0):
             images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
-    return {class_id: sorted(ids, key=lambda i: (isinstance(i, str), i)) for class_id, ids in images.items()}
+    return {class_id: sorted(ids, key=number_then_word) for class_id, ids in images.items()}
 
 
 def _resize(mask: np.ndarray, side: int) -> np.ndarray:

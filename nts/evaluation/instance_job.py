@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from ..images import ImageError, read_image
 from ..instances import Instances
+from ..matching import pool_tokens
 from ..memory import MemoryBank, MemoryEntry
 from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
 from ..promotion import promote_boxes
@@ -24,9 +26,8 @@ from ..references import InvalidReference, Reference
 from .average_precision import accumulate, mean_of_known, summarise
 from .coco import coco_results, without_nan
 from .diagnostics import ModelDiagnostics, diagnose, nearest_classes, proposal_hits
-from .episodes import mask_of_annotation, read_annotated_image
 from .jobs import Clock, Draw, Job, image_identity
-from .layouts import has_mask
+from .layouts import has_mask, mask_of_annotation, read_annotated_image
 from .lvis import match_lvis_image, summarise_lvis
 from .matches import IouType, Matches, concatenate, match_image
 from .report import write_file
@@ -79,6 +80,7 @@ class InstanceJob(Job):
         self.heads: dict[Draw, ReferenceSegmenter] = {}
         self.prototypes: dict[Draw, Tensor] = {}
         self.without_reference: dict[Draw, list[str]] = {}
+        self.few_references: dict[Draw, dict[str, int]] = {}
         for draw, drawn in self.references.items():
             memory = MemoryBank(self.encoder.info, self.settings.preset.name)
             for of_class in drawn.values():
@@ -89,6 +91,8 @@ class InstanceJob(Job):
             if not len(memory):
                 raise RunError(f"none of the references of {draw.key} could be used: {self.skipped_references[0]}")
             self.without_reference[draw] = [name for name in self.classes.values() if name not in memory.classes]
+            shown = Counter(entry.class_name for entry in memory.entries)
+            self.few_references[draw] = {name: shown[name] for name in memory.classes if shown[name] < draw.shots}
             self.prototypes[draw] = memory.prototypes().to(self.encoder.device)
             self.heads[draw] = ReferenceSegmenter(memory, self.encoder, self.segmenter, self.settings.preset)
         progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
@@ -221,10 +225,10 @@ class InstanceJob(Job):
         masks = torch.from_numpy(np.stack([mask_of_annotation(a, height, width) for a in of_image]))
         masks = masks.to(self.encoder.device)
         order = {name: k for k, name in enumerate(self.classes.values())}
-        nearest = []
+        nearest, features = [], pool_tokens(target.tokens, masks)
         for draw, head in self.heads.items():
             rows = torch.tensor([order[name] for name in head.classes], device=masks.device)
-            found = nearest_classes(target.tokens, masks, self.prototypes[draw])
+            found = nearest_classes(target.tokens, masks, self.prototypes[draw], features)
             nearest.append(torch.where(found < 0, -1, rows[found]).cpu().numpy())
         return _Objects(
             areas=np.array([a["area"] for a in of_image], np.float64),
@@ -238,8 +242,9 @@ class InstanceJob(Job):
         ids = {name: class_id for class_id, name in self.classes.items()}
         encoded: dict[int, dict] = {}
         results = {}
+        features = pool_tokens(target.tokens, target.proposals.mask_logits > 0)
         for draw, head in self.heads.items():
-            instances = head.match(target)
+            instances = head.match(target, features)
             proposals = instances.proposals.tolist()
             new = [row for row, proposal in enumerate(proposals) if proposal not in encoded]
             class_ids = [ids[name] for name in head.classes]
@@ -275,7 +280,7 @@ class InstanceJob(Job):
         preset, protocol = self.settings.preset, self.settings.protocol
         areas = {"box": "of the box, as published", "own": "of the mask"}[self.settings.result_areas]
         if self.settings.save_predictions:
-            self._join_predictions()
+            self._join_predictions(parts)
         return self.common_numbers(parts, draws) | {
             "diagnostics": self._diagnostics(parts),
             "errors": self._errors(),
@@ -307,6 +312,7 @@ class InstanceJob(Job):
             "seed": draw.seed,
             "references": sum(map(len, self.references[draw].values())),
             "without_reference": self.without_reference[draw],
+            "few_references": self.few_references[draw],
             "figures": figures,
             "per_class": per_class,
         }
@@ -379,12 +385,15 @@ class InstanceJob(Job):
             notes.append(f"Of {self.filled_references} boxes the segmenter drew nothing: the whole box was taken.")
         return notes
 
-    def _join_predictions(self) -> None:
+    def _join_predictions(self, parts: Sequence[Path]) -> None:
         """One COCO results file per draw, of those of the parts."""
         for draw in self.settings.draws:
             rows = []
-            for part in sorted((self.folder / "predictions" / draw.key).glob("*.json")):
-                rows += json.loads(part.read_text())
+            for part in parts:
+                path = self.folder / "predictions" / draw.key / f"{part.stem}.json"
+                if not path.is_file():
+                    raise RunError(f"{path} is missing: delete {part}, and run again")
+                rows += json.loads(path.read_text())
             write_file(self.folder / "predictions" / f"{draw.key}.json", json.dumps(rows).encode())
 
 

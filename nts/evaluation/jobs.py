@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .layouts import ProtocolData
 from .matches import ResultAreas
 from .protocols import Protocol, describe
 from .report import compare_with_published, summarise_seeds
-from .run_folder import code_fingerprint, fingerprint, read_config, read_parts
+from .run_folder import RunError, code_fingerprint, fingerprint, read_config, read_parts
 from .semantic import PAINT_THRESHOLD
 
 UNITS_PER_PART = 50
@@ -70,6 +71,18 @@ class Settings:
     episodes: int = EPISODES_PER_FOLD
     threshold: float = PAINT_THRESHOLD
     side: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = {
+            "limit": self.limit,
+            "number of episodes": self.episodes,
+            "number of images per part": self.units_per_part,
+            "side": self.side,
+            "number of shots": min(self.shots, default=None),
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise RunError(f"the {name} must be at least 1, got {value}")
 
     @property
     def draws(self) -> tuple[Draw, ...]:
@@ -122,6 +135,10 @@ class Job(ABC):
         annotations = [a for a in self.data.targets["annotations"] if a["category_id"] in self.classes]
         return {
             "protocol": settings.protocol.name,
+            "draw": settings.protocol.draw,
+            "evaluator": settings.protocol.evaluator,
+            "iou_types": settings.protocol.iou_types,
+            "max_detections": settings.protocol.max_detections,
             "classes": list(self.classes.values()),
             "shots": list(dict.fromkeys(draw.shots for draw in settings.draws)),
             "seeds": list(dict.fromkeys(draw.seed for draw in settings.draws)),
@@ -139,6 +156,7 @@ class Job(ABC):
             "device": self.encoder.device.type,
             "precision": settings.precision,
             "torch": torch.__version__,
+            **{package: version(package) for package in ("pillow", "pycocotools")},
             "code": code_fingerprint(),
             "save_predictions": settings.save_predictions,
             "units_per_part": settings.units_per_part,
@@ -190,17 +208,19 @@ class Job(ABC):
             "time": {
                 "seconds": float(seconds.sum()),
                 "images_per_second": len(self.units) / float(seconds.sum()),
-                "read_seconds": float(seconds[0]),
-                "encode_seconds": float(seconds[1]),
-                "match_seconds": float(seconds[2]),
+                **{
+                    f"{phase}_seconds": float(of_phase)
+                    for phase, of_phase in zip(Clock.PHASES[:-1], seconds, strict=False)
+                    if not seconds[-1]
+                },
             },
         }
 
 
 class Clock:
-    """Seconds spent reading, in the models, and matching."""
+    """Seconds spent reading, in the models, and matching; or on all of it, where that cannot be told apart."""
 
-    PHASES = ("read", "encode", "match")
+    PHASES = ("read", "encode", "match", "all")
 
     def __init__(self) -> None:
         self.seconds = np.zeros(len(self.PHASES))

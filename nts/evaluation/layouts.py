@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import numpy as np
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
+from ..images import ImageError, read_image
+from ..references import InvalidReference
 from .matches import to_rle
 from .protocols import VOC_CLASSES, Protocol
 
@@ -174,6 +176,40 @@ def has_mask(annotation: dict) -> bool:
     """Whether a COCO annotation has a mask: polygons or a run-length code that are not empty."""
     segmentation = annotation.get("segmentation")
     return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
+
+
+def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:
+    """Read the image of a COCO record, which holds its ``path``, ``width`` and ``height``.
+
+    Raises:
+        ImageError: if the file cannot be read, or has another size than its annotations.
+    """
+    image = read_image(record["path"], exif=exif)
+    if image.shape[:2] != (record["height"], record["width"]):
+        raise ImageError(
+            f"the image {record['path']} has {image.shape[1]} x {image.shape[0]} pixels, but its annotations are for "
+            f"{record['width']} x {record['height']}"
+        )
+    return image
+
+
+def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarray:
+    """The pixels of a COCO segmentation, of polygons or run lengths: bool ``[H, W]``.
+
+    Raises:
+        InvalidReference: if there is no segmentation, or none of this size.
+    """
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        raise InvalidReference(f"annotation {annotation.get('id')!r} has no segmentation")
+    rle = to_rle(segmentation, (height, width), annotation.get("image_id", ""))
+    mask = coco_mask.decode(rle).astype(bool)
+    if mask.shape != (height, width):
+        raise InvalidReference(
+            f"the segmentation of annotation {annotation.get('id')!r} has {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"its image {width} x {height}"
+        )
+    return mask
 
 
 # ----------------------------------------------------------------------------------------------------------------------

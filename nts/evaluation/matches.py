@@ -545,10 +545,10 @@ def _overlaps(
 
 def _ascending(image_ids: Iterable[ImageId]) -> tuple[ImageId, ...]:
     """Ids in the order of COCOeval; numbers before words, where there are both."""
-    return tuple(sorted(image_ids, key=_number_then_word))
+    return tuple(sorted(image_ids, key=number_then_word))
 
 
-def _number_then_word(image_id: ImageId) -> tuple[bool, ImageId]:
+def number_then_word(image_id: ImageId) -> tuple[bool, ImageId]:
     return isinstance(image_id, str), image_id
 
 

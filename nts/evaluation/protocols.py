@@ -429,7 +429,9 @@ _EPISODE_NOTES = (
     "Episodes are drawn from the seed and their number alone, never from the order of workers or devices, so no two "
     "devices repeat each other's; VRP-SAM's published validation repeats the same episodes on all of them.",
     "VRP-SAM's episodes (seed 321) and those of HSNet, Matcher and GF-SAM (seed 0) are different ones; their figures "
-    "and ours are of different episodes again, and comparable to about a point.",
+    "and ours are of different episodes again. How far that moves a figure was not measured.",
+    "VRP-SAM's published figures compare masks at 512 x 512 pixels; ours do so at the image's own size, unless a run "
+    "is given `--side 512`.",
     "Class ids count from 1, 0 is the background, and all classes of the fold are evaluated. The semantic evaluation "
     "of No time to train! let 0 be a class too, and reached about 5 of the 20.",
     "Where instances are painted into one map, they are painted in ascending order of their scores, so that the best "
@@ -644,6 +646,9 @@ def _pascal_5i(fold: int) -> Protocol:
         published=tuple(_episodes_published("pascal", fold)),
         notes=(
             "References and targets are images of VOC2012's segmentation val list that hold a class of the fold.",
+            "An episode draws its class uniformly, then an image of it. The published episodes go through a list of "
+            "images and classes for every fold by its index, so that a class is asked for as often as it is listed, "
+            "with masks of SegmentationClassAug: other images and other frequencies than here.",
             "Pixels marked 255 (outlines, and what the annotators could not tell) are left out of the count.",
             *_EPISODE_NOTES,
         ),

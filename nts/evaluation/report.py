@@ -321,16 +321,18 @@ def _errors(errors: Sequence[Mapping[str, Any]]) -> str:
 
 def _setting(numbers: Mapping[str, Any]) -> str:
     config, time = numbers["config"], numbers["time"]
+    phases = ""
+    if "encode_seconds" in time:
+        phases = f" ({time['encode_seconds']:.0f} s both models, {time['match_seconds']:.0f} s matching and counting)"
+    objects = "" if numbers["objects"] is None else f", {numbers['objects']} objects"
     rows = {
-        "data": f"{numbers['images']} {numbers['unit']}, {numbers['objects']} objects of {len(numbers['classes'])} "
-        f"classes evaluated",
+        "data": f"{numbers['images']} {numbers['unit']}{objects} of {len(numbers['classes'])} classes evaluated",
         "encoder": _model(config["encoder"]),
         "segmenter": _model(config["segmenter"]) + f", {config['points_per_side']}² points",
         "preset": f"`{config['preset']['name']}`",
         **numbers["conventions"],
         "computed": f"on {config['device']}, in {config['precision']}",
-        "time": f"{time['seconds']:.0f} s, {time['images_per_second']:.2f} images/s "
-        f"({time['encode_seconds']:.0f} s both models, {time['match_seconds']:.0f} s matching and counting)",
+        "time": f"{time['seconds']:.0f} s, {time['images_per_second']:.2f} images/s{phases}",
         "code": f"`{config['code'][:12]}`",
     }
     lines = table(["", ""], [[name, value] for name, value in rows.items()], "ll")
@@ -343,15 +345,19 @@ def _model(model: Mapping[str, Any]) -> str:
 
 
 def _skipped(numbers: Mapping[str, Any]) -> str:
-    parts = []
+    parts, unit = [], numbers["unit"]
     for key, words in (
-        ("skipped", "images could not be used, and count as images in which nothing was found"),
+        ("skipped", f"{unit} could not be used, and count as {unit} in which nothing was found"),
         ("skipped_references", "references could not be used and were left out"),
     ):
         if numbers[key]:
             parts.append(f"{len(numbers[key])} {words}:\n\n" + "\n".join(f"* {line}" for line in numbers[key]))
     missing = [draw for draw in numbers["draws"] if draw["without_reference"]]
     parts += [f"{_draw_name(draw)}: nothing shown of {', '.join(draw['without_reference'])}" for draw in missing]
+    for draw in numbers["draws"]:
+        if few := draw.get("few_references"):
+            listed = ", ".join(f"{name} ({count})" for name, count in few.items())
+            parts.append(f"{_draw_name(draw)}: classes with fewer references than shots: {listed}")
     return "## Skipped\n\n" + "\n\n".join(parts) if parts else ""
 
 

@@ -132,8 +132,8 @@ def fingerprint(*values: Any) -> str:
 
 @cache
 def code_fingerprint() -> str:
-    """Hash of the engine's source, without what only reads or prints the numbers; once, as the code is loaded once."""
+    """Hash of the engine's source, without what only reads, prints or draws; once, as the code is loaded once."""
     root = Path(__file__).parents[1]
     files = sorted([*root.glob("*.py"), *root.glob("evaluation/*.py")])
-    told = {"report.py", "__main__.py", "bootstrap.py", "comparison.py", "protocols.py"}
+    told = {"report.py", "__main__.py", "bootstrap.py", "comparison.py", "protocols.py", "inspection.py", "heatmaps.py"}
     return fingerprint([[file.name, file.read_text(encoding="utf-8")] for file in files if file.name not in told])
