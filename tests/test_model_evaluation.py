@@ -51,7 +51,23 @@ def test_equals_evaluate_detections(evaluated):
         for suffix in ("", "_id", "_iou"):
             path = f"{field}.detections."
             assert evaluated.values(f"{path}{KEY}{suffix}") == evaluated.values(f"{path}stock{suffix}"), suffix
-    assert {"tp", "fp", "fn"} <= {*evaluated.distinct(f"found.detections.{KEY}"), "fn"}
+    assert evaluated.distinct(f"found.detections.{KEY}") == ["fp", "tp"]
+    assert evaluated.distinct(f"ground_truth.detections.{KEY}") == ["fn", "tp"]
+
+
+def test_labels_copied_to_another_sample_are_judged_in_each(nts_fo, predicted):
+    first, other = list(predicted)[:2]
+    other["ground_truth"], other["found"] = first.ground_truth.copy(), None
+    for copied, label in zip(other.ground_truth.detections, first.ground_truth.detections, strict=True):
+        copied.id = label.id
+    other.save()
+    assert other.ground_truth.detections[0].id == first.ground_truth.detections[0].id
+    nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    predicted.evaluate_detections("found", "ground_truth", eval_key="stock", use_masks=True, progress=False)
+    for suffix in ("_tp", "_fp", "_fn"):
+        assert predicted.values(f"{KEY}{suffix}") == predicted.values(f"stock{suffix}")
+    assert predicted[other.id][f"{KEY}_fn"] == len(other.ground_truth.detections)
+    assert set(predicted.select(other.id).values(f"ground_truth.detections.{KEY}", unwind=True)) == {"fn"}
 
 
 def test_carries_nap_as_a_metric(nts_fo, evaluated):

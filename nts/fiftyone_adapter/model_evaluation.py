@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -40,12 +41,16 @@ _SAMPLE_SUFFIXES = ("_tp", "_fp", "_fn")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one object: ``"tp"``, ``"fp"`` or ``"fn"``, the label id of its match (empty for none), the IoU."""
+    """What came of one label: ``"tp"``, ``"fp"`` or ``"fn"``, the label id of its match (empty for none), the IoU."""
 
-    sample_id: str
     outcome: str
     match_id: str = ""
     iou: float | None = None
+
+
+Label = tuple[str, str]
+"""Ids of a sample and of a label in it: labels that were copied from sample to sample have one id."""
+Verdicts = dict[Label, Verdict]
 
 
 def check_evaluation_fields(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
@@ -156,16 +161,13 @@ def feed(
     return stamp
 
 
-def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
-    """What came of the predictions, and of the ground truth, by label id; of those that count."""
+def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[Verdicts, Verdicts]:
+    """What came of the predictions, and of the ground truth; of those that count."""
     a, t = matches.areas.index("all"), int(np.flatnonzero(np.isclose(matches.iou_thresholds, iou))[0])
     results, annotations = data.results, data.ground_truth["annotations"]
     right, wrong = matches.true_positives()[a, t], matches.false_positives()[a, t]
-    predictions: dict[str, Verdict] = {}
-    truth = {
-        annotations[row]["label_id"]: Verdict(annotations[row]["image_id"], "fn")
-        for row in matches.annotation[~matches.gt_ignored[a]].tolist()
-    }
+    predictions: Verdicts = {}
+    truth = {_label(annotations[row]): Verdict("fn") for row in matches.annotation[~matches.gt_ignored[a]].tolist()}
     for row, target, is_right, is_wrong in zip(
         matches.result.tolist(), matches.matched[a, t].tolist(), right.tolist(), wrong.tolist(), strict=True
     ):
@@ -173,11 +175,10 @@ def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[dict[s
         if is_right:
             annotation = annotations[target]
             overlap = float(coco_mask.iou([result["segmentation"]], [annotation["segmentation"]], [0])[0, 0])
-            here = result["image_id"]
-            predictions[result["label_id"]] = Verdict(here, "tp", annotation["label_id"], overlap)
-            truth[annotation["label_id"]] = Verdict(here, "tp", result["label_id"], overlap)
+            predictions[_label(result)] = Verdict("tp", annotation["label_id"], overlap)
+            truth[_label(annotation)] = Verdict("tp", result["label_id"], overlap)
         elif is_wrong:
-            predictions[result["label_id"]] = Verdict(result["image_id"], "fp")
+            predictions[_label(result)] = Verdict("fp")
     return predictions, truth
 
 
@@ -206,15 +207,15 @@ def nap_of_evaluation(samples: Collection, results: DetectionResults, classes: S
     return without_nan(nap)
 
 
-def _write_labels(dataset: fo.Dataset, field: str, key: str, found: dict[str, Verdict]) -> None:
+def _write_labels(dataset: fo.Dataset, field: str, key: str, found: Verdicts) -> None:
     for suffix, values in (
         ("", [verdict.outcome for verdict in found.values()]),
         ("_id", [verdict.match_id for verdict in found.values()]),
         ("_iou", [verdict.iou for verdict in found.values()]),
     ):
         rows = [
-            {"sample_id": verdict.sample_id, "label_id": label_id, "value": value}
-            for (label_id, verdict), value in zip(found.items(), values, strict=True)
+            {"sample_id": sample_id, "label_id": label_id, "value": value}
+            for (sample_id, label_id), value in zip(found, values, strict=True)
             if value is not None
         ]
         dataset.set_label_values(f"{field}.detections.{key}{suffix}", rows)
@@ -227,28 +228,31 @@ def _write_errors(dataset: fo.Dataset, field: str, key: str, data: CocoData, kin
     dataset.set_label_values(runs.error_attribute(field, key), rows)
 
 
-def _write_counts(
-    dataset: fo.Dataset, key: str, data: CocoData, predictions: dict[str, Verdict], truth: dict[str, Verdict]
-) -> None:
+def _write_counts(dataset: fo.Dataset, key: str, data: CocoData, predictions: Verdicts, truth: Verdicts) -> None:
     counts = {outcome: {image["id"]: 0 for image in data.ground_truth["images"]} for outcome in ("tp", "fp", "fn")}
-    missed = [verdict for verdict in truth.values() if verdict.outcome == "fn"]
-    for verdict in [*predictions.values(), *missed]:
-        counts[verdict.outcome][verdict.sample_id] += 1
+    missed = [(label, verdict) for label, verdict in truth.items() if verdict.outcome == "fn"]
+    for (sample_id, _), verdict in [*predictions.items(), *missed]:
+        counts[verdict.outcome][sample_id] += 1
     for outcome, by_sample in counts.items():
         dataset.set_values(f"{key}_{outcome}", by_sample, key_field="id")
 
 
-def _pairs(data: CocoData, predictions: dict[str, Verdict], truth: dict[str, Verdict]) -> list[tuple]:
+def _pairs(data: CocoData, predictions: Verdicts, truth: Verdicts) -> list[tuple]:
     """``(true label, predicted label, IoU, confidence, id, predicted id)``, as FiftyOne keeps them."""
     name_of = {number: name for name, number in data.category_ids.items()}
-    labels = {a["label_id"]: name_of[a["category_id"]] for a in data.ground_truth["annotations"]}
+    labels = {_label(a): name_of[a["category_id"]] for a in data.ground_truth["annotations"]}
     pairs: list[tuple] = []
     for result in data.results:
-        verdict = predictions.get(result["label_id"])
+        verdict = predictions.get(_label(result))
         if verdict is None:
             continue
         label, match_id = name_of[result["category_id"]], verdict.match_id or None
-        target = labels[match_id] if match_id else None
+        target = labels[result["image_id"], match_id] if match_id else None
         pairs.append((target, label, verdict.iou, result["score"], match_id, result["label_id"]))
-    missed = [label_id for label_id, verdict in truth.items() if verdict.outcome == "fn"]
-    return pairs + [(labels[label_id], None, None, None, label_id, None) for label_id in missed]
+    missed = [label for label, verdict in truth.items() if verdict.outcome == "fn"]
+    return pairs + [(labels[label], None, None, None, label[1], None) for label in missed]
+
+
+def _label(item: Mapping[str, Any]) -> Label:
+    """Of a result or an annotation."""
+    return item["image_id"], item["label_id"]
