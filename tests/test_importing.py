@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -97,14 +96,14 @@ def test_fiftyone_reads_the_files_of_coco_themselves_with_the_same_objects_and_m
         assert all(np.array_equal(a, b) for a, b in zip(*masks, strict=True))
 
 
-def test_an_import_that_fails_leaves_no_dataset_behind(importing, fo, tmp_path):
-    folder = shutil.copytree(tiny("coco"), tmp_path / "coco")
-    path = folder / "annotations" / "instances_val2017.json"
-    dataset = json.loads(path.read_text())
-    dataset["annotations"][0]["segmentation"] = {"type": "polygon"}
-    path.write_text(json.dumps(dataset))
-    with pytest.raises(KeyError):
-        importing.import_layout("coco-fsod", folder, "imported-broken")
+def test_an_import_that_fails_leaves_no_dataset_behind(importing, fo, monkeypatch):
+    def fail(dataset, *_):
+        assert dataset.name == "imported-broken"
+        raise KeyError("in the middle")
+
+    monkeypatch.setattr(importing, "_add_coco", fail)
+    with pytest.raises(KeyError, match="in the middle"):
+        importing.import_layout("coco-fsod", tiny("coco"), "imported-broken")
     assert not fo.dataset_exists("imported-broken")
 
 
