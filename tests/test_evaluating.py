@@ -177,6 +177,22 @@ def test_one_that_lost_its_name_writes_nothing(nts_fo, predicted, meanwhile):
         assert nts_fo.list_evaluations(predicted)[KEY]["classes"] == list(CLASSES[:1])
 
 
+def test_one_that_is_deleted_while_it_writes_leaves_no_fields(nts_fo, predicted, monkeypatch):
+    from nts.fiftyone_adapter import model_evaluation
+
+    fields, write = set(predicted.get_field_schema(flat=True)), model_evaluation._write_counts
+
+    def write_what_is_deleted(*args):
+        nts_fo.delete_evaluation(predicted, KEY)
+        write(*args)
+
+    monkeypatch.setattr(model_evaluation, "_write_counts", write_what_is_deleted)
+    with pytest.raises(ValueError):
+        nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    assert predicted.list_evaluations() == predicted.list_runs() == []
+    assert set(predicted.get_field_schema(flat=True)) == fields
+
+
 def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, targets):
     nts_fo.build_reference_memory(references, "ground_truth", "shapes")
     nts_fo.auto_segment_view(targets, "shapes")

@@ -402,6 +402,16 @@ def test_class_names_that_look_like_numbers_are_names(nts_fo, evaluated):
     assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
 
 
+def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
+    scores = evaluated.values("second.detections.confidence")
+    evaluated.set_values("second.detections.confidence", [[10 * score - 5 for score in of] for of in scores])
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="scores")
+    panel = Panel(evaluated).event("on_load").tab("confidence")
+    lines = panel.data["confidence"]["plot"][0]["x"]
+    assert min(lines) < 0 < 1 < max(lines)
+    assert f'"range": [{min(lines)}, {max(lines)}]' in panel.words
+
+
 def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
     best = nts_fo.open_evaluation(evaluated, "nap_second").best_threshold("masks")
     assert best - 0.001 < panel.state["confidence"]["choices"]["threshold"] <= best

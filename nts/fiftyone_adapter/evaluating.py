@@ -237,7 +237,7 @@ def evaluation_job(
             model_evaluation=stamp,
         )
     except BaseException as error:
-        _clean_up(evaluated, eval_key, token, error)
+        _clean_up(evaluated, eval_key, predictions_field, ground_truth_field, token, error)
         raise
     return report
 
@@ -249,13 +249,21 @@ def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
     return {name: stored[name] for name in names}
 
 
-def _clean_up(view: Collection, eval_key: str, token: str, error: BaseException) -> None:
+def _clean_up(
+    view: Collection,
+    eval_key: str,
+    predictions_field: str,
+    ground_truth_field: str,
+    token: str,
+    error: BaseException,
+) -> None:
     """Leave nothing of an evaluation that came to no end, but for the reason, unless somebody stopped it.
 
     Half an evaluation in FiftyOne's terms would pass for a whole one.
     """
-    if not runs.is_draft(view, eval_key, token):
-        return  # deleted, or begun once more: what there is under this name is another's
+    if not runs.is_draft(view, eval_key, token):  # it was deleted, or begun once more
+        model_evaluation.delete_remains(view, eval_key, predictions_field, ground_truth_field)
+        return
     if runs.drafts(view, runs.EVALUATION)[eval_key].get("model_evaluation"):
         runs.delete_model_evaluation(view, eval_key)
     if isinstance(error, Exception):

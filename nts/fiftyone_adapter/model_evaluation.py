@@ -71,6 +71,16 @@ def check_undeclared_attributes(view: Collection, key: str, predictions_field: s
     _refuse(key, [path for path in _paths(key, predictions_field, ground_truth_field) if path in undeclared])
 
 
+def delete_remains(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
+    """Delete what was written after the evaluation was deleted, unless the name has another owner by now."""
+    dataset = view._root_dataset
+    owned = {*dataset.list_evaluations(), *runs.configs(view, runs.EVALUATION), *runs.drafts(view, runs.EVALUATION)}
+    if key not in owned:
+        for path in _paths(key, predictions_field, ground_truth_field):
+            if dataset.has_field(path):
+                dataset.delete_sample_field(path)
+
+
 def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[str]:
     """All that an evaluation writes."""
     paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
