@@ -454,6 +454,18 @@ class TestErrors:
         with pytest.raises(LayoutError, match=r"no COCO data set: it lacks annotations, categories"):
             load(get_protocol("coco-fsod"), folder)
 
+    @pytest.mark.parametrize(
+        ("part", "key"), [("images", "coco_url"), ("images", "neg_category_ids"), ("categories", "frequency")]
+    )
+    def test_what_lvis_knows_and_a_file_does_not_is_named(self, copy, part, key):
+        folder = copy("lvis")
+        path = folder / "lvis_v1_val.json"
+        dataset = json.loads(path.read_text())
+        del dataset[part][1][key]
+        path.write_text(json.dumps(dataset))
+        with pytest.raises(LayoutError, match=f"lvis_v1_val.json is no LVIS data set: some of its {part} lack {key}"):
+            load(get_protocol("lvis"), folder)
+
     def test_a_protocol_of_ones_own_has_no_layout(self, tmp_path):
         with pytest.raises(LayoutError, match="'custom' has no layout on disk: give it FiftyOne views"):
             load(get_protocol("custom"), tmp_path)

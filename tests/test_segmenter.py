@@ -144,7 +144,7 @@ def test_boxes_that_are_none_are_refused_and_no_boxes_give_no_masks(small_segmen
     assert promote_boxes(image, np.zeros((0, 4)), small_segmenter).masks.shape == (0, 60, 80)
     with pytest.raises(ValueError, match=r"boxes must be \[m, 4\], got \[4\]"):
         promote_boxes(image, [1, 2, 3, 4], small_segmenter)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="box 0 is not finite"):
         promote_boxes(image, [[1, 2, 3, np.nan]], small_segmenter)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..images import ImageError, read_image
+from ..images import ImageError
 from ..instances import Instances
 from ..matching import pool_tokens
 from ..memory import MemoryBank, MemoryEntry
@@ -146,9 +146,7 @@ class InstanceJob(Job):
         for image_id, of_image in by_image.items():
             record = images[image_id]
             try:
-                # CD-FSOD's files and the like may not say how large an image is.
-                known = "height" in record and "width" in record
-                image = read_annotated_image(record, exif=exif) if known else read_image(record["path"], exif=exif)
+                image = read_annotated_image(record, exif=exif)
             except ImageError as error:
                 unreadable += [f"annotation {a['id']}: {error}" for a in of_image]
                 continue

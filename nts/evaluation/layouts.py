@@ -240,7 +240,15 @@ def _coco_json(folder: Path, split: str, year: str) -> Path:
 def _load_lvis(folder: Path, split: str) -> dict:
     """LVIS names an image by its address at COCO, and takes those of its validation from COCO's training images too."""
     name = f"lvis_v1_{split}.json"
-    dataset = _read_json(_first_of([folder / name, folder / "annotations" / name], "lvis"), "lvis")
+    path = _first_of([folder / name, folder / "annotations" / name], "lvis")
+    dataset = _read_json(path, "lvis")
+    needed = {
+        "images": ("coco_url", "neg_category_ids", "not_exhaustive_category_ids"),
+        "categories": ("frequency",),
+    }
+    for part, keys in needed.items():
+        if missing := [key for key in keys if any(key not in item for item in dataset[part])]:
+            raise LayoutError(f"{path} is no LVIS data set: some of its {part} lack {', '.join(missing)}")
     for image in dataset["images"]:
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     return _with_paths(dataset, folder, "lvis")
