@@ -201,3 +201,16 @@ def test_faults_of_published_episodes_are_named_as_not_copied(name):
     notes = " ".join(get_protocol(name).notes)
     for fault in ("same episodes on all", "Class ids count from 1", "ascending order", "checkpoint on the novel fold"):
         assert fault in notes
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_episodes_say_how_they_differ_from_the_published_ones(name):
+    notes = " ".join(get_protocol(name).notes)
+    assert "512 x 512" in notes
+    assert "about a point" not in notes
+    assert ("SegmentationClassAug" in notes) == name.startswith("pascal")
+
+
+def test_repetitions_of_cd_fsod_are_counted_at_both_numbers_of_shots():
+    notes = " ".join(get_protocol("cd-fsod-clipart1k").notes)
+    assert "at 5 shots 95 of 100 and at 10 shots 181 of 197" in notes

@@ -31,6 +31,7 @@ from nts.evaluation.runner import run
 from nts.evaluation.sampling import draw_references
 from nts.images import read_image
 from nts.masks import draw_masks
+from nts.matching import pool_tokens
 from nts.memory import MemoryBank
 from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
 from nts.presets import PAPER
@@ -162,6 +163,19 @@ def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, smal
     assert len(results) == len(expected) > 0
     for found, wanted in zip(results, expected, strict=True):
         assert found == wanted | {"score": pytest.approx(wanted["score"], abs=1e-5)}
+
+
+def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch):
+    def again(*_):
+        raise AssertionError("pooled for a draw")
+
+    pooled = []
+    monkeypatch.setattr("nts.matching.pool_tokens", again)
+    monkeypatch.setattr("nts.evaluation.diagnostics.pool_tokens", again)
+    monkeypatch.setattr(instance_job, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
+    numbers = start(tmp_path, replace(SETTINGS, limit=1, save_predictions=False))
+    assert len(numbers["draws"]) == 4
+    assert len(pooled) == 2  # the proposals, and the true masks
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numbers(
