@@ -1,6 +1,6 @@
 """Train the small DINOv2 on drawn scenes: members of a species attract, everything else repels.
 
-    python -m training.train_encoder --steps 6400 --out nts/small/encoder
+    python -m training.train_encoder --steps 7600 --out nts/small/encoder
 
 The supervised contrastive loss sees exactly what the pipeline compares: patch tokens after the final LayerNorm,
 averaged over an object's mask on the scene (the target side), or over its crop with weighted patches (the reference
@@ -544,7 +544,7 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6400)
+    parser.add_argument("--steps", type=int, default=7600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--run",
