@@ -169,6 +169,8 @@ def test_a_clone_of_the_dataset_knows_its_evaluation(nts_fo, predicted):
     nts_fo.delete_evaluation(again, KEY)
     assert set(again.get_field_schema(flat=True)) == fields
     assert again.list_evaluations() == []
+    for copy in (clone, again):
+        copy.delete()
 
 
 def test_attributes_that_are_not_declared_are_not_overwritten(nts_fo, predicted):
