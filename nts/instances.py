@@ -17,7 +17,8 @@ class Instances:
         boxes: float ``[m, 4]``, ``x1, y1, x2, y2`` in pixels, half-open: ``x2 - x1`` is the width of the mask.
         labels: int64 ``[m]``, row of the class prototype that each instance is most alike.
         scores: float ``[m]`` in ``[0, 1]``: cosine similarity after soft merging.
-        similarities: float ``[m]`` in ``[0, 1]``: cosine similarity before soft merging.
+        similarities: float ``[m]`` in ``[0, 1]``: cosine similarity before soft merging, or the score in its place
+            where a reference prompt judges.
         margins: float ``[m]`` in ``[0, 1]``: how much ``similarities`` is above the similarity to the second best
             class, which is 0 where there is but one class. A small margin is a label that could as well be another.
         predicted_iou: float ``[m]``: SAM2's own estimate of the quality of the mask.

@@ -108,6 +108,7 @@ def match_proposals(
     image_size: tuple[int, int],
     config: MatchingConfig | None = None,
     features: Tensor | None = None,
+    class_scores: Tensor | None = None,
 ) -> Instances:
     """Turn the proposals of one image into instances.
 
@@ -119,6 +120,8 @@ def match_proposals(
         image_size: ``(H, W)`` of the image in pixels.
         config: see :class:`MatchingConfig`.
         features: ``[n, C]``, what :func:`pool_tokens` makes of the masks, where it is known already.
+        class_scores: ``[n, K]`` in ``[0, 1]``, where something else than the prototypes judges what class each mask is
+            of; it takes the place of their similarity everywhere.
 
     Returns:
         :class:`~nts.instances.Instances`; none, where nothing is alike to any class.
@@ -132,7 +135,7 @@ def match_proposals(
 
     low_resolution_masks = mask_logits > 0
     features = pool_tokens(tokens, low_resolution_masks) if features is None else features
-    class_similarities = similarity(features, prototypes)
+    class_similarities = similarity(features, prototypes) if class_scores is None else class_scores
     similarities, labels = class_similarities.max(1)
 
     # The predicted IoU orders the suppression and does not enter the score; the similarity, the other way round.

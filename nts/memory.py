@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -18,12 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-SCHEMA_VERSION = 1
+from .files import pack_tensors, unpack_tensors, write_file
+
+SCHEMA_VERSION = 2
+"""2: entries may be ``promoted``, and may have whole images. Files of schema 1 are read, too."""
 _FORMAT = "nts-memory"
 
 
@@ -92,6 +91,27 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True, eq=False)
+class WholeImage:
+    """The whole image of a reference, as a visual reference prompt looks at it.
+
+    Attributes:
+        key: names the image: references of one image share its tokens.
+        tokens: half precision ``[P, C]``, the patch tokens of the image.
+        weights: half precision ``[P]`` in ``[0, 1]``, the annotation on the patch grid.
+        kind: of the annotation; ``"mask"``, if it was promoted to one.
+    """
+
+    key: str
+    tokens: Tensor
+    weights: Tensor
+    kind: str = "mask"
+
+    def joined(self, other: WholeImage) -> WholeImage:
+        """With what another annotation of the same image marks, too."""
+        return replace(self, weights=torch.maximum(self.weights, other.weights))
+
+
+@dataclass(frozen=True, eq=False)
 class MemoryEntry:
     """One reference in the bank.
 
@@ -100,8 +120,10 @@ class MemoryEntry:
         prototype: float ``[C]``, the instance prototype, not normalised.
         sample_id: id of the sample that it came from.
         label_id: id of the label; the bank keeps one entry per label id (but for empty ids).
-        kind: geometry of the annotation: ``"mask"`` or ``"box"``.
+        kind: geometry of the annotation: ``"mask"``, ``"box"``, ``"point"`` or ``"scribble"``.
         weight: patches that the mask covers on the encoder's grid.
+        promoted: the mask was drawn by SAM2 from an annotation of this kind.
+        whole_image: kept for visual reference prompts, if asked for; some hundred times the size of a prototype.
     """
 
     class_name: str
@@ -110,6 +132,8 @@ class MemoryEntry:
     label_id: str = ""
     kind: str = "mask"
     weight: float = 1.0
+    promoted: bool = False
+    whole_image: WholeImage | None = None
 
 
 class MemoryBank:
@@ -226,16 +250,26 @@ class MemoryBank:
 
     def to_bytes(self) -> bytes:
         """The bank as the content of a ``.safetensors`` file."""
-        entries = [{k: getattr(e, k) for k in _ENTRY_FIELDS} for e in self._entries.values()]
+        entries, tokens, weights = [], dict[str, Tensor](), []
+        for entry in self._entries.values():
+            record = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
+            image = entry.whole_image
+            if image is not None:
+                record["whole_image"] = {"key": image.key, "kind": image.kind}
+                tokens[image.key] = image.tokens
+                weights.append(image.weights)
+            entries.append(record)
+        tensors = {"instance_prototypes": self.instance_prototypes()}
+        if weights:
+            tensors |= {"image_tokens": torch.stack(list(tokens.values())), "image_weights": torch.stack(weights)}
         header = {
-            "format": _FORMAT,
-            "schema_version": str(SCHEMA_VERSION),
             "encoder": json.dumps(asdict(self.encoder)),
             "preset": self.preset,
             "created": self.created,
             "entries": json.dumps(entries),
+            "images": json.dumps(list(tokens)),
         }
-        return save_safetensors({"instance_prototypes": self.instance_prototypes()}, header)
+        return pack_tensors(tensors, _FORMAT, SCHEMA_VERSION, header)
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "the memory") -> MemoryBank:
@@ -244,26 +278,18 @@ class MemoryBank:
         Raises:
             MemoryFileError: if the content is damaged, is no memory, or has a newer schema.
         """
+        tensors, header = unpack_tensors(
+            data, _FORMAT, SCHEMA_VERSION, noun="memory", source=source, error=MemoryFileError
+        )
         try:
-            tensors = load_safetensors(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-        except (SafetensorError, ValueError, OverflowError) as error:
-            raise MemoryFileError(f"{source} is damaged or no memory file: {error}") from error
-        if header.get("format") != _FORMAT:
-            raise MemoryFileError(f"{source} is a .safetensors file, but no memory: its format tag is not {_FORMAT!r}")
-        schema_version = header.get("schema_version", "")
-        if schema_version.isdigit() and int(schema_version) > SCHEMA_VERSION:
-            raise MemoryFileError(
-                f"{source} has schema version {schema_version}, but this version of the plugin reads up to "
-                f"{SCHEMA_VERSION}: update the plugin"
-            )
-        try:
-            if not schema_version.isdigit():
-                raise ValueError(f"schema version {schema_version!r}")
             bank = cls(EncoderInfo(**json.loads(header["encoder"])), header["preset"], header["created"])
+            images = dict(zip(json.loads(header.get("images", "[]")), tensors.get("image_tokens", ()), strict=True))
+            weights = iter(tensors.get("image_weights", ()))
             for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
-                bank.add(MemoryEntry(prototype=prototype, **record))
-        except (KeyError, TypeError, ValueError) as error:
+                about = record.pop("whole_image", None)
+                image = about and WholeImage(about["key"], images[about["key"]], next(weights), about["kind"])
+                bank.add(MemoryEntry(prototype=prototype, whole_image=image, **record))
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise MemoryFileError(f"{source} is damaged: its header and its tensors do not agree ({error})") from error
         return bank
 
@@ -273,19 +299,9 @@ class MemoryBank:
         Raises:
             MemoryFileError: if the file cannot be written (folder missing or read-only, disk full).
         """
-        path = Path(path)
-        data = self.to_bytes()
-        temporary = None
         try:
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-                temporary = Path(file.name)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            write_file(Path(path), self.to_bytes())
         except OSError as error:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
             raise MemoryFileError(f"the memory could not be written to {path}: {error.strerror or error}") from error
 
     @classmethod
@@ -310,7 +326,7 @@ class MemoryBank:
         return bank
 
 
-_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name != "prototype")
+_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name not in ("prototype", "whole_image"))
 
 
 def _describe(encoder: EncoderInfo) -> str:

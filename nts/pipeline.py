@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .encoder import Encoder
-from .images import prepare_target
+from .images import normalise, prepare_target, stretch
 from .instances import Instances
-from .matching import match_proposals, most_alike_references
-from .memory import MemoryBank, MemoryEntry, instance_prototype
+from .matching import match_proposals, most_alike_references, pool_tokens, similarity
+from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
-from .references import InvalidReference, Reference, prepare_reference
-from .segmenter import Proposals, Segmenter
+from .references import (
+    InvalidReference,
+    Reference,
+    annotation_weights,
+    by_image,
+    contradictions,
+    prepare_reference,
+)
+from .segmenter import ImageEmbedding, Proposals, Segmenter
+from .vrp.head import ClassMaps, PromptHead, whole_images
+from .vrp.prompt import ReferencePrompt
+from .vrp.scoring import score_proposals
+
+Scorer = Literal["prototype", "vrp", "both"]
+SCORERS: tuple[Scorer, ...] = ("prototype", "vrp", "both")
 
 
 @dataclass(frozen=True)
@@ -31,20 +46,41 @@ class Skipped:
 
 
 def encode_references(
-    references: Iterable[Reference], encoder: Encoder, preset: str | Preset = "default", batch_size: int = 8
+    references: Iterable[Reference],
+    encoder: Encoder,
+    preset: str | Preset = "default",
+    batch_size: int = 8,
+    *,
+    keep_images: bool = False,
 ) -> Iterator[MemoryEntry | Skipped]:
     """Turn references into entries of a memory, one result per reference, in their order.
 
     References are read ``batch_size`` at a time, so an iterator that loads images as it goes needs little memory.
+
+    Args:
+        references: of any kind; those of one image share its array and follow each other.
+        encoder: a loaded encoder.
+        preset: how they are prepared.
+        batch_size: references encoded at a time.
+        keep_images: keep the tokens of whole images, too, which a visual reference prompt needs.
     """
     preset = get_preset(preset)
     references = iter(references)
+    last: tuple[np.ndarray, str, Tensor] | None = None
     while batch := list(islice(references, batch_size)):
         prepared = [_prepare(reference, encoder, preset) for reference in batch]
         usable = [inputs for inputs in prepared if not isinstance(inputs, Skipped)]
         tokens = iter(encoder.encode(torch.stack([pixels for pixels, _ in usable])) if usable else ())
         for reference, inputs in zip(batch, prepared, strict=True):
-            yield inputs if isinstance(inputs, Skipped) else _entry(reference, next(tokens).cpu(), inputs[1])
+            if isinstance(inputs, Skipped):
+                yield inputs
+                continue
+            entry = _entry(reference, next(tokens).cpu(), inputs[1])
+            if keep_images:
+                if last is None or last[0] is not reference.image:
+                    last = reference.image, *_whole_tokens(reference.image, encoder)
+                entry = replace(entry, whole_image=_whole_image(reference, *last[1:], encoder.grid))
+            yield entry
 
 
 def build_memory(
@@ -52,12 +88,26 @@ def build_memory(
 ) -> tuple[MemoryBank, list[Skipped]]:
     """A memory of all usable references, and the list of those that were left out.
 
+    References of one image that follow each other and contradict each other are left out, see
+    :func:`nts.references.contradictions`. Boxes, points and scribbles are taken as they are; give them to
+    :func:`nts.promotion.promote` before to have masks drawn for them.
+
     >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
     """
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     preset = get_preset(preset)
-    memory, skipped = MemoryBank(encoder.info, preset.name), []
-    for result in encode_references(references, encoder, preset):
+    memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
+
+    def usable() -> Iterator[Reference]:
+        for of_image in by_image(references):
+            reasons = contradictions(of_image)
+            for k, reference in enumerate(of_image):
+                if k in reasons:
+                    skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
+                else:
+                    yield reference
+
+    for result in encode_references(usable(), encoder, preset):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -73,15 +123,22 @@ class EncodedTarget:
         tokens: ``[h, w, C]`` patch tokens.
         proposals: the masks that SAM2 proposes.
         image_size: ``(H, W)``.
+        embedding: SAM2's, for a visual reference prompt to be decoded with; kept only if asked for.
     """
 
     tokens: Tensor
     proposals: Proposals
     image_size: tuple[int, int]
+    embedding: ImageEmbedding | None = None
 
 
 def encode_target(
-    image: np.ndarray, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default"
+    image: np.ndarray,
+    encoder: Encoder,
+    segmenter: Segmenter,
+    preset: str | Preset = "default",
+    *,
+    keep_embedding: bool = False,
 ) -> EncodedTarget:
     """Run both models on an image, uint8 ``[H, W, 3]``."""
     preset = get_preset(preset)
@@ -90,7 +147,12 @@ def encode_target(
     )
     tokens = encoder.encode(encoder_input[None])[0]
     embedding = segmenter.embed(segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
-    return EncodedTarget(tokens, segmenter.propose(embedding, preset.proposals), image.shape[:2])
+    proposals = segmenter.propose(embedding, preset.proposals)
+    if not keep_embedding:
+        return EncodedTarget(tokens, proposals, image.shape[:2])
+    if not preset.proposals.add_no_mem_embed:
+        embedding = segmenter.with_no_mem_embed(embedding)
+    return EncodedTarget(tokens, proposals, image.shape[:2], embedding)
 
 
 class ReferenceSegmenter:
@@ -105,10 +167,15 @@ class ReferenceSegmenter:
         encoder: a loaded encoder, or a name for :func:`nts.models.load_encoder`.
         segmenter: a loaded segmenter, or a name for :func:`nts.models.load_segmenter`.
         preset: ``"default"``, ``"paper"``, or a :class:`~nts.presets.Preset`.
+        scorer: what judges which class a proposal is of, and how surely. ``"prototype"``: its likeness to the
+            prototypes, as published. ``"vrp"``: a trained visual reference prompt. ``"both"``: the geometric mean of
+            the two. Suppression and merging are the same for all.
+        prompt: the trained prompt, for the scorers that need one; the memory must have whole images then.
 
     Raises:
         EncoderMismatch: if another encoder made the memory.
-        ValueError: if the memory is empty.
+        PromptMismatch: if the prompt was trained for other models, or the memory has no whole images.
+        ValueError: if the memory is empty, or a scorer lacks its prompt.
     """
 
     def __init__(
@@ -117,7 +184,14 @@ class ReferenceSegmenter:
         encoder: Encoder | str = "small",
         segmenter: Segmenter | str = "small",
         preset: str | Preset = "default",
+        *,
+        scorer: Scorer = "prototype",
+        prompt: ReferencePrompt | None = None,
     ) -> None:
+        if scorer not in SCORERS:
+            raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
+        if scorer != "prototype" and prompt is None:
+            raise ValueError(f"the scorer {scorer!r} needs a trained reference prompt")
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
         self.segmenter = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self.preset = get_preset(preset)
@@ -127,6 +201,11 @@ class ReferenceSegmenter:
         self._prototypes = memory.prototypes().to(device)
         self._references = memory.instance_prototypes().to(device)
         self._reference_labels = memory.entry_labels().to(device)
+        self.scorer = scorer
+        self._head: PromptHead | None = None
+        if scorer != "prototype" and prompt is not None:
+            self._head = PromptHead(prompt, self.encoder, self.segmenter)
+            self._states = self._head.look(whole_images(memory))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,7 +214,21 @@ class ReferenceSegmenter:
 
     def segment(self, image: np.ndarray) -> Instances:
         """Find instances in an image, uint8 ``[H, W, 3]``. An image without any gives empty instances."""
-        return self.match(encode_target(image, self.encoder, self.segmenter, self.preset))
+        return self.match(self.encode(image))
+
+    def encode(self, image: np.ndarray) -> EncodedTarget:
+        """Run both models on an image, uint8 ``[H, W, 3]``, and keep what :meth:`match` will need."""
+        return encode_target(image, self.encoder, self.segmenter, self.preset, keep_embedding=self._head is not None)
+
+    def class_maps(self, target: EncodedTarget) -> ClassMaps:
+        """What the reference prompt sees of every class in an image, by :meth:`encode`.
+
+        Raises:
+            ValueError: if there is no reference prompt, or the image was encoded without its embedding.
+        """
+        if self._head is None or target.embedding is None:
+            raise ValueError("maps of classes are a reference prompt's: choose the scorer 'vrp' or 'both', then encode")
+        return self._head.maps(self._states, target.tokens, target.embedding)
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget, features: Tensor | None = None) -> Instances:
@@ -143,6 +236,8 @@ class ReferenceSegmenter:
 
         They do not depend on the memory: who asks several of them for one image need pool them only once.
         """
+        masks = target.proposals.mask_logits > 0
+        features = pool_tokens(target.tokens, masks) if features is None else features
         instances = match_proposals(
             target.tokens,
             target.proposals.mask_logits,
@@ -151,11 +246,19 @@ class ReferenceSegmenter:
             target.image_size,
             self.preset.matching,
             features,
+            self._class_scores(target, masks, features),
         )
         references = most_alike_references(
             instances.features, instances.labels, self._references, self._reference_labels
         )
         return replace(instances, references=references)
+
+    def _class_scores(self, target: EncodedTarget, masks: Tensor, features: Tensor) -> Tensor | None:
+        """``[n, K]`` by the reference prompt; ``None`` where the prototypes judge alone."""
+        if self._head is None:
+            return None
+        scores = score_proposals(self.class_maps(target).probabilities, masks)
+        return scores if self.scorer == "vrp" else (scores * similarity(features, self._prototypes)).sqrt()
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:
@@ -171,6 +274,18 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
         return Skipped(reference.sample_id, reference.label_id, str(error))
 
 
+def _whole_tokens(image: np.ndarray, encoder: Encoder) -> tuple[str, Tensor]:
+    """A name made of its pixels, and half precision ``[P, C]`` patch tokens of an image."""
+    name = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
+    pixels = normalise(stretch(image, encoder.info.input_size))
+    return name.hexdigest(), encoder.encode(pixels[None])[0].flatten(0, 1).half().cpu()
+
+
+def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:
+    kind = "mask" if reference.promoted else reference.kind
+    return WholeImage(name, tokens, annotation_weights(reference.mask, kind, grid).flatten().half(), kind)
+
+
 def _entry(reference: Reference, tokens: Tensor, weights: Tensor) -> MemoryEntry:
     return MemoryEntry(
         class_name=reference.class_name,
@@ -179,4 +294,5 @@ def _entry(reference: Reference, tokens: Tensor, weights: Tensor) -> MemoryEntry
         label_id=reference.label_id,
         kind=reference.kind,
         weight=float(weights.sum()),
+        promoted=reference.promoted,
     )

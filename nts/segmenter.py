@@ -7,7 +7,7 @@ those of the whole decoder; the drawing, which moves most of the memory, is done
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,23 @@ class ProposalConfig:
             raise ValueError(f"iou_threshold must lie in [0, 1], got {self.iou_threshold}")
         if self.prompts_per_chunk is not None and self.prompts_per_chunk < 1:
             raise ValueError(f"prompts_per_chunk must be at least 1, got {self.prompts_per_chunk}")
+
+
+@dataclass(frozen=True)
+class SegmenterInfo:
+    """Which SAM2 it is.
+
+    Attributes:
+        name: as given by the user.
+        fingerprint: hash of the weights.
+        input_size: side of its square input in pixels.
+        prompt_dim: length of a prompt token.
+    """
+
+    name: str
+    fingerprint: str
+    input_size: int
+    prompt_dim: int
 
 
 @dataclass(frozen=True)
@@ -128,9 +145,19 @@ class Segmenter:
         """
         with autocast(self.device, self._dtype):
             *high_resolution, features = self._model.forward_image(pixels[None].to(self.device))["backbone_fpn"]
-            if add_no_mem_embed and self._model.directly_add_no_mem_embed:
-                features = features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
+            if add_no_mem_embed:
+                features = self._add_no_mem_embed(features)
         return ImageEmbedding(features, tuple(high_resolution))
+
+    @torch.inference_mode()
+    def with_no_mem_embed(self, embedding: ImageEmbedding) -> ImageEmbedding:
+        """An embedding that was made without SAM2's "no memory" embedding, with it."""
+        return replace(embedding, features=self._add_no_mem_embed(embedding.features))
+
+    def _add_no_mem_embed(self, features: Tensor) -> Tensor:
+        if not self._model.directly_add_no_mem_embed:
+            return features
+        return features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
 
     @torch.inference_mode()
     def propose(self, embedding: ImageEmbedding, config: ProposalConfig | None = None) -> Proposals:
@@ -199,9 +226,14 @@ class Segmenter:
         return Decoded(logits, object_score)
 
     @property
-    def prompt_dim(self) -> int:
-        """``C``, length of a prompt token."""
-        return self._model.sam_prompt_encoder.embed_dim
+    def mask_side(self) -> int:
+        """``S``, side of the mask logits: a quarter of the input."""
+        return self.input_size // 4
+
+    @property
+    def info(self) -> SegmenterInfo:
+        """Which SAM2 this is, for what is made with it and kept."""
+        return SegmenterInfo(self.name, self.fingerprint, self.input_size, self._model.sam_prompt_encoder.embed_dim)
 
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""

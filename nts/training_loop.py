@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +20,20 @@ from torch import Tensor, nn
 
 from .images import normalise
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass
-class Training:
+class Training(Generic[Model]):
     """A model on its way: after `step` steps, with the running mean of its weights in `average`."""
 
-    model: nn.Module
-    average: nn.Module
+    model: Model
+    average: Model
     optimizer: torch.optim.Optimizer
     step: int = 0
 
 
-def start(model: nn.Module, weight_decay: float = 0.05) -> Training:
+def start(model: Model, weight_decay: float = 0.05) -> Training[Model]:
     """AdamW on a fresh model; biases, norms and embeddings (fewer than two wide dimensions) are not decayed."""
     decayed = [p for p in model.parameters() if p.squeeze().ndim >= 2]
     kept = [p for p in model.parameters() if p.squeeze().ndim < 2]
@@ -49,8 +52,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> floa
 
 
 def advance(
-    training: Training,
-    step_loss: Callable[[nn.Module, np.random.Generator], tuple[Tensor, dict[str, float]]],
+    training: Training[Model],
+    step_loss: Callable[[Model, np.random.Generator], tuple[Tensor, dict[str, float]]],
     *,
     seed: int,
     rate: float,
@@ -79,27 +82,29 @@ def advance(
     return {"loss": float(loss.detach()), **parts}
 
 
-def save(training: Training, path: Path) -> None:
-    """Write everything needed to go on; the old file is replaced only by a complete new one."""
+def save(training: Training, path: Path, **more: float) -> None:
+    """Write everything needed to go on, and ``more``; the old file is replaced only by a complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "model": training.model.state_dict(),
         "average": training.average.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "step": training.step,
+        "more": more,
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
 
 
-def resume(training: Training, path: Path) -> None:
-    """Load what `save` wrote into a training of the same shape."""
+def resume(training: Training, path: Path) -> dict[str, float]:
+    """Load what `save` wrote into a training of the same shape; returns what it was given beside it."""
     state = torch.load(path, weights_only=True)
     training.model.load_state_dict(state["model"])
     training.average.load_state_dict(state["average"])
     training.optimizer.load_state_dict(state["optimizer"])
     training.step = state["step"]
+    return state["more"]
 
 
 def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:

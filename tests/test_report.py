@@ -15,9 +15,9 @@ from nts.evaluation.report import (
     markdown,
     summarise_seeds,
     table,
-    write_file,
     write_report,
 )
+from nts.files import write_file
 
 
 def draw(shots: int, seed: int | None, **figures: float | None) -> dict:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import write_file
 from ..images import ImageError
 from ..instances import Instances
 from ..matching import pool_tokens
@@ -30,7 +31,6 @@ from .jobs import Clock, Draw, Job, image_identity
 from .layouts import has_mask, mask_of_annotation, read_annotated_image
 from .lvis import match_lvis_image, summarise_lvis
 from .matches import IouType, Matches, concatenate, match_image
-from .report import write_file
 from .run_folder import RunError, lines_array, read_matches, read_parts
 from .sampling import draw_references
 

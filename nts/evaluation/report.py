@@ -7,12 +7,12 @@ is what :func:`markdown` is given. Standard deviations over seeds are of the sam
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_file
 from .protocols import Protocol, Published
 
 SEED_OF_THE_TABLES = 33
@@ -122,19 +122,6 @@ def write_report(folder: Path, numbers: Mapping[str, Any]) -> str:
     write_file(folder / "report.json", json.dumps(numbers, indent=1, allow_nan=False).encode() + b"\n")
     write_file(folder / "report.md", text.encode())
     return text
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""Files of the engine's own: written at once or not at all, and recognised by a tag before they are believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file at once or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], tag: str, schema_version: int, header: Mapping[str, str]) -> bytes:
+    """Tensors and a header as the content of a ``.safetensors`` file that says what it is."""
+    return save_safetensors(dict(tensors), {"format": tag, "schema_version": str(schema_version), **header})
+
+
+def unpack_tensors(
+    data: bytes, tag: str, newest: int, *, noun: str, source: str, error: type[ValueError]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of what :func:`pack_tensors` made.
+
+    Args:
+        data: content of a file.
+        tag: what it must say that it is.
+        newest: the newest schema version that can be read.
+        noun: "memory", in messages.
+        source: names the file in messages.
+        error: raised if the content is damaged, is something else, or has a newer schema.
+    """
+    try:
+        tensors = load_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError, OverflowError) as reason:
+        raise error(f"{source} is damaged or no {noun} file: {reason}") from reason
+    if header.get("format") != tag:
+        raise error(f"{source} is a .safetensors file, but no {noun}: its format tag is not {tag!r}")
+    schema_version = header.get("schema_version", "")
+    if not schema_version.isdigit():
+        raise error(f"{source} is damaged: its schema version is {schema_version!r}")
+    if int(schema_version) > newest:
+        raise error(
+            f"{source} has schema version {schema_version}, but this version of the plugin reads up to "
+            f"{newest}: update the plugin"
+        )
+    return tensors, header
