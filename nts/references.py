@@ -34,7 +34,8 @@ class Reference:
         class_name: its class.
         mask: bool ``[H, W]``, the pixels of the object.
         box: ``x, y, width, height`` in pixels, as in COCO; the mask's own box where it is ``None``.
-        kind: the geometry of the annotation: ``"mask"``, or ``"box"`` where the mask is just the filled box.
+        kind: the geometry of the annotation: ``"mask"``, ``"box"`` where the mask is just the filled box, ``"point"``
+            where it is some pixels that were clicked, ``"scribble"`` where it is what a brush went over.
         sample_id: id of the sample that it came from.
         label_id: id of the label that it came from.
     """
@@ -43,7 +44,7 @@ class Reference:
     class_name: str
     mask: np.ndarray
     box: tuple[float, float, float, float] | None = None
-    kind: Literal["mask", "box"] = "mask"
+    kind: Literal["mask", "box", "point", "scribble"] = "mask"
     sample_id: str = ""
     label_id: str = ""
 
