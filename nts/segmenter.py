@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
@@ -47,7 +48,10 @@ class ProposalConfig:
 
 @dataclass(frozen=True)
 class ImageEmbedding:
-    """What the decoder needs of an image: ``features`` ``[1, C, e, e]``, and the two finer levels of the pyramid."""
+    """What the decoder needs of an image: ``features`` ``[1, C, e, e]``, and the two finer levels of the pyramid.
+
+    Several images may be stacked along the first dimension of all three.
+    """
 
     features: Tensor
     high_resolution: tuple[Tensor, ...]
@@ -69,6 +73,19 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder makes of sets of prompt tokens: one mask for each.
+
+    Attributes:
+        mask_logits: ``[B, S, S]``, positive inside; those of the single-mask token.
+        object_score: ``[B]`` logits: is what is asked for there at all? Zeros, for a SAM2 that does not say.
+    """
+
+    mask_logits: Tensor
+    object_score: Tensor
 
 
 def point_grid(points_per_side: int, input_size: int) -> Tensor:
@@ -160,6 +177,32 @@ class Segmenter:
                 logits.append(self._draw(embedding, tokens, image_tokens, single))
         return torch.cat(logits), torch.cat(predicted)
 
+    def decode(self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None) -> Decoded:
+        """Decode prompts that something else than SAM2's prompt encoder made. Gradients reach the prompts.
+
+        SAM2's exchange of an unstable mask for another, which its builder switches on, is not made: it would give other
+        masks in use than in training.
+
+        Args:
+            embedding: of one image for all sets of prompts, or of as many images as there are sets.
+            sparse: ``[B, n, C]`` sets of prompt tokens; within a set their order means nothing.
+            dense: ``[B, C, h, w]`` of any size, added to the embedding of "no mask".
+        """
+        with autocast(self.device, self._dtype):
+            tokens, image_tokens = self._transform(embedding, sparse.to(self.device), dense)
+            first_mask = int(self._model.sam_mask_decoder.pred_obj_scores)
+            single = torch.zeros(len(sparse), dtype=torch.int64, device=self.device)
+            logits = self._draw(embedding, tokens[:, first_mask:], image_tokens, single)
+            object_score = logits.new_zeros(len(sparse))
+            if first_mask:
+                object_score = self._model.sam_mask_decoder.pred_obj_score_head(tokens[:, 0])[:, 0].float()
+        return Decoded(logits, object_score)
+
+    @property
+    def prompt_dim(self) -> int:
+        """``C``, length of a prompt token."""
+        return self._model.sam_prompt_encoder.embed_dim
+
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
@@ -177,6 +220,13 @@ class Segmenter:
         return sparse
 
     def _decode_tokens(self, embedding: ImageEmbedding, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`_transform`, without the token of the object score."""
+        tokens, image_tokens = self._transform(embedding, sparse)
+        return tokens[:, int(self._model.sam_mask_decoder.pred_obj_scores) :], image_tokens
+
+    def _transform(
+        self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The decoder's transformer: prompts ``[B, t, C]`` to output tokens and image tokens ``[B, e*e, C]``."""
         decoder, prompt_encoder = self._model.sam_mask_decoder, self._model.sam_prompt_encoder
         output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
@@ -184,11 +234,14 @@ class Segmenter:
             output_tokens.insert(0, decoder.obj_score_token.weight)
         batch = len(sparse)
         tokens = torch.cat([torch.cat(output_tokens).expand(batch, -1, -1), sparse], 1)
-        dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        image = (embedding.features + dense).expand(batch, -1, -1, -1)
+        image = embedding.features + prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        if dense is not None:
+            side = embedding.features.shape[-2:]
+            image = image + F.interpolate(dense, size=side, mode="bilinear", align_corners=False, antialias=True)
+        image = image.expand(batch, -1, -1, -1)
         position = prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
         tokens, image_tokens = decoder.transformer(image, position, tokens)
-        return tokens[:, int(decoder.pred_obj_scores) :], image_tokens
+        return tokens, image_tokens
 
     def _best_of_three(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the multimask tokens 1..3 has the highest predicted IoU (the first, on ties), and that IoU."""

@@ -59,6 +59,21 @@ def test_counts_above_a_confidence_agree_with_those_stored(nts_fo, predicted, na
     assert best.f1 == max(c.f1 for c in stored.all_counted("masks") if not math.isnan(c.f1))
 
 
+def test_predictions_that_were_emptied_since_are_no_fault(nts_fo, predicted):
+    nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
+    evaluation = nts_fo.open_evaluation(predicted, KEY)
+    found = evaluation.samples_where(predicted, "tp").first()
+    everything = predicted.count("ground_truth.detections")
+    assert evaluation.samples_where(predicted, "fn", threshold=2).count("ground_truth.detections") == everything
+    sample = predicted[found.id]
+    sample["found"] = None
+    sample.save()
+    # Nothing says any more how confident its predictions were: its objects stay as they were judged.
+    still_right = sum(d[KEY] == "tp" for d in sample.ground_truth.detections)
+    shown = evaluation.samples_where(predicted, "fn", threshold=2).count("ground_truth.detections")
+    assert shown == everything - still_right < everything
+
+
 def test_base_classes_stand_beside_nap(nts_fo, predicted):
     novel, base = CLASSES
     alone = nts_fo.evaluate_nap(predicted, "found", "ground_truth", classes=[novel], eval_key="alone")

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import Dinov2Model
 
+from nts import training_loop as loop
 from nts.models import load_encoder, load_segmenter
 from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES
-from training import loop, train_encoder, train_segmenter
+from training import train_encoder, train_segmenter
 
 STAGE = train_encoder.Stage(side=112, share=1.0, crops=3)
 ENCODER = train_encoder.EncoderTraining(

@@ -37,8 +37,7 @@ from nts.small.scenes import (
     draw_scene,
     make_species,
 )
-
-from .loop import Training, advance, learning_rate, log, mean_of, resume, save, start
+from nts.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 
 OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
 PATCH = 14

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nts.small.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
-
-from .loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from nts.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
 LOGIT_SIDE = 64

@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..instances import Instances
-from .average_precision import Summary, accumulate, objects_to_find, summarise
+from .average_precision import Curves, Summary, accumulate, objects_to_find, summarise
 from .matches import Matches, ResultAreas, match
 
 
@@ -97,12 +97,18 @@ def evaluate(
     return summarise_matches(boxes, masks, [names[class_id] for class_id in sorted(base)])
 
 
-def summarise_matches(boxes: Matches, masks: Matches, base_classes: Sequence[str] = ()) -> NovelAP:
+def summarise_matches(
+    boxes: Matches,
+    masks: Matches,
+    base_classes: Sequence[str] = (),
+    curves: tuple[Curves, Curves] | None = None,
+) -> NovelAP:
     """The figures of matches that were made before, image by image perhaps, or stored.
 
     Args:
         boxes, masks: matches of the same results and ground truth, by IoU of boxes and of masks.
         base_classes: names of those classes that are not novel.
+        curves: of the two, by :func:`~nts.evaluation.average_precision.accumulate`, where they are there already.
 
     Raises:
         ValueError: if the two do not belong together, a base class is unknown, or no class is novel.
@@ -118,9 +124,10 @@ def summarise_matches(boxes: Matches, masks: Matches, base_classes: Sequence[str
     if not novel:
         raise ValueError("there is no novel class: all are base classes")
     once = np.ones(len(masks.image_ids), np.int64)
+    of_boxes, of_masks = curves or (accumulate(boxes), accumulate(masks))
     return NovelAP(
-        boxes=_average_precision(boxes, novel, base),
-        masks=_average_precision(masks, novel, base),
+        boxes=_average_precision(of_boxes, novel, base),
+        masks=_average_precision(of_masks, novel, base),
         novel_classes=tuple(masks.classes[k] for k in novel),
         base_classes=tuple(masks.classes[k] for k in base),
         images=len(masks.image_ids),
@@ -170,10 +177,9 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _average_precision(matches: Matches, novel: Sequence[int], base: Sequence[int]) -> AveragePrecision:
-    curves = accumulate(matches)
+def _average_precision(curves: Curves, novel: Sequence[int], base: Sequence[int]) -> AveragePrecision:
     return AveragePrecision(
         novel=summarise(curves, novel),
         base=summarise(curves, base) if base else None,
-        per_class={name: summarise(curves, [k]) for k, name in enumerate(matches.classes)},
+        per_class={name: summarise(curves, [k]) for k, name in enumerate(curves.classes)},
     )

@@ -186,7 +186,8 @@ def evaluation_job(
             match(data.ground_truth, data.results, data.ids_of(data.classes), iou_type)
             for iou_type in ("masks", "boxes")
         )
-        result = summarise_matches(boxes, masks, base)
+        curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
+        result = summarise_matches(boxes, masks, base, (curves["boxes"], curves["masks"]))
         notes += _notes(data, predictions_field, total)
         models = None
         if diagnose_models:
@@ -195,7 +196,6 @@ def evaluation_job(
             if left_out:
                 notes.append(f"the models were not shown {left_out} images: unreadable, or not of their labels' size")
         report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
-        curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
         yield Progress(total, total, "looking for what is wrong")
         evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
         diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)

@@ -1,4 +1,7 @@
-"""What both trainings share: schedule, averaged weights, checkpoints that resume exactly, a log of JSON lines."""
+"""What all trainings share: schedule, averaged weights, checkpoints that resume exactly, a log of JSON lines.
+
+The small models are trained by it, and visual reference prompts, by their users.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nts.images import normalise
+from .images import normalise
 
 
 @dataclass
@@ -99,13 +102,23 @@ def resume(training: Training, path: Path) -> None:
     training.step = state["step"]
 
 
-def log(path: Path, entry: dict[str, float]) -> None:
+def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
     """Append one line of rounded numbers, and show it."""
     line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(line + "\n")
-    print(line, flush=True)
+    if show:
+        print(line, flush=True)
+
+
+def read_log(path: Path, until: int) -> list[dict[str, float]]:
+    """The entries of a log up to a step; those after it, of steps that will be done once more, are dropped from it."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= until]
+    if len(kept) < len(lines):
+        path.write_text("".join(line + "\n" for line in kept))
+    return [json.loads(line) for line in kept]
 
 
 def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:
