@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
-from .references import Reference
-
-Kind = Literal["mask", "box", "point", "scribble"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from .references import KINDS, Kind, Reference
 
 STROKE_SIDE = 512
 """The lengths of a brush are pixels of an image whose longer side is so long; they grow and shrink with the image."""

@@ -7,7 +7,6 @@ import pytest
 
 from nts.annotations import (
     EVALUATION,
-    KINDS,
     LARGE_BRUSH,
     SMALL_BRUSH,
     TRAINING,
@@ -16,7 +15,7 @@ from nts.annotations import (
     simulate,
     simulate_reference,
 )
-from nts.references import Reference
+from nts.references import KINDS, Reference
 
 
 def random_masks(count: int):
