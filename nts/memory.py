@@ -23,7 +23,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: entries may be ``promoted``, which older versions would take for damage. Files of schema 1 are read, too."""
 _FORMAT = "nts-memory"
 
 
@@ -100,8 +101,9 @@ class MemoryEntry:
         prototype: float ``[C]``, the instance prototype, not normalised.
         sample_id: id of the sample that it came from.
         label_id: id of the label; the bank keeps one entry per label id (but for empty ids).
-        kind: geometry of the annotation: ``"mask"`` or ``"box"``.
+        kind: geometry of the annotation: ``"mask"``, ``"box"``, ``"point"`` or ``"scribble"``.
         weight: patches that the mask covers on the encoder's grid.
+        promoted: the mask was drawn by SAM2 from an annotation of this kind.
     """
 
     class_name: str
@@ -110,6 +112,7 @@ class MemoryEntry:
     label_id: str = ""
     kind: str = "mask"
     weight: float = 1.0
+    promoted: bool = False
 
 
 class MemoryBank:

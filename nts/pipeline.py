@@ -17,7 +17,7 @@ from .matching import match_proposals, most_alike_references
 from .memory import MemoryBank, MemoryEntry, instance_prototype
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
-from .references import InvalidReference, Reference, prepare_reference
+from .references import InvalidReference, Reference, by_image, contradictions, prepare_reference
 from .segmenter import Proposals, Segmenter
 
 
@@ -52,12 +52,26 @@ def build_memory(
 ) -> tuple[MemoryBank, list[Skipped]]:
     """A memory of all usable references, and the list of those that were left out.
 
+    References of one image that follow each other and contradict each other are left out, see
+    :func:`nts.references.contradictions`. Boxes, points and scribbles are taken as they are; give them to
+    :func:`nts.promotion.promote` before to have masks drawn for them.
+
     >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
     """
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     preset = get_preset(preset)
-    memory, skipped = MemoryBank(encoder.info, preset.name), []
-    for result in encode_references(references, encoder, preset):
+    memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
+
+    def usable() -> Iterator[Reference]:
+        for of_image in by_image(references):
+            reasons = contradictions(of_image)
+            for k, reference in enumerate(of_image):
+                if k in reasons:
+                    skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
+                else:
+                    yield reference
+
+    for result in encode_references(usable(), encoder, preset):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -179,4 +193,5 @@ def _entry(reference: Reference, tokens: Tensor, weights: Tensor) -> MemoryEntry
         label_id=reference.label_id,
         kind=reference.kind,
         weight=float(weights.sum()),
+        promoted=reference.promoted,
     )
