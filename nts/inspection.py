@@ -94,25 +94,33 @@ def leave_one_out(memory: MemoryBank) -> list[LeaveOneOut]:
     ]
 
 
-def draw_reference(image: np.ndarray, mask: np.ndarray, colour: Colour, size: int = 160) -> Image.Image:
-    """A reference as the encoder gets it, cut out with its context: the object outlined, what is around it dimmed.
+def draw_reference(
+    image: np.ndarray, mask: np.ndarray, colour: Colour, size: int = 160, *, whole: bool = False
+) -> Image.Image:
+    """A reference, cut out with its context as the encoder gets it: the object outlined, what is around it dimmed.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         mask: bool ``[H, W]``, not empty.
         colour: of the outline.
         size: the picture fits into a square of this side, in pixels.
+        whole: for points and strokes, whose box says little: the whole image, and a dot or a line that can be seen
+            wherever a pixel is marked.
     """
     ys, xs = mask.nonzero()
     box = (xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min())
-    window = crop_window(box, mask.shape)
+    window = (0, 0, mask.shape[1], mask.shape[0]) if whole else crop_window(box, mask.shape)
     width, height = window[2] - window[0], window[3] - window[1]
     scale = size / max(width, height)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
 
     crop = Image.fromarray(image).resize(fitted, Image.Resampling.BICUBIC, box=window)
-    inside = Image.fromarray(mask).convert("L").resize(fitted, Image.Resampling.BILINEAR, box=window)
-    inside = inside.point(lambda value: 255 if value > 127 else 0)
+    if whole:
+        hit = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), (fitted[1], fitted[0]))[0].numpy() > 0
+        inside = Image.fromarray(hit).convert("L").filter(ImageFilter.MaxFilter(3))
+    else:
+        inside = Image.fromarray(mask).convert("L").resize(fitted, Image.Resampling.BILINEAR, box=window)
+        inside = inside.point(lambda value: 255 if value > 127 else 0)
     around = inside.filter(ImageFilter.MaxFilter(2 * _OUTLINE + 1))
     picture = crop.point(lambda value: round(_DIMMED * value))
     picture.paste(colour, mask=around)

@@ -179,7 +179,7 @@ def prepare_reference(
     if reference.is_sparse:
         window = (0, 0, width, height)
     else:
-        window = crop_window(reference.box or _box_of_mask(reference.mask), (height, width))
+        window = crop_window(reference.box or box_of_mask(reference.mask), (height, width))
     left, top, right, bottom = window
     if antialias:
         pixels = stretch(reference.image, encoder_size, window)
@@ -237,7 +237,7 @@ def _corner_weights(mask: np.ndarray, encoder_size: int, grid: tuple[int, int]) 
     return F.interpolate(enlarged, size=grid, mode="nearest")[0, 0]
 
 
-def _box_of_mask(mask: np.ndarray) -> tuple[float, float, float, float]:
+def box_of_mask(mask: np.ndarray) -> tuple[float, float, float, float]:
     ys, xs = mask.nonzero()
     x1, y1 = int(xs.min()), int(ys.min())
     return x1, y1, int(xs.max()) + 1 - x1, int(ys.max()) + 1 - y1

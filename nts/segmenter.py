@@ -1,4 +1,4 @@
-"""SAM2: encode an image once, then propose masks from a grid of points, or draw the masks of given boxes.
+"""SAM2: encode an image once, then propose masks from a grid of points, or draw those of given boxes and points.
 
 The decoder is run in two steps. SAM2's predicted IoU comes from a token, before any mask is drawn, so all prompts are
 *scored* first, and only one mask is *drawn* for each prompt that survives the threshold. The masks are the same as
@@ -172,7 +172,8 @@ class Segmenter:
         kept_points, logits, predicted = [], [], []
         with autocast(self.device, self._dtype):
             for prompts in points.split(chunk):
-                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts))
+                labels = torch.ones(len(prompts), 1, device=self.device)
+                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts[:, None], labels))
                 best, predicted_iou = self._best_of_three(tokens)
                 keep = predicted_iou > config.iou_threshold
                 kept_points.append(prompts[keep])
@@ -235,14 +236,44 @@ class Segmenter:
         """Which SAM2 this is, for what is made with it and kept."""
         return SegmenterInfo(self.name, self.fingerprint, self.input_size, self._model.sam_prompt_encoder.embed_dim)
 
+    @torch.inference_mode()
+    def masks_of_points(
+        self, embedding: ImageEmbedding, points: Tensor, labels: Tensor | None = None, *, multimask: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The masks of prompts of several points each, as SAM2's image predictor draws them.
+
+        Args:
+            embedding: as for :meth:`masks_of_boxes`.
+            points: ``[m, p, 2]``, ``x, y`` in the segmenter's input frame.
+            labels: ``[m, p]``, 1 on the object and 0 beside it; all on it without.
+            multimask: three masks, for a click may mean a part or a whole; else one, as for boxes.
+
+        Returns:
+            mask logits ``[m, c, S, S]``, positive inside, and predicted IoU ``[m, c]``; ``c`` is 3 or 1.
+        """
+        points = points.to(self.device, torch.float32)
+        labels = torch.ones(points.shape[:2]) if labels is None else labels
+        drawn = (1, 2, 3) if multimask else (0,)
+        logits, predicted = [], []
+        with autocast(self.device, self._dtype):
+            chunk = self._chunk_size(embedding)
+            for prompts, marks in zip(points.split(chunk), labels.to(self.device).split(chunk), strict=True):
+                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts, marks))
+                iou = self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0]).float()
+                predicted.append(iou[:, list(drawn)])
+                of_token = [torch.full((len(prompts),), token, device=self.device) for token in drawn]
+                masks = [self._draw(embedding, tokens, image_tokens, chosen) for chosen in of_token]
+                logits.append(torch.stack(masks, 1))
+        return torch.cat(logits), torch.cat(predicted)
+
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
         return max(1, min(256, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
 
-    def _embed_points(self, points: Tensor) -> Tensor:
-        labels = torch.ones(len(points), 1, dtype=torch.int32, device=points.device)
-        sparse, _ = self._model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Points ``[B, p, 2]``, labelled 1 or 0 in ``[B, p]``."""
+        sparse, _ = self._model.sam_prompt_encoder(points=(points, labels.int()), boxes=None, masks=None)
         return sparse
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:

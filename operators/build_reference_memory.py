@@ -41,36 +41,46 @@ class BuildReferenceMemory(JobOperator):
         view = forms.target_view(ctx, inputs, "Take the references from")
         if view is None:
             return
-        chosen = forms.detections_field(
+        chosen = forms.reference_field(
             ctx,
             inputs,
             view,
             "label_field",
             label="Label field",
-            description="The field with the labelled objects; masks make better references than boxes",
+            description="The field with the labelled objects; masks make the best references",
         )
         if chosen is None:
             return
         _, counts = chosen
-        forms.classes(inputs, counts.classes, description="Left empty: all classes of the label field")
-        if counts.masks < counts.labels:
-            _boxes(inputs, counts.labels - counts.masks)
+        if counts.classes:  # of segmentations whose values have no names, they are known when those are read
+            forms.classes(inputs, counts.classes, description="Left empty: all classes of the label field")
+        if counts.weak:
+            _weak_labels(inputs, counts.weak_words)
         _name(ctx, inputs)
         forms.encoder(inputs)
+        if counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted":
+            forms.segmenter(inputs, "Segmenter that draws the masks")
         forms.preset(inputs)
         forms.device(inputs)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import memory_job
 
-        options = forms.given(ctx.params, "classes", "boxes", "encoder", "preset", "overwrite", "device", "precision")
+        names = ("classes", "weak_labels", "encoder", "segmenter", "preset", "overwrite", "device", "precision")
+        options = forms.given(ctx.params, *names)
         return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], **options)
 
     def summary(self, report) -> str:
+        from ..nts.fiftyone_adapter import count_kinds
+
         count = sum(report.shots.values())
         words = f"The memory **{report.memory_key}** holds {count} references of {len(report.shots)} classes"
-        if report.boxes:
-            words += f"; {report.boxes} of them are boxes taken as masks"
+        if set(report.kinds) != {"mask"}:
+            words += f" ({count_kinds(report.kinds)})"
+        if report.promoted:
+            words += f"; for {report.promoted} of them SAM2 drew the mask"
+        if report.unpromoted:
+            words += f"; SAM2 drew nothing for {report.unpromoted}, which are taken as they are"
         missing = bullets("Classes left out, for want of a usable reference", report.missing_classes)
         skipped = bullets(f"{len(report.skipped)} labels left out", [item.reason for item in report.skipped])
         return paragraphs(f"{words}.", missing, skipped)
@@ -79,18 +89,19 @@ class BuildReferenceMemory(JobOperator):
         return [{"class": name, "references": count} for name, count in report.shots.items()]
 
 
-def _boxes(inputs, count: int) -> None:
+def _weak_labels(inputs, which: str) -> None:
     radio = types.RadioGroup(
-        label=f"{count} labels have a box but no mask",
+        label=f"{which} without a mask",
         description="A reference needs to know which pixels are the object",
     )
-    radio.add_choice("skip", label="Leave them out")
+    radio.add_choice("promoted", label="Have SAM2 draw the masks", description="Nearly as good as masks of your own")
     radio.add_choice(
-        "fill",
-        label="Take the whole box as the mask",
-        description="The background in the corners of the box becomes part of the class: expect worse results",
+        "raw",
+        label="Take them as they are",
+        description="Of a box the background in its corners becomes part of the class, of a point little of the object",
     )
-    inputs.enum("boxes", radio.values(), default="skip", required=False, view=radio)
+    radio.add_choice("skip", label="Leave them out")
+    inputs.enum("weak_labels", radio.values(), default="promoted", required=False, view=radio)
 
 
 def _name(ctx, inputs) -> None:

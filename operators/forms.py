@@ -67,12 +67,37 @@ def detections_field(
     Beside every field stands how many labels it has, and whether they have masks. Returns the chosen field and its
     :class:`~nts.fiftyone_adapter.LabelCounts`, or ``None``.
     """
-    counts = {field: counted for field, counted in _label_counts(ctx, view).items() if counted.labels}
+    return _field(
+        ctx, inputs, view, name, "label_counts", "labels of type Detections", label, description, default=default
+    )
+
+
+def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, description: str):
+    """A drop-down of the fields with labels that references can be taken from, and beside every field how many of what.
+
+    Returns the chosen field and its :class:`~nts.fiftyone_adapter.ReferenceCounts`, or ``None``.
+    """
+    what = "labels of type Detections, Polylines, Keypoints or Segmentation"
+    return _field(ctx, inputs, view, name, "reference_counts", what, label, description)
+
+
+def _field(
+    ctx,
+    inputs: types.Object,
+    view,
+    name: str,
+    counter: str,
+    what: str,
+    label: str,
+    description: str,
+    default: str | None = None,
+):
+    counts = {field: counted for field, counted in _counts(ctx, view, counter).items() if counted.labels}
     if not counts:
         refuse(
             inputs,
             f"No {label.lower()}",
-            "these samples have no labels of type Detections: import or draw some, or choose other samples",
+            f"these samples have no {what}: import or draw some, or choose other samples",
         )
         return None
     first = default if default in counts else next(iter(counts))
@@ -89,18 +114,23 @@ def detections_field(
     return (chosen, counts[chosen]) if chosen in counts else None
 
 
-def _label_counts(ctx, view):
-    """Counting reads all labels, and a form is built anew at every keystroke: count once while it is open."""
-    from ..nts.fiftyone_adapter import label_counts
+def _counts(ctx, view, counter: str):
+    """Counting reads all labels, and a form is built anew at every keystroke: count once while it is open.
 
-    return label_counts(view) if ctx.prompt_id is None else _counted_once(ctx, str(view.view()._serialize(False)))
+    ``counter`` is the name of the adapter's function that counts.
+    """
+    if ctx.prompt_id is not None:
+        return _counted_once(ctx, str(view.view()._serialize(False)), counter)
+    from ..nts import fiftyone_adapter
+
+    return getattr(fiftyone_adapter, counter)(view)
 
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
-def _counted_once(ctx, stages: str):
-    from ..nts.fiftyone_adapter import label_counts
+def _counted_once(ctx, stages: str, counter: str):
+    from ..nts import fiftyone_adapter
 
-    return label_counts(ctx.target_view())
+    return getattr(fiftyone_adapter, counter)(ctx.target_view())
 
 
 def classes(inputs: types.Object, names: Sequence[str], *, description: str) -> None:
@@ -149,11 +179,11 @@ def encoder(inputs: types.Object) -> None:
     _model(inputs, "encoder", ENCODERS, "Encoder", "a folder with config.json and model.safetensors")
 
 
-def segmenter(inputs: types.Object) -> None:
+def segmenter(inputs: types.Object, label: str = "Segmenter") -> None:
     """The choice of a SAM2."""
     from ..nts.models import SEGMENTERS
 
-    _model(inputs, "segmenter", SEGMENTERS, "Segmenter", "a checkpoint file with a released model's name")
+    _model(inputs, "segmenter", SEGMENTERS, label, "a checkpoint file with a released model's name")
 
 
 def _model(inputs: types.Object, name: str, known: Sequence[str], label: str, by_hand: str) -> None:

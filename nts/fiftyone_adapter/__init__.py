@@ -6,14 +6,17 @@
 >>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
 """
 
-from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
+from .building import WEAK_LABELS, MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
 from .checks import (
     InputError,
     LabelCounts,
+    ReferenceCounts,
     check_key,
     check_output_field,
     check_view,
+    count_kinds,
     label_counts,
+    reference_counts,
     suggest_output_field,
 )
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
@@ -78,6 +81,7 @@ __all__ = [
     "MOST_LABELS",
     "REVIEW",
     "REVIEW_SHARE",
+    "WEAK_LABELS",
     "EvaluationReport",
     "HeatmapsReport",
     "InputError",
@@ -86,6 +90,7 @@ __all__ = [
     "MemoryInspection",
     "MemoryReport",
     "Progress",
+    "ReferenceCounts",
     "ReferenceSegmenterModel",
     "ReviewReport",
     "RunNotFound",
@@ -101,6 +106,7 @@ __all__ = [
     "clear_review",
     "compare_evaluations",
     "count_for_review",
+    "count_kinds",
     "custom_data",
     "delete_evaluation",
     "delete_heatmaps",
@@ -133,6 +139,7 @@ __all__ = [
     "nap_of_evaluation",
     "open_evaluation",
     "percent",
+    "reference_counts",
     "references_view",
     "run",
     "sample_references_view",

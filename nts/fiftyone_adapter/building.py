@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..memory import MemoryBank
-from ..models import load_encoder
+from ..models import load_encoder, load_segmenter
 from ..pipeline import Skipped, encode_references
 from ..presets import Preset, get_preset
-from ..references import Reference
+from ..promotion import promote
+from ..references import KINDS, Kind, Reference, by_image
 from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
-from .labels import BOXES, detections, references_of_sample
+from .references import annotations_of_sample, names_of_values, references_of_sample
 from .runs import Collection
+
+WeakLabels = Literal["promoted", "raw", "skip"]
+WEAK_LABELS: tuple[WeakLabels, ...] = ("promoted", "raw", "skip")
+"""What to do with labels weaker than a mask (boxes, points, scribbles): have SAM2 draw the mask that they mean, take
+them as they are, or leave them out."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,9 @@ class MemoryReport:
         shots: references per class.
         skipped: labels that were left out, and why.
         missing_classes: classes asked for that have no usable reference; they are not in the memory.
-        boxes: labels whose whole box was taken as the mask.
+        kinds: references of each kind of label that there is.
+        promoted: references whose mask SAM2 drew.
+        unpromoted: references of which SAM2 was to draw a mask, but drew none; they are taken as they are.
         encoder: name of the encoder.
     """
 
@@ -37,7 +45,9 @@ class MemoryReport:
     shots: dict[str, int]
     skipped: list[Skipped]
     missing_classes: list[str]
-    boxes: int
+    kinds: dict[Kind, int]
+    promoted: int
+    unpromoted: int
     encoder: str
 
 
@@ -54,8 +64,9 @@ def memory_job(
     memory_key: str,
     *,
     classes: Sequence[str] | None = None,
-    boxes: Literal["skip", "fill"] = "skip",
+    weak_labels: WeakLabels = "promoted",
     encoder: str = "small",
+    segmenter: str = "small",
     preset: str | Preset = "default",
     overwrite: bool = False,
     device: str = "auto",
@@ -65,72 +76,101 @@ def memory_job(
 
     Args:
         view: dataset or view with the references.
-        label_field: a field of type Detections.
+        label_field: a field of one of :data:`~nts.fiftyone_adapter.references.LABEL_TYPES`.
         memory_key: the memory's name in the dataset.
         classes: the classes to take; all that the field has in the view without.
-        boxes: labels with a box but no mask: ``"skip"`` leaves them out; ``"fill"`` takes the whole box as the mask,
-            and with it the background in its corners.
+        weak_labels: see :data:`WEAK_LABELS`. Taken as it is, a box brings along the background in its corners, and a
+            point stands for few patches of the whole image.
         encoder: a name for :func:`nts.models.load_encoder`.
+        segmenter: a name for :func:`nts.models.load_segmenter`; only loaded if it has something to draw.
         preset: ``"default"`` or ``"paper"``.
         overwrite: replace a memory of this name.
-        device: for the encoder, ``"auto"`` or as in torch.
-        precision: for the encoder, one of :data:`nts.devices.PRECISIONS`.
+        device: for the models, ``"auto"`` or as in torch.
+        precision: for the models, one of :data:`nts.devices.PRECISIONS`.
 
     Raises:
         InputError: if the view, the field, the classes or the name will not do, or no label could be used.
-        WeightsNotFound: if the encoder's weights cannot be had.
+        WeightsNotFound: if a model's weights cannot be had.
     """
     checks.check_view(view)
-    checks.check_detections_field(view, label_field, "label field")
+    checks.check_reference_field(view, label_field)
     checks.check_key(view, memory_key, runs.MEMORY, overwrite=overwrite)
-    if boxes not in BOXES:
-        raise InputError(f"boxes must be one of {', '.join(BOXES)}, got {boxes!r}")
-    counts = view.count_values(f"{label_field}.detections.label")
-    present = {name for name in counts if name}
+    if weak_labels not in WEAK_LABELS:
+        raise InputError(f"weak_labels must be one of {', '.join(WEAK_LABELS)}, got {weak_labels!r}")
     where = f"the field {label_field!r} of this view"
-    checks.check_classes(present if classes is None else classes, present, where)
-    total = sum(count for name, count in counts.items() if classes is None or name in classes)
+    counts = checks.reference_counts(view, [label_field])[label_field]
+    # Which classes segmentations hold is known when they have been read.
+    if counts.labels == 0 or not counts.segmentations:
+        checks.check_classes(counts.classes if classes is None else classes, counts.classes, where)
+    total = view.count()
 
     yield Progress(0, total, f"loading the encoder {encoder}")
     preset = get_preset(preset)
     loaded = load_encoder(encoder, device, precision)
     bank, skipped = MemoryBank(loaded.info, preset.name), list[Skipped]()
+    names = names_of_values(view, label_field) if counts.segmentations else {}
     origins: dict[str, str] = {}
+    found: set[str] = set()
+    samples_read = 0
 
     def usable_references() -> Iterator[Reference]:
+        nonlocal samples_read
         for sample in view.select_fields(label_field).iter_samples():
-            origins.update({x.id: f"label {x.label!r} of {sample.filepath}" for x in detections(sample, label_field)})
-            options = {"classes": classes, "boxes": boxes, "exif": preset.exif}
-            for result in references_of_sample(sample, label_field, **options):
+            annotations = annotations_of_sample(sample, label_field, names)
+            for each in annotations:
+                origins[each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
+                found.update([each.class_name] if each.class_name else [])
+            options = {"classes": classes, "masks_only": weak_labels == "skip", "exif": preset.exif}
+            for result in references_of_sample(sample, annotations, **options):
                 if isinstance(result, Skipped):
                     skipped.append(result)
                 else:
                     yield result
+            samples_read += 1
 
-    for result in encode_references(usable_references(), loaded, preset):
+    def promoted_references() -> Iterator[Reference]:
+        for of_image in by_image(usable_references()):
+            if weak_labels == "promoted" and any(reference.kind != "mask" for reference in of_image):
+                yield from promote(of_image, load_segmenter(segmenter, device, precision))
+            else:
+                yield from of_image
+
+    for result in encode_references(promoted_references(), loaded, preset):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
             bank.add(result)
-        yield Progress(len(bank) + len(skipped), total, f"{len(bank)} references encoded, {len(skipped)} left out")
+        yield Progress(samples_read, total, f"{len(bank)} references encoded, {len(skipped)} left out")
 
     if len(bank) == 0:
+        if counts.segmentations and not skipped:
+            checks.check_classes(found if classes is None else classes, found, where)
         reasons = list(dict.fromkeys(item.reason for item in skipped))
         advice = ""
-        if boxes == "skip" and any("no mask" in reason for reason in reasons):
-            advice = "; give the labels masks, or choose to take the whole box as the mask"
+        if weak_labels == "skip" and any("no mask" in reason for reason in reasons):
+            advice = "; give the labels masks, or choose to have masks drawn for them, or to take them as they are"
         raise InputError(f"no label of {where} could be used: {some(reasons)}{advice}")
+    kinds = _kinds(bank)
+    promoted = sum(entry.promoted for entry in bank.entries)
+    weak = len(bank) - kinds.get("mask", 0)
     report = MemoryReport(
         memory_key=memory_key,
         shots=bank.shots,
         skipped=[replace(item, reason=f"{origins[item.label_id]}: {item.reason}") for item in skipped],
-        missing_classes=sorted(set(present if classes is None else classes) - set(bank.classes)),
-        boxes=sum(entry.kind == "box" for entry in bank.entries),
+        missing_classes=sorted(set(found if classes is None else classes) - set(bank.classes)),
+        kinds=kinds,
+        promoted=promoted,
+        unpromoted=weak - promoted if weak_labels == "promoted" else 0,
         encoder=loaded.info.name,
     )
-    runs.store_memory(view, memory_key, bank, label_field=label_field, boxes=boxes, skipped=len(skipped))
+    runs.store_memory(view, memory_key, bank, label_field=label_field, weak_labels=weak_labels, skipped=len(skipped))
     colours.set_class_colours(view, [label_field], bank.classes)
     return report
+
+
+def _kinds(bank: MemoryBank) -> dict[Kind, int]:
+    kinds: dict[Kind, int] = {kind: sum(entry.kind == kind for entry in bank.entries) for kind in KINDS}
+    return {kind: count for kind, count in kinds.items() if count}
 
 
 def export_memory(view: Collection, memory_key: str, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -180,6 +220,8 @@ def import_memory(
     bank = MemoryBank.load(path)
     if len(bank) == 0:
         raise InputError(f"the memory in {path} is empty")
-    runs.store_memory(view._root_dataset, memory_key, bank, label_field=None, boxes=None, skipped=0, source=str(path))
-    boxes = sum(entry.kind == "box" for entry in bank.entries)
-    return MemoryReport(memory_key, bank.shots, [], [], boxes, bank.encoder.name)
+    runs.store_memory(
+        view._root_dataset, memory_key, bank, label_field=None, weak_labels=None, skipped=0, source=str(path)
+    )
+    promoted = sum(entry.promoted for entry in bank.entries)
+    return MemoryReport(memory_key, bank.shots, [], [], _kinds(bank), promoted, 0, bank.encoder.name)

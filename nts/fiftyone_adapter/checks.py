@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import itertools
 import keyword
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import fiftyone as fo
+from fiftyone import ViewField as F
 
+from ..references import Kind
 from . import runs
+from .references import LABEL_LISTS, LABEL_TYPES, names_of_values
 from .runs import Collection
 
 
@@ -78,9 +82,118 @@ def check_detections_field(view: Collection, name: str, role: str) -> None:
         raise InputError(f"a {role} is needed, but this dataset has no field of type Detections")
     if name in fields:
         return
+    raise InputError(f"the {role} {name!r} {_found(view, name)}; fields of type Detections are: {', '.join(fields)}")
+
+
+def reference_fields(view: Collection) -> list[str]:
+    """Names of the fields that references can come from; those that hold our own predictions come last."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=list(LABEL_TYPES))
+    predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
+    return sorted(schema, key=lambda name: name in predictions)
+
+
+@dataclass(frozen=True)
+class ReferenceCounts:
+    """What a field has in a view to take references from.
+
+    Attributes:
+        kinds: how many labels of each kind, none left out that is there.
+        classes: their classes; of segmentations, those that have a name in the dataset.
+        segmentations: the labels are segmentations, each of which may hold several classes.
+    """
+
+    kinds: dict[Kind, int]
+    classes: tuple[str, ...]
+    segmentations: bool = False
+
+    @property
+    def labels(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def weak(self) -> int:
+        """How many are weaker than a mask."""
+        return self.labels - self.kinds.get("mask", 0)
+
+    @property
+    def weak_words(self) -> str:
+        """Those in words: "3 boxes"."""
+        return count_kinds({kind: count for kind, count in self.kinds.items() if kind != "mask"})
+
+    @property
+    def words(self) -> str:
+        """Such as "12 scribbles, 3 masks"."""
+        if self.segmentations:
+            return f"{self.labels} segmentation{'s' if self.labels != 1 else ''}"
+        return count_kinds(self.kinds)
+
+
+def count_kinds(kinds: Mapping[Kind, int]) -> str:
+    """Kinds of references in words, the most frequent first: "12 scribbles, 1 mask"."""
+    plurals = {"mask": "masks", "box": "boxes", "point": "points", "scribble": "scribbles"}
+    by_count = sorted(kinds.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count} {kind if count == 1 else plurals[kind]}" for kind, count in by_count if count)
+
+
+def reference_counts(view: Collection, fields: Iterable[str] | None = None) -> dict[str, ReferenceCounts]:
+    """What labels fields have, in the order of :func:`reference_fields`; of all those without ``fields``."""
+    fields = reference_fields(view) if fields is None else list(fields)
+    types = {name: view.get_field(name).document_type for name in fields}
+    asked = [_aggregations(name, types[name]) for name in fields]
+    results = iter(view.aggregate([aggregation for of_field in asked for aggregation in of_field]))
+    return {name: _reference_counts(view, name, types[name], *islice(results, 3)) for name in fields}
+
+
+def _aggregations(name: str, document_type: type) -> list[fo.Aggregation]:
+    """How many labels a field has, how many of them are masks, and how many there are of each class."""
+    in_list = document_type in LABEL_LISTS
+    labels = f"{name}.{LABEL_LISTS[document_type]}" if in_list else name
+    masks = fo.Count(f"{labels}.id")
+    if document_type in (fo.Detections, fo.Detection):
+        has_mask = (F("mask") != None) | (F("mask_path") != None)  # noqa: E711 (an expression of the database's)
+        masks = _count_where(labels, in_list, has_mask)
+    elif document_type in (fo.Polylines, fo.Polyline):
+        masks = _count_where(labels, in_list, F("closed") | F("filled"))
+    classes = fo.Count(name) if document_type is fo.Segmentation else fo.CountValues(f"{labels}.label")
+    return [fo.Count(f"{labels}.id"), masks, classes]
+
+
+def _count_where(labels: str, in_list: bool, condition: fo.ViewExpression) -> fo.Aggregation:
+    if in_list:
+        return fo.Sum(F(labels).filter(condition).length())
+    return fo.Sum(F(labels).apply(condition).if_else(1, 0))
+
+
+def _reference_counts(
+    view: Collection, name: str, document_type: type, labels: int, masks: int, classes: dict[str | None, int] | int
+) -> ReferenceCounts:
+    if isinstance(classes, int):
+        named = {class_name for class_name in names_of_values(view, name).values() if class_name}
+        return ReferenceCounts({"mask": labels} if labels else {}, tuple(sorted(named)), segmentations=True)
+    kind: Kind = {fo.Polylines: "scribble", fo.Polyline: "scribble", fo.Keypoints: "point", fo.Keypoint: "point"}.get(
+        document_type, "box"
+    )
+    if kind == "point":
+        masks = 0
+    kinds: dict[Kind, int] = {"mask": masks, kind: labels - masks}
+    return ReferenceCounts(
+        {kind: count for kind, count in kinds.items() if count}, tuple(sorted(name for name in classes if name))
+    )
+
+
+def check_reference_field(view: Collection, name: str) -> None:
+    """Raise unless ``name`` is a field that references can come from."""
+    fields = reference_fields(view)
+    types = ", ".join(document_type.__name__ for document_type in LABEL_TYPES)
+    if not fields:
+        raise InputError(f"a label field is needed, but this dataset has no field of the types {types}")
+    if name not in fields:
+        raise InputError(f"the label field {name!r} {_found(view, name)}; fields of labels are: {', '.join(fields)}")
+
+
+def _found(view: Collection, name: str) -> str:
     field = view.get_field(name) if name else None
-    found = f"is of type {_type_name(field)}" if field is not None else "does not exist"
-    raise InputError(f"the {role} {name!r} {found}; fields of type Detections are: {', '.join(fields)}")
+    return f"is of type {_type_name(field)}" if field is not None else "does not exist"
 
 
 def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> None:

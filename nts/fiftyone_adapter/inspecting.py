@@ -20,7 +20,7 @@ from ..presets import get_preset
 from ..references import InvalidReference
 from . import checks, runs
 from .colours import label_colours
-from .labels import box_mask, detection_mask, detections
+from .references import Annotation, annotations_of_sample, label_id_in_dataset, names_of_values
 from .runs import Collection
 
 _QUALITY = 85  # of the JPEGs; about 5 KiB each
@@ -109,7 +109,7 @@ def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryE
     field = runs.config(view, memory_key, runs.MEMORY)["label_field"]
     if field is None or not view._root_dataset.has_sample_field(field):
         return samples
-    return samples.select_labels(ids=_valid(entry.label_id for entry in entries), fields=field)
+    return samples.select_labels(ids=_valid(label_id_in_dataset(entry.label_id) for entry in entries), fields=field)
 
 
 def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:
@@ -125,7 +125,8 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     dataset = view._root_dataset
     field = config["label_field"]
     # A memory that was read from a file says nothing of fields; its labels may be in this dataset all the same.
-    fields = [name for name in ([field] if field else checks.detections_fields(view)) if dataset.has_sample_field(name)]
+    fields = [name for name in ([field] if field else checks.reference_fields(view)) if dataset.has_sample_field(name)]
+    names = {name: names_of_values(dataset, name) for name in fields}
     colours = label_colours(dataset, field, config["classes"])
     wanted: dict[str, list[MemoryEntry]] = {}
     for entry in entries:
@@ -133,7 +134,7 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     pictures: dict[int, Thumbnail] = {}
     samples = runs.all_images(view).select(_valid(wanted)).select_fields(fields)
     for sample in samples.iter_samples():
-        labels = {label.id: label for name in fields for label in detections(sample, name)}
+        labels = {each.label_id: each for name in fields for each in annotations_of_sample(sample, name, names[name])}
         of_sample = wanted[sample.id]
         try:
             image = read_image(sample.filepath, exif=get_preset(config["preset"]).exif)
@@ -158,12 +159,13 @@ def _valid(ids: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(ids) if re.fullmatch("[0-9a-f]{24}", name)]
 
 
-def _thumbnail(image: np.ndarray, label: fo.Detection | None, entry: MemoryEntry, colour: str, size: int) -> Thumbnail:
+def _thumbnail(image: np.ndarray, label: Annotation | None, entry: MemoryEntry, colour: str, size: int) -> Thumbnail:
     if label is None:
         return Thumbnail(None, "its label is not in this dataset any more")
     try:
-        mask = (box_mask if entry.kind == "box" else detection_mask)(label, image.shape[:2])
-        picture = draw_reference(image, mask, ImageColor.getrgb(colour)[:3], size)
+        marks = label.mask(image.shape[:2])
+        is_sparse = label.kind in ("point", "scribble")
+        picture = draw_reference(image, marks, ImageColor.getrgb(colour)[:3], size, whole=is_sparse)
     except InvalidReference as error:
         return Thumbnail(None, str(error))
     content = io.BytesIO()

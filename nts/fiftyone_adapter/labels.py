@@ -1,4 +1,4 @@
-"""FiftyOne's labels to pixels and back: labels become references, instances become labels.
+"""FiftyOne's detections to pixels, and instances to detections.
 
 FiftyOne keeps a box as fractions of the image and a mask cropped to its box. Boxes are rounded to whole pixels here, so
 that a pixel-tight box and its mask come back exactly as they went.
@@ -7,20 +7,13 @@ that a pixel-tight box and its mask come back exactly as they went.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
-from typing import Literal
 
 import fiftyone as fo
 import numpy as np
 
-from ..images import ImageError, read_image
 from ..instances import Instances
 from ..memory import MemoryBank
-from ..pipeline import Skipped
-from ..references import InvalidReference, Reference
-
-BOXES = ("skip", "fill")
-"""What to do with a label that has a box but no mask: leave it out, or take the whole box as the mask."""
+from ..references import InvalidReference
 
 
 def detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
@@ -41,58 +34,14 @@ def detection_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.n
     Raises:
         InvalidReference: if the mask cannot be read, lies outside the image or is empty.
     """
-    return _place(_read_mask(detection), detection.bounding_box, image_size)
+    mask = read_mask(detection)
+    mask = (mask if mask.ndim == 2 else mask[..., 0]) != 0
+    return place_mask(mask, detection.bounding_box, image_size)
 
 
 def box_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
     """The whole box of a detection as a mask, bool ``[H, W]``; raises as :func:`detection_mask`."""
-    return _place(np.ones((1, 1), bool), detection.bounding_box, image_size)
-
-
-def references_of_sample(
-    sample: fo.Sample,
-    field: str,
-    *,
-    classes: Collection[str] | None = None,
-    boxes: Literal["skip", "fill"] = "skip",
-    exif: bool = True,
-) -> Iterator[Reference | Skipped]:
-    """The labels of one sample as references, in their order; one result for each label of ``classes``.
-
-    The size of the image is that of the file, not that of the sample's metadata.
-
-    Args:
-        sample: with :class:`fiftyone.Detections`, or nothing, in ``field``.
-        field: name of the label field.
-        classes: labels of other classes are passed over; all classes without.
-        boxes: see :data:`BOXES`.
-        exif: turn the image as its EXIF orientation says.
-    """
-    labels = [label for label in detections(sample, field) if classes is None or label.label in classes]
-    if not labels:
-        return
-    try:
-        image = read_image(sample.filepath, exif=exif)
-    except ImageError as error:
-        for label in labels:
-            yield Skipped(sample.id, label.id, str(error))
-        return
-
-    height, width = image.shape[:2]
-    for label in labels:
-        try:
-            if not label.label:
-                raise InvalidReference("it has no class")
-            if not label.has_mask and boxes == "skip":
-                raise InvalidReference("it has a box but no mask")
-            kind: Literal["mask", "box"] = "mask" if label.has_mask else "box"
-            mask = (detection_mask if label.has_mask else box_mask)(label, (height, width))
-            x, y, w, h = label.bounding_box
-            # Fractions do not give whole pixels back exactly, and the crop truncates: 199.9999 must not become 199.
-            box = (round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6))
-            yield Reference(image, label.label, mask, box, kind, sample.id, label.id)
-        except InvalidReference as error:
-            yield Skipped(sample.id, label.id, str(error))
+    return place_mask(np.ones((1, 1), bool), detection.bounding_box, image_size)
 
 
 def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
@@ -140,19 +89,23 @@ DETECTION_ATTRIBUTES = {
 """What :func:`to_detections` writes beside FiftyOne's own attributes."""
 
 
-def _read_mask(detection: fo.Detection) -> np.ndarray:
+def read_mask(label: fo.Detection | fo.Segmentation) -> np.ndarray:
+    """The mask of a label as it is kept, in the database or in a file: ``[h, w]`` or, in colours, ``[h, w, 3 or 4]``.
+
+    Raises:
+        InvalidReference: if there is none, or its file cannot be read.
+    """
     try:
-        mask = detection.get_mask()
+        mask = label.get_mask()
     except OSError as error:
-        raise InvalidReference(f"its mask file {detection.mask_path} is missing or no image") from error
+        raise InvalidReference(f"its mask file {label.mask_path} is missing or no image") from error
     if mask is None:
         raise InvalidReference("it has no mask")
-    mask = np.asarray(mask)
-    return (mask if mask.ndim == 2 else mask[..., 0]) != 0
+    return np.asarray(mask)
 
 
-def _place(mask: np.ndarray, bounding_box: list[float], image_size: tuple[int, int]) -> np.ndarray:
-    """Stretch a mask (nearest) over its box, and put it on an empty image."""
+def place_mask(mask: np.ndarray, bounding_box: list[float], image_size: tuple[int, int]) -> np.ndarray:
+    """Stretch a mask (nearest) over its box, and put it on an empty image; raises as :func:`detection_mask`."""
     if not bounding_box:
         raise InvalidReference("it has no box")
     if not all(map(math.isfinite, bounding_box)):
