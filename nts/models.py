@@ -24,6 +24,7 @@ from transformers import Dinov2Config, Dinov2Model
 from .devices import resolve_device, resolve_precision
 from .encoder import Encoder, fingerprint
 from .segmenter import Segmenter
+from .vrp.prompt import ReferencePrompt
 
 SMALL = Path(__file__).parent / "small"
 
@@ -34,6 +35,10 @@ _SAM2_REPOSITORIES = {Path(file).stem: (repo, config) for repo, (config, file) i
 
 SEGMENTERS = ("small", *sorted(_SAM2_REPOSITORIES))
 """Names that :func:`load_segmenter` knows; any checkpoint file of these models will do as well."""
+
+
+PROMPTS = ("small",)
+"""Reference prompts that come with the project; any file of a trained one will do as well."""
 
 
 class WeightsNotFound(RuntimeError):
@@ -101,6 +106,24 @@ def load_segmenter(name: str = "small", device: str = "auto", precision: str = "
         ) from error
     where = resolve_device(device)
     return Segmenter(model, name, fingerprint(model), where, resolve_precision(precision, where))
+
+
+def load_reference_prompt(name: str = "small") -> ReferencePrompt:
+    """A trained visual reference prompt.
+
+    Args:
+        name: ``"small"``, for the small pair, which comes with the project; or a ``.safetensors`` file.
+
+    Raises:
+        WeightsNotFound: if there is no such file.
+        PromptFileError: if the file is damaged, or something else.
+    """
+    path = SMALL / "reference_prompt.safetensors" if name == "small" else Path(name).expanduser()
+    if not path.is_file():
+        raise WeightsNotFound(
+            f"there is no reference prompt {name!r}: it is neither one of {', '.join(PROMPTS)} nor a file on this machine"
+        )
+    return ReferencePrompt.load(path)
 
 
 def _find_segmenter(name: str) -> tuple[Path, Path]:
