@@ -121,7 +121,7 @@ def load_reference_prompt(name: str = "small") -> ReferencePrompt:
     path = SMALL / "reference_prompt.safetensors" if name == "small" else Path(name).expanduser()
     if not path.is_file():
         raise WeightsNotFound(
-            f"there is no reference prompt {name!r}: it is neither one of {', '.join(PROMPTS)} nor a file on this machine"
+            f"there is no reference prompt {name!r}: it is neither {PROMPTS[0]!r}, which comes with the project, nor a file"
         )
     return ReferencePrompt.load(path)
 
