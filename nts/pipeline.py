@@ -84,13 +84,17 @@ def encode_references(
 
 
 def build_memory(
-    references: Iterable[Reference], encoder: Encoder | str = "small", preset: str | Preset = "default"
+    references: Iterable[Reference],
+    encoder: Encoder | str = "small",
+    preset: str | Preset = "default",
+    *,
+    keep_images: bool = False,
 ) -> tuple[MemoryBank, list[Skipped]]:
     """A memory of all usable references, and the list of those that were left out.
 
     References of one image that follow each other and contradict each other are left out, see
     :func:`nts.references.contradictions`. Boxes, points and scribbles are taken as they are; give them to
-    :func:`nts.promotion.promote` before to have masks drawn for them.
+    :func:`nts.promotion.promote` before to have masks drawn for them. ``keep_images`` as in :func:`encode_references`.
 
     >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
     """
@@ -107,7 +111,7 @@ def build_memory(
                 else:
                     yield reference
 
-    for result in encode_references(usable(), encoder, preset):
+    for result in encode_references(usable(), encoder, preset, keep_images=keep_images):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:

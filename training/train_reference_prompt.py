@@ -1,6 +1,6 @@
 """Train the small visual reference prompt on drawn scenes, by the training that every user has.
 
-    python -m training.train_reference_prompt --steps 6000 --out nts/small/reference_prompt.safetensors
+    python -m training.train_reference_prompt --steps 3500 --out nts/small/reference_prompt.safetensors
 
 Its classes are species of the training range, a fifth of which choose the best weights. The benchmark's novel species
 are in no picture.
@@ -43,7 +43,7 @@ def draw_data(folder: Path, classes: int, scenes: int, seed: int = 75) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--classes", type=int, default=400)
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..references import KINDS
-from .prior import normalise_prior, prior
+from .prior import cosines, greatest_of, normalise_prior
 
 ABSENT = -1
 """In the place of a kind: there is no reference here. It fills up sets of fewer references than others."""
@@ -221,12 +221,13 @@ class VisualReferencePrompt(nn.Module):
 
     def target_channels(self, state: ReferenceState, targets: Tensor) -> list[Tensor]:
         """The priors of targets ``[B, G, P, C]``: each ``[B, G, P]``, zero where nothing is marked."""
-        alike = prior(state.tokens, state.marked, targets)
+        cosine = cosines(state.tokens, targets)
+        alike = greatest_of(cosine, state.marked)
         is_marked = state.marked.any(-1, keepdim=True)
         channels = [(normalise_prior(alike) if self.config.normalise_prior else alike.clamp(min=0)) * is_marked]
         if self.config.background_prior:
             is_known = state.unmarked.any(-1, keepdim=True)
-            channels.append((alike - prior(state.tokens, state.unmarked, targets)) * (is_marked & is_known))
+            channels.append((alike - greatest_of(cosine, state.unmarked)) * (is_marked & is_known))
         return channels
 
     def _reduce(self, tokens: Tensor) -> Tensor:

@@ -28,8 +28,17 @@ def prior(reference_tokens: Tensor, marked: Tensor, target_tokens: Tensor) -> Te
         float ``[..., T]`` in ``[-1, 1]``; -1 everywhere where nothing is marked. A token without length is alike to
         nothing: 0.
     """
-    cosine = F.normalize(target_tokens.float(), dim=-1) @ F.normalize(reference_tokens.float(), dim=-1).mT
-    return cosine.masked_fill(~(marked > 0)[..., None, :], -1.0).amax(-1)
+    return greatest_of(cosines(reference_tokens, target_tokens), marked > 0)
+
+
+def cosines(reference_tokens: Tensor, target_tokens: Tensor) -> Tensor:
+    """Cosine of every patch of a target with every patch of the references: ``[..., T, R]``."""
+    return F.normalize(target_tokens.float(), dim=-1) @ F.normalize(reference_tokens.float(), dim=-1).mT
+
+
+def greatest_of(cosine: Tensor, chosen: Tensor) -> Tensor:
+    """The greatest cosine ``[..., T]`` with the chosen ones, bool ``[..., R]``; -1 where none is chosen."""
+    return cosine.masked_fill(~chosen[..., None, :], -1.0).amax(-1)
 
 
 def background_prior(reference_tokens: Tensor, marked: Tensor, target_tokens: Tensor) -> Tensor:
