@@ -121,7 +121,7 @@ def load_reference_prompt(name: str = "small") -> ReferencePrompt:
     path = SMALL / "reference_prompt.safetensors" if name == "small" else Path(name).expanduser()
     if not path.is_file():
         raise WeightsNotFound(
-            f"there is no reference prompt {name!r}: it is neither {PROMPTS[0]!r}, the one that comes with the project, "
+            f"there is no reference prompt {name!r}: it is neither {PROMPTS[0]!r}, which comes with the project, "
             "nor a file on this machine"
         )
     return ReferencePrompt.load(path)
