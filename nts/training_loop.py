@@ -117,13 +117,16 @@ def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
         print(line, flush=True)
 
 
-def read_log(path: Path, until: int) -> list[dict[str, float]]:
-    """The entries of a log up to a step; those after it, of steps that will be done once more, are dropped from it."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= until]
-    if len(kept) < len(lines):
-        path.write_text("".join(line + "\n" for line in kept))
-    return [json.loads(line) for line in kept]
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The entries of a log; none, where there is none yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the entries after a step from a log: those steps will be done once more."""
+    kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
+    if path.is_file():
+        path.write_text("".join(kept))
 
 
 def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:

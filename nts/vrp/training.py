@@ -242,7 +242,7 @@ def train(
     checkpoint, log = folder / "checkpoint.pt", folder / "log.jsonl"
     if checkpoint.is_file():
         best = training_loop.resume(state, checkpoint)
-    entries = training_loop.read_log(log, until=state.step)
+    training_loop.cut_log(log, state.step)
     classes = tuple(sorted(names[c] for c in (*split.train, *split.validation)))
 
     since: list[dict[str, float]] = []
@@ -256,7 +256,6 @@ def train(
             continue
         accuracy = run.validate(state.average, episodes, names)
         entry = {"step": state.step, "rate": rate, **training_loop.mean_of(since), "validation_miou": accuracy.miou}
-        entries.append(entry)
         training_loop.log(log, entry, show=False)
         if accuracy.miou > best["miou"]:
             best = {"miou": accuracy.miou, "step": state.step}
@@ -269,7 +268,7 @@ def train(
         yield Progress(state.step, config.steps, entry["loss"], accuracy.miou)
         since = []
     prompt = ReferencePrompt.load(folder / "best.safetensors")
-    yield TrainingReport(prompt, int(best["step"]), best["miou"], entries, warnings)
+    yield TrainingReport(prompt, int(best["step"]), best["miou"], training_loop.read_log(log), warnings)
 
 
 def run_training(
