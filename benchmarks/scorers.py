@@ -1,0 +1,108 @@
+"""Who judges proposals best: the prototypes, a trained reference prompt, or both, on the benchmark of drawn scenes.
+
+    python -m benchmarks.scorers
+
+The same images, proposals and references for all; nAP by number of references, mean and standard deviation over draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nts.evaluation.coco import coco_results, evaluate
+from nts.memory import MemoryBank, MemoryEntry
+from nts.models import load_encoder, load_reference_prompt, load_segmenter
+from nts.pipeline import SCORERS, EncodedTarget, ReferenceSegmenter, encode_references, encode_target
+from nts.presets import get_preset
+from nts.references import Reference
+from nts.small.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name, target_scenes
+
+from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
+
+
+def draw_memory(entries: Sequence[MemoryEntry], shots: int, draw: int, empty: MemoryBank) -> MemoryBank:
+    """A memory of some of the entries of every class; the draws are those of :mod:`benchmarks.scenes`."""
+    rng = np.random.default_rng([74, draw])
+    bank = MemoryBank(empty.encoder, empty.preset)
+    for number in NOVEL_SPECIES:
+        of_class = [entry for entry in entries if entry.class_name == species_name(number)]
+        for i in rng.permutation(len(of_class))[:shots]:
+            bank.add(of_class[i])
+    return bank
+
+
+def find_all(truth: dict, segmenter: ReferenceSegmenter, targets: Sequence[EncodedTarget]) -> list[dict]:
+    """COCO results of every target."""
+    ids = {category["name"]: category["id"] for category in truth["categories"]}
+    in_order = [ids[name] for name in segmenter.classes]
+    convention = segmenter.preset.box_convention
+    return [
+        result
+        for image_id, target in enumerate(targets, start=1)
+        for result in coco_results(segmenter.match(target), image_id, in_order, convention)
+    ]
+
+
+def run(
+    targets: int = 120,
+    shots: Sequence[int] = (1, 3, 5),
+    draws: int = DRAWS,
+    preset: str = "paper",
+    prompt: str = "small",
+    device: str = "auto",
+) -> dict:
+    """The whole comparison; prints its table and returns its numbers."""
+    encoder, segmenter = load_encoder("small", device), load_segmenter("small", device)
+    trained, chosen = load_reference_prompt(prompt), get_preset(preset)
+    trained.check_novel([species_name(number) for number in NOVEL_SPECIES])
+    scenes = target_scenes(targets)
+    truth = coco_dataset(scenes)
+    encoded = [
+        encode_target(scene.image, encoder, segmenter, chosen, keep_embedding=True)
+        for scene in tqdm(scenes, desc="Encoding targets")
+    ]
+    references = (
+        Reference(scene.image, species_name(number), scene.masks[0])
+        for number in NOVEL_SPECIES
+        for scene in reference_scenes(number, REFERENCES_PER_CLASS)
+    )
+    entries = list(encode_references(references, encoder, chosen, keep_images=True))
+    rows = {}
+    for k in shots:
+        for scorer in SCORERS:
+            found = []
+            for draw in tqdm(range(draws), desc=f"{k} references, {scorer}"):
+                memory = draw_memory(entries, k, draw, MemoryBank(encoder.info, chosen.name))
+                judge = ReferenceSegmenter(memory, encoder, segmenter, chosen, scorer=scorer, prompt=trained)
+                found.append(figures(evaluate(truth, find_all(truth, judge, encoded))))
+            rows[f"{k}, {scorer}"] = summary(found)
+    print(table("references per class, scorer", rows))
+    return {"targets": targets, "draws": draws, "preset": preset, "prompt": trained.about, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", type=int, default=120)
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--prompt", default="small", help="'small', or a file")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    args = parser.parse_args()
+    options = vars(args).copy()
+    out = options.pop("out")
+    numbers = run(**options)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
