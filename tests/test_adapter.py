@@ -121,7 +121,6 @@ def test_mask_is_stretched_over_its_box_and_cut_at_the_border(fo):
 @pytest.mark.parametrize(
     ("label", "reason"),
     [
-        ({"label": "a", "bounding_box": [0, 0, 1, 1]}, "it has a box but no mask"),
         ({"bounding_box": [0, 0, 1, 1], "mask": np.ones((2, 2), bool)}, "it has no class"),
         ({"label": "a", "bounding_box": [0, 0, 1, 1], "mask": np.zeros((2, 2), bool)}, "its mask is empty"),
         (
@@ -138,26 +137,26 @@ def test_mask_is_stretched_over_its_box_and_cut_at_the_border(fo):
         ),
         ({"label": "a", "bounding_box": [0, 0, 1, 1], "mask_path": "/nowhere.png"}, "its mask file /nowhere.png is"),
     ],
-    ids=["box only", "no class", "empty", "outside", "cut away", "nan", "no file"],
+    ids=["no class", "empty", "outside", "cut away", "nan", "no file"],
 )
 def test_label_that_is_no_reference_says_why(fo, tmp_path, label, reason):
-    from nts.fiftyone_adapter.labels import references_of_sample
+    from nts.fiftyone_adapter.references import annotations_of_sample, references_of_sample
 
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     sample = fo.Sample(tmp_path / "a.png", field=fo.Detections(detections=[fo.Detection(**label)]))
-    (skipped,) = references_of_sample(sample, "field")
+    (skipped,) = references_of_sample(sample, annotations_of_sample(sample, "field", {}))
     assert isinstance(skipped, Skipped)
     assert skipped.reason.startswith(reason)
     assert skipped.label_id == sample.field.detections[0].id
 
 
-def test_box_without_a_mask_is_filled_if_asked_for(fo, tmp_path):
-    from nts.fiftyone_adapter.labels import references_of_sample
+def test_box_without_a_mask_marks_the_whole_box(fo, tmp_path):
+    from nts.fiftyone_adapter.references import annotations_of_sample, references_of_sample
 
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     detection = fo.Detection(label="a", bounding_box=[0.5, 0.2, 0.25, 0.5])
     sample = fo.Sample(tmp_path / "a.png", field=fo.Detections(detections=[detection]))
-    (reference,) = references_of_sample(sample, "field", boxes="fill")
+    (reference,) = references_of_sample(sample, annotations_of_sample(sample, "field", {}))
     assert isinstance(reference, Reference)
     assert reference.kind == "box"
     assert reference.mask[2:7, 10:15].all()
@@ -167,14 +166,14 @@ def test_box_without_a_mask_is_filled_if_asked_for(fo, tmp_path):
 
 def test_reference_follows_the_orientation_of_its_image(fo, tmp_path):
     """Labels are drawn on the image as viewers show it, that is, turned as its EXIF orientation says."""
-    from nts.fiftyone_adapter.labels import references_of_sample
+    from nts.fiftyone_adapter.references import annotations_of_sample, references_of_sample
 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     detection = fo.Detection(label="a", bounding_box=[0, 0, 0.5, 0.25], mask=np.ones((10, 10), bool))
     sample = fo.Sample(tmp_path / "a.jpg", field=fo.Detections(detections=[detection]))
-    (reference,) = references_of_sample(sample, "field")
+    (reference,) = references_of_sample(sample, annotations_of_sample(sample, "field", {}))
     assert reference.image.shape == (40, 20, 3)
     assert reference.mask[:10, :10].all()
     assert reference.mask.sum() == 100
@@ -182,13 +181,15 @@ def test_reference_follows_the_orientation_of_its_image(fo, tmp_path):
 
 def test_box_in_whole_pixels_comes_back_in_whole_pixels(fo, tmp_path):
     """The crop truncates: a box at 57 that comes back at 56.9999 would be cut one pixel off."""
-    from nts.fiftyone_adapter.labels import references_of_sample
+    from nts.fiftyone_adapter.references import annotations_of_sample, references_of_sample
 
     Image.new("RGB", (231, 173)).save(tmp_path / "a.png")
     masks = blobs(np.random.default_rng(3), 200, 173, 231)
     detections = [fo.Detection.from_mask(mask, label="a") for mask in masks]
     sample = fo.Sample(tmp_path / "a.png", field=fo.Detections(detections=detections))
-    for mask, reference in zip(masks, references_of_sample(sample, "field"), strict=True):
+    for mask, reference in zip(
+        masks, references_of_sample(sample, annotations_of_sample(sample, "field", {})), strict=True
+    ):
         ys, xs = mask.nonzero()
         assert reference.box == (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
 
@@ -263,7 +264,7 @@ def test_memory_says_what_it_left_out_and_why(nts_fo, fo, references):
     third.ground_truth.detections.append(fo.Detection(bounding_box=[0, 0, 1, 1], mask=np.ones((2, 2), bool)))
     third.save()
 
-    report = nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    report = nts_fo.build_reference_memory(references, "ground_truth", "shapes", weak_labels="skip")
     assert report.shots == {CLASSES[1]: 2}
     assert report.missing_classes == [CLASSES[0]]
     reasons = [item.reason for item in report.skipped]
@@ -271,9 +272,11 @@ def test_memory_says_what_it_left_out_and_why(nts_fo, fo, references):
     assert reasons[1].startswith(f"label {CLASSES[0]!r} of {second.filepath}: the image {second.filepath} cannot be")
     assert reasons[2] == f"label None of {third.filepath}: it has no class"
 
-    filled = nts_fo.build_reference_memory(references, "ground_truth", "filled", boxes="fill")
-    assert filled.shots == {CLASSES[0]: 1, CLASSES[1]: 2}
-    assert filled.boxes == 1
+    raw = nts_fo.build_reference_memory(references, "ground_truth", "raw", weak_labels="raw")
+    assert raw.shots == {CLASSES[0]: 1, CLASSES[1]: 2}
+    assert (raw.kinds, raw.promoted, raw.unpromoted) == ({"mask": 2, "box": 1}, 0, 0)
+    drawn = nts_fo.build_reference_memory(references, "ground_truth", "drawn")
+    assert (drawn.kinds, drawn.promoted, drawn.unpromoted) == ({"mask": 2, "box": 1}, 1, 0)
 
 
 def test_interrupted_segmentation_is_taken_up_again(nts_fo, drawn, targets, memory, quick):

@@ -86,15 +86,15 @@ def test_view_of_patches(build, drawn):
 
 
 def test_field_that_is_none(build, references):
-    with says("the label field 'nowhere' does not exist; fields of type Detections are: ground_truth"):
+    with says("the label field 'nowhere' does not exist; fields of labels are: ground_truth"):
         build(references, "nowhere", "shapes")
 
 
 def test_field_of_another_type(build, drawn, references):
-    with says("the label field 'filepath' is of type StringField; fields of type Detections are: ground_truth"):
+    with says("the label field 'filepath' is of type StringField; fields of labels are: ground_truth"):
         build(references, "filepath", "shapes")
     drawn.delete_sample_field("ground_truth")
-    with says("a label field is needed, but this dataset has no field of type Detections"):
+    with says("a label field is needed, but this dataset has no field of the types Detections, Polylines, Keypoints, "):
         build(references, "filepath", "shapes")
 
 
@@ -103,7 +103,7 @@ def test_field_without_masks(build, drawn, references):
         for label in sample.ground_truth.detections:
             label.mask = None
     with says("no label of the field 'ground_truth' of this view could be used: it has a box but no mask; give the"):
-        build(references, "ground_truth", "shapes")
+        build(references, "ground_truth", "shapes", weak_labels="skip")
     assert drawn.list_runs() == []
 
 
@@ -194,9 +194,9 @@ def test_settings_that_cannot_be(segment, drawn, targets, memory, settings, mess
     assert not drawn.has_sample_field("nts_shapes")
 
 
-def test_boxes_option_that_is_none(build, references):
-    with says("boxes must be one of skip, fill, got 'guess'"):
-        build(references, "ground_truth", "shapes", boxes="guess")
+def test_way_with_weak_labels_that_is_none(build, references):
+    with says("weak_labels must be one of promoted, raw, skip, got 'guess'"):
+        build(references, "ground_truth", "shapes", weak_labels="guess")
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ def make_bank(names: str = "bba", seed: int = 0, encoder: EncoderInfo = ENCODER)
     bank = MemoryBank(encoder)
     for i, name in enumerate(names):
         prototype = torch.randn(encoder.dim, generator=generator)
-        bank.add(MemoryEntry(name, prototype, f"sample{i}", f"label{seed}-{i}", "mask", 3.5 + i))
+        kind = ("mask", "box", "point", "scribble")[i % 4]
+        bank.add(MemoryEntry(name, prototype, f"sample{i}", f"label{seed}-{i}", kind, 3.5 + i, promoted=i % 3 == 1))
     return bank
 
 
@@ -36,13 +38,8 @@ def assert_equal(one: MemoryBank, two: MemoryBank) -> None:
     assert (one.encoder, one.preset, one.created) == (two.encoder, two.preset, two.created)
     assert torch.equal(one.instance_prototypes(), two.instance_prototypes())
     for a, b in zip(one.entries, two.entries, strict=True):
-        assert (a.class_name, a.sample_id, a.label_id, a.kind, a.weight) == (
-            b.class_name,
-            b.sample_id,
-            b.label_id,
-            b.kind,
-            b.weight,
-        )
+        assert a.prototype is not b.prototype
+        assert replace(a, prototype=b.prototype).__dict__ == b.__dict__
 
 
 def test_instance_prototype_is_the_weighted_mean_of_the_tokens():
@@ -131,6 +128,26 @@ def test_saved_bank_comes_back_equal(tmp_path):
     bank.save(tmp_path / "bank.safetensors")
     assert_equal(MemoryBank.load(tmp_path / "bank.safetensors"), bank)
     assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
+
+
+def test_files_of_the_first_schema_are_still_read():
+    bank = make_bank("ab")
+    entries = [
+        {
+            "class_name": e.class_name,
+            "sample_id": e.sample_id,
+            "label_id": e.label_id,
+            "kind": "box",
+            "weight": e.weight,
+        }
+        for e in bank.entries
+    ]
+    old = MemoryBank.from_bytes(with_header(bank.to_bytes(), schema_version="1", entries=json.dumps(entries)))
+    assert torch.equal(old.instance_prototypes(), bank.instance_prototypes())
+    assert [(entry.label_id, entry.kind, entry.promoted) for entry in old.entries] == [
+        ("label0-0", "box", False),
+        ("label0-1", "box", False),
+    ]
 
 
 def test_file_made_by_another_encoder_is_refused(tmp_path):

@@ -281,10 +281,15 @@ def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
     shown = form(build, references)
     assert values(shown["label_field"]) == ["ground_truth", "boxes"]
     described = [choice["description"] for choice in shown["label_field"]["view"]["choices"]]
-    assert described == ["4 labels, all with masks", "1 labels, boxes only"]
+    assert described == ["4 masks", "1 box"]
     assert values(shown["classes"]) == list(CLASSES)
-    assert "boxes" not in shown
-    assert values(form(build, references, label_field="boxes")["boxes"]) == ["skip", "fill"]
+    assert "weak_labels" not in shown
+    assert "segmenter" not in shown
+    shown = form(build, references, label_field="boxes")
+    assert values(shown["weak_labels"]) == ["promoted", "raw", "skip"]
+    assert shown["weak_labels"]["view"]["label"] == "1 box without a mask"
+    assert "segmenter" in shown
+    assert "segmenter" not in form(build, references, label_field="boxes", weak_labels="raw")
 
 
 def test_labels_are_counted_once_while_a_form_is_open(operator, references, monkeypatch):
@@ -378,14 +383,13 @@ def test_selected_samples_can_be_the_target(fo, operator, drawn, memory):
     assert drawn.exists("nts_shapes").values("id") == [drawn.last().id]
 
 
-def test_boxes_become_references_only_if_asked_for(fo, operator, drawn, references):
+def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
     for sample in references.iter_samples(autosave=True):
         for label in sample.ground_truth.detections:
             label.mask = None
     build = operator("build_reference_memory")
     with pytest.raises(ValueError, match="it has a box but no mask; give the labels masks, or choose to"):
-        build(references, "ground_truth", "boxes")
-    report = build(references, "ground_truth", "boxes", boxes="fill")
-    assert report.boxes == REFERENCES
-    told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2", boxes="fill")
-    assert "4 of them are boxes taken as masks" in told[-2][1]["results"]["summary"]
+        build(references, "ground_truth", "boxes", weak_labels="skip")
+    assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
+    told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
+    assert "references of 2 classes (4 boxes); for 4 of them SAM2 drew the mask." in told[-2][1]["results"]["summary"]

@@ -106,6 +106,24 @@ def test_masks_of_boxes_are_those_of_the_image_predictor(small_segmenter, scene,
     assert np.allclose(logits.clamp(-32, 32), [low[0] for _, _, low in expected], atol=1e-3)
 
 
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("labels", [[1], [1, 1, 1], [1, 0, 1, 1]])
+def test_masks_of_points_are_those_of_the_image_predictor(small_segmenter, scene, monkeypatch, multimask, labels):
+    predictor = SAM2ImagePredictor(small_segmenter._model)
+    predictor._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]  # it expects 1024-pixel images
+    monkeypatch.setattr(small_segmenter._model.sam_mask_decoder, "dynamic_multimask_via_stability", False)
+    monkeypatch.setattr(small_segmenter, "_chunk_size", lambda embedding: 2)
+    predictor.set_image(scene.image)
+    points = np.random.default_rng(0).uniform(0, 256, (5, len(labels), 2))
+    expected = [predictor.predict(each, np.array(labels), multimask_output=multimask) for each in points]
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    given = None if all(labels) else torch.tensor([labels] * 5)
+    logits, iou = small_segmenter.masks_of_points(embedding, torch.from_numpy(points), given, multimask=multimask)
+    assert logits.shape == (5, 3 if multimask else 1, 64, 64)
+    assert np.allclose(iou, [iou for _, iou, _ in expected], atol=1e-5)
+    assert np.allclose(logits.clamp(-32, 32), [low for _, _, low in expected], atol=1e-3)
+
+
 def test_boxes_become_masks_of_their_objects_at_the_size_of_the_image(small_segmenter, scene):
     x1, y1, x2, y2 = boxes_of(scene).T
     boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)

@@ -213,6 +213,8 @@ def _classes_of_segmentation(segmentation: fo.Segmentation, names: Mapping[int, 
     """One mask for each class; values of the same name are one class. Unreadable, it is one label without a class."""
     try:
         mask = read_mask(segmentation)
+        if mask.dtype.kind not in "biu":
+            raise InvalidReference("its mask holds fractions, not numbers of classes")
     except InvalidReference as error:
         yield Annotation(segmentation.id, None, "mask", problem=str(error))
         return
