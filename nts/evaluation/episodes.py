@@ -14,9 +14,10 @@ import json
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -108,6 +109,44 @@ def draw_episodes(
     return episodes
 
 
+def show_wrong_class(
+    episodes: Iterable[Episode], references: dict, class_ids: Iterable[int], *, seed: int
+) -> list[Episode]:
+    """A control: for every episode one of another class with the same target, whose references are shown instead.
+
+    A head that does as well with them does not look at its references. The other class is drawn uniformly, then its
+    images, all others than the target; what is drawn depends on the seed and the episode alone.
+
+    Args:
+        episodes: to be misled.
+        references: the COCO dataset that their references are from.
+        class_ids: to draw the other class from.
+        seed: of the draw.
+
+    Raises:
+        ValueError: if no other class has as many images as an episode has references.
+    """
+    images, wanted, misled = _images_of_classes(references), sorted(set(class_ids)), []
+    for episode in episodes:
+        generator = random.Random(repr((seed, episode)))
+        pools = {
+            class_id: [image for image in images.get(class_id, []) if image != episode.target]
+            for class_id in wanted
+            if class_id != episode.class_id
+        }
+        enough = [class_id for class_id, pool in pools.items() if len(pool) >= len(episode.references)]
+        if not enough:
+            raise ValueError(
+                f"no class but that of the episode (category {episode.class_id}) has {len(episode.references)} images "
+                "as references: the control needs another"
+            )
+        other = enough[int(generator.random() * len(enough))]
+        pool = pools[other]
+        chosen = [pool.pop(int(generator.random() * len(pool))) for _ in episode.references]
+        misled.append(Episode(other, episode.target, tuple(chosen)))
+    return misled
+
+
 def write_episodes(path: str | os.PathLike, episodes: Sequence[Episode], **about: object) -> None:
     """Write episodes to a JSON file, with whatever else should be known ``about`` them."""
     content = {**about, "episodes": [asdict(episode) for episode in episodes]}
@@ -136,17 +175,43 @@ class Outcome:
     error: str = ""
 
 
+class References(Protocol):
+    """Where the references of episodes are: :class:`EpisodeImages` with its masks, or weaker annotations of them."""
+
+    def reference(self, image_id: int | str, class_id: int) -> Reference:
+        """What marks a class in an image. The same every time, under sample and label ids of its own.
+
+        Raises:
+            ImageError: if the image cannot be used.
+            InvalidReference: if it cannot show the class.
+        """
+        ...
+
+
 class EpisodeImages:
     """The images and class masks of a COCO dataset, by image id.
 
     Args:
-        dataset: a COCO dataset; every image has a ``path``, and an ``ignore``, the run lengths of pixels that count for
-            nothing, where it has such.
+        dataset: a COCO dataset; every image has a ``path``, unless its pixels are given, and an ``ignore``, the run
+            lengths of pixels that count for nothing, where it has such.
         exif: see :func:`nts.images.read_image`.
         keep: so many of the images read last are kept.
+        pixels: images that are in memory, uint8 ``[H, W, 3]``, by their ids.
+
+    Attributes:
+        dataset: as given.
     """
 
-    def __init__(self, dataset: dict, *, exif: bool = True, keep: int = 16) -> None:
+    def __init__(
+        self,
+        dataset: dict,
+        *,
+        exif: bool = True,
+        keep: int = 16,
+        pixels: Mapping[int | str, np.ndarray] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self._pixels = pixels or {}
         self._images = {image["id"]: image for image in dataset["images"]}
         self._annotations: dict[int | str, list[dict]] = {}
         for annotation in dataset["annotations"]:
@@ -166,6 +231,8 @@ class EpisodeImages:
         Raises:
             ImageError: if the file cannot be read, or has another size than its annotations.
         """
+        if image_id in self._pixels:
+            return self._pixels[image_id]
         if image_id in self._read:
             self._read.move_to_end(image_id)
             return self._read[image_id]
@@ -208,11 +275,12 @@ class EpisodeImages:
 
 def evaluate_episodes(
     episodes: Iterable[Episode],
-    references: EpisodeImages,
+    references: References,
     targets: EpisodeImages,
     predictor: Predictor,
     *,
     side: int | None = None,
+    shown: Iterable[Episode] | None = None,
 ) -> Iterator[Outcome]:
     """Ask a head for every episode, and count pixels.
 
@@ -225,16 +293,19 @@ def evaluate_episodes(
         predictor: the head. It is not told the class, only shown it.
         side: compare masks resized to so many pixels squared (nearest), as VRP-SAM does with 512; at the target's own
             size where ``None``.
+        shown: for every episode another one, whose class and references are shown instead: a control, such as that of
+            :func:`show_wrong_class`.
 
     Yields:
         one outcome per episode. An image that cannot be used is told, and counts as one in which nothing was found.
     """
-    for episode in episodes:
+    episodes = list(episodes)
+    for episode, instead in zip(episodes, episodes if shown is None else shown, strict=True):
         truth, ignored = targets.mask(episode.target, episode.class_id), targets.ignored(episode.target)
         error = ""
         try:
-            shown = [references.reference(image_id, episode.class_id) for image_id in episode.references]
-            predicted = predictor(shown, targets.image(episode.target))
+            seen = [references.reference(image_id, instead.class_id) for image_id in instead.references]
+            predicted = predictor(seen, targets.image(episode.target))
         except (ImageError, InvalidReference) as reason:
             predicted, error = np.zeros_like(truth), str(reason)
         if side is not None:

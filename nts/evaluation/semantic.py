@@ -55,6 +55,11 @@ class PixelCounts:
     background_intersection: int
     background_union: int
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
+        """In the order of the fields."""
+        return self.intersection, self.union, self.background_intersection, self.background_union
+
 
 def count_pixels(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None = None) -> PixelCounts:
     """Compare two masks.
@@ -130,6 +135,43 @@ def summarise_episodes(
     )
 
 
+def bootstrap_accuracy(
+    class_ids: Sequence[int] | np.ndarray, heads: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
+) -> list[dict[str, np.ndarray]]:
+    """mIoU and FB-IoU of heads on the same episodes, over the same resampled episodes.
+
+    Args:
+        class_ids: ``[E]`` class of every episode, at least one.
+        heads: int64 ``[E, 4]`` counts of each.
+        draws: how many samples of ``E`` episodes, drawn with replacement.
+        seed: of the drawing.
+
+    Returns:
+        for every head ``"miou"`` and ``"fb-iou"``: float ``[draws]``; ``nan`` where a sample has no pixel to count.
+    """
+    _, rows = np.unique(np.asarray(class_ids), return_inverse=True)
+    classes, episodes = int(rows.max()) + 1, len(rows)
+    rng = np.random.default_rng(seed)
+    times = np.empty((draws, episodes))
+    for of_draw in times:
+        of_draw[:] = np.bincount(rng.integers(episodes, size=episodes), minlength=episodes)
+    figures = []
+    for counts in heads:
+        by_class = np.zeros((episodes, classes, 4))
+        by_class[np.arange(episodes), rows] = counts
+        sums = (times @ by_class.reshape(episodes, -1)).reshape(draws, classes, 4)  # whole numbers: exact
+        with np.errstate(invalid="ignore"):  # a class that was not drawn: 0 / 0
+            iou = sums[:, :, 0] / sums[:, :, 1]
+            total = sums.sum(1)
+            fb_iou = (total[:, 0] / total[:, 1] + total[:, 2] / total[:, 3]) / 2
+        known = ~np.isnan(iou)
+        miou = np.divide(
+            np.where(known, iou, 0.0).sum(1), known.sum(1), out=np.full(draws, math.nan), where=known.any(1)
+        )
+        figures.append({"miou": miou, "fb-iou": fb_iou})
+    return figures
+
+
 def bootstrap_episodes(
     class_ids: Sequence[int] | np.ndarray, a: np.ndarray, b: np.ndarray, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
@@ -139,29 +181,13 @@ def bootstrap_episodes(
         class_ids: ``[E]`` class of every episode.
         a: int64 ``[E, 4]`` counts of the one head.
         b: int64 ``[E, 4]`` counts of the other.
-        draws: how many samples of ``E`` episodes, drawn with replacement.
-        seed: of the drawing.
+        draws, seed: as in :func:`bootstrap_accuracy`.
 
     Returns:
         ``"miou"`` and ``"fb-iou"``: float ``[draws]``; ``nan`` where a sample has no pixel to count.
     """
-    _, rows = np.unique(np.asarray(class_ids), return_inverse=True)
-    classes, episodes = int(rows.max()) + 1, len(rows)
-    both = np.concatenate([np.asarray(a, np.float64), np.asarray(b, np.float64)], axis=1)
-    rng = np.random.default_rng(seed)
-    differences: dict[str, list[float]] = {"miou": [], "fb-iou": []}
-    for _ in range(draws):
-        times = np.bincount(rng.integers(episodes, size=episodes), minlength=episodes)
-        sums = np.zeros((classes, 8))
-        np.add.at(sums, rows, both * times[:, None])
-        with np.errstate(invalid="ignore"):  # a class that was not drawn: 0 / 0
-            iou = np.stack([sums[:, 0] / sums[:, 1], sums[:, 4] / sums[:, 5]])
-            total = sums.sum(0)
-            fb_iou = [(total[i] / total[i + 1] + total[i + 2] / total[i + 3]) / 2 for i in (0, 4)]
-        mean = [float(np.mean(known)) if len(known := row[~np.isnan(row)]) else math.nan for row in iou]
-        differences["miou"].append(mean[1] - mean[0])
-        differences["fb-iou"].append(float(fb_iou[1] - fb_iou[0]))
-    return {figure: np.array(values) for figure, values in differences.items()}
+    of_a, of_b = bootstrap_accuracy(class_ids, [a, b], draws=draws, seed=seed)
+    return {figure: of_b[figure] - of_a[figure] for figure in of_a}
 
 
 def _ratio(intersection: int, union: int) -> float:
