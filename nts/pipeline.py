@@ -172,8 +172,9 @@ class ReferenceSegmenter:
         segmenter: a loaded segmenter, or a name for :func:`nts.models.load_segmenter`.
         preset: ``"default"``, ``"paper"``, or a :class:`~nts.presets.Preset`.
         scorer: what judges which class a proposal is of, and how surely. ``"prototype"``: its likeness to the
-            prototypes, as published. ``"vrp"``: a trained visual reference prompt. ``"both"``: the geometric mean of
-            the two. Suppression and merging are the same for all.
+            prototypes, as published. ``"vrp"``: a trained visual reference prompt. ``"both"``: the likeness
+            times the root of the prompt's score, which on classes kept aside did better than other ways to join them.
+            Suppression and merging are the same for all.
         prompt: the trained prompt, for the scorers that need one; the memory must have whole images then.
 
     Raises:
@@ -262,7 +263,7 @@ class ReferenceSegmenter:
         if self._head is None:
             return None
         scores = score_proposals(self.class_maps(target).probabilities, masks)
-        return scores if self.scorer == "vrp" else (scores * similarity(features, self._prototypes)).sqrt()
+        return scores if self.scorer == "vrp" else similarity(features, self._prototypes) * scores.sqrt()
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:

@@ -226,7 +226,7 @@ def test_a_prompt_judges_in_the_same_matching_and_merging(prompt, memory, small_
         plain = ReferenceSegmenter(memory, small_encoder, small_segmenter)
         assert len(plain.match(target)) > 0
         cosine = torch.stack([_cosine(target, masks, p) for p in memory.prototypes()], 1)
-        scores = (scores * cosine).sqrt()
+        scores = cosine * scores.sqrt()
     best, labels = scores.max(1)
     assert torch.allclose(instances.similarities, best[instances.proposals], atol=1e-5)
     assert torch.equal(instances.labels, labels[instances.proposals])

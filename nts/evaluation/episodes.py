@@ -25,10 +25,11 @@ from PIL import Image
 from ..encoder import Encoder
 from ..images import ImageError
 from ..memory import MemoryBank, MemoryEntry
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
+from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
+from ..vrp.prompt import ReferencePrompt
 from .layouts import mask_of_annotation, read_annotated_image
 from .matches import number_then_word
 from .semantic import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
@@ -315,7 +316,7 @@ def evaluate_episodes(
 
 
 class PaintedInstances:
-    """The training-free pipeline as a head: instances of the episode's class, painted.
+    """The pipeline as a head, training-free or with a trained reference prompt: instances of the class, painted.
 
     Every reference is encoded once, whatever the number of episodes that it is part of, and the last target is kept.
 
@@ -324,6 +325,8 @@ class PaintedInstances:
         segmenter: a loaded segmenter.
         preset: how both are used.
         threshold: see :func:`nts.evaluation.semantic.paint`.
+        scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
+        prompt: the same.
     """
 
     def __init__(
@@ -332,9 +335,13 @@ class PaintedInstances:
         segmenter: Segmenter,
         preset: str | Preset = "default",
         threshold: float = PAINT_THRESHOLD,
+        *,
+        scorer: Scorer = "prototype",
+        prompt: ReferencePrompt | None = None,
     ) -> None:
         self._encoder, self._segmenter, self._preset = encoder, segmenter, get_preset(preset)
         self._threshold = threshold
+        self._scorer, self._prompt = scorer, prompt
         self._entries: dict[str, MemoryEntry] = {}
         self._target: tuple[np.ndarray, EncodedTarget] | None = None
 
@@ -347,14 +354,17 @@ class PaintedInstances:
         memory = MemoryBank(self._encoder.info, self._preset.name)
         for reference in references:
             memory.add(self._entry(reference))
+        head = ReferenceSegmenter(
+            memory, self._encoder, self._segmenter, self._preset, scorer=self._scorer, prompt=self._prompt
+        )
         if self._target is None or self._target[0] is not target:
-            self._target = target, encode_target(target, self._encoder, self._segmenter, self._preset)
-        head = ReferenceSegmenter(memory, self._encoder, self._segmenter, self._preset)
+            self._target = target, head.encode(target)
         return (paint(head.match(self._target[1]), self._threshold) > 0).cpu().numpy()
 
     def _entry(self, reference: Reference) -> MemoryEntry:
         if reference.label_id not in self._entries:
-            (entry,) = encode_references([reference], self._encoder, self._preset)
+            keep_images = self._scorer != "prototype"
+            (entry,) = encode_references([reference], self._encoder, self._preset, keep_images=keep_images)
             if isinstance(entry, Skipped):
                 raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
             self._entries[reference.label_id] = entry

@@ -72,13 +72,17 @@ class Baselines:
             references: of one class. Those of one image need one sample id; without one nothing is kept of them.
             target: uint8 ``[H, W, 3]``; one that follows itself is encoded once.
         """
-        if self._target is None or self._target[0] is not target:
-            self._target = target, self._encode(target)
-        tokens = torch.cat([self._tokens(reference) for reference in references])
+        tokens = torch.cat([self.tokens(reference) for reference in references])
         marked = torch.cat([self._marked(reference) for reference in references]).to(tokens.device)
-        similarity = normalise_prior(prior(tokens, marked, self._target[1]))
+        similarity = normalise_prior(prior(tokens, marked, self.target_tokens(target)))
         similarity = similarity.reshape(1, 1, *self._encoder.grid)
         return F.interpolate(similarity, size=target.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+
+    def target_tokens(self, target: np.ndarray) -> Tensor:
+        """``[P, C]`` tokens of a target; one that follows itself is encoded once."""
+        if self._target is None or self._target[0] is not target:
+            self._target = target, self._encode(target)
+        return self._target[1]
 
     def embedding(self, target: np.ndarray) -> ImageEmbedding:
         """SAM2's embedding of a target; one that follows itself is encoded once."""
@@ -97,7 +101,8 @@ class Baselines:
         weights = annotation_weights(reference.mask, kind, self._encoder.grid).flatten()
         return weights >= min(0.5, float(weights.max()))
 
-    def _tokens(self, reference: Reference) -> Tensor:
+    def tokens(self, reference: Reference) -> Tensor:
+        """``[P, C]`` tokens of a reference's whole image, kept by its sample id."""
         key = reference.sample_id
         if key in self._kept:
             self._kept.move_to_end(key)
