@@ -36,9 +36,8 @@ class PromptedMap:
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
         """See :data:`~nts.evaluation.episodes.Predictor`. References of one image need one sample id."""
         states = self._head.look([[self._whole_image(reference) for reference in references]])
-        maps = self._head.maps(
-            states, self._models.target_tokens(target).unflatten(0, self._config.grid), self._models.embedding(target)
-        )
+        tokens = self._models.target_tokens(target).unflatten(0, self._config.grid)
+        maps = self._head.maps(states, tokens, self._models.embedding(target))
         return draw_masks(maps.logits, target.shape[:2])[0].cpu().numpy()
 
     def _whole_image(self, reference: Reference) -> WholeImage:
