@@ -136,9 +136,9 @@ def test_the_pipeline_as_a_head_finds_something_and_encodes_each_reference_once(
     encoded = []
     original = module.encode_references
 
-    def counting(references, *args):
+    def counting(references, *args, **options):
         encoded.extend(reference.label_id for reference in references)
-        return original(references, *args)
+        return original(references, *args, **options)
 
     monkeypatch.setattr(module, "encode_references", counting)
     images = EpisodeImages(scenes, exif=False)
