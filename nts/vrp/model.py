@@ -154,10 +154,10 @@ class VisualReferencePrompt(nn.Module):
         self.see_target = _Attention(dim, config.heads)
         self.confer_on_target = _Attention(dim, config.heads)
         if config.dense_prompt:
-            last = nn.Conv2d(dim, dim, 1, bias=False)
+            first, last = nn.Conv2d(dim, dim // 4, 3, padding=1), nn.Conv2d(dim // 4, dim, 1, bias=False)
             # Training begins at SAM2 as it is, with no word of where.
             nn.init.zeros_(last.weight)
-            self.dense = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), last)
+            self.dense = nn.Sequential(first, nn.ReLU(), last)
         self.register_buffer("positions", sine_positions(config.grid, dim), persistent=False)
 
     def encode_references(self, tokens: Tensor, weights: Tensor, kinds: Tensor) -> ReferenceState:
