@@ -28,7 +28,7 @@ from ..presets import Preset
 from ..references import Reference, annotation_weights, box_of_mask
 from ..segmenter import ImageEmbedding, Segmenter
 from ..vrp.prior import normalise_prior, prior
-from .annotated import Annotation
+from .annotated import AnnotatedImages, Annotation
 from .episodes import Episode, EpisodeImages, PaintedInstances, Predictor, References, evaluate_episodes
 from .semantic import PAINT_THRESHOLD, summarise_episodes
 
@@ -40,7 +40,7 @@ HEADS: tuple[str, ...] = (TRAINING_FREE, "prior", "gp-sam-points", "gp-sam-box",
 
 PRIOR_THRESHOLD = 0.75
 """Of the normalised prior, where none was chosen: the best on drawn scenes, not on photographs."""
-PRIOR_THRESHOLDS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+PRIOR_THRESHOLDS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
 """To choose from."""
 
 TOKENS_BUDGET = 512 << 20
@@ -284,10 +284,40 @@ def choose_threshold(
     return max(found, key=lambda threshold: (found[threshold], -threshold)), found
 
 
+def choose_thresholds(
+    make: Callable[[float], Predictor],
+    thresholds: Sequence[float],
+    episodes: Sequence[Episode],
+    references: EpisodeImages,
+    targets: EpisodeImages,
+    annotations: Sequence[Annotation],
+    *,
+    segmenter: Segmenter | None = None,
+    seed: int = 0,
+    side: int | None = None,
+) -> dict[Annotation, float]:
+    """The best threshold for every way in which references are annotated, see :func:`choose_threshold`.
+
+    Args:
+        make, thresholds, episodes, targets, side: as there.
+        references: images with the masks that annotations are simulated from.
+        annotations: for which.
+        segmenter: SAM2, where annotations are promoted.
+        seed: of the simulated annotations.
+    """
+    chosen = {}
+    for annotation in annotations:
+        shown = AnnotatedImages(references, annotation, seed=seed, segmenter=segmenter)
+        chosen[annotation], _ = choose_threshold(make, thresholds, episodes, shown, targets, side=side)
+    return chosen
+
+
 def _threshold_for(references: Sequence[Reference], thresholds: Thresholds) -> float:
     if not isinstance(thresholds, Mapping):
         return thresholds
-    annotation = Annotation(references[0].kind, references[0].promoted)
-    if annotation not in thresholds:
-        raise ValueError(f"there is no threshold for references annotated by {annotation}")
-    return thresholds[annotation]
+    kind, promoted = references[0].kind, any(reference.promoted for reference in references)
+    of_kind = [annotation for annotation in thresholds if annotation.kind == kind]
+    if not of_kind:
+        raise ValueError(f"there is no threshold for references annotated by a {kind}")
+    # A reference of which SAM2 drew nothing is shown as it was annotated, among others that were promoted.
+    return thresholds[next((a for a in of_kind if a.promoted == promoted), of_kind[0])]

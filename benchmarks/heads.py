@@ -1,0 +1,154 @@
+"""All heads on drawn scenes: the same episodes, novel and base classes, every kind of annotation, 1 and 5 references.
+
+    python -m benchmarks.heads
+
+Novel classes are those of the benchmark of scenes; base classes are species that the small models saw in training. The
+thresholds of all heads are chosen on validation species, those of the baselines for every kind of annotation by itself.
+The control *training-free, wrong class* is shown references of another class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nts.encoder import Encoder
+from nts.evaluation.annotated import ANNOTATIONS, Annotation, parse_annotations
+from nts.evaluation.episodes import EpisodeImages, PaintedInstances, draw_episodes
+from nts.evaluation.head_table import HeadTable, Row, draw_lists, evaluate_heads
+from nts.evaluation.heads import (
+    PRIOR_THRESHOLDS,
+    TRAINING_FREE,
+    Baselines,
+    GeometricPrompts,
+    ThresholdedPrior,
+    choose_thresholds,
+)
+from nts.models import load_encoder, load_segmenter
+from nts.presets import Preset, get_preset
+from nts.segmenter import Segmenter
+from nts.small.episodes import drawn_images
+from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES
+
+BASE_SPECIES = tuple(TRAIN_SPECIES[:20:2])
+VALIDATION = tuple(VALIDATION_SPECIES[:20:2])
+PAINT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def head_rows(
+    encoder: Encoder,
+    segmenter: Segmenter,
+    preset: Preset,
+    validation: tuple[EpisodeImages, EpisodeImages],
+    annotations: Sequence[Annotation],
+    episodes: int,
+) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
+    """The rows without training, with thresholds chosen on validation classes, and those thresholds by row."""
+    references, targets = validation
+    class_ids = [category["id"] for category in references.dataset["categories"]]
+    drawn = draw_episodes(references.dataset, targets.dataset, class_ids, shots=1, seed=1, count=episodes)
+    baselines = Baselines(encoder, segmenter)
+    makers = {
+        "prior": lambda threshold: ThresholdedPrior(baselines, threshold),
+        "GP-SAM, points": lambda threshold: GeometricPrompts(baselines, "points", threshold),
+        "GP-SAM, box": lambda threshold: GeometricPrompts(baselines, "box", threshold),
+        "GP-SAM, both": lambda threshold: GeometricPrompts(baselines, "both", threshold),
+    }
+    rows, chosen = {}, {}
+    for name, make in tqdm(makers.items(), desc="Choosing thresholds", unit="head"):
+        thresholds = choose_thresholds(
+            make, PRIOR_THRESHOLDS, drawn, references, targets, annotations, segmenter=segmenter
+        )
+        rows[name] = Row(make(thresholds))
+        chosen[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
+
+    def paint(threshold: float) -> PaintedInstances:
+        return PaintedInstances(encoder, segmenter, preset, threshold)
+
+    (threshold,) = choose_thresholds(paint, PAINT_THRESHOLDS, drawn, references, targets, [Annotation()]).values()
+    chosen[TRAINING_FREE] = {"all": threshold}
+    rows[TRAINING_FREE] = Row(paint(threshold))
+    rows[f"{TRAINING_FREE}, wrong class"] = Row(rows[TRAINING_FREE].head, "wrong class")
+    return rows, chosen
+
+
+def run(
+    episodes: int = 150,
+    validation_episodes: int = 40,
+    shots: Sequence[int] = (1, 5),
+    annotations: Sequence[Annotation] = ANNOTATIONS,
+    preset: str = "default",
+    encoder: str = "small",
+    segmenter: str = "small",
+    device: str = "auto",
+    images_per_class: int = 12,
+) -> HeadTable:
+    """The whole benchmark; prints its tables and returns them."""
+    dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
+    preset = get_preset(preset)
+    numbers = {"references_per_class": images_per_class, "targets_per_class": images_per_class}
+    references, targets = drawn_images((*NOVEL_SPECIES, *BASE_SPECIES), **numbers)
+    first_base = 1 + len(NOVEL_SPECIES)
+    groups = {
+        "novel": range(1, first_base),
+        "base": range(first_base, first_base + len(BASE_SPECIES)),
+    }
+    began = time.perf_counter()
+    validation = drawn_images(VALIDATION, **numbers, seed=1)
+    rows, thresholds = head_rows(dino, sam, preset, validation, annotations, validation_episodes)
+    lists = draw_lists(references, targets, groups, shots=shots, count=episodes)
+    with tqdm(total=len(lists) * episodes, desc="Asking heads", unit="episode") as bar:
+        table = evaluate_heads(
+            references,
+            targets,
+            lists,
+            groups,
+            rows,
+            annotations=annotations,
+            segmenter=sam,
+            against=TRAINING_FREE,
+            about={
+                "episodes": episodes,
+                "preset": preset.name,
+                "thresholds": thresholds,
+                "encoder": dino.info.fingerprint,
+                "segmenter": sam.fingerprint,
+            },
+            tick=bar.update,
+        )
+    seconds = time.perf_counter() - began
+    print(f"{episodes} episodes in each list, {seconds:.0f} s\n\n{table.to_markdown()}")
+    print("Thresholds, chosen on validation species:")
+    for name, of_row in thresholds.items():
+        print(f"* {name}: {', '.join(f'{annotation} {value}' for annotation, value in of_row.items())}")
+    return replace(table, about={**table.about, "seconds": seconds})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=150, help="in every list (%(default)s)")
+    parser.add_argument("--validation-episodes", type=int, default=40, help="to choose thresholds by (%(default)s)")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--annotations", nargs="+", help='as in the table, "box" or "box promoted" (all)')
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--encoder", default="small")
+    parser.add_argument("--segmenter", default="small")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="write the table there as JSON")
+    args = parser.parse_args()
+    options = vars(args).copy()
+    out = options.pop("out")
+    options["annotations"] = parse_annotations(args.annotations) if args.annotations else ANNOTATIONS
+    table = run(**options)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(table.to_json())
+
+
+if __name__ == "__main__":
+    main()
