@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .images import normalise, stretch
 from .masks import draw_masks
-from .references import Reference, box_of_mask, by_image
+from .references import Reference, area_weights, box_of_mask, by_image
 from .segmenter import ImageEmbedding, Segmenter
 
 MOST_POINTS = 8
@@ -127,11 +128,12 @@ def _promoted(reference: Reference, embedding: ImageEmbedding, segmenter: Segmen
         box = reference.box or box_of_mask(reference.mask)
         logits, _ = _draw_boxes(embedding, np.array([box], np.float64), image_size, segmenter)
         mask = draw_masks(logits, image_size)[0].cpu().numpy()
+        drawn = (mask & reference.mask).any()
     else:
-        mask = _mask_of_marks(reference.mask, embedding, segmenter)
-    if not (mask & reference.mask).any():
-        return reference
-    return replace(reference, mask=mask, promoted=True)
+        logits, covered = _best_for_marks(reference.mask, embedding, segmenter)
+        mask = draw_masks(logits[None], image_size)[0].cpu().numpy()
+        drawn = covered > 0 and mask.any()
+    return replace(reference, mask=mask, promoted=True) if drawn else reference
 
 
 def _draw_boxes(
@@ -144,16 +146,24 @@ def _draw_boxes(
     return segmenter.masks_of_boxes(embedding, torch.from_numpy(corners * scale))
 
 
-def _mask_of_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Segmenter) -> np.ndarray:
-    """The best mask for the marked pixels, bool ``[H, W]``."""
+def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Segmenter) -> tuple[Tensor, float]:
+    """The logits ``[S, S]`` of the best mask for the marked pixels ``[H, W]``, and the share of them that it covers.
+
+    Where no mask covers any, those count that reach into a cell of the logits beside one: a good mask may end half a
+    cell beside a click near the border of the object.
+    """
     height, width = marks.shape
-    scale = segmenter.input_size / np.array([width, height])
-    points = torch.from_numpy(spread_points(marks) * scale)
-    logits, predicted_iou = segmenter.masks_of_points(embedding, points[:, None])
-    logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten()
-    if len(points) > 1:
-        together, its_iou = segmenter.masks_of_points(embedding, points[None])
-        logits, predicted_iou = torch.cat([together[0], logits]), torch.cat([its_iou[0], predicted_iou])
-    masks = draw_masks(logits, (height, width))
-    covered = masks[:, torch.from_numpy(marks).to(masks.device)].float().mean(1)
-    return masks[int((predicted_iou * covered).argmax())].cpu().numpy()
+    points = torch.from_numpy(spread_points(marks) * segmenter.input_size / np.array([width, height]))
+    prompts = [points[:, None]] if len(points) == 1 else [points[None], points[:, None]]
+    drawn = [segmenter.masks_of_points(embedding, prompt) for prompt in prompts]
+    logits = torch.cat([of_prompt.flatten(0, 1) for of_prompt, _ in drawn])
+    predicted_iou = torch.cat([of_prompt.flatten() for _, of_prompt in drawn])
+    side_y, side_x = logits.shape[1:]
+    marked = area_weights(marks.astype(np.float32), (side_y, side_x)).to(logits.device)
+    masks = (logits > 0).float()
+    covered = (masks * marked).sum((1, 2)) / marked.sum()
+    if not covered.any():
+        near = F.max_pool2d(masks, 3, stride=1, padding=1)
+        covered = (near * marked).sum((1, 2)) / marked.sum()
+    best = int((predicted_iou * covered).argmax())
+    return logits[best], float(covered[best])

@@ -94,7 +94,9 @@ def _weak_labels(inputs, which: str) -> None:
         label=f"{which} without a mask",
         description="A reference needs to know which pixels are the object",
     )
-    radio.add_choice("promoted", label="Have SAM2 draw the masks", description="Nearly as good as masks of your own")
+    radio.add_choice(
+        "promoted", label="Have SAM2 draw the masks", description="On the same image, of what each label means"
+    )
     radio.add_choice(
         "raw",
         label="Take them as they are",

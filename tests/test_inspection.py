@@ -129,3 +129,17 @@ def test_reference_is_drawn_with_its_outline_and_what_is_around_it_dimmed(rows):
     assert max(picture.shape[:2]) == 100
     colours = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
     assert colours == {(200, 200, 200), (120, 120, 120), (255, 0, 0)}
+
+
+@pytest.mark.parametrize("size", [(60, 80), (3000, 4000), (5, 4)])
+def test_a_point_is_seen_on_the_picture_of_its_whole_image(size):
+    image = np.full((*size, 3), 200, np.uint8)
+    mask = np.zeros(size, bool)
+    mask[size[0] // 2, size[1] // 4] = True
+    picture = np.asarray(draw_reference(image, mask, (255, 0, 0), size=100, whole=True))
+    height, width = picture.shape[:2]
+    assert (max(height, width), round(100 * min(size) / max(size))) == (100, min(height, width))
+    ys, xs = (picture == (255, 0, 0)).all(2).nonzero()
+    assert len(ys) > 10
+    assert abs(ys.mean() / height - (size[0] // 2 + 0.5) / size[0]) < 0.03
+    assert abs(xs.mean() / width - (size[1] // 4 + 0.5) / size[1]) < 0.03
