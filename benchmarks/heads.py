@@ -2,9 +2,10 @@
 
     python -m benchmarks.heads
 
-Novel classes are those of the benchmark of scenes; base classes are species that the small models saw in training. The
-thresholds of all heads are chosen on validation species, those of the baselines for every kind of annotation by itself.
-The control *training-free, wrong class* is shown references of another class.
+Novel classes are those of the benchmark of scenes, which nothing was trained on; base classes are some that the prompt
+was trained on, or chosen by. The thresholds of all heads are chosen on validation species, those of the baselines for
+every kind of annotation by itself. Controls are shown references of a wrong class, or reference images of which nothing
+is marked.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from nts.encoder import Encoder
 from nts.evaluation.annotated import ANNOTATIONS, Annotation, parse_annotations
-from nts.evaluation.episodes import EpisodeImages, PaintedInstances, draw_episodes
+from nts.evaluation.episodes import EpisodeImages, LastTarget, PaintedInstances, draw_episodes
 from nts.evaluation.head_table import HeadTable, Row, draw_lists, evaluate_heads
 from nts.evaluation.heads import (
     PRIOR_THRESHOLDS,
@@ -29,26 +31,31 @@ from nts.evaluation.heads import (
     ThresholdedPrior,
     choose_thresholds,
 )
-from nts.models import load_encoder, load_segmenter
+from nts.evaluation.prompted import PromptedMap
+from nts.models import load_encoder, load_reference_prompt, load_segmenter
+from nts.pipeline import Scorer
 from nts.presets import Preset, get_preset
 from nts.segmenter import Segmenter
 from nts.small.episodes import drawn_images
-from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES
+from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES, species_name
+from nts.vrp.prompt import ReferencePrompt
 
-BASE_SPECIES = tuple(TRAIN_SPECIES[:20:2])
+BASE_CLASSES = 10
 VALIDATION = tuple(VALIDATION_SPECIES[:20:2])
-PAINT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+PAINT_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+VRP = "VRP, map"
 
 
 def head_rows(
     encoder: Encoder,
     segmenter: Segmenter,
     preset: Preset,
+    prompt: ReferencePrompt,
     validation: tuple[EpisodeImages, EpisodeImages],
     annotations: Sequence[Annotation],
     episodes: int,
 ) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
-    """The rows without training, with thresholds chosen on validation classes, and those thresholds by row."""
+    """The rows, with thresholds chosen on validation classes, and those thresholds by row."""
     references, targets = validation
     class_ids = [category["id"] for category in references.dataset["categories"]]
     drawn = draw_episodes(references.dataset, targets.dataset, class_ids, shots=1, seed=1, count=episodes)
@@ -67,13 +74,17 @@ def head_rows(
         rows[name] = Row(make(thresholds))
         chosen[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
 
-    def paint(threshold: float) -> PaintedInstances:
-        return PaintedInstances(encoder, segmenter, preset, threshold)
-
-    (threshold,) = choose_thresholds(paint, PAINT_THRESHOLDS, drawn, references, targets, [Annotation()]).values()
-    chosen[TRAINING_FREE] = {"all": threshold}
-    rows[TRAINING_FREE] = Row(paint(threshold))
+    shared = LastTarget(encoder, segmenter, preset)
+    painted: dict[str, Scorer] = {TRAINING_FREE: "prototype", "VRP as scorer": "vrp", "both as scorer": "both"}
+    for name, scorer in tqdm(painted.items(), desc="Choosing thresholds", unit="head"):
+        paint = partial(PaintedInstances, shared, scorer=scorer, prompt=prompt)
+        (threshold,) = choose_thresholds(paint, PAINT_THRESHOLDS, drawn, references, targets, [Annotation()]).values()
+        chosen[name] = {"all": threshold}
+        rows[name] = Row(paint(threshold))
     rows[f"{TRAINING_FREE}, wrong class"] = Row(rows[TRAINING_FREE].head, "wrong class")
+    rows[VRP] = Row(PromptedMap(baselines, encoder, prompt))
+    rows[f"{VRP}, wrong class"] = Row(rows[VRP].head, "wrong class")
+    rows[f"{VRP}, empty reference"] = Row(PromptedMap(baselines, encoder, prompt, empty=True))
     return rows, chosen
 
 
@@ -85,22 +96,25 @@ def run(
     preset: str = "default",
     encoder: str = "small",
     segmenter: str = "small",
+    prompt: str = "small",
     device: str = "auto",
     images_per_class: int = 12,
 ) -> HeadTable:
     """The whole benchmark; prints its tables and returns them."""
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
-    preset = get_preset(preset)
+    trained, chosen_preset = load_reference_prompt(prompt), get_preset(preset)
+    trained.check_novel([species_name(number) for number in NOVEL_SPECIES])
+    seen = [number for number in TRAIN_SPECIES if species_name(number) in trained.classes][:BASE_CLASSES]
     numbers = {"references_per_class": images_per_class, "targets_per_class": images_per_class}
-    references, targets = drawn_images((*NOVEL_SPECIES, *BASE_SPECIES), **numbers)
+    references, targets = drawn_images((*NOVEL_SPECIES, *seen), **numbers)
     first_base = 1 + len(NOVEL_SPECIES)
     groups = {
         "novel": range(1, first_base),
-        "base": range(first_base, first_base + len(BASE_SPECIES)),
+        "base": range(first_base, first_base + len(seen)),
     }
     began = time.perf_counter()
     validation = drawn_images(VALIDATION, **numbers, seed=1)
-    rows, thresholds = head_rows(dino, sam, preset, validation, annotations, validation_episodes)
+    rows, thresholds = head_rows(dino, sam, chosen_preset, trained, validation, annotations, validation_episodes)
     lists = draw_lists(references, targets, groups, shots=shots, count=episodes)
     with tqdm(total=len(lists) * episodes, desc="Asking heads", unit="episode") as bar:
         table = evaluate_heads(
@@ -114,7 +128,8 @@ def run(
             against=TRAINING_FREE,
             about={
                 "episodes": episodes,
-                "preset": preset.name,
+                "preset": chosen_preset.name,
+                "prompt": trained.about,
                 "thresholds": thresholds,
                 "encoder": dino.info.fingerprint,
                 "segmenter": sam.fingerprint,
@@ -138,6 +153,7 @@ def main() -> None:
     parser.add_argument("--preset", default="default")
     parser.add_argument("--encoder", default="small")
     parser.add_argument("--segmenter", default="small")
+    parser.add_argument("--prompt", default="small", help="'small', or a file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="write the table there as JSON")
     args = parser.parse_args()

@@ -14,6 +14,7 @@ from .episodes import (
     EPISODES_PER_FOLD,
     Episode,
     EpisodeImages,
+    LastTarget,
     PaintedInstances,
     draw_episodes,
     evaluate_episodes,
@@ -84,7 +85,7 @@ class EpisodeJob(Job):
             path = self.folder / "episodes" / f"{draw.key}.json"
             write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
         preset = self.settings.preset
-        self.head = PaintedInstances(self.encoder, self.segmenter, preset, self.settings.threshold)
+        self.head = PaintedInstances(LastTarget(self.encoder, self.segmenter, preset), self.settings.threshold)
         self.reference_images = EpisodeImages(self.shown[0], exif=preset.exif)
         self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
         progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")

@@ -25,7 +25,7 @@ from PIL import Image
 from ..encoder import Encoder
 from ..images import ImageError
 from ..memory import MemoryBank, MemoryEntry
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references
+from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references, encode_target
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
@@ -315,15 +315,34 @@ def evaluate_episodes(
         yield Outcome(episode, count_pixels(predicted, truth, ignored), error)
 
 
-class PaintedInstances:
-    """The pipeline as a head, training-free or with a trained reference prompt: instances of the class, painted.
-
-    Every reference is encoded once, whatever the number of episodes that it is part of, and the last target is kept.
+class LastTarget:
+    """The last target, encoded: several heads that share it encode each target once.
 
     Args:
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
         preset: how both are used.
+    """
+
+    def __init__(self, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default") -> None:
+        self.encoder, self.segmenter, self.preset = encoder, segmenter, get_preset(preset)
+        self._last: tuple[np.ndarray, EncodedTarget] | None = None
+
+    def encode(self, target: np.ndarray) -> EncodedTarget:
+        """The target, uint8 ``[H, W, 3]``, with what a reference prompt needs; the same array is encoded once."""
+        if self._last is None or self._last[0] is not target:
+            encoded = encode_target(target, self.encoder, self.segmenter, self.preset, keep_embedding=True)
+            self._last = target, encoded
+        return self._last[1]
+
+
+class PaintedInstances:
+    """The pipeline as a head, training-free or with a trained reference prompt: instances of the class, painted.
+
+    Every reference is encoded once, whatever the number of episodes that it is part of.
+
+    Args:
+        targets: with both models; heads may share it.
         threshold: see :func:`nts.evaluation.semantic.paint`.
         scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
         prompt: the same.
@@ -331,19 +350,15 @@ class PaintedInstances:
 
     def __init__(
         self,
-        encoder: Encoder,
-        segmenter: Segmenter,
-        preset: str | Preset = "default",
+        targets: LastTarget,
         threshold: float = PAINT_THRESHOLD,
         *,
         scorer: Scorer = "prototype",
         prompt: ReferencePrompt | None = None,
     ) -> None:
-        self._encoder, self._segmenter, self._preset = encoder, segmenter, get_preset(preset)
-        self._threshold = threshold
+        self._targets, self._threshold = targets, threshold
         self._scorer, self._prompt = scorer, prompt
         self._entries: dict[str, MemoryEntry] = {}
-        self._target: tuple[np.ndarray, EncodedTarget] | None = None
 
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
         """See :data:`Predictor`. References need label ids of their own.
@@ -351,20 +366,19 @@ class PaintedInstances:
         Raises:
             InvalidReference: if a reference cannot be used.
         """
-        memory = MemoryBank(self._encoder.info, self._preset.name)
+        targets = self._targets
+        memory = MemoryBank(targets.encoder.info, targets.preset.name)
         for reference in references:
             memory.add(self._entry(reference))
         head = ReferenceSegmenter(
-            memory, self._encoder, self._segmenter, self._preset, scorer=self._scorer, prompt=self._prompt
+            memory, targets.encoder, targets.segmenter, targets.preset, scorer=self._scorer, prompt=self._prompt
         )
-        if self._target is None or self._target[0] is not target:
-            self._target = target, head.encode(target)
-        return (paint(head.match(self._target[1]), self._threshold) > 0).cpu().numpy()
+        return (paint(head.match(targets.encode(target)), self._threshold) > 0).cpu().numpy()
 
     def _entry(self, reference: Reference) -> MemoryEntry:
         if reference.label_id not in self._entries:
-            keep_images = self._scorer != "prototype"
-            (entry,) = encode_references([reference], self._encoder, self._preset, keep_images=keep_images)
+            encoder, preset, keep_images = self._targets.encoder, self._targets.preset, self._scorer != "prototype"
+            (entry,) = encode_references([reference], encoder, preset, keep_images=keep_images)
             if isinstance(entry, Skipped):
                 raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
             self._entries[reference.label_id] = entry

@@ -29,7 +29,7 @@ from ..references import Reference, annotation_weights, box_of_mask
 from ..segmenter import ImageEmbedding, Segmenter
 from ..vrp.prior import normalise_prior, prior
 from .annotated import AnnotatedImages, Annotation
-from .episodes import Episode, EpisodeImages, PaintedInstances, Predictor, References, evaluate_episodes
+from .episodes import Episode, EpisodeImages, LastTarget, PaintedInstances, Predictor, References, evaluate_episodes
 from .semantic import PAINT_THRESHOLD, summarise_episodes
 
 Prompts = Literal["points", "box", "both"]
@@ -224,7 +224,7 @@ def make_head(
     """
     threshold = default_threshold(name) if threshold is None else threshold
     if name == TRAINING_FREE:
-        return PaintedInstances(encoder, segmenter, preset, threshold)
+        return PaintedInstances(LastTarget(encoder, segmenter, preset), threshold)
     baselines = baselines or Baselines(encoder, segmenter)
     prompts: dict[str, Prompts] = {"gp-sam-points": "points", "gp-sam-box": "box", "gp-sam-both": "both"}
     if name in prompts:
