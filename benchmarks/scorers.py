@@ -3,6 +3,7 @@
     python -m benchmarks.scorers
 
 The same images, proposals and references for all; nAP by number of references, mean and standard deviation over draws.
+Beside it, how well the prompt tells which classes are in an image at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nts.models import load_encoder, load_reference_prompt, load_segmenter
 from nts.pipeline import SCORERS, EncodedTarget, ReferenceSegmenter, encode_references, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
-from nts.small.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name, target_scenes
+from nts.small.scenes import NOVEL_SPECIES, Scene, coco_dataset, reference_scenes, species_name, target_scenes
 
 from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
 
@@ -49,6 +50,28 @@ def find_all(truth: dict, segmenter: ReferenceSegmenter, targets: Sequence[Encod
     ]
 
 
+def presence_figures(
+    scenes: Sequence[Scene], judges: Sequence[ReferenceSegmenter], targets: Sequence[EncodedTarget]
+) -> dict[str, float]:
+    """How the presence scores of all classes in all images agree with the truth.
+
+    ``auc``: how often a class that is there scores above one that is not; ``balanced accuracy`` of scores above 0.5:
+    the mean of the shares of present and of absent classes that are told right.
+    """
+    there, scores = [], []
+    for judge in judges:
+        for scene, target in zip(scenes, targets, strict=True):
+            shown = {species_name(number) for number in scene.species.tolist()}
+            there += [name in shown for name in judge.classes]
+            scores += judge.class_maps(target).presence.tolist()
+    present, score = np.array(there), np.array(scores)
+    above = (score[present][:, None] > score[~present]).mean() + 0.5 * (
+        score[present][:, None] == score[~present]
+    ).mean()
+    right = ((score[present] > 0.5).mean() + (score[~present] <= 0.5).mean()) / 2
+    return {"auc": float(above), "balanced accuracy": float(right)}
+
+
 def run(
     targets: int = 120,
     shots: Sequence[int] = (1, 3, 5),
@@ -73,17 +96,28 @@ def run(
         for scene in reference_scenes(number, REFERENCES_PER_CLASS)
     )
     entries = list(encode_references(references, encoder, chosen, keep_images=True))
-    rows = {}
+    rows, presence = {}, {}
     for k in shots:
+        memories = [draw_memory(entries, k, draw, MemoryBank(encoder.info, chosen.name)) for draw in range(draws)]
         for scorer in SCORERS:
-            found = []
-            for draw in tqdm(range(draws), desc=f"{k} references, {scorer}"):
-                memory = draw_memory(entries, k, draw, MemoryBank(encoder.info, chosen.name))
-                judge = ReferenceSegmenter(memory, encoder, segmenter, chosen, scorer=scorer, prompt=trained)
-                found.append(figures(evaluate(truth, find_all(truth, judge, encoded))))
-            rows[f"{k}, {scorer}"] = summary(found)
+            judges = [
+                ReferenceSegmenter(memory, encoder, segmenter, chosen, scorer=scorer, prompt=trained)
+                for memory in memories
+            ]
+            found = [find_all(truth, judge, encoded) for judge in tqdm(judges, desc=f"{k} references, {scorer}")]
+            rows[f"{k}, {scorer}"] = summary(figures(evaluate(truth, results)) for results in found)
+        presence[str(k)] = presence_figures(scenes, judges, encoded)
     print(table("references per class, scorer", rows))
-    return {"targets": targets, "draws": draws, "preset": preset, "prompt": trained.about, "rows": rows}
+    for k, told in presence.items():
+        print(f"\nPresence with {k}: {', '.join(f'{name} {100 * value:.1f}' for name, value in told.items())}")
+    return {
+        "targets": targets,
+        "draws": draws,
+        "preset": preset,
+        "prompt": trained.about,
+        "rows": rows,
+        "presence": presence,
+    }
 
 
 def main() -> None:
