@@ -65,9 +65,8 @@ def presence_figures(
             there += [name in shown for name in judge.classes]
             scores += judge.class_maps(target).presence.tolist()
     present, score = np.array(there), np.array(scores)
-    above = (score[present][:, None] > score[~present]).mean() + 0.5 * (
-        score[present][:, None] == score[~present]
-    ).mean()
+    difference = score[present][:, None] - score[~present]
+    above = (difference > 0).mean() + 0.5 * (difference == 0).mean()
     right = ((score[present] > 0.5).mean() + (score[~present] <= 0.5).mean()) / 2
     return {"auc": float(above), "balanced accuracy": float(right)}
 

@@ -16,6 +16,7 @@ from nts.memory import MemoryBank, WholeImage
 from nts.pipeline import ReferenceSegmenter, build_memory, encode_references
 from nts.references import Reference, annotation_weights
 from nts.small.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from nts.vrp import head as head_module
 from nts.vrp.head import PromptHead, whole_images
 from nts.vrp.model import VisualReferencePrompt, VRPConfig
 from nts.vrp.prompt import PromptFileError, PromptMismatch, ReferencePrompt
@@ -41,7 +42,7 @@ def drawn_references(species: int, count: int) -> list[Reference]:
 
 @pytest.fixture(scope="module")
 def memory(small_encoder) -> MemoryBank:
-    """Ten classes, so that they do not fit into one chunk; of the first, two references."""
+    """Ten classes; of one, two references."""
     bank = MemoryBank(small_encoder.info)
     references = [r for k, number in enumerate(NOVEL_SPECIES) for r in drawn_references(number, 2 if k == 0 else 1)]
     for entry in encode_references(references, small_encoder, keep_images=True):
@@ -149,13 +150,15 @@ def test_a_memory_may_hold_references_with_and_without_images(small_encoder):
 # ---- maps ------------------------------------------------------------------------------------------------------------
 
 
-def test_maps_of_many_classes_are_those_of_each(prompt, memory, small_encoder, small_segmenter):
+def test_maps_of_many_classes_are_those_of_each(prompt, memory, small_encoder, small_segmenter, monkeypatch):
+    monkeypatch.setattr(head_module, "_REFERENCES_AT_ONCE", 8)  # so that they do not fit into one chunk
     segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
     target = segmenter.encode(target_scenes(1)[0].image)
     maps = segmenter.class_maps(target)
     assert maps.logits.shape == (10, 64, 64)
     assert ((maps.presence >= 0) & (maps.presence <= 1)).all()
     head = PromptHead(prompt, small_encoder, small_segmenter)
+    assert len(head.look(whole_images(memory))) == 2
     for k, images in enumerate(whole_images(memory)):
         alone = head.maps(head.look([images]), target.tokens, target.embedding)
         assert torch.allclose(maps.logits[k], alone.logits[0], atol=1e-4)

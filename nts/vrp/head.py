@@ -16,7 +16,8 @@ from ..segmenter import ImageEmbedding, Segmenter
 from .model import ABSENT, ReferenceState
 from .prompt import PromptMismatch, ReferencePrompt
 
-_CLASSES_AT_ONCE = 8
+_REFERENCES_AT_ONCE = 32
+"""Of all classes that are looked at together: what they take grows with their number, that of the patches squared."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ class PromptHead:
         Returns:
             states, each of a few of the classes, in their order.
         """
-        # Classes of like numbers of references in one chunk would waste less, and mix up the order.
-        chunks = [classes[start : start + _CLASSES_AT_ONCE] for start in range(0, len(classes), _CLASSES_AT_ONCE)]
+        chunks: list[list[Sequence[WholeImage]]] = [[]]
+        for references in classes:
+            most = max(map(len, [*chunks[-1], references]))
+            if chunks[-1] and most * (len(chunks[-1]) + 1) > _REFERENCES_AT_ONCE:
+                chunks.append([])
+            chunks[-1].append(references)
         return [self._look(chunk) for chunk in chunks]
 
     @torch.inference_mode()
