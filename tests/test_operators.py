@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, truncate
@@ -290,6 +291,32 @@ def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
     assert shown["weak_labels"]["view"]["label"] == "1 box without a mask"
     assert "segmenter" in shown
     assert "segmenter" not in form(build, references, label_field="boxes", weak_labels="raw")
+
+
+def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator, drawn, references):
+    sample = references.first()
+    stroke, click = [[(0.1, 0.1), (0.5, 0.5)]], [(0.5, 0.5)]
+    polylines = [fo.Polyline(label="a", points=stroke), fo.Polyline(label="b", points=stroke, closed=True)]
+    sample["strokes"] = fo.Polylines(polylines=polylines)
+    sample["click"] = fo.Keypoint(label="a", points=click)
+    sample["regions"] = fo.Segmentation(mask=np.eye(4, dtype=np.uint8))
+    sample.save()
+    build = operator("build_reference_memory")
+    shown = form(build, references)
+    words = {choice["value"]: choice["description"] for choice in shown["label_field"]["view"]["choices"]}
+    assert words == {
+        "ground_truth": "4 masks",
+        "strokes": "1 mask, 1 scribble",
+        "click": "1 point",
+        "regions": "1 segmentation",
+    }
+    assert form(build, references, label_field="strokes")["weak_labels"]["view"]["label"] == "1 scribble without a mask"
+    # The values of this segmentation have no names, so nobody knows its classes before it is read.
+    shown = form(build, references, label_field="regions")
+    assert not shown.keys() & {"classes", "weak_labels", "segmenter"}
+    drawn.default_mask_targets = {1: "leaf"}
+    drawn.save()
+    assert values(form(build, references, label_field="regions")["classes"]) == ["leaf"]
 
 
 def test_labels_are_counted_once_while_a_form_is_open(operator, references, monkeypatch):
