@@ -34,6 +34,7 @@ from .inspecting import (
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
 from .model_evaluation import check_evaluation_fields, nap_of_evaluation
+from .prompts import load_prompt
 from .reviewing import (
     REVIEW,
     REVIEW_SHARE,
@@ -46,14 +47,17 @@ from .reviewing import (
 from .runs import (
     EVALUATION,
     MEMORY,
+    PROMPT,
     RunNotFound,
     delete_evaluation,
     delete_heatmaps,
     delete_memory,
+    delete_prompt,
     delete_segmentation,
     list_evaluations,
     list_heatmaps,
     list_memories,
+    list_prompts,
     list_segmentations,
     load_memory,
     made_with_evaluation,
@@ -79,6 +83,7 @@ __all__ = [
     "MEMORY",
     "MOST_CLASSES",
     "MOST_LABELS",
+    "PROMPT",
     "REVIEW",
     "REVIEW_SHARE",
     "WEAK_LABELS",
@@ -111,6 +116,7 @@ __all__ = [
     "delete_evaluation",
     "delete_heatmaps",
     "delete_memory",
+    "delete_prompt",
     "delete_segmentation",
     "describe_check",
     "evaluate_nap",
@@ -125,11 +131,13 @@ __all__ = [
     "list_evaluations",
     "list_heatmaps",
     "list_memories",
+    "list_prompts",
     "list_runs",
     "list_segmentations",
     "list_unfinished_evaluations",
     "load_evaluation",
     "load_memory",
+    "load_prompt",
     "made_with_evaluation",
     "made_with_heatmaps",
     "made_with_memory",

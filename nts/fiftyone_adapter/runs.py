@@ -7,6 +7,7 @@ plugin is not installed:
 * a *segmentation* (``nts_segmentation``), under the name of its output field, registered on the view it segmented;
 * an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers. Beside it stands an
   evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows;
+* a *reference prompt* (``nts_prompt``), trained here or read from a file; its results hold its bytes and its log;
 * a *set of heat maps* (``nts_heatmaps``), under ``<memory>_similarity``; it says which field belongs to which class.
 
 A run that takes its time is a draft until it is complete: it is listed with its status, and replaces nothing before.
@@ -19,6 +20,7 @@ import binascii
 import hashlib
 import json
 import uuid
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,11 +28,19 @@ import fiftyone as fo
 
 from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
+from ..vrp.prompt import PromptFileError, ReferencePrompt
 from . import colours
 
 MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
-KINDS = {MEMORY: "memory", SEGMENTATION: "segmentation", EVALUATION: "evaluation", HEATMAPS: "set of heat maps"}
-SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1}
+PROMPT = "nts_prompt"
+KINDS = {
+    MEMORY: "memory",
+    SEGMENTATION: "segmentation",
+    EVALUATION: "evaluation",
+    HEATMAPS: "set of heat maps",
+    PROMPT: "reference prompt",
+}
+SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1, PROMPT: 1}
 
 METRIC = "@nts/reference-segmentation/nap"
 """nAP as a metric of FiftyOne's evaluations."""
@@ -249,6 +259,57 @@ def made_with_memory(view: Collection, key: str) -> list[str]:
         if made["memory_key"] == key:
             words += made_with_heatmaps(view, heatmaps)
     return words
+
+
+# ---- reference prompts -----------------------------------------------------------------------------------------------
+
+
+def list_prompts(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's reference prompts, and how they were trained: classes, models, steps, accuracy."""
+    return configs(view, PROMPT)
+
+
+def store_prompt(
+    view: Collection, key: str, prompt: ReferencePrompt, log: Sequence[dict[str, float]] = (), **config: Any
+) -> None:
+    """Keep a reference prompt in the dataset, registered on the view that it was trained on."""
+    store(
+        view,
+        key,
+        PROMPT,
+        {
+            **config,
+            "classes": list(prompt.classes),
+            "encoder": prompt.encoder.name,
+            "encoder_fingerprint": prompt.encoder.fingerprint,
+            "segmenter": prompt.segmenter.name,
+            "segmenter_fingerprint": prompt.segmenter.fingerprint,
+            "fingerprint": prompt.fingerprint,
+        },
+        {"prompt": base64.b64encode(prompt.to_bytes()).decode("ascii"), "log": list(log)},
+    )
+
+
+def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
+    """The reference prompt kept under ``key``.
+
+    Raises:
+        RunNotFound: if there is none.
+        PromptFileError: if what is stored is damaged.
+    """
+    name = f"the reference prompt {key!r} of the dataset {view._root_dataset.name!r}"
+    try:
+        content = base64.b64decode(results(view, key, PROMPT)["prompt"])
+    except (KeyError, binascii.Error) as error:
+        raise PromptFileError(f"{name} is damaged: its content is missing or cut off") from error
+    return ReferencePrompt.from_bytes(content, source=name)
+
+
+def delete_prompt(view: Collection, key: str) -> list[str]:
+    """Delete a reference prompt; returns what was deleted, in words. What was found with it stays."""
+    config(view, key, PROMPT)
+    view._root_dataset.delete_run(key)
+    return [f"reference prompt {key!r}"]
 
 
 # ---- segmentations ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..encoder import Encoder
+from ..encoder import Encoder, fingerprint
 from ..files import pack_tensors, unpack_tensors, write_file
 from ..memory import EncoderInfo
 from ..segmenter import Segmenter, SegmenterInfo
@@ -49,6 +50,12 @@ class ReferencePrompt:
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what decides a result: configuration and weights."""
+        config = json.dumps(asdict(self.model.config), sort_keys=True)
+        return hashlib.sha256((config + fingerprint(self.model)).encode()).hexdigest()
 
     def check_models(self, encoder: Encoder, segmenter: Segmenter) -> None:
         """Raise :class:`PromptMismatch` unless these are the models that it was trained for."""
