@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .images import normalise, stretch
 from .masks import draw_masks
-from .references import Reference, area_weights, box_of_mask, by_image
+from .references import Reference, box_of_mask, by_image
 from .segmenter import ImageEmbedding, Segmenter
 
 MOST_POINTS = 8
@@ -158,12 +158,16 @@ def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Seg
     drawn = [segmenter.masks_of_points(embedding, prompt) for prompt in prompts]
     logits = torch.cat([of_prompt.flatten(0, 1) for of_prompt, _ in drawn])
     predicted_iou = torch.cat([of_prompt.flatten() for _, of_prompt in drawn])
-    side_y, side_x = logits.shape[1:]
-    marked = area_weights(marks.astype(np.float32), (side_y, side_x)).to(logits.device)
     masks = (logits > 0).float()
-    covered = (masks * marked).sum((1, 2)) / marked.sum()
+    ys, xs = marks.nonzero()
+    # The cell of the logits that holds the middle of each marked pixel.
+    rows, columns = (
+        ((ys + 0.5) * masks.shape[1] / height).astype(int),
+        ((xs + 0.5) * masks.shape[2] / width).astype(int),
+    )
+    covered = masks[:, rows, columns].mean(1)
     if not covered.any():
         near = F.max_pool2d(masks, 3, stride=1, padding=1)
-        covered = (near * marked).sum((1, 2)) / marked.sum()
+        covered = near[:, rows, columns].mean(1)
     best = int((predicted_iou * covered).argmax())
     return logits[best], float(covered[best])
