@@ -17,64 +17,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nts.encoder import Encoder
 from nts.evaluation.annotated import ANNOTATIONS, Annotation, parse_annotations
-from nts.evaluation.episodes import EpisodeImages, PaintedInstances, draw_episodes
-from nts.evaluation.head_table import HeadTable, Row, draw_lists, evaluate_heads
-from nts.evaluation.heads import (
-    PRIOR_THRESHOLDS,
-    TRAINING_FREE,
-    Baselines,
-    GeometricPrompts,
-    ThresholdedPrior,
-    choose_thresholds,
-)
+from nts.evaluation.head_run import rows_without_training
+from nts.evaluation.head_table import HeadTable, draw_lists, evaluate_heads
+from nts.evaluation.heads import TRAINING_FREE
 from nts.models import load_encoder, load_segmenter
-from nts.presets import Preset, get_preset
-from nts.segmenter import Segmenter
+from nts.presets import get_preset
 from nts.small.episodes import drawn_images
 from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES
 
 BASE_SPECIES = tuple(TRAIN_SPECIES[:20:2])
 VALIDATION = tuple(VALIDATION_SPECIES[:20:2])
-PAINT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-
-
-def head_rows(
-    encoder: Encoder,
-    segmenter: Segmenter,
-    preset: Preset,
-    validation: tuple[EpisodeImages, EpisodeImages],
-    annotations: Sequence[Annotation],
-    episodes: int,
-) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
-    """The rows without training, with thresholds chosen on validation classes, and those thresholds by row."""
-    references, targets = validation
-    class_ids = [category["id"] for category in references.dataset["categories"]]
-    drawn = draw_episodes(references.dataset, targets.dataset, class_ids, shots=1, seed=1, count=episodes)
-    baselines = Baselines(encoder, segmenter)
-    makers = {
-        "prior": lambda threshold: ThresholdedPrior(baselines, threshold),
-        "GP-SAM, points": lambda threshold: GeometricPrompts(baselines, "points", threshold),
-        "GP-SAM, box": lambda threshold: GeometricPrompts(baselines, "box", threshold),
-        "GP-SAM, both": lambda threshold: GeometricPrompts(baselines, "both", threshold),
-    }
-    rows, chosen = {}, {}
-    for name, make in tqdm(makers.items(), desc="Choosing thresholds", unit="head"):
-        thresholds = choose_thresholds(
-            make, PRIOR_THRESHOLDS, drawn, references, targets, annotations, segmenter=segmenter
-        )
-        rows[name] = Row(make(thresholds))
-        chosen[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
-
-    def paint(threshold: float) -> PaintedInstances:
-        return PaintedInstances(encoder, segmenter, preset, threshold)
-
-    (threshold,) = choose_thresholds(paint, PAINT_THRESHOLDS, drawn, references, targets, [Annotation()]).values()
-    chosen[TRAINING_FREE] = {"all": threshold}
-    rows[TRAINING_FREE] = Row(paint(threshold))
-    rows[f"{TRAINING_FREE}, wrong class"] = Row(rows[TRAINING_FREE].head, "wrong class")
-    return rows, chosen
 
 
 def run(
@@ -99,8 +52,9 @@ def run(
         "base": range(first_base, first_base + len(BASE_SPECIES)),
     }
     began = time.perf_counter()
-    validation = drawn_images(VALIDATION, **numbers, seed=1)
-    rows, thresholds = head_rows(dino, sam, preset, validation, annotations, validation_episodes)
+    others = drawn_images(VALIDATION, **numbers, seed=1)
+    (by,) = draw_lists(*others, {"validation": range(1, 1 + len(VALIDATION))}, shots=[1], count=validation_episodes)
+    rows, thresholds = rows_without_training(dino, sam, preset, (*others, by), annotations, progress=print)
     lists = draw_lists(references, targets, groups, shots=shots, count=episodes)
     with tqdm(total=len(lists) * episodes, desc="Asking heads", unit="episode") as bar:
         table = evaluate_heads(
