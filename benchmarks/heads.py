@@ -2,10 +2,9 @@
 
     python -m benchmarks.heads
 
-Novel classes are those of the benchmark of scenes, which nothing was trained on; base classes are some that the prompt
-was trained on, or chosen by. The thresholds of all heads are chosen on validation species, those of the baselines for
-every kind of annotation by itself. Controls are shown references of a wrong class, or reference images of which nothing
-is marked.
+Novel classes are those of the benchmark of scenes, which nothing was trained on; base classes are some that the
+reference prompt was trained on, or chosen by. The thresholds of all heads are chosen on validation species, those of
+the baselines for every kind of annotation by itself. Controls are shown a wrong class, or nothing marked at all.
 """
 
 from __future__ import annotations
@@ -14,78 +13,21 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nts.encoder import Encoder
 from nts.evaluation.annotated import ANNOTATIONS, Annotation, parse_annotations
-from nts.evaluation.episodes import EpisodeImages, LastTarget, PaintedInstances, draw_episodes
-from nts.evaluation.head_table import HeadTable, Row, draw_lists, evaluate_heads
-from nts.evaluation.heads import (
-    PRIOR_THRESHOLDS,
-    TRAINING_FREE,
-    Baselines,
-    GeometricPrompts,
-    ThresholdedPrior,
-    choose_thresholds,
-)
-from nts.evaluation.prompted import PromptedMap
+from nts.evaluation.head_run import head_rows
+from nts.evaluation.head_table import HeadTable, draw_lists, evaluate_heads
+from nts.evaluation.heads import TRAINING_FREE
 from nts.models import load_encoder, load_reference_prompt, load_segmenter
-from nts.pipeline import Scorer
-from nts.presets import Preset, get_preset
-from nts.segmenter import Segmenter
+from nts.presets import get_preset
 from nts.small.episodes import drawn_images
 from nts.small.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES, species_name
-from nts.vrp.prompt import ReferencePrompt
 
 BASE_CLASSES = 10
 VALIDATION = tuple(VALIDATION_SPECIES[:20:2])
-PAINT_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-VRP = "VRP, map"
-
-
-def head_rows(
-    encoder: Encoder,
-    segmenter: Segmenter,
-    preset: Preset,
-    prompt: ReferencePrompt,
-    validation: tuple[EpisodeImages, EpisodeImages],
-    annotations: Sequence[Annotation],
-    episodes: int,
-) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
-    """The rows, with thresholds chosen on validation classes, and those thresholds by row."""
-    references, targets = validation
-    class_ids = [category["id"] for category in references.dataset["categories"]]
-    drawn = draw_episodes(references.dataset, targets.dataset, class_ids, shots=1, seed=1, count=episodes)
-    baselines = Baselines(encoder, segmenter)
-    makers = {
-        "prior": lambda threshold: ThresholdedPrior(baselines, threshold),
-        "GP-SAM, points": lambda threshold: GeometricPrompts(baselines, "points", threshold),
-        "GP-SAM, box": lambda threshold: GeometricPrompts(baselines, "box", threshold),
-        "GP-SAM, both": lambda threshold: GeometricPrompts(baselines, "both", threshold),
-    }
-    rows, chosen = {}, {}
-    for name, make in tqdm(makers.items(), desc="Choosing thresholds", unit="head"):
-        thresholds = choose_thresholds(
-            make, PRIOR_THRESHOLDS, drawn, references, targets, annotations, segmenter=segmenter
-        )
-        rows[name] = Row(make(thresholds))
-        chosen[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
-
-    shared = LastTarget(encoder, segmenter, preset)
-    painted: dict[str, Scorer] = {TRAINING_FREE: "prototype", "VRP as scorer": "vrp", "both as scorer": "both"}
-    for name, scorer in tqdm(painted.items(), desc="Choosing thresholds", unit="head"):
-        paint = partial(PaintedInstances, shared, scorer=scorer, prompt=prompt)
-        (threshold,) = choose_thresholds(paint, PAINT_THRESHOLDS, drawn, references, targets, [Annotation()]).values()
-        chosen[name] = {"all": threshold}
-        rows[name] = Row(paint(threshold))
-    rows[f"{TRAINING_FREE}, wrong class"] = Row(rows[TRAINING_FREE].head, "wrong class")
-    rows[VRP] = Row(PromptedMap(baselines, encoder, prompt))
-    rows[f"{VRP}, wrong class"] = Row(rows[VRP].head, "wrong class")
-    rows[f"{VRP}, empty reference"] = Row(PromptedMap(baselines, encoder, prompt, empty=True))
-    return rows, chosen
 
 
 def run(
@@ -102,7 +44,7 @@ def run(
 ) -> HeadTable:
     """The whole benchmark; prints its tables and returns them."""
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
-    trained, chosen_preset = load_reference_prompt(prompt), get_preset(preset)
+    preset, trained = get_preset(preset), load_reference_prompt(prompt)
     trained.check_novel([species_name(number) for number in NOVEL_SPECIES])
     seen = [number for number in TRAIN_SPECIES if species_name(number) in trained.classes][:BASE_CLASSES]
     numbers = {"references_per_class": images_per_class, "targets_per_class": images_per_class}
@@ -113,8 +55,9 @@ def run(
         "base": range(first_base, first_base + len(seen)),
     }
     began = time.perf_counter()
-    validation = drawn_images(VALIDATION, **numbers, seed=1)
-    rows, thresholds = head_rows(dino, sam, chosen_preset, trained, validation, annotations, validation_episodes)
+    others = drawn_images(VALIDATION, **numbers, seed=1)
+    (by,) = draw_lists(*others, {"validation": range(1, 1 + len(VALIDATION))}, shots=[1], count=validation_episodes)
+    rows, thresholds = head_rows(dino, sam, preset, trained, (*others, by), annotations, progress=print)
     lists = draw_lists(references, targets, groups, shots=shots, count=episodes)
     with tqdm(total=len(lists) * episodes, desc="Asking heads", unit="episode") as bar:
         table = evaluate_heads(
@@ -128,7 +71,7 @@ def run(
             against=TRAINING_FREE,
             about={
                 "episodes": episodes,
-                "preset": chosen_preset.name,
+                "preset": preset.name,
                 "prompt": trained.about,
                 "thresholds": thresholds,
                 "encoder": dino.info.fingerprint,

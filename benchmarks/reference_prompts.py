@@ -18,8 +18,7 @@ import torch
 from tqdm import tqdm
 
 from nts.evaluation.head_table import Row, draw_lists, evaluate_heads
-from nts.evaluation.heads import Baselines
-from nts.evaluation.prompted import PromptedMap
+from nts.evaluation.heads import Baselines, PromptedMap
 from nts.models import load_encoder, load_segmenter
 from nts.small.episodes import drawn_images
 from nts.small.scenes import NOVEL_SPECIES

@@ -15,10 +15,11 @@ from tiny_layouts import tiny
 
 from nts.evaluation import jobs
 from nts.evaluation.__main__ import main
+from nts.evaluation.head_table import HeadTable
 from nts.evaluation.layouts import load
 from nts.evaluation.lvis import evaluate_lvis
 from nts.evaluation.protocols import PROTOCOLS, get_protocol
-from nts.small.scenes import NOVEL_SPECIES, reference_scenes, target_scenes, write_coco
+from nts.small.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--points", "4", "--device", "cpu")
@@ -182,3 +183,58 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
 def test_what_is_wrong_with_a_command_is_told_in_one_message(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(arguments)
+
+
+def test_episodes_by_another_head_and_with_weaker_references_say_so(tmp_path):
+    out = tmp_path / "run"
+    options = ("--data", tiny("coco"), "--shots", 1, "--seed", 5, "--limit", 2, "--out", out)
+    run("coco-20i-0", *options, "--head", "gp-sam-both", "--kind", "box", "--promoted")
+    numbers, text = report(out)
+    assert (numbers["config"]["head"], numbers["config"]["annotation"]) == ("gp-sam-both", "box promoted")
+    assert numbers["config"]["threshold"] == 0.75
+    assert text.startswith(
+        "# COCO-20i, fold 0: a try, on the first 2 of 1000 episodes only, references annotated by box"
+    )
+    assert "by the head 'gp-sam-both'" in text
+    assert "| found | pixels of a normalised prior of at least 0.75 |" in text
+    assert numbers["comparison"] == []
+    with pytest.raises(SystemExit, match="head: gp-sam-both there, prior now"):
+        run("coco-20i-0", *options, "--head", "prior", "--kind", "box", "--promoted")
+    with pytest.raises(SystemExit, match="a mask cannot be promoted"):
+        run("coco-20i-0", *options, "--promoted")
+    with pytest.raises(SystemExit, match="coco-fsod is of instances: another head"):
+        run("coco-fsod", *options, "--kind", "point")
+
+
+@pytest.mark.parametrize("source", ["files", "fiftyone"])
+def test_all_heads_in_one_table_on_ones_own_data(source, request, tmp_path, capsys):
+    novel = species_name(NOVEL_SPECIES[0])
+    if source == "files":
+        species = NOVEL_SPECIES[:3]
+        scenes = [scene for number in species for scene in reference_scenes(number, 2)]
+        for name, count in (("references", 6), ("targets", 6)):
+            path = write_coco(tmp_path / name, scenes[:count], species)
+            labels = json.loads(path.read_text())
+            for image in labels["images"]:
+                image["file_name"] = f"data/{image['file_name']}"
+            path.write_text(json.dumps(labels))
+        sources = [f"--{name}={tmp_path / name / 'labels.json'}" for name in ("references", "targets")]
+    else:
+        drawn = request.getfixturevalue("drawn")
+        drawn.save_view("references", drawn.match_tags("reference"))
+        sources = [f"--{name}=fiftyone:{drawn.name}/references" for name in ("references", "targets")]
+        novel = sorted(drawn.match_tags("reference").distinct("ground_truth.detections.label"))[0]
+    words = ["heads", "custom", *sources, "--classes", novel, "--shots", "1", "--episodes", "2", "--points", "4"]
+    main([*words, "--annotations", "mask", "point promoted", "--device", "cpu", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    table = HeadTable.from_json((tmp_path / "out" / "heads.json").read_text())
+    assert table.to_markdown() in printed
+    assert {cell.row for cell in table.cells} == {
+        "prior",
+        "GP-SAM, points",
+        "GP-SAM, box",
+        "GP-SAM, both",
+        "training-free",
+        "training-free, wrong class",
+    }
+    assert {cell.group for cell in table.cells} == {"novel", "base"}

@@ -9,8 +9,7 @@ import torch
 from nts.evaluation.annotated import AnnotatedImages, Annotation
 from nts.evaluation.episodes import LastTarget, PaintedInstances, draw_episodes
 from nts.evaluation.head_table import EpisodeList, Row, evaluate_heads
-from nts.evaluation.heads import Baselines
-from nts.evaluation.prompted import PromptedMap
+from nts.evaluation.heads import Baselines, PromptedMap
 from nts.masks import draw_masks
 from nts.models import SMALL, WeightsNotFound, load_reference_prompt
 from nts.pipeline import ReferenceSegmenter, build_memory

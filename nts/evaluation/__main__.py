@@ -5,6 +5,8 @@
     python -m nts.evaluation run coco-fsod --data /data/coco --shots 10 --seeds 10 \\
         --encoder facebook/dinov2-large --segmenter sam2_hiera_large --preset paper
     python -m nts.evaluation compare runs/coco-fsod runs/coco-fsod-default
+    python -m nts.evaluation heads custom --references fiftyone:birds/labelled --targets fiftyone:birds/check \\
+        --classes wren robin
 """
 
 from __future__ import annotations
@@ -16,18 +18,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..devices import PRECISIONS, resolve_precision
-from ..models import WeightsNotFound, load_encoder, load_segmenter
+from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
+from ..references import KINDS
+from .annotated import ANNOTATIONS, Annotation, parse_annotations
 from .comparison import compare_runs
 from .episodes import EPISODES_PER_FOLD
+from .head_run import compare_heads
+from .heads import HEADS, TRAINING_FREE
 from .jobs import UNITS_PER_PART, Settings
 from .layouts import LAYOUTS, LayoutError, ProtocolData, load, protocol_data
 from .protocols import PROTOCOLS, Protocol, describe, get_protocol
 from .report import comparison_markdown, table
 from .run_folder import differing_settings, read_config
 from .runner import run
-from .semantic import PAINT_THRESHOLD
 
 _FIFTYONE = "fiftyone:"
 
@@ -76,13 +83,35 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--edition", help="year of COCO, where it is not the published one")
     episodes = evaluate.add_argument_group("episodes (COCO-20i, PASCAL-5i)")
     episodes.add_argument("--episodes", type=int, default=EPISODES_PER_FOLD, help="in every list (%(default)s)")
-    episodes.add_argument("--threshold", type=float, default=PAINT_THRESHOLD, help="least score that is painted")
+    episodes.add_argument(
+        "--threshold", type=float, help="least score that is painted, or least prior (the head's own)"
+    )
+    episodes.add_argument("--head", choices=HEADS, default=TRAINING_FREE, help="(%(default)s)")
+    episodes.add_argument("--prompt", help="trained reference prompt of the heads vrp-…: 'small', or a file")
+    episodes.add_argument("--kind", choices=KINDS, default="mask", help="what marks the references (%(default)s)")
+    episodes.add_argument("--promoted", action="store_true", help="SAM2 draws masks from the weaker kinds")
     episodes.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
-    own = evaluate.add_argument_group("your own data (custom)")
-    own.add_argument("--references", help="COCO .json file, or fiftyone:<dataset> or fiftyone:<dataset>/<saved view>")
-    own.add_argument("--targets", help="the same")
-    own.add_argument("--label-field", default="ground_truth", help="of FiftyOne's labels (%(default)s)")
-    own.add_argument("--classes", nargs="+", help="evaluate only these (all of the targets')")
+    _add_own_data(evaluate)
+
+    heads = commands.add_parser("heads", help="one table of all heads: novel and base classes, all kinds of references")
+    heads.set_defaults(command=_heads)
+    heads.add_argument("protocol", choices=list(PROTOCOLS))
+    heads.add_argument("--data", type=Path, help="folder of the data set; `show` tells how it must look")
+    heads.add_argument("--out", type=Path, help="folder of the table and the episodes (runs/heads-<protocol>)")
+    heads.add_argument("--shots", type=int, nargs="+", default=[1, 5])
+    heads.add_argument("--annotations", nargs="+", metavar="KIND", help='such as "box" or "box promoted" (all)')
+    heads.add_argument("--episodes", type=int, default=200, help="in every list (%(default)s)")
+    heads.add_argument("--seed", type=int, default=0, help="of all draws")
+    heads.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
+    heads.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
+    heads.add_argument("--segmenter", default="small", help="name, file or folder of a SAM2")
+    heads.add_argument("--prompt", help="trained reference prompt, for the rows that need one: 'small', or a file")
+    heads.add_argument("--preset", choices=list(PRESETS), default="default")
+    heads.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
+    heads.add_argument("--device", default="auto")
+    heads.add_argument("--precision", choices=PRECISIONS, default="auto")
+    heads.add_argument("--edition", help="year of COCO, where it is not the published one")
+    _add_own_data(heads)
 
     comparison = commands.add_parser("compare", help="the difference of two runs on the same images, with its interval")
     comparison.set_defaults(command=_compare)
@@ -93,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument("--shots", type=int, nargs="+", help="only these (all that both have)")
     comparison.add_argument("--seed", type=int, nargs="+", help="only these (all that both have)")
     return parser
+
+
+def _add_own_data(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("your own data (custom)")
+    own.add_argument("--references", help="COCO .json file, or fiftyone:<dataset> or fiftyone:<dataset>/<saved view>")
+    own.add_argument("--targets", help="the same")
+    own.add_argument("--label-field", default="ground_truth", help="of FiftyOne's labels (%(default)s)")
+    own.add_argument("--classes", nargs="+", help="evaluate these (all); of `heads` the novel ones")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -137,8 +174,38 @@ def _run(args: argparse.Namespace) -> None:
         episodes=args.episodes,
         threshold=args.threshold,
         side=args.side,
+        head=args.head,
+        prompt=load_reference_prompt(args.prompt) if args.prompt else None,
+        annotation=Annotation(args.kind, args.promoted),
     )
     run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name)
+
+
+def _heads(args: argparse.Namespace) -> None:
+    protocol = get_protocol(args.protocol)
+    preset = get_preset(args.preset)
+    preset = replace(preset, proposals=replace(preset.proposals, points_per_side=args.points))
+    annotations = parse_annotations(args.annotations) if args.annotations else ANNOTATIONS
+    data = _data(args, protocol)
+    encoder = load_encoder(args.encoder, args.device, args.precision)
+    segmenter = load_segmenter(args.segmenter, args.device, args.precision)
+    with tqdm(unit="episode") as bar:
+        table = compare_heads(
+            data,
+            encoder,
+            segmenter,
+            preset,
+            load_reference_prompt(args.prompt) if args.prompt else None,
+            shots=args.shots,
+            episodes=args.episodes,
+            annotations=annotations,
+            seed=args.seed,
+            side=args.side,
+            folder=args.out or Path("runs") / f"heads-{protocol.name}",
+            progress=bar.set_description,
+            tick=bar.update,
+        )
+    print(table.to_markdown())
 
 
 def _preset(args: argparse.Namespace, protocol: Protocol) -> Preset:

@@ -53,6 +53,8 @@ class Annotation:
         return cls(kind, more == "promoted")  # type: ignore[arg-type] # checked in __post_init__
 
 
+MASKS = Annotation()
+"""References with masks."""
 ANNOTATIONS: tuple[Annotation, ...] = (
     *(Annotation(kind) for kind in KINDS),
     *(Annotation(kind, True) for kind in KINDS if kind != "mask"),

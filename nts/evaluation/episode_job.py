@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -10,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from .annotated import MASKS, AnnotatedImages
 from .episodes import (
     EPISODES_PER_FOLD,
     Episode,
     EpisodeImages,
-    LastTarget,
-    PaintedInstances,
     draw_episodes,
     evaluate_episodes,
     write_episodes,
 )
+from .heads import TRAINING_FREE, make_head
 from .jobs import Clock, Draw, Job
 from .layouts import has_mask
 from .run_folder import RunError, lines_array, read_parts
@@ -32,12 +33,18 @@ class EpisodeJob(Job):
     @cached_property
     def shown(self) -> tuple[dict, dict]:
         """References and targets, without annotations that have no mask."""
-        return _with_masks(self.data.references), _with_masks(self.data.targets)
+        return with_masks(self.data.references), with_masks(self.data.targets)
 
     def _notes(self) -> list[str]:
         without = len(self.data.targets["annotations"]) - len(self.shown[1]["annotations"])
         told = [f"{without} annotations of the targets have no mask, and count for nothing."] if without else []
         return [*self.data.notes, *told]
+
+    def _notes_of_parts(self, parts: Sequence[Path]) -> list[str]:
+        lines = read_parts(parts, "not_promoted")
+        if not (labels := {label for part in lines for label in json.loads(part.tobytes())}):
+            return []
+        return [f"SAM2 drew nothing of {len(labels)} references, which were shown as they were annotated."]
 
     @cached_property
     def episodes(self) -> dict[Draw, list[Episode]]:
@@ -55,6 +62,10 @@ class EpisodeJob(Job):
 
     def deviations(self) -> list[str]:
         asked, found = self.settings.episodes, super().deviations()
+        if self.settings.head != TRAINING_FREE:
+            found.insert(0, f"by the head {self.settings.head!r}")
+        if self.settings.annotation != MASKS:
+            found.insert(0, f"references annotated by {self.settings.annotation}")
         drawn = asked if self.settings.limit is None else min(asked, self.settings.limit)
         if drawn < asked:
             return [f"a try, on the first {drawn} of {asked} episodes only", *found]
@@ -74,8 +85,11 @@ class EpisodeJob(Job):
             raise RunError("predictions are kept of instances, not of episodes: leave --save-predictions out")
         return super().config() | {
             "episodes": settings.episodes,
-            "threshold": settings.threshold,
+            "threshold": settings.head_threshold,
             "side": settings.side,
+            "head": settings.head,
+            "annotation": str(settings.annotation),
+            "prompt": None if settings.prompt is None else settings.prompt.fingerprint,
         }
 
     def prepare(self, progress: Callable[[str], None]) -> None:
@@ -84,9 +98,14 @@ class EpisodeJob(Job):
         for draw, episodes in self.episodes.items():
             path = self.folder / "episodes" / f"{draw.key}.json"
             write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
-        preset = self.settings.preset
-        self.head = PaintedInstances(LastTarget(self.encoder, self.segmenter, preset), self.settings.threshold)
-        self.reference_images = EpisodeImages(self.shown[0], exif=preset.exif)
+        settings, preset = self.settings, self.settings.preset
+        if settings.prompt is not None:
+            settings.prompt.check_novel(self.classes.values())
+        self.head = make_head(
+            settings.head, self.encoder, self.segmenter, preset, settings.head_threshold, prompt=settings.prompt
+        )
+        images = EpisodeImages(self.shown[0], exif=preset.exif)
+        self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter)
         self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
         progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
 
@@ -112,6 +131,7 @@ class EpisodeJob(Job):
         return {
             "episodes": np.array(rows, np.int64).reshape(-1, 6),
             "skipped": lines_array(skipped),
+            "not_promoted": lines_array(sorted(self.reference_images.not_promoted)),
             "seconds": clock.seconds,
         }
 
@@ -144,14 +164,20 @@ class EpisodeJob(Job):
             "skipped_references": [],
             "per_class_figures": ["iou"],
             "conventions": {
-                "painted": f"instances of a score of at least {settings.threshold}",
+                "head": f"`{settings.head}`, references annotated by {settings.annotation}",
+                **(
+                    {"painted": f"instances of a score of at least {settings.head_threshold}"}
+                    if settings.head == TRAINING_FREE
+                    else {"found": f"pixels of a normalised prior of at least {settings.head_threshold}"}
+                ),
                 "masks compared at": size,
             },
-            "notes": self._notes(),
+            "notes": [*self._notes(), *self._notes_of_parts(parts)],
         }
 
 
-def _with_masks(dataset: dict) -> dict:
+def with_masks(dataset: dict) -> dict:
+    """A COCO dataset without the annotations that have no mask."""
     return {**dataset, "annotations": [a for a in dataset["annotations"] if has_mask(a)]}
 
 

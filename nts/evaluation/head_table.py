@@ -269,7 +269,7 @@ def evaluate_heads(
         references: images with the masks that annotations are simulated from.
         targets: images with the truth.
         lists: the episodes, see :func:`draw_lists`.
-        groups: category ids by the name of their group. A wrong class is one of the same group.
+        groups: category ids by the name of their group. A wrong class is any other of all groups.
         rows: by the names that the table gives them.
         annotations: how references are annotated.
         segmenter: SAM2, where annotations are promoted.
@@ -295,10 +295,11 @@ def evaluate_heads(
                 f"the list of the {of_list.group} classes, {of_list.shots} shots, has episodes of categories "
                 f"{sorted(beyond)}, which are none of them"
             )
+    everything = {class_id for class_ids in groups.values() for class_id in class_ids}
     misled = {}
     if any(row.shown == "wrong class" for row in rows.values()):
         misled = {
-            n: show_wrong_class(of_list.episodes, references.dataset, groups[of_list.group], seed=seed)
+            n: show_wrong_class(of_list.episodes, references.dataset, everything, seed=seed)
             for n, of_list in enumerate(lists)
         }
     shown = [AnnotatedImages(references, annotation, seed=seed, segmenter=segmenter) for annotation in annotations]

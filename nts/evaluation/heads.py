@@ -1,18 +1,18 @@
-"""Baselines that every head should beat: the prior, cut at a threshold, and SAM2 prompted with points or a box of it.
+"""Heads of episodes, beside the training-free pipeline: a trained reference prompt, and baselines that it should beat.
 
-The second is GP-SAM of the VRP-SAM paper (CVPR 2024, Table 3): the prior of the target (:mod:`nts.vrp.prior`), cut at
-a threshold, is a pseudo-mask; five random points of it, its bounding box, or both are SAM2's prompt. The paper does not
-say the threshold, and the threshold decides: choose it on other classes than those that are tested,
+The baselines: the prior of the target (:mod:`nts.vrp.prior`), cut at a threshold; and GP-SAM of the VRP-SAM paper (CVPR
+2024, Table 3), for which that is a pseudo-mask: five random points of it, its bounding box, or both are SAM2's prompt.
+The paper does not say the threshold, and the threshold decides: choose it on other classes than those that are tested,
 :func:`choose_threshold`.
 
-Both see whole images, as the prior's paper does (crops around the objects did worse on drawn scenes), so a reference
-image is encoded once, whatever is marked in it.
+All of them see whole images, so a reference image is encoded once whatever is marked in it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -24,10 +24,14 @@ from ..annotations import simulate
 from ..encoder import Encoder
 from ..images import normalise, stretch
 from ..masks import draw_masks
+from ..memory import WholeImage
+from ..pipeline import Scorer
 from ..presets import Preset
 from ..references import Reference, annotation_weights, box_of_mask
 from ..segmenter import ImageEmbedding, Segmenter
+from ..vrp.head import PromptHead
 from ..vrp.prior import normalise_prior, prior
+from ..vrp.prompt import ReferencePrompt
 from .annotated import AnnotatedImages, Annotation
 from .episodes import Episode, EpisodeImages, LastTarget, PaintedInstances, Predictor, References, evaluate_episodes
 from .semantic import PAINT_THRESHOLD, summarise_episodes
@@ -35,9 +39,22 @@ from .semantic import PAINT_THRESHOLD, summarise_episodes
 Prompts = Literal["points", "box", "both"]
 
 TRAINING_FREE = "training-free"
-HEADS: tuple[str, ...] = (TRAINING_FREE, "prior", "gp-sam-points", "gp-sam-box", "gp-sam-both")
-"""The heads that need no training, by the names that a user gives them."""
+PROMPTED_SCORERS: dict[str, Scorer] = {"vrp-scorer": "vrp", "both-scorers": "both"}
+HEADS: tuple[str, ...] = (
+    TRAINING_FREE,
+    "prior",
+    "gp-sam-points",
+    "gp-sam-box",
+    "gp-sam-both",
+    "vrp-map",
+    *PROMPTED_SCORERS,
+)
+"""All heads, by the names that a user gives them. Those of the last line need a trained reference prompt."""
+PROMPTED = ("vrp-map", *PROMPTED_SCORERS)
+"""Those that need a trained reference prompt."""
 
+PROMPTED_PAINT_THRESHOLD = 0.3
+"""Instances that a reference prompt has judged are painted from this score on, where none was chosen."""
 PRIOR_THRESHOLD = 0.75
 """Of the normalised prior, where none was chosen: the best on drawn scenes, not on photographs."""
 PRIOR_THRESHOLDS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
@@ -201,6 +218,37 @@ class GeometricPrompts:
         return torch.tensor(points, dtype=torch.float32), torch.tensor(labels, dtype=torch.int32)
 
 
+class PromptedMap:
+    """Where the map of a reference prompt is positive.
+
+    Args:
+        models: the two models, and what they made of images before.
+        encoder: the first of them.
+        prompt: the trained prompt.
+        empty: show it the reference images without their annotations: the control of whether they matter.
+
+    Raises:
+        PromptMismatch: if the prompt was trained for other models.
+    """
+
+    def __init__(self, models: Baselines, encoder: Encoder, prompt: ReferencePrompt, *, empty: bool = False) -> None:
+        self._models, self._config, self._empty = models, prompt.model.config, empty
+        self._head = PromptHead(prompt, encoder, models.segmenter)
+
+    def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
+        """See :data:`~nts.evaluation.episodes.Predictor`. References of one image need one sample id."""
+        states = self._head.look([[self._whole_image(reference) for reference in references]])
+        tokens = self._models.target_tokens(target).unflatten(0, self._config.grid)
+        maps = self._head.maps(states, tokens, self._models.embedding(target))
+        return draw_masks(maps.logits, target.shape[:2])[0].cpu().numpy()
+
+    def _whole_image(self, reference: Reference) -> WholeImage:
+        kind = "mask" if reference.promoted else reference.kind
+        weights = annotation_weights(reference.mask, kind, self._config.grid, self._config.rasterisation).flatten()
+        image = WholeImage(reference.sample_id, self._models.tokens(reference), weights, kind)
+        return replace(image, weights=weights * 0) if self._empty else image
+
+
 def make_head(
     name: str,
     encoder: Encoder,
@@ -208,6 +256,7 @@ def make_head(
     preset: str | Preset = "default",
     threshold: float | None = None,
     baselines: Baselines | None = None,
+    prompt: ReferencePrompt | None = None,
 ) -> Predictor:
     """A head by its name.
 
@@ -218,14 +267,21 @@ def make_head(
         preset: of the training-free pipeline; the baselines have no settings of that kind.
         threshold: see :func:`default_threshold`, which is taken where it is ``None``.
         baselines: what baselines share, so that none does again what another did.
+        prompt: the trained reference prompt, for those of :data:`PROMPTED`.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or it lacks its prompt.
+        PromptMismatch: if the prompt was trained for other models.
     """
     threshold = default_threshold(name) if threshold is None else threshold
-    if name == TRAINING_FREE:
-        return PaintedInstances(LastTarget(encoder, segmenter, preset), threshold)
+    if name in PROMPTED and prompt is None:
+        raise ValueError(f"the head {name!r} needs a trained reference prompt")
+    if name == TRAINING_FREE or name in PROMPTED_SCORERS:
+        scorer = PROMPTED_SCORERS.get(name, "prototype")
+        return PaintedInstances(LastTarget(encoder, segmenter, preset), threshold, scorer=scorer, prompt=prompt)
     baselines = baselines or Baselines(encoder, segmenter)
+    if prompt is not None and name == "vrp-map":
+        return PromptedMap(baselines, encoder, prompt)
     prompts: dict[str, Prompts] = {"gp-sam-points": "points", "gp-sam-box": "box", "gp-sam-both": "both"}
     if name in prompts:
         return GeometricPrompts(baselines, prompts[name], threshold)
@@ -240,7 +296,8 @@ def default_threshold(name: str) -> float:
     """
     if name not in HEADS:
         raise ValueError(f"there is no head {name!r}; there are {', '.join(HEADS)}")
-    return PAINT_THRESHOLD if name == TRAINING_FREE else PRIOR_THRESHOLD
+    painted = {TRAINING_FREE: PAINT_THRESHOLD, **dict.fromkeys(PROMPTED_SCORERS, PROMPTED_PAINT_THRESHOLD)}
+    return painted.get(name, PRIOR_THRESHOLD)
 
 
 def choose_threshold(

@@ -17,14 +17,16 @@ import torch
 from ..encoder import Encoder
 from ..presets import Preset
 from ..segmenter import Segmenter
+from ..vrp.prompt import ReferencePrompt
+from .annotated import MASKS, Annotation
 from .coco import without_nan
 from .episodes import EPISODES_PER_FOLD
+from .heads import PROMPTED, TRAINING_FREE, default_threshold
 from .layouts import ProtocolData
 from .matches import ResultAreas
 from .protocols import Protocol, describe
 from .report import compare_with_published, summarise_seeds
 from .run_folder import RunError, code_fingerprint, fingerprint, read_config, read_parts
-from .semantic import PAINT_THRESHOLD
 
 UNITS_PER_PART = 50
 
@@ -56,8 +58,12 @@ class Settings:
         save_predictions: keep the COCO results of every draw.
         units_per_part: so many images are lost at most when a run is interrupted.
         episodes: how many in a list.
-        threshold: instances of at least this score are painted (episodes).
+        threshold: the head's own where ``None`` (episodes): instances of at least this score are painted, or pixels of
+            at least this prior found.
         side: compare masks at so many pixels squared (episodes); at the image's own size where ``None``.
+        head: one of :data:`nts.evaluation.heads.HEADS` (episodes).
+        annotation: how the references are annotated (episodes).
+        prompt: a trained reference prompt, for the heads that need one (episodes).
     """
 
     protocol: Protocol
@@ -69,10 +75,24 @@ class Settings:
     save_predictions: bool = False
     units_per_part: int = UNITS_PER_PART
     episodes: int = EPISODES_PER_FOLD
-    threshold: float = PAINT_THRESHOLD
+    threshold: float | None = None
     side: int | None = None
+    head: str = TRAINING_FREE
+    annotation: Annotation = MASKS
+    prompt: ReferencePrompt | None = None
 
     def __post_init__(self) -> None:
+        try:
+            default_threshold(self.head)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if (self.head in PROMPTED) != (self.prompt is not None):
+            needs = "needs" if self.prompt is None else "has no use for"
+            raise RunError(f"the head {self.head!r} {needs} a trained reference prompt")
+        if self.protocol.evaluator != "episodes" and (self.head, self.annotation) != (TRAINING_FREE, MASKS):
+            raise RunError(
+                f"{self.protocol.name} is of instances: another head, or references that are no masks, are for episodes"
+            )
         counts = {
             "limit": self.limit,
             "number of episodes": self.episodes,
@@ -83,6 +103,11 @@ class Settings:
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise RunError(f"the {name} must be at least 1, got {value}")
+
+    @property
+    def head_threshold(self) -> float:
+        """The threshold that is used."""
+        return default_threshold(self.head) if self.threshold is None else self.threshold
 
     @property
     def draws(self) -> tuple[Draw, ...]:

@@ -134,6 +134,16 @@ def fingerprint(*values: Any) -> str:
 def code_fingerprint() -> str:
     """Hash of the engine's source, without what only reads, prints or draws; once, as the code is loaded once."""
     root = Path(__file__).parents[1]
-    files = sorted([*root.glob("*.py"), *root.glob("evaluation/*.py")])
-    told = {"report.py", "__main__.py", "bootstrap.py", "comparison.py", "protocols.py", "inspection.py", "heatmaps.py"}
+    files = sorted([*root.glob("*.py"), *root.glob("evaluation/*.py"), *root.glob("vrp/*.py")])
+    told = {
+        "report.py",
+        "__main__.py",
+        "bootstrap.py",
+        "comparison.py",
+        "protocols.py",
+        "inspection.py",
+        "heatmaps.py",
+        "head_run.py",
+        "head_table.py",
+    }
     return fingerprint([[file.name, file.read_text(encoding="utf-8")] for file in files if file.name not in told])
