@@ -50,7 +50,11 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
         "4 queries": (replace(ours, queries=4), config),
         "50 queries": (replace(ours, queries=50), config),
         "no dense prompt": (replace(ours, dense_prompt=False), config),
-        "bare cosine as the prior": (replace(ours, normalise_prior=False, background_prior=False), config),
+        "the published prior": (
+            replace(ours, normalise_prior=False, background_prior=False, bare_priors=False),
+            config,
+        ),
+        "no bare priors": (replace(ours, bare_priors=False), config),
         "nearest rasterisation": (replace(ours, rasterisation="nearest"), config),
         "one reference per episode": (ours, replace(config, most_shots=1)),
         "shots concatenated": (replace(ours, shots="concatenate"), config),

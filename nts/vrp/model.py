@@ -49,6 +49,8 @@ class VRPConfig:
         normalise_prior: min-max per image, as in PFENet. The published code takes the bare cosine, floored at zero.
         background_prior: one more channel: how much more alike to marked than to unmarked patches. For masks and boxes
             only: what is not marked by a point or a scribble may well be part of the object.
+        bare_priors: two more channels, not normalised: the cosine itself, and that to the mean of the marked patches, by
+            which prototypes judge. The normalised prior says where in an image, these say whether at all.
         kind_vectors: one learned vector for every kind of annotation, added to the queries.
         query_init: ``"learned"``, or ``"prototype"``: every query begins as the reference's prototype (paper, Table 6).
         shots: how references of one class come together. ``"set"``: one attention over the patches of all of them, and
@@ -65,11 +67,17 @@ class VRPConfig:
     dropout: float = 0.0
     normalise_prior: bool = True
     background_prior: bool = True
+    bare_priors: bool = True
     kind_vectors: bool = True
     query_init: Literal["learned", "prototype"] = "learned"
     shots: Literal["set", "concatenate"] = "set"
     dense_prompt: bool = True
     rasterisation: Literal["cover", "nearest"] = "cover"
+
+    @property
+    def channels(self) -> int:
+        """Channels beside features and prototype: on the target, its priors."""
+        return 1 + self.background_prior + 2 * self.bare_priors
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.heads):
@@ -89,6 +97,7 @@ def paper(config: VRPConfig) -> VRPConfig:
         dropout=0.5,
         normalise_prior=False,
         background_prior=False,
+        bare_priors=False,
         kind_vectors=False,
         query_init="learned",
         shots="concatenate",
@@ -144,7 +153,7 @@ class VisualReferencePrompt(nn.Module):
         self.config = config
         dim = config.dim
         self.reduce = nn.Linear(config.token_dim, dim, bias=False)
-        self.augment = nn.Linear(2 * dim + 1 + config.background_prior, dim, bias=False)
+        self.augment = nn.Linear(2 * dim + config.channels, dim, bias=False)
         if config.query_init == "learned":
             self.queries = nn.Parameter(torch.randn(config.queries, dim))
         if config.kind_vectors:
@@ -189,6 +198,7 @@ class VisualReferencePrompt(nn.Module):
         channels = [weights]
         if self.config.background_prior:
             channels.append((2 * weights - 1) * is_area[..., None])
+        channels += [weights] * (self.config.channels - len(channels))
         augmented = self._augment(features, prototypes[:, :, None], channels)
 
         queries = self._first_queries(prototypes, kinds)
@@ -228,6 +238,9 @@ class VisualReferencePrompt(nn.Module):
         if self.config.background_prior:
             is_known = state.unmarked.any(-1, keepdim=True)
             channels.append((alike - greatest_of(cosine, state.unmarked)) * (is_marked & is_known))
+        if self.config.bare_priors:
+            mean = (state.tokens * state.marked[..., None]).sum(-2, keepdim=True)
+            channels += [alike * is_marked, cosines(mean, targets)[..., 0] * is_marked]
         return channels
 
     def _reduce(self, tokens: Tensor) -> Tensor:
