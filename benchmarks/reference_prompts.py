@@ -42,6 +42,7 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
         check_every=config.check_every,
         validation_episodes=config.validation_episodes,
     )
+    bare = replace(ours, bare_priors=False)
     return {
         OURS: (ours, config),
         "BCE alone": (ours, replace(config, loss="bce")),
@@ -54,7 +55,7 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
             replace(ours, normalise_prior=False, background_prior=False, bare_priors=False),
             config,
         ),
-        "no bare priors": (replace(ours, bare_priors=False), config),
+        "no bare priors": (bare, config),
         "nearest rasterisation": (replace(ours, rasterisation="nearest"), config),
         "one reference per episode": (ours, replace(config, most_shots=1)),
         "shots concatenated": (replace(ours, shots="concatenate"), config),
@@ -82,8 +83,8 @@ def train_all(folder: Path, steps: int, classes: int, scenes: int, names: Sequen
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--classes", type=int, default=400)
-    parser.add_argument("--scenes", type=int, default=2000)
+    parser.add_argument("--classes", type=int, default=2000)
+    parser.add_argument("--scenes", type=int, default=5000)
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="only these")
     parser.add_argument("--run", type=Path, default=Path("runs/reference_prompt_variants"), help="resumed if it exists")

@@ -44,8 +44,8 @@ def draw_data(folder: Path, classes: int, scenes: int, seed: int = 75) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=3500)
-    parser.add_argument("--classes", type=int, default=400)
-    parser.add_argument("--scenes", type=int, default=2000)
+    parser.add_argument("--classes", type=int, default=2000)
+    parser.add_argument("--scenes", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--run", type=Path, default=Path("runs/reference_prompt"), help="resumed if it exists")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -49,8 +49,8 @@ class VRPConfig:
         normalise_prior: min-max per image, as in PFENet. The published code takes the bare cosine, floored at zero.
         background_prior: one more channel: how much more alike to marked than to unmarked patches. For masks and boxes
             only: what is not marked by a point or a scribble may well be part of the object.
-        bare_priors: two more channels, not normalised: the cosine itself, and that to the mean of the marked patches, by
-            which prototypes judge. The normalised prior says where in an image, these say whether at all.
+        bare_priors: two more channels, not normalised: the cosine itself, and that to the mean of the marked patches,
+            by which prototypes judge. The normalised prior says where in an image, these say whether at all.
         kind_vectors: one learned vector for every kind of annotation, added to the queries.
         query_init: ``"learned"``, or ``"prototype"``: every query begins as the reference's prototype (paper, Table 6).
         shots: how references of one class come together. ``"set"``: one attention over the patches of all of them, and
@@ -163,10 +163,17 @@ class VisualReferencePrompt(nn.Module):
         self.see_target = _Attention(dim, config.heads)
         self.confer_on_target = _Attention(dim, config.heads)
         if config.dense_prompt:
-            first, last = nn.Conv2d(dim, dim // 4, 3, padding=1), nn.Conv2d(dim // 4, dim, 1, bias=False)
+            narrow = dim // 4
+            last = nn.Conv2d(narrow, dim, 1, bias=False)
             # Training begins at SAM2 as it is, with no word of where.
             nn.init.zeros_(last.weight)
-            self.dense = nn.Sequential(first, nn.ReLU(), last)
+            layers = (
+                nn.Conv2d(dim, narrow, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(narrow, narrow, 3, padding=1),
+                nn.ReLU(),
+            )
+            self.dense = nn.Sequential(*layers, last)
         self.register_buffer("positions", sine_positions(config.grid, dim), persistent=False)
 
     def encode_references(self, tokens: Tensor, weights: Tensor, kinds: Tensor) -> ReferenceState:
