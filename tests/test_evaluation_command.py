@@ -225,6 +225,7 @@ def test_all_heads_in_one_table_on_ones_own_data(source, request, tmp_path, caps
         sources = [f"--{name}=fiftyone:{drawn.name}/references" for name in ("references", "targets")]
         novel = sorted(drawn.match_tags("reference").distinct("ground_truth.detections.label"))[0]
     words = ["heads", "custom", *sources, "--classes", novel, "--shots", "1", "--episodes", "2", "--points", "4"]
+    words += ["--validation-episodes", "1"]
     main([*words, "--annotations", "mask", "point promoted", "--device", "cpu", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     table = HeadTable.from_json((tmp_path / "out" / "heads.json").read_text())

@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     heads.add_argument("--shots", type=int, nargs="+", default=[1, 5])
     heads.add_argument("--annotations", nargs="+", metavar="KIND", help='such as "box" or "box promoted" (all)')
     heads.add_argument("--episodes", type=int, default=200, help="in every list (%(default)s)")
+    heads.add_argument("--validation-episodes", type=int, default=50, help="to choose thresholds by (%(default)s)")
     heads.add_argument("--seed", type=int, default=0, help="of all draws")
     heads.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
     heads.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
@@ -198,6 +199,7 @@ def _heads(args: argparse.Namespace) -> None:
             load_reference_prompt(args.prompt) if args.prompt else None,
             shots=args.shots,
             episodes=args.episodes,
+            validation_episodes=args.validation_episodes,
             annotations=annotations,
             seed=args.seed,
             side=args.side,
