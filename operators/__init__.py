@@ -8,15 +8,19 @@ from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
 from .delete_evaluation import DeleteEvaluation
 from .delete_memory import DeleteMemory
+from .delete_reference_prompt import DeleteReferencePrompt
 from .delete_segmentation import DeleteSegmentation
 from .evaluate_nap import EvaluateNAP
 from .export_memory import ExportMemory
+from .export_reference_prompt import ExportReferencePrompt
 from .import_memory import ImportMemory
+from .import_reference_prompt import ImportReferencePrompt
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel, OpenNAPPanel
 from .similarity_heatmaps import DeleteHeatmaps, SimilarityHeatmaps
 from .tag_for_review import TagForReview
+from .train_reference_prompt import TrainReferencePrompt
 
 OPERATORS = (
     BuildReferenceMemory,
@@ -29,10 +33,14 @@ OPERATORS = (
     OpenNAPPanel,
     SimilarityHeatmaps,
     TagForReview,
+    TrainReferencePrompt,
     DeleteEvaluation,
     DeleteMemory,
+    DeleteReferencePrompt,
     DeleteSegmentation,
     DeleteHeatmaps,
     ExportMemory,
+    ExportReferencePrompt,
     ImportMemory,
+    ImportReferencePrompt,
 )

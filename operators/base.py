@@ -93,9 +93,17 @@ class JobOperator(PluginOperator):
         """A generator of messages to the App; or, in a delegated run, the outcome."""
         return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
 
+    def outcome_form(self) -> types.Property:
+        """How the outcome is shown."""
+        return output_form(self.config.label, self.columns)
+
+    def results(self, report) -> dict[str, Any]:
+        """The outcome itself, as plain values."""
+        return {"summary": self.summary(report), "rows": self.rows(report)}
+
     def resolve_output(self, ctx):
         """The outcome of a delegated run."""
-        return output_form(self.config.label, self.columns)
+        return self.outcome_form()
 
     def schedule(self, sample_collection, **params: Any):
         """Have a delegated run do it; returns FiftyOne's record of the operation."""
@@ -106,7 +114,7 @@ class JobOperator(PluginOperator):
         from ..nts.fiftyone_adapter import run
 
         report = run(self.job(ctx), lambda step: ctx.set_progress(progress=step.fraction, label=step.label))
-        return self._results(report)
+        return self.results(report)
 
     async def _immediate(self, ctx):
         try:
@@ -126,12 +134,8 @@ class JobOperator(PluginOperator):
             yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
             raise
         yield ctx.trigger("reload_dataset")
-        results = self._results(report)
-        yield ctx.ops.show_output(output_form(self.config.label, self.columns).to_json(), results)
+        yield ctx.ops.show_output(self.outcome_form().to_json(), self.results(report))
         yield ctx.ops.notify(f"{self.config.label}: done", variant="success")
-
-    def _results(self, report) -> dict[str, Any]:
-        return {"summary": self.summary(report), "rows": self.rows(report)}
 
 
 async def _advance(job):

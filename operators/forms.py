@@ -133,12 +133,26 @@ def _counted_once(ctx, stages: str, counter: str):
     return getattr(fiftyone_adapter, counter)(ctx.target_view())
 
 
-def classes(inputs: types.Object, names: Sequence[str], *, description: str) -> None:
-    """A multiple choice among classes; all of them where nothing is chosen."""
-    dropdown = types.DropdownView(label="Classes", description=description, multiple=True)
-    for name in names:
-        dropdown.add_choice(name, label=name)
-    inputs.list("classes", types.String(), default=None, required=False, view=dropdown)
+def classes(
+    inputs: types.Object, names: Sequence[str], *, description: str, name: str = "classes", label: str = "Classes"
+) -> types.Property:
+    """A multiple choice among classes, or other names, of which none need be chosen."""
+    dropdown = types.DropdownView(label=label, description=description, multiple=True)
+    for each in names:
+        dropdown.add_choice(each, label=each)
+    return inputs.list(name, types.String(), default=None, required=False, view=dropdown)
+
+
+def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -> None:
+    """The name under which something is kept in the dataset; says what is wrong with it."""
+    from ..nts.fiftyone_adapter import InputError, check_key
+
+    prop = inputs.str(name, label=label, description="Under this name it is kept", required=True)
+    if key := ctx.params.get(name):
+        try:
+            check_key(ctx.dataset, key, method, overwrite=bool(ctx.params.get("overwrite")))
+        except InputError as error:
+            mark_invalid(prop, error)
 
 
 def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
@@ -170,6 +184,32 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
 def overwrite(inputs: types.Object, description: str) -> None:
     """The switch without which nothing is replaced."""
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
+
+
+def prompt(ctx, inputs: types.Object, *, description: str) -> str | None:
+    """A drop-down of the dataset's reference prompts; returns the name of the chosen one."""
+    from ..nts.fiftyone_adapter import list_prompts
+
+    prompts = list_prompts(ctx.dataset)
+    if not prompts:
+        refuse(inputs, "No reference prompt", "this dataset has none yet: run 'Train reference prompt' first")
+        return None
+    words = {
+        key: f"{len(config['classes'])} classes, encoder {config['encoder']}, segmenter {config['segmenter']}"
+        for key, config in prompts.items()
+    }
+    first = next(iter(prompts))
+    choice(
+        inputs,
+        "prompt_key",
+        list(prompts),
+        label="Reference prompt",
+        description=description,
+        default=first,
+        descriptions=words,
+    )
+    chosen = ctx.params.get("prompt_key") or first
+    return chosen if chosen in prompts else None
 
 
 def encoder(inputs: types.Object) -> None:
@@ -209,8 +249,8 @@ def preset(inputs: types.Object, default: str = "default") -> None:
     )
 
 
-def device(inputs: types.Object) -> None:
-    """Where the models run, and in which precision."""
+def device(inputs: types.Object, *, precision: bool = True) -> None:
+    """Where the models run, and in which precision, where that is a choice."""
     from ..nts.devices import PRECISIONS
 
     inputs.str(
@@ -220,6 +260,8 @@ def device(inputs: types.Object) -> None:
         default="auto",
         required=False,
     )
+    if not precision:
+        return
     choice(
         inputs,
         "precision",

@@ -6,6 +6,7 @@
 >>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
 """
 
+from ..vrp.training import FEW_CLASSES
 from .building import WEAK_LABELS, MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
 from .checks import (
     InputError,
@@ -34,7 +35,14 @@ from .inspecting import (
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
 from .model_evaluation import check_evaluation_fields, nap_of_evaluation
-from .prompts import load_prompt
+from .prompts import (
+    PromptReport,
+    export_prompt,
+    import_prompt,
+    load_prompt,
+    prompt_job,
+    train_reference_prompt,
+)
 from .reviewing import (
     REVIEW,
     REVIEW_SHARE,
@@ -80,6 +88,7 @@ from .stored_evaluation import (
 __all__ = [
     "COMPARED_FIGURES",
     "EVALUATION",
+    "FEW_CLASSES",
     "MEMORY",
     "MOST_CLASSES",
     "MOST_LABELS",
@@ -95,6 +104,7 @@ __all__ = [
     "MemoryInspection",
     "MemoryReport",
     "Progress",
+    "PromptReport",
     "ReferenceCounts",
     "ReferenceSegmenterModel",
     "ReviewReport",
@@ -122,10 +132,12 @@ __all__ = [
     "evaluate_nap",
     "evaluation_job",
     "export_memory",
+    "export_prompt",
     "heatmap_fields",
     "heatmaps_job",
     "import_layout",
     "import_memory",
+    "import_prompt",
     "inspect_memory",
     "label_counts",
     "list_evaluations",
@@ -147,6 +159,7 @@ __all__ = [
     "nap_of_evaluation",
     "open_evaluation",
     "percent",
+    "prompt_job",
     "reference_counts",
     "references_view",
     "run",
@@ -157,4 +170,5 @@ __all__ = [
     "suggest_thresholds",
     "tag_for_review",
     "thumbnails",
+    "train_reference_prompt",
 ]

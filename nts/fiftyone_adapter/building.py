@@ -187,14 +187,8 @@ def export_memory(view: Collection, memory_key: str, path: str | os.PathLike, *,
         InputError: if the file exists and ``overwrite`` is off.
         MemoryFileError: if the file cannot be written.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / memory_key
-    if path.suffix != ".safetensors":
-        path = path.with_name(path.name + ".safetensors")
     bank = runs.load_memory(view, memory_key)
-    if path.exists() and not overwrite:
-        raise InputError(f"the file {path} exists: choose another, or switch on overwrite")
+    path = checks.check_export_path(path, memory_key, overwrite=overwrite)
     bank.save(path)
     return path
 

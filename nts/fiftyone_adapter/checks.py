@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import keyword
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import fiftyone as fo
 from fiftyone import ViewField as F
@@ -209,6 +211,22 @@ def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> No
         raise InputError(f"the name {key!r} is taken by a run of another kind: choose another name for the {kind}")
     if not overwrite:
         raise InputError(f"the {kind} {key!r} exists already: choose another name, or switch on overwrite")
+
+
+def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> Path:
+    """The ``.safetensors`` file to export ``key`` to: a file, or one of that name in a folder.
+
+    Raises:
+        InputError: if it exists and may not be replaced.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / key
+    if path.suffix != ".safetensors":
+        path = path.with_name(path.name + ".safetensors")
+    if path.exists() and not overwrite:
+        raise InputError(f"the file {path} exists: choose another, or switch on overwrite")
+    return path
 
 
 def check_output_field(view: Collection, name: str) -> None:

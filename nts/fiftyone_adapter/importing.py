@@ -98,7 +98,7 @@ def custom_data(
     names = sorted(present[0] | present[1])
     notes: list[str] = []
     datasets = [
-        _to_coco(view, role, label_field, names, crowd, notes)
+        view_to_coco(view, role, label_field, names, notes, crowd=crowd)
         for view, role in ((references, REFERENCES), (targets, TARGETS))
     ]
     return protocol_data(*datasets, wanted, notes)
@@ -225,15 +225,41 @@ def _add_voc(dataset: fo.Dataset, root: Path, lists: dict[str, Iterable[tuple[st
             label["iscrowd"] = int(bool(label.get_attribute_value("difficult", 0)))
 
 
-def _to_coco(view: Collection, role: str, label_field: str, names: Sequence[str], crowd: str, notes: list[str]) -> dict:
-    """A view as a COCO data set. References that are boxes have no ``segmentation``; targets have the filled box."""
+def view_to_coco(
+    view: Collection,
+    role: str,
+    label_field: str,
+    names: Sequence[str],
+    notes: list[str],
+    *,
+    crowd: str = "iscrowd",
+    skip_unreadable: bool = False,
+) -> dict:
+    """A view as a COCO data set. References that are boxes have no ``segmentation``; targets have the filled box.
+
+    Args:
+        view: of images.
+        role: :data:`REFERENCES` or :data:`TARGETS`.
+        label_field: a field of type Detections.
+        names: of the classes to take; category ids count from 1 in their order.
+        notes: what a reader must know is added to it.
+        crowd: attribute that marks crowds.
+        skip_unreadable: leave out and note images whose size cannot be read, instead of raising.
+
+    Raises:
+        InputError: if an image's size cannot be read.
+    """
     data = CocoData(names)
     dataset = data.ground_truth
     for sample in view.select_fields(label_field).iter_samples():
         try:
             width, height = size_of_sample(sample)
         except OSError as error:
-            raise InputError(f"{sample.filepath}: the size of the image cannot be read ({error})") from error
+            reason = f"{sample.filepath}: the size of the image cannot be read ({error})"
+            if not skip_unreadable:
+                raise InputError(reason) from error
+            notes.append(reason)
+            continue
         image = {"id": sample.id, "width": width, "height": height, "file_name": Path(sample.filepath).name}
         dataset["images"].append({**image, "path": sample.filepath})
         for label, shape in data.shapes(sample, label_field, data.category_ids, (height, width)):

@@ -1,11 +1,197 @@
-"""Reference prompts in FiftyOne: those of a dataset, and those that come from elsewhere."""
+"""Reference prompts in FiftyOne: training them on a view, and those of a dataset or of a file."""
 
 from __future__ import annotations
 
-from ..models import load_reference_prompt
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import fiftyone as fo
+
+from ..evaluation.layouts import has_mask, read_annotated_image
+from ..evaluation.run_folder import RunError
+from ..images import ImageError
+from ..models import load_encoder, load_reference_prompt, load_segmenter
+from ..references import Kind
+from ..vrp.features import FeatureStore
 from ..vrp.prompt import ReferencePrompt
-from . import runs
+from ..vrp.training import (
+    PAPER,
+    TrainingConfig,
+    TrainingError,
+    TrainingReport,
+    default_vrp,
+    images_of_classes,
+    split_classes,
+    train,
+)
+from ..vrp.training import Progress as TrainingProgress
+from . import checks, runs
+from .checks import InputError
+from .importing import REFERENCES, view_to_coco
+from .jobs import Job, OnProgress, Progress, run
 from .runs import Collection
+
+TrainingPreset = Literal["default", "paper"]
+
+_TELL_EVERY = 50  # images
+
+
+@dataclass(frozen=True)
+class PromptReport:
+    """What came of a training.
+
+    Attributes:
+        prompt_key: the prompt's name in the dataset.
+        classes: that it was trained on, those that chose the best weights among them.
+        validation_classes: those.
+        steps: how many.
+        best_step: when the weights were taken.
+        validation_miou: then, on the validation classes, of one reference each.
+        log: losses and mIoU over the steps.
+        parameters: how many numbers were learned.
+        warnings: what to bear in mind.
+        left_out: what could not be used, in words.
+        seconds: duration of what was done now.
+    """
+
+    prompt_key: str
+    classes: tuple[str, ...]
+    validation_classes: tuple[str, ...]
+    steps: int
+    best_step: int
+    validation_miou: float
+    log: list[dict[str, float]]
+    parameters: int
+    warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def train_reference_prompt(
+    view: Collection, label_field: str, prompt_key: str, *, progress: OnProgress = None, **options: Any
+) -> PromptReport:
+    """Train a reference prompt on a labelled view and keep it in the dataset: :func:`prompt_job`, run to its end."""
+    return run(prompt_job(view, label_field, prompt_key, **options), progress)
+
+
+def prompt_job(
+    view: Collection,
+    label_field: str,
+    prompt_key: str,
+    *,
+    classes: Sequence[str] | None = None,
+    test_classes: Sequence[str] = (),
+    kinds: Sequence[Kind] | None = None,
+    steps: int = 4000,
+    batch: int = 8,
+    most_shots: int | None = None,
+    preset: TrainingPreset = "default",
+    encoder: str = "small",
+    segmenter: str = "small",
+    seed: int = 1,
+    folder: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> Job[PromptReport]:
+    """Train a visual reference prompt: on the classes of a view, to be used on others.
+
+    It is computed in single precision. A training that was interrupted goes on, to the same result, when it is started
+    again with the same settings.
+
+    Args:
+        view: dataset or view with the labelled images.
+        label_field: a field of type Detections, with masks.
+        prompt_key: the prompt's name in the dataset.
+        classes: to learn from, a fifth of them to choose the best weights by; all that the field has without.
+        test_classes: never to be learned from; images that show one of them are not used at all.
+        kinds: of annotations to simulate; all, or for the preset ``"paper"`` masks alone, without.
+        steps: of the optimiser.
+        batch: episodes in a step.
+        most_shots: references in an episode at most; the preset's own without.
+        preset: ``"default"``, or ``"paper"`` for the published choices.
+        encoder: a name for :func:`nts.models.load_encoder`.
+        segmenter: a name for :func:`nts.models.load_segmenter`.
+        seed: of all that is random.
+        folder: for checkpoints, log and pictures, which are kept then; without one they are removed at the end.
+        overwrite: replace a prompt of this name, and begin anew where a training was interrupted.
+        device: for both models and the training, ``"auto"`` or as in torch.
+
+    Raises:
+        InputError: if the view, the field, the classes, the settings or the name will not do.
+        WeightsNotFound: if weights cannot be had.
+    """
+    checks.check_view(view)
+    checks.check_detections_field(view, label_field, "label field")
+    checks.check_key(view, prompt_key, runs.PROMPT, overwrite=overwrite)
+    config = _config(preset, kinds, steps=steps, batch=batch, most_shots=most_shots, seed=seed)
+    present = {name for name in view.distinct(f"{label_field}.detections.label") if name}
+    wanted = sorted(present - set(test_classes) if classes is None else set(classes))
+    checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
+    if leaked := sorted(set(wanted) & set(test_classes)):
+        raise InputError(f"{', '.join(leaked)}: both to be trained on and to be tested. That is a leak: choose one")
+
+    begin = time.monotonic()
+    dataset, left_out = yield from _labelled_images(view, label_field, sorted(present | set(test_classes)))
+    ids = {category["name"]: category["id"] for category in dataset["categories"]}
+    test_ids = [ids[name] for name in test_classes]
+    if hidden := len(dataset["images"]) - len(images_of_classes(dataset, (), test_ids).all_images):
+        left_out.append(f"{hidden} images that show a test class")
+
+    yield Progress(0, config.steps, f"loading the encoder {encoder} and the segmenter {segmenter}")
+    place = Path(folder).expanduser() if folder else _default_folder(view, prompt_key)
+    if overwrite:
+        shutil.rmtree(place / "run", ignore_errors=True)
+    models = load_encoder(encoder, device, "float32"), load_segmenter(segmenter, device, "float32")
+    store = FeatureStore(*models, folder=place / "features")
+    try:
+        split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
+        training = train(dataset, split, store, place / "run", config, default_vrp(store, published=preset == "paper"))
+        report = yield from _told(training, begin)
+    except TrainingError as error:
+        raise InputError(str(error)) from error
+    except RunError as error:
+        raise InputError(
+            f"a training {prompt_key!r} was interrupted that had other settings: repeat those to go on with it, or "
+            f"switch on overwrite to begin anew. {error}"
+        ) from error
+
+    names = {class_id: name for name, class_id in ids.items()}
+    validated = tuple(sorted(names[class_id] for class_id in split.validation))
+    runs.store_prompt(
+        view,
+        prompt_key,
+        report.prompt,
+        report.log,
+        label_field=label_field,
+        validation_classes=list(validated),
+        test_classes=sorted(test_classes),
+        steps=config.steps,
+        best_step=report.best_step,
+        validation_miou=report.validation,
+        warnings=report.warnings,
+        left_out=len(left_out),
+        preset=preset,
+    )
+    if not folder:
+        shutil.rmtree(place, ignore_errors=True)
+    return PromptReport(
+        prompt_key=prompt_key,
+        classes=report.prompt.classes,
+        validation_classes=validated,
+        steps=config.steps,
+        best_step=report.best_step,
+        validation_miou=report.validation,
+        log=report.log,
+        parameters=report.prompt.parameters,
+        warnings=report.warnings,
+        left_out=left_out,
+        seconds=time.monotonic() - begin,
+    )
 
 
 def load_prompt(view: Collection, name: str) -> ReferencePrompt:
@@ -16,3 +202,104 @@ def load_prompt(view: Collection, name: str) -> ReferencePrompt:
         PromptFileError: if it is damaged.
     """
     return runs.load_stored_prompt(view, name) if name in runs.list_prompts(view) else load_reference_prompt(name)
+
+
+def export_prompt(view: Collection, prompt_key: str, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+    """Write a reference prompt to a ``.safetensors`` file and return its path; an old file survives every failure.
+
+    Args:
+        view: dataset with the prompt.
+        prompt_key: its name.
+        path: the file, or a folder, in which the file then has the prompt's name.
+        overwrite: replace a file that exists.
+
+    Raises:
+        RunNotFound: if there is no such prompt.
+        InputError: if the file exists and ``overwrite`` is off.
+        PromptFileError: if the file cannot be written.
+    """
+    prompt = runs.load_stored_prompt(view, prompt_key)
+    path = checks.check_export_path(path, prompt_key, overwrite=overwrite)
+    prompt.save(path)
+    return path
+
+
+def import_prompt(
+    view: Collection, path: str | os.PathLike, prompt_key: str | None = None, *, overwrite: bool = False
+) -> ReferencePrompt:
+    """Keep a file of a reference prompt in the dataset; returns the prompt.
+
+    Args:
+        view: dataset to keep it in.
+        path: a file written by :func:`export_prompt`.
+        prompt_key: its name; that of the file without.
+        overwrite: replace a prompt of this name.
+
+    Raises:
+        PromptFileError: if the file cannot be read, or is no reference prompt.
+        InputError: if the name will not do.
+    """
+    path = Path(path).expanduser()
+    prompt_key = prompt_key or path.stem
+    checks.check_key(view, prompt_key, runs.PROMPT, overwrite=overwrite)
+    prompt = ReferencePrompt.load(path)
+    runs.store_prompt(view._root_dataset, prompt_key, prompt, source=str(path))
+    return prompt
+
+
+def _config(preset: TrainingPreset, kinds: Sequence[Kind] | None, **given: int | None) -> TrainingConfig:
+    if preset not in ("default", "paper"):
+        raise InputError(f"unknown preset {preset!r}; there are default, paper")
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if kinds is not None:
+        changes["kinds"] = tuple(kinds)
+    try:
+        return replace(TrainingConfig() if preset == "default" else PAPER, **changes)
+    except TrainingError as error:
+        raise InputError(str(error)) from error
+
+
+def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -> Job[tuple[dict, list[str]]]:
+    """A view as a COCO data set of what can be trained on, and what had to be left out, in words."""
+    left_out: list[str] = []
+    dataset = view_to_coco(view, REFERENCES, label_field, names, left_out, skip_unreadable=True)
+    with_mask = [annotation for annotation in dataset["annotations"] if has_mask(annotation)]
+    if without := len(dataset["annotations"]) - len(with_mask):
+        left_out.append(f"{without} labels without a mask")
+    # One that cannot be read would end the training hours later.
+    unreadable, total = set(), len(dataset["images"])
+    for number, image in enumerate(dataset["images"]):
+        if number % _TELL_EVERY == 0:
+            yield Progress(number, total, f"{number}/{total} images looked at")
+        try:
+            read_annotated_image(image)
+        except ImageError as error:
+            left_out.append(str(error))
+            unreadable.add(image["id"])
+    dataset["images"] = [image for image in dataset["images"] if image["id"] not in unreadable]
+    dataset["annotations"] = [a for a in with_mask if a["image_id"] not in unreadable]
+    return dataset, left_out
+
+
+def _told(training: Iterator[TrainingProgress | TrainingReport], begin: float) -> Job[TrainingReport]:
+    """Pass the progress of a training on, and return its report."""
+    first, miou = None, ""
+    for step in training:
+        if isinstance(step, TrainingReport):
+            return step
+        if first is None:
+            first, begin = step.step, time.monotonic()
+        if step.validation_miou is not None:
+            miou = f", mIoU {100 * step.validation_miou:.1f} on validation classes"
+        words = f"step {step.step}/{step.steps}, loss {step.loss:.3f}{miou}"
+        if done := step.step - first:
+            left = (time.monotonic() - begin) / done * (step.steps - step.step)
+            words += f", {left:.0f} s left" if left < 100 else f", {left / 60:.0f} min left"
+        yield Progress(step.step, step.steps, words)
+    raise RuntimeError("the training ended without a report")
+
+
+def _default_folder(view: Collection, prompt_key: str) -> Path:
+    """Where a training keeps what it needs to go on."""
+    dataset = view._root_dataset
+    return Path(fo.config.default_dataset_dir) / "reference-prompts" / dataset.slug / prompt_key
