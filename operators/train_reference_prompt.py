@@ -53,7 +53,7 @@ class TrainReferencePrompt(JobOperator):
             counts.classes,
             name="test_classes",
             label="Test classes",
-            description="Never to be learned from: images that show one of them are left out, so that they stay new to it",
+            description="Never to be learned from: images that show one of them are left out, so that they stay new",
         )
         leaked = sorted(set(ctx.params.get("classes") or ()) & set(ctx.params.get("test_classes") or ()))
         if leaked:
@@ -90,9 +90,8 @@ class TrainReferencePrompt(JobOperator):
     def summary(self, report) -> str:
         words = (
             f"The reference prompt **{report.prompt_key}** ({report.parameters:,} parameters) learned from "
-            f"{len(report.classes)} classes, {len(report.validation_classes)} of which chose the best weights: those after "
-            f"step {report.best_step} of {report.steps}, with a mIoU of {100 * report.validation_miou:.1f} on them, of one "
-            "reference each."
+            f"{len(report.classes)} classes. {len(report.validation_classes)} of them chose the best weights, those after "
+            f"step {report.best_step} of {report.steps}: mIoU {100 * report.validation_miou:.1f}, of one reference each."
         )
         left_out = bullets("Left out", report.left_out)
         return paragraphs(words, *(f"**Bear in mind**: {warning}." for warning in report.warnings), left_out)
@@ -128,8 +127,8 @@ def _advise(inputs, counts, tested: set[str]) -> None:
             "few",
             types.Notice(
                 label=f"Only {left} classes to learn from",
-                description=f"With fewer than {FEW_CLASSES} a prompt tends to learn the classes themselves, and not how to "
-                "follow a reference. Compare it with the prototypes before relying on it",
+                description=f"With fewer than {FEW_CLASSES} a prompt tends to learn the classes themselves, and not how "
+                "to follow a reference. Compare it with the prototypes before relying on it",
             ),
         )
     if counts.masks < counts.labels:

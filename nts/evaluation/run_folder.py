@@ -31,13 +31,13 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
     config = json.loads(json.dumps(config))
     if not path.is_file():
         if (folder / "parts").exists():
-            raise RunError(f"{folder} has parts of a run, but no config.json: choose another --out")
+            raise RunError(f"{folder} has parts of a run, but no config.json: choose another folder")
         write_file(path, json.dumps(config, indent=1).encode() + b"\n")
         return
     if differences := differing_settings(read_config(folder), config):
         listed = "\n  ".join(f"{name}: {there} there, {here} now" for name, there, here in differences)
         raise RunError(
-            f"{folder} holds another run. It differs in\n  {listed}\nChoose another --out, or delete that folder."
+            f"{folder} holds another run. It differs in\n  {listed}\nChoose another folder, or delete this one."
         )
 
 
