@@ -88,10 +88,11 @@ class TrainReferencePrompt(JobOperator):
         return prompt_job(ctx.target_view(), ctx.params["label_field"], ctx.params["prompt_key"], **options)
 
     def summary(self, report) -> str:
+        miou = 100 * report.validation_miou
         words = (
             f"The reference prompt **{report.prompt_key}** ({report.parameters:,} parameters) learned from "
-            f"{len(report.classes)} classes. {len(report.validation_classes)} of them chose the best weights, those after "
-            f"step {report.best_step} of {report.steps}: mIoU {100 * report.validation_miou:.1f}, of one reference each."
+            f"{len(report.classes)} classes. {len(report.validation_classes)} of them chose the best weights, those of "
+            f"step {report.best_step} of {report.steps}: mIoU {miou:.1f}, of one reference each."
         )
         left_out = bullets("Left out", report.left_out)
         return paragraphs(words, *(f"**Bear in mind**: {warning}." for warning in report.warnings), left_out)
@@ -127,8 +128,8 @@ def _advise(inputs, counts, tested: set[str]) -> None:
             "few",
             types.Notice(
                 label=f"Only {left} classes to learn from",
-                description=f"With fewer than {FEW_CLASSES} a prompt tends to learn the classes themselves, and not how "
-                "to follow a reference. Compare it with the prototypes before relying on it",
+                description=f"With fewer than {FEW_CLASSES} a prompt tends to learn the classes, and not how to follow "
+                "a reference. Compare it with the prototypes before relying on it",
             ),
         )
     if counts.masks < counts.labels:

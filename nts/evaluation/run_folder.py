@@ -18,7 +18,15 @@ from .matches import Matches, concatenate
 
 
 class RunError(ValueError):
-    """A run that cannot be begun or gone on with. The message says why, and what to do."""
+    """A run that cannot be begun or gone on with. The message says why, and what to do.
+
+    Attributes:
+        differences: in words, where a folder holds a run of other settings.
+    """
+
+    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.differences = tuple(differences)
 
 
 def claim(folder: Path, config: dict[str, Any]) -> None:
@@ -35,9 +43,10 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
         write_file(path, json.dumps(config, indent=1).encode() + b"\n")
         return
     if differences := differing_settings(read_config(folder), config):
-        listed = "\n  ".join(f"{name}: {there} there, {here} now" for name, there, here in differences)
+        words = [f"{name}: {there} there, {here} now" for name, there, here in differences]
+        listed = "\n  ".join(words)
         raise RunError(
-            f"{folder} holds another run. It differs in\n  {listed}\nChoose another folder, or delete this one."
+            f"{folder} holds another run. It differs in\n  {listed}\nChoose another folder, or delete this one.", words
         )
 
 
