@@ -442,11 +442,11 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
 
     encoded, original = [], episodes.encode_target
 
-    def encode_target(image, *args):
+    def encode_target(image, *args, **more):
         if len(encoded) == 2:
             raise KeyboardInterrupt
         encoded.append(image)
-        return original(image, *args)
+        return original(image, *args, **more)
 
     monkeypatch.setattr(episodes, "encode_target", encode_target)
     with pytest.raises(KeyboardInterrupt):

@@ -157,8 +157,8 @@ def prompt_job(
     except RunError as error:
         differing = "; ".join(error.differences)
         raise InputError(
-            f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to go on with "
-            "it, or switch on overwrite to begin anew"
+            f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to go on "
+            "with it, or switch on overwrite to begin anew"
         ) from error
 
     names = {class_id: name for name, class_id in ids.items()}
