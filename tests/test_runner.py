@@ -452,7 +452,9 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "interrupted", settings, scenes)
     encoded.clear()
-    monkeypatch.setattr(episodes, "encode_target", lambda *args: encoded.append(args) or original(*args))
+    monkeypatch.setattr(
+        episodes, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+    )
     start(tmp_path / "interrupted", settings, scenes)
     assert numbers_of(tmp_path / "interrupted") == whole
     assert len(encoded) == len({e.target for drawn in lists.values() for e in drawn}) - 2
