@@ -103,7 +103,7 @@ class TrainReferencePrompt(JobOperator):
             260,
             xaxis=charts.axis("step"),
             yaxis=charts.axis("loss", rangemode="tozero"),
-            yaxis2=charts.axis("mIoU, percent", overlaying="y", side="right", showgrid=False, rangemode="tozero"),
+            yaxis2=charts.axis("mIoU, percent", overlaying="y", side="right", showgrid=False, range=[0, 100]),
         )
         form.type.plot("curves", layout=layout, config=charts.CONFIG)
         return form

@@ -116,12 +116,16 @@ def test_what_cannot_be_used_is_left_out_and_told(nts_fo, labelled):
     Path(second.filepath).unlink()
     third.objects.detections[0].mask = None
     third.save()
+    unlabelled = labelled.skip(3).first()
+    unlabelled.objects = None
+    unlabelled.save()
     report = nts_fo.train_reference_prompt(labelled, "objects", "shapes", **FEW)
     assert len(labels) > 20
     assert any(first.filepath in line for line in report.left_out)
     assert any(second.filepath in line for line in report.left_out)
     assert "1 labels without a mask" in report.left_out
-    assert nts_fo.list_prompts(labelled)["shapes"]["left_out"] == 3
+    assert any(line.startswith("1 images whose field 'objects' is not set") for line in report.left_out)
+    assert nts_fo.list_prompts(labelled)["shapes"]["left_out"] == 4
 
 
 def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatch):

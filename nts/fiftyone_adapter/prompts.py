@@ -104,7 +104,8 @@ def prompt_job(
     again with the same settings.
 
     Args:
-        view: dataset or view with the labelled images.
+        view: dataset or view with the labelled images. One whose field is not set is left out; one whose field is empty
+            shows nothing of any class.
         label_field: a field of type Detections, with masks.
         prompt_key: the prompt's name in the dataset.
         classes: to learn from, a fifth of them to choose the best weights by; all that the field has without.
@@ -263,7 +264,10 @@ def _config(preset: TrainingPreset, kinds: Sequence[Kind] | None, **given: int |
 def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -> Job[tuple[dict, list[str]]]:
     """A view as a COCO data set of what can be trained on, and what had to be left out, in words."""
     left_out: list[str] = []
-    dataset = view_to_coco(view, REFERENCES, label_field, names, left_out, skip_unreadable=True)
+    labelled = view.exists(label_field)
+    if unset := view.count() - labelled.count():
+        left_out.append(f"{unset} images whose field {label_field!r} is not set: what they show is not known")
+    dataset = view_to_coco(labelled, REFERENCES, label_field, names, left_out, skip_unreadable=True)
     with_mask = [annotation for annotation in dataset["annotations"] if has_mask(annotation)]
     if without := len(dataset["annotations"]) - len(with_mask):
         left_out.append(f"{without} labels without a mask")

@@ -1,0 +1,54 @@
+"""A reference prompt, trained by the App's form: few steps, and the curves that are shown in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from app_page import AppPage
+from PIL import Image
+from playwright.sync_api import expect
+
+from nts.small.scenes import draw_scene, species_name
+
+SPECIES = (100, 102, 104, 106)
+TRAIN = "Train reference prompt"
+
+
+@pytest.fixture
+def labelled(make_dataset: Callable, tmp_path: Path):
+    """Twelve scenes of four species, with masks."""
+    import fiftyone as fo
+
+    samples = []
+    for i in range(12):
+        scene = draw_scene([93, i], [SPECIES[i % 4], SPECIES[(i + 1) % 4]])
+        path = tmp_path / f"{i:02d}.png"
+        Image.fromarray(scene.image).save(path)
+        labels = [
+            fo.Detection.from_mask(mask, label=species_name(number))
+            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
+        ]
+        samples.append(fo.Sample(path, objects=fo.Detections(detections=labels)))
+    return make_dataset(samples, persistent=True)
+
+
+def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
+    from nts.fiftyone_adapter import list_prompts
+
+    app.open(labelled.name)
+    app.expect_samples(12)
+    form = app.open_operator(TRAIN)
+    expect(form.dialog).to_contain_text("Only 4 classes to learn from")
+    form.fill("Name", "follow")
+    form.fill("Steps", "3")
+    form.expect_no_refusal()
+    outcome = form.execute()
+    outcome.expect_text("The reference prompt follow")
+    outcome.expect_text("Bear in mind")
+    expect(outcome.dialog.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(2)
+    assert any("step 2/3, loss" in text for text in outcome.texts())
+    outcome.done()
+    labelled.reload()
+    assert list_prompts(labelled)["follow"]["steps"] == 3
