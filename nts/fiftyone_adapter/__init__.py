@@ -65,6 +65,7 @@ from .runs import (
     made_with_memory,
     made_with_segmentation,
 )
+from .scorers import PromptFacts, find_prompt, prompt_facts, prompt_problem
 from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
 from .stored_evaluation import (
     COMPARED_FIGURES,
@@ -95,6 +96,7 @@ __all__ = [
     "MemoryInspection",
     "MemoryReport",
     "Progress",
+    "PromptFacts",
     "ReferenceCounts",
     "ReferenceSegmenterModel",
     "ReviewReport",
@@ -122,6 +124,7 @@ __all__ = [
     "evaluate_nap",
     "evaluation_job",
     "export_memory",
+    "find_prompt",
     "heatmap_fields",
     "heatmaps_job",
     "import_layout",
@@ -147,6 +150,8 @@ __all__ = [
     "nap_of_evaluation",
     "open_evaluation",
     "percent",
+    "prompt_facts",
+    "prompt_problem",
     "reference_counts",
     "references_view",
     "run",
