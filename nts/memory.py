@@ -177,6 +177,11 @@ class MemoryBank:
             shots[entry.class_name] += 1
         return shots
 
+    @property
+    def has_whole_images(self) -> bool:
+        """Whether every reference was kept with its whole image: what a visual reference prompt needs."""
+        return len(self) > 0 and all(entry.whole_image is not None for entry in self._entries.values())
+
     def add(self, entry: MemoryEntry) -> None:
         """Add one reference; one of the same label id is replaced.
 

@@ -70,6 +70,7 @@ class AutoSegmentView(JobOperator):
             required=False,
         )
         forms.segmenter(inputs)
+        _scorer(ctx, inputs, key)
         forms.preset(inputs, default=list_memories(ctx.dataset)[key]["preset"])
         forms.device(inputs)
 
@@ -86,9 +87,12 @@ class AutoSegmentView(JobOperator):
             "segmenter",
             "encoder",
             "preset",
+            "scorer",
             "device",
             "precision",
         )
+        if options.get("scorer", "prototype") != "prototype":  # a choice made before stays in the form's values
+            options |= forms.given(ctx.params, "reference_prompt")
         return segmentation_job(ctx.target_view(), ctx.params["memory_key"], **options)
 
     def summary(self, report) -> str:
@@ -104,6 +108,23 @@ class AutoSegmentView(JobOperator):
 
     def rows(self, report):
         return [{"class": name, "instances": count} for name, count in sorted(report.instances.items())]
+
+
+def _scorer(ctx, inputs, memory_key: str) -> None:
+    """What judges proposals; a choice only where a reference prompt can be used, or has been chosen."""
+    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+
+    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    chosen = ctx.params.get("scorer") or "prototype"
+    if chosen == "prototype" and all(prompt_problem(memory, name, facts) for name, facts in prompts.items()):
+        return
+    radio = types.RadioGroup(label="Scorer", description="What judges which class a proposal is of")
+    radio.add_choice("prototype", label="Prototypes", description="Likeness to the class prototypes, without training")
+    radio.add_choice("vrp", label="Reference prompt", description="A network trained to find what references show")
+    radio.add_choice("both", label="Both", description="The likeness times the root of the prompt's score")
+    inputs.enum("scorer", radio.values(), default="prototype", required=False, view=radio)
+    if chosen != "prototype":
+        forms.reference_prompt(ctx, inputs, memory_key)
 
 
 def _output_field(ctx, inputs, memory_key: str) -> None:

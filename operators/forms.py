@@ -181,6 +181,38 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
     return chosen if chosen in memories else None
 
 
+def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
+    """A drop-down of the reference prompts; says why the chosen one cannot be used, and which classes it has seen."""
+    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+
+    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    segmenter = ctx.params.get("segmenter") or "small"
+    usable = [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
+    default = next(iter(usable or prompts))
+    prop = choice(
+        inputs,
+        "reference_prompt",
+        list(prompts),
+        label="Reference prompt",
+        description="Trained here, or 'small', which comes with the plugin for its small models",
+        default=default,
+        descriptions={name: facts.words for name, facts in prompts.items()},
+    )
+    chosen = ctx.params.get("reference_prompt") or default
+    problem = prompt_problem(memory, chosen, prompts.get(chosen), segmenter)
+    if problem is not None:
+        mark_invalid(prop, problem)
+    seen = prompts[chosen].seen_classes(memory["classes"]) if chosen in prompts else []
+    if seen:
+        inputs.view(
+            "seen_classes",
+            types.Notice(
+                label=f"The prompt was trained on {len(seen)} of the memory's classes",
+                description=f"{', '.join(seen)}: on these it does better than on novel ones",
+            ),
+        )
+
+
 def overwrite(inputs: types.Object, description: str) -> None:
     """The switch without which nothing is replaced."""
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())

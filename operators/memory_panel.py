@@ -400,6 +400,8 @@ def _facts(config: dict[str, Any]) -> str:
     created = config["created"].replace("T", " ")[:16]
     size = f"{sum(config['shots'])} references of {len(config['classes'])} classes, {per_class} each"
     made = f"encoder {config['encoder']} · preset {config['preset']} · built {created} UTC from {origin}"
+    if config.get("whole_images"):
+        made += " · with whole images"
     return f"{size} · {made}"
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from nts.evaluation.episodes import (
+    EncodedOnce,
     Episode,
     EpisodeImages,
-    LastTarget,
     PaintedInstances,
     draw_episodes,
     evaluate_episodes,
@@ -146,7 +146,7 @@ def test_the_pipeline_as_a_head_finds_something_and_encodes_each_reference_once(
     class_ids = [category["id"] for category in scenes["categories"]]
     drawn = draw_episodes(scenes, scenes, class_ids, shots=1, seed=2, count=2)
     preset = replace(PAPER, proposals=replace(PAPER.proposals, points_per_side=8))
-    head = PaintedInstances(LastTarget(small_encoder, small_segmenter, preset), threshold=0.6)
+    head = PaintedInstances(EncodedOnce(small_encoder, small_segmenter, preset), threshold=0.6)
     outcomes = list(evaluate_episodes([*drawn, *drawn], images, images, head))
     assert outcomes[:2] == outcomes[2:]
     assert sum(outcome.counts.intersection for outcome in outcomes) > 0

@@ -12,9 +12,9 @@ from PIL import Image
 
 from nts.evaluation.annotated import ANNOTATIONS, AnnotatedImages, Annotation, parse_annotations
 from nts.evaluation.episodes import (
+    EncodedOnce,
     Episode,
     EpisodeImages,
-    LastTarget,
     PaintedInstances,
     draw_episodes,
     evaluate_episodes,
@@ -545,7 +545,7 @@ def test_a_table_that_cannot_be_made_is_refused(images, lists, changes, message)
 
 def test_the_training_free_pipeline_beats_itself_misled(images, small_encoder, small_segmenter):
     lists = draw_lists(*images, {"novel": GROUPS["novel"]}, shots=[1], count=8)
-    head = PaintedInstances(LastTarget(small_encoder, small_segmenter))
+    head = PaintedInstances(EncodedOnce(small_encoder, small_segmenter))
     rows = {"right": Row(head), "misled": Row(head, "wrong class")}
     table = evaluate_heads(*images, lists, GROUPS, rows, draws=5)
     right, misled = (cell.figures["miou"].value for cell in table.cells)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nts.evaluation.annotated import AnnotatedImages, Annotation
-from nts.evaluation.episodes import LastTarget, PaintedInstances, draw_episodes
+from nts.evaluation.episodes import EncodedOnce, PaintedInstances, draw_episodes
 from nts.evaluation.head_table import EpisodeList, Row, evaluate_heads
 from nts.evaluation.heads import Baselines, PromptedMap
 from nts.masks import draw_masks
@@ -89,7 +89,7 @@ def test_references_of_every_kind_are_followed(prompt, novel, models, small_enco
 @pytest.mark.parametrize("scorer", ["vrp", "both"])
 def test_a_prompt_paints_instances_too(prompt, novel, small_encoder, small_segmenter, scorer):
     references, targets = novel
-    head = PaintedInstances(LastTarget(small_encoder, small_segmenter), 0.3, scorer=scorer, prompt=prompt)
+    head = PaintedInstances(EncodedOnce(small_encoder, small_segmenter), 0.3, scorer=scorer, prompt=prompt)
     overlap, union = 0, 0
     for episode in draw_episodes(references.dataset, targets.dataset, range(1, 11), shots=5, seed=2, count=5):
         shown = [references.reference(image, episode.class_id) for image in episode.references]

@@ -315,8 +315,8 @@ def evaluate_episodes(
         yield Outcome(episode, count_pixels(predicted, truth, ignored), error)
 
 
-class LastTarget:
-    """The last target, encoded: several heads that share it encode each target once.
+class EncodedOnce:
+    """References, and the last target, encoded: heads that share it encode nothing that another one has.
 
     Args:
         encoder: a loaded encoder.
@@ -327,6 +327,20 @@ class LastTarget:
     def __init__(self, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default") -> None:
         self.encoder, self.segmenter, self.preset = encoder, segmenter, get_preset(preset)
         self._last: tuple[np.ndarray, EncodedTarget] | None = None
+        self._entries: dict[str, MemoryEntry] = {}
+
+    def entry(self, reference: Reference) -> MemoryEntry:
+        """A reference as an entry of a memory, with its whole image; kept by its label id.
+
+        Raises:
+            InvalidReference: if it cannot be used.
+        """
+        if reference.label_id not in self._entries:
+            (entry,) = encode_references([reference], self.encoder, self.preset, keep_images=True)
+            if isinstance(entry, Skipped):
+                raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
+            self._entries[reference.label_id] = entry
+        return self._entries[reference.label_id]
 
     def encode(self, target: np.ndarray) -> EncodedTarget:
         """The target, uint8 ``[H, W, 3]``, with what a reference prompt needs; the same array is encoded once."""
@@ -339,10 +353,8 @@ class LastTarget:
 class PaintedInstances:
     """The pipeline as a head, training-free or with a trained reference prompt: instances of the class, painted.
 
-    Every reference is encoded once, whatever the number of episodes that it is part of.
-
     Args:
-        targets: with both models; heads may share it.
+        models: both of them; heads may share it.
         threshold: see :func:`nts.evaluation.semantic.paint`.
         scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
         prompt: the same.
@@ -350,15 +362,14 @@ class PaintedInstances:
 
     def __init__(
         self,
-        targets: LastTarget,
+        models: EncodedOnce,
         threshold: float = PAINT_THRESHOLD,
         *,
         scorer: Scorer = "prototype",
         prompt: ReferencePrompt | None = None,
     ) -> None:
-        self._targets, self._threshold = targets, threshold
+        self._models, self._threshold = models, threshold
         self._scorer, self._prompt = scorer, prompt
-        self._entries: dict[str, MemoryEntry] = {}
 
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
         """See :data:`Predictor`. References need label ids of their own.
@@ -366,23 +377,14 @@ class PaintedInstances:
         Raises:
             InvalidReference: if a reference cannot be used.
         """
-        targets = self._targets
-        memory = MemoryBank(targets.encoder.info, targets.preset.name)
+        models = self._models
+        memory = MemoryBank(models.encoder.info, models.preset.name)
         for reference in references:
-            memory.add(self._entry(reference))
+            memory.add(models.entry(reference))
         head = ReferenceSegmenter(
-            memory, targets.encoder, targets.segmenter, targets.preset, scorer=self._scorer, prompt=self._prompt
+            memory, models.encoder, models.segmenter, models.preset, scorer=self._scorer, prompt=self._prompt
         )
-        return (paint(head.match(targets.encode(target)), self._threshold) > 0).cpu().numpy()
-
-    def _entry(self, reference: Reference) -> MemoryEntry:
-        if reference.label_id not in self._entries:
-            encoder, preset, keep_images = self._targets.encoder, self._targets.preset, self._scorer != "prototype"
-            (entry,) = encode_references([reference], encoder, preset, keep_images=keep_images)
-            if isinstance(entry, Skipped):
-                raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
-            self._entries[reference.label_id] = entry
-        return self._entries[reference.label_id]
+        return (paint(head.match(models.encode(target)), self._threshold) > 0).cpu().numpy()
 
 
 def _images_of_classes(dataset: dict) -> dict[int, list[int | str]]:

@@ -20,7 +20,7 @@ from ..segmenter import Segmenter
 from ..vrp.prompt import ReferencePrompt
 from .annotated import ANNOTATIONS, Annotation
 from .episode_job import with_masks
-from .episodes import EpisodeImages, LastTarget, PaintedInstances, draw_episodes
+from .episodes import EncodedOnce, EpisodeImages, PaintedInstances, draw_episodes
 from .head_table import EpisodeList, HeadTable, Row, draw_lists, evaluate_heads, write_lists
 from .heads import (
     PRIOR_THRESHOLD,
@@ -101,7 +101,7 @@ def head_rows(
             )
             told[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
         rows[name] = Row(make(thresholds))
-    shared = LastTarget(encoder, segmenter, preset)
+    shared = EncodedOnce(encoder, segmenter, preset)
     scorers: dict[str, tuple[str, Scorer]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
     if prompt is not None:
         scorers |= {f"{scorer} as scorer": (name, scorer) for name, scorer in PROMPTED_SCORERS.items()}

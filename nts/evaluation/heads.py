@@ -33,7 +33,7 @@ from ..vrp.head import PromptHead
 from ..vrp.prior import normalise_prior, prior
 from ..vrp.prompt import ReferencePrompt
 from .annotated import AnnotatedImages, Annotation
-from .episodes import Episode, EpisodeImages, LastTarget, PaintedInstances, Predictor, References, evaluate_episodes
+from .episodes import EncodedOnce, Episode, EpisodeImages, PaintedInstances, Predictor, References, evaluate_episodes
 from .semantic import PAINT_THRESHOLD, summarise_episodes
 
 Prompts = Literal["points", "box", "both"]
@@ -278,7 +278,7 @@ def make_head(
         raise ValueError(f"the head {name!r} needs a trained reference prompt")
     if name == TRAINING_FREE or name in PROMPTED_SCORERS:
         scorer = PROMPTED_SCORERS.get(name, "prototype")
-        return PaintedInstances(LastTarget(encoder, segmenter, preset), threshold, scorer=scorer, prompt=prompt)
+        return PaintedInstances(EncodedOnce(encoder, segmenter, preset), threshold, scorer=scorer, prompt=prompt)
     baselines = baselines or Baselines(encoder, segmenter)
     if prompt is not None and name == "vrp-map":
         return PromptedMap(baselines, encoder, prompt)

@@ -73,6 +73,7 @@ from .runs import (
     made_with_memory,
     made_with_segmentation,
 )
+from .scorers import PromptFacts, find_prompt, prompt_facts, prompt_problem
 from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
 from .stored_evaluation import (
     COMPARED_FIGURES,
@@ -104,6 +105,7 @@ __all__ = [
     "MemoryInspection",
     "MemoryReport",
     "Progress",
+    "PromptFacts",
     "PromptReport",
     "ReferenceCounts",
     "ReferenceSegmenterModel",
@@ -133,6 +135,7 @@ __all__ = [
     "evaluation_job",
     "export_memory",
     "export_prompt",
+    "find_prompt",
     "heatmap_fields",
     "heatmaps_job",
     "import_layout",
@@ -159,7 +162,9 @@ __all__ = [
     "nap_of_evaluation",
     "open_evaluation",
     "percent",
+    "prompt_facts",
     "prompt_job",
+    "prompt_problem",
     "reference_counts",
     "references_view",
     "run",

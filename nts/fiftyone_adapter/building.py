@@ -39,6 +39,7 @@ class MemoryReport:
         promoted: references whose mask SAM2 drew.
         unpromoted: references of which SAM2 was to draw a mask, but drew none; they are taken as they are.
         encoder: name of the encoder.
+        whole_images: whether the tokens of the whole images are kept, for a reference prompt.
     """
 
     memory_key: str
@@ -49,6 +50,7 @@ class MemoryReport:
     promoted: int
     unpromoted: int
     encoder: str
+    whole_images: bool
 
 
 def build_reference_memory(
@@ -68,6 +70,7 @@ def memory_job(
     encoder: str = "small",
     segmenter: str = "small",
     preset: str | Preset = "default",
+    keep_images: bool = False,
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -84,6 +87,8 @@ def memory_job(
         encoder: a name for :func:`nts.models.load_encoder`.
         segmenter: a name for :func:`nts.models.load_segmenter`; only loaded if it has something to draw.
         preset: ``"default"`` or ``"paper"``.
+        keep_images: keep the tokens of the whole reference images, too, which a reference prompt needs: about 0.2 MB
+            an image with the encoder ``small``, 2.8 MB with ``facebook/dinov2-large``.
         overwrite: replace a memory of this name.
         device: for the models, ``"auto"`` or as in torch.
         precision: for the models, one of :data:`nts.devices.PRECISIONS`.
@@ -135,7 +140,7 @@ def memory_job(
             else:
                 yield from of_image
 
-    for result in encode_references(promoted_references(), loaded, preset):
+    for result in encode_references(promoted_references(), loaded, preset, keep_images=keep_images):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -162,6 +167,7 @@ def memory_job(
         promoted=promoted,
         unpromoted=weak - promoted if weak_labels == "promoted" else 0,
         encoder=loaded.info.name,
+        whole_images=bank.has_whole_images,
     )
     runs.store_memory(view, memory_key, bank, label_field=label_field, weak_labels=weak_labels, skipped=len(skipped))
     colours.set_class_colours(view, [label_field], bank.classes)
@@ -218,4 +224,6 @@ def import_memory(
         view._root_dataset, memory_key, bank, label_field=None, weak_labels=None, skipped=0, source=str(path)
     )
     promoted = sum(entry.promoted for entry in bank.entries)
-    return MemoryReport(memory_key, bank.shots, [], [], _kinds(bank), promoted, 0, bank.encoder.name)
+    return MemoryReport(
+        memory_key, bank.shots, [], [], _kinds(bank), promoted, 0, bank.encoder.name, bank.has_whole_images
+    )

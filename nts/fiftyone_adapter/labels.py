@@ -47,9 +47,9 @@ def box_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray
 def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
     """Instances as FiftyOne labels, by falling confidence; empty :class:`fiftyone.Detections` where there are none.
 
-    Every detection carries its mask (cropped to the box), ``confidence`` (the score), ``similarity`` (before soft
-    merging), ``margin`` (over the second best class), ``predicted_iou`` and ``reference_id``, the label id of the
-    reference that it is most alike.
+    Every detection carries its mask (cropped to the box), ``confidence`` (the score), ``similarity`` (the score before
+    soft merging: a cosine, or what the scorer has in its place), ``margin`` (over the second best class),
+    ``predicted_iou`` and ``reference_id``, the label id of the reference that it is most alike.
     """
     height, width = instances.image_size
     columns = zip(

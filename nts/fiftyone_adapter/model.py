@@ -8,9 +8,10 @@ import numpy as np
 
 from ..images import read_image
 from ..memory import MemoryBank
-from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter
+from ..models import load_encoder, load_reference_prompt, load_segmenter
+from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset
+from ..vrp.prompt import ReferencePrompt
 from .labels import to_detections
 
 
@@ -30,6 +31,9 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         preset: ``"default"``, ``"paper"`` or a :class:`~nts.presets.Preset`; the one that made the memory without.
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+        scorer: what judges the class of a proposal, as in :class:`~nts.pipeline.ReferenceSegmenter`.
+        reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt (:func:`~nts.fiftyone_adapter.load_prompt`
+            has those of a dataset), or a name for :func:`nts.models.load_reference_prompt`.
     """
 
     def __init__(
@@ -40,13 +44,19 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         preset: str | Preset | None = None,
         device: str = "auto",
         precision: str = "auto",
+        scorer: Scorer = "prototype",
+        reference_prompt: ReferencePrompt | str | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(reference_prompt, str):
+            reference_prompt = load_reference_prompt(reference_prompt)
         self.segmenter = ReferenceSegmenter(
             memory,
             load_encoder(encoder or memory.encoder.name, device, precision),
             load_segmenter(segmenter, device, precision),
             preset or memory.preset,
+            scorer=scorer,
+            prompt=reference_prompt,
         )
 
     @property

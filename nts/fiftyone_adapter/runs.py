@@ -205,6 +205,7 @@ def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) ->
             "preset": bank.preset,
             "created": bank.created,
             "fingerprint": fingerprint(bank),
+            "whole_images": bank.has_whole_images,
         },
         {"bank": base64.b64encode(bank.to_bytes()).decode("ascii")},
     )

@@ -15,13 +15,14 @@ import fiftyone as fo
 
 from ..images import ImageError, read_image
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter
+from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
 from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .labels import DETECTION_ATTRIBUTES, to_detections
 from .runs import Collection
+from .scorers import chosen_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ def segmentation_job(
     segmenter: str = "small",
     encoder: str | None = None,
     preset: str | Preset | None = None,
+    scorer: Scorer = "prototype",
+    reference_prompt: str | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Job[SegmentationReport]:
@@ -99,6 +102,10 @@ def segmentation_job(
         segmenter: a name for :func:`nts.models.load_segmenter`.
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         preset: ``"default"`` or ``"paper"``; the one that made the memory without.
+        scorer: what judges the class of a proposal, see :class:`~nts.pipeline.ReferenceSegmenter`. The ``similarity``
+            of a detection is its score: the cosine to the class prototype, the prompt's score, or the two combined.
+        reference_prompt: for the scorers ``"vrp"`` and ``"both"``: the name of a prompt of the dataset, ``"small"``, or
+            a file. The memory must have been built with ``keep_images``.
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.devices.PRECISIONS`.
 
@@ -106,6 +113,8 @@ def segmentation_job(
         InputError: if the view, the field or the settings will not do.
         RunNotFound: if there is no such memory.
         EncoderMismatch: if another encoder made the memory.
+        PromptMismatch: if the prompt was trained for other models, or the memory has no whole images.
+        PromptFileError: if the prompt is damaged.
         WeightsNotFound: if weights cannot be had.
     """
     checks.check_view(view)
@@ -120,6 +129,7 @@ def segmentation_job(
     except ValueError as error:
         raise InputError(str(error)) from error
     preset = replace(preset, matching=matching)
+    prompt = chosen_prompt(view, bank, scorer, reference_prompt)
 
     # The view may filter on the very field that is about to be written: what it holds is read once, now.
     all_ids, all_paths = view.values(["id", "filepath"])
@@ -130,6 +140,8 @@ def segmentation_job(
         load_encoder(encoder or bank.encoder.name, device, precision),
         load_segmenter(segmenter, device, precision),
         preset,
+        scorer=scorer,
+        prompt=prompt,
     )
     settings = {
         "memory_fingerprint": runs.fingerprint(bank),
@@ -139,6 +151,8 @@ def segmentation_job(
         "preset_fingerprint": _fingerprint(preset),
         "score_threshold": score_threshold,
         "max_instances": max_instances,
+        "scorer": scorer,
+        "prompt_fingerprint": prompt and prompt.fingerprint,
     }
     output = _Output(view, output_field, memory_key, engine, settings, overwrite)
     done = output.done() & set(ids)
@@ -288,8 +302,13 @@ def _fingerprint(preset: Preset) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+_BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
+"""What the settings of a run mean that was stored when prototypes alone judged."""
+
+
 def _differences(earlier: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Where the settings are not those of an earlier run, in words."""
+    earlier = _BEFORE_SCORERS | earlier
     words = {}
     for key, now in settings.items():
         what = key.removesuffix("_fingerprint")

@@ -1,0 +1,134 @@
+"""What judges proposals in a dataset: the prototypes of a memory, a trained reference prompt, or both.
+
+Forms and jobs ask here which prompts there are, and whether one can be used with a memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..memory import MemoryBank
+from ..models import PROMPTS, SEGMENTERS, WeightsNotFound, load_reference_prompt
+from ..pipeline import SCORERS, Scorer
+from ..vrp.head import whole_images
+from ..vrp.prompt import ReferencePrompt
+from . import runs
+from .checks import InputError
+from .prompts import load_prompt
+from .runs import Collection
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """What a reference prompt was trained for, and on.
+
+    Attributes:
+        encoder: name of its encoder.
+        encoder_fingerprint: of the encoder's weights.
+        segmenter: name of its segmenter.
+        classes: those that it was trained on.
+    """
+
+    encoder: str
+    encoder_fingerprint: str
+    segmenter: str
+    classes: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        return f"{len(self.classes)} training classes, encoder {self.encoder}, segmenter {self.segmenter}"
+
+    def seen_classes(self, classes: list[str]) -> list[str]:
+        """Those of the classes that it was trained on: to it they are not novel."""
+        return sorted(set(classes) & set(self.classes))
+
+
+def prompt_facts(view: Collection) -> dict[str, PromptFacts]:
+    """The prompts that can be chosen by name, those of the dataset first, then those that come with the plugin."""
+    stored = {
+        name: PromptFacts(made["encoder"], made["encoder_fingerprint"], made["segmenter"], tuple(made["classes"]))
+        for name, made in runs.list_prompts(view).items()
+    }
+    return stored | {name: _shipped_facts(name) for name in PROMPTS if name not in stored}
+
+
+def prompt_problem(
+    memory: dict[str, Any], name: str, facts: PromptFacts | None, segmenter: str | None = None
+) -> str | None:
+    """Why a prompt cannot be used with a memory, as far as can be told without loading models; ``None`` if it can.
+
+    Args:
+        memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.list_memories`.
+        name: of the prompt.
+        facts: of the prompt; ``None`` for a file, which is looked at when it is used.
+        segmenter: the name of the segmenter, if one is chosen.
+    """
+    if not memory.get("whole_images"):
+        return (
+            "the references of this memory were kept without their whole images, which a reference prompt needs: "
+            "build the memory again, with whole images"
+        )
+    if facts is None:
+        return None
+    if facts.encoder_fingerprint != memory["encoder_fingerprint"]:
+        return (
+            f"the reference prompt {name!r} was trained for the encoder {facts.encoder!r}, but the memory was made by "
+            f"{memory['encoder']!r}: choose another prompt, or build the memory with that encoder"
+        )
+    # The weights at a path are known when they are loaded, and compared then.
+    if segmenter in SEGMENTERS and facts.segmenter in SEGMENTERS and segmenter != facts.segmenter:
+        return (
+            f"the reference prompt {name!r} was trained for the segmenter {facts.segmenter!r}, not for {segmenter!r}: "
+            "choose that segmenter, or another prompt"
+        )
+    return None
+
+
+def chosen_prompt(
+    view: Collection, bank: MemoryBank, scorer: Scorer, reference_prompt: str | None
+) -> ReferencePrompt | None:
+    """The prompt of a scorer; ``None`` for the one that needs none.
+
+    Raises:
+        InputError: if there is no such scorer or prompt, a prompt is missing, or is not needed.
+        PromptMismatch: if the memory has no whole images.
+        PromptFileError: if the prompt is damaged.
+    """
+    if scorer not in SCORERS:
+        raise InputError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
+    if scorer == "prototype":
+        if reference_prompt is not None:
+            raise InputError(
+                f"the scorer 'prototype' has no use for the reference prompt {reference_prompt!r}: choose the scorer "
+                "'vrp' or 'both', or leave the prompt out"
+            )
+        return None
+    if reference_prompt is None:
+        raise InputError(f"the scorer {scorer!r} needs a reference prompt: {_names(view)}")
+    whole_images(bank)
+    return find_prompt(view, reference_prompt)
+
+
+def find_prompt(view: Collection, name: str) -> ReferencePrompt:
+    """A prompt by name or path.
+
+    Raises:
+        InputError: if there is none, with the names of those that there are.
+        PromptFileError: if it is damaged.
+    """
+    try:
+        return load_prompt(view, name)
+    except WeightsNotFound as error:
+        raise InputError(f"{error}; {_names(view)}") from error
+
+
+def _names(view: Collection) -> str:
+    return f"the dataset {view._root_dataset.name!r} can use: {', '.join([*runs.list_prompts(view), *PROMPTS])}"
+
+
+@lru_cache(maxsize=len(PROMPTS))
+def _shipped_facts(name: str) -> PromptFacts:
+    prompt = load_reference_prompt(name)
+    return PromptFacts(prompt.encoder.name, prompt.encoder.fingerprint, prompt.segmenter.name, prompt.classes)
