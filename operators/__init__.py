@@ -12,6 +12,7 @@ from .delete_segmentation import DeleteSegmentation
 from .evaluate_nap import EvaluateNAP
 from .export_memory import ExportMemory
 from .import_memory import ImportMemory
+from .map_classes import DeleteClassMaps, MapClasses
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel, OpenNAPPanel
@@ -28,11 +29,13 @@ OPERATORS = (
     OpenMemoryPanel,
     OpenNAPPanel,
     SimilarityHeatmaps,
+    MapClasses,
     TagForReview,
     DeleteEvaluation,
     DeleteMemory,
     DeleteSegmentation,
     DeleteHeatmaps,
+    DeleteClassMaps,
     ExportMemory,
     ImportMemory,
 )
