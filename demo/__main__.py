@@ -30,6 +30,8 @@ DATASET = "reference-segmentation-demo"
 MEMORY = "demo"
 PREDICTIONS = "nts_demo"
 EVALUATION = "demo_nap"
+SCORERS = {"prototype": "prototypes", "vrp": "prompt (VRP)", "both": "both"}
+"""What judges proposals, and what it is called in the table."""
 SHOTS = 5
 TARGETS = 30
 
@@ -44,22 +46,20 @@ def main() -> None:
 
     dataset = load_dataset(arguments.out, arguments.targets)
     targets = dataset.match_tags("target")
-    if MEMORY not in nts.list_memories(dataset):
+    if not nts.list_memories(dataset).get(MEMORY, {}).get("whole_images"):
         with Bar("Reference memory") as bar:
             report = nts.build_reference_memory(
-                dataset.match_tags("reference"), "ground_truth", MEMORY, progress=bar.update
+                dataset.match_tags("reference"),
+                "ground_truth",
+                MEMORY,
+                keep_images=True,
+                overwrite=True,  # one of an earlier version, without whole images
+                progress=bar.update,
             )
         print(
             f"  {sum(report.shots.values())} references of {len(report.shots)} classes, {len(report.skipped)} left out"
         )
-    with Bar("Segmentation") as bar:
-        report = nts.auto_segment_view(targets, MEMORY, PREDICTIONS, progress=bar.update)
-    print(f"  {report.segmented} images segmented, {report.resumed} were done before, {len(report.failed)} failed")
-    with Bar("Evaluation") as bar:
-        evaluation = nts.evaluate_nap(
-            targets, PREDICTIONS, "ground_truth", eval_key=EVALUATION, overwrite=True, progress=bar.update
-        )
-    print_table(evaluation.result, SHOTS)
+    print_table({SCORERS[scorer]: segment_and_evaluate(targets, scorer) for scorer in SCORERS}, SHOTS)
     for path in draw_pictures(dataset, arguments.out):
         print(f"Picture: {path}")
     if arguments.app:
@@ -91,6 +91,20 @@ class Bar:
         self._bar.close()
 
 
+def segment_and_evaluate(targets: fo.DatasetView, scorer: str):
+    """The nAP of a scorer on the targets; its predictions and its evaluation have its name."""
+    by_prompt = scorer != "prototype"
+    field, key = (f"{PREDICTIONS}_{scorer}", f"{EVALUATION}_{scorer}") if by_prompt else (PREDICTIONS, EVALUATION)
+    options = {"scorer": scorer, "reference_prompt": "small"} if by_prompt else {}
+    with Bar(f"By {SCORERS[scorer]}") as bar:
+        report = nts.auto_segment_view(targets, MEMORY, field, progress=bar.update, **options)
+    print(f"  {report.segmented} images segmented, {report.resumed} were done before, {len(report.failed)} failed")
+    with Bar("Evaluation") as bar:
+        return nts.evaluate_nap(
+            targets, field, "ground_truth", eval_key=key, overwrite=True, progress=bar.update
+        ).result
+
+
 def load_dataset(folder: Path, targets: int) -> fo.Dataset:
     """The drawn data set in FiftyOne, with tags for references and targets; drawn and imported where it is not yet."""
     if fo.dataset_exists(DATASET):
@@ -117,16 +131,17 @@ def load_dataset(folder: Path, targets: int) -> fo.Dataset:
     return dataset
 
 
-def print_table(result, shots: int) -> None:
-    """nAP over all classes and for each, in percent."""
+def print_table(results: dict, shots: int) -> None:
+    """nAP over all classes by each scorer, then for each class by the first, in percent."""
+    result = next(iter(results.values()))
     classes = result.novel_classes
     print(f"\nnAP on {result.images} drawn scenes, {len(classes)} novel classes, {shots} references per class")
-    print(f"{'':<14}{'masks':>8}{'AP50':>8}{'AP75':>8}{'boxes':>10}{'AP50':>8}{'AP75':>8}")
-    rows = {"all": (result.masks.novel, result.boxes.novel)}
+    print(f"{'':<19}{'masks':>8}{'AP50':>8}{'AP75':>8}{'boxes':>10}{'AP50':>8}{'AP75':>8}")
+    rows = {f"all, {name}": (of.masks.novel, of.boxes.novel) for name, of in results.items()}
     rows |= {name: (result.masks.per_class[name], result.boxes.per_class[name]) for name in classes}
     for name, kinds in rows.items():
         masks, boxes = ["".join(f"{100 * ap:8.1f}" for ap in (of.ap, of.ap50, of.ap75)) for of in kinds]
-        print(f"{name:<14}{masks}  {boxes}")
+        print(f"{name:<19}{masks}  {boxes}")
     print()
 
 

@@ -49,8 +49,27 @@ def draw_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
     height, width = image_size
     masks = torch.zeros(len(logits), height, width, dtype=torch.bool, device=logits.device)
     for rows, columns, members, tile in _tiles(logits, image_size):
-        masks[members, rows, columns] = tile
+        masks[members, rows, columns] = tile > 0
     return masks
+
+
+def draw_class_map(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The class of every pixel: the one of the highest logit, where that is positive after bilinear resizing.
+
+    A positive logit is a probability above one half, and the highest logit the highest probability.
+
+    Args:
+        logits: ``[K, S, S]``, one map per class.
+        image_size: ``(H, W)`` in pixels.
+
+    Returns:
+        int32 ``[H, W]``: ``k + 1`` for the class of row ``k``, 0 where there is none.
+    """
+    classes = torch.zeros(image_size, dtype=torch.int32, device=logits.device)
+    for rows, columns, members, tile in _tiles(logits, image_size):
+        best, which = tile.max(0)
+        classes[rows, columns] = torch.where(best > 0, members[which] + 1, 0).int()
+    return classes
 
 
 def overlaps_of_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -62,15 +81,15 @@ def overlaps_of_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
     """
     overlaps = torch.zeros(len(logits), len(logits), dtype=torch.float64, device=logits.device)
     for _, _, members, tile in _tiles(logits, image_size):
-        pixels = tile.flatten(1).float()
+        pixels = (tile > 0).flatten(1).float()
         overlaps[members[:, None], members[None, :]] += (pixels @ pixels.T).double()
     return overlaps
 
 
 def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield ``rows, columns, members, masks`` for every tile that a mask may reach into.
+    """Yield ``rows, columns, members, logits`` for every tile that a mask may reach into.
 
-    ``members`` are the indices of those masks, ``masks`` their pixels in the tile, bool ``[k, rows, columns]``.
+    ``members`` are the indices of those masks, ``logits`` theirs in the tile, float ``[k, rows, columns]``.
     """
     n, side_y, side_x = logits.shape
     height, width = image_size
@@ -101,7 +120,7 @@ def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice,
                 continue
             low = logits[members, low_rows, low_columns]
             tile = resize_y[rows, low_rows] @ low @ resize_x[columns, low_columns].T
-            yield rows, columns, members, tile > 0
+            yield rows, columns, members, tile
 
 
 def _support(weights: Tensor) -> slice:

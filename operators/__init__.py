@@ -15,6 +15,7 @@ from .export_memory import ExportMemory
 from .export_reference_prompt import ExportReferencePrompt
 from .import_memory import ImportMemory
 from .import_reference_prompt import ImportReferencePrompt
+from .map_classes import DeleteClassMaps, MapClasses
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel, OpenNAPPanel
@@ -32,6 +33,7 @@ OPERATORS = (
     OpenMemoryPanel,
     OpenNAPPanel,
     SimilarityHeatmaps,
+    MapClasses,
     TagForReview,
     TrainReferencePrompt,
     DeleteEvaluation,
@@ -39,6 +41,7 @@ OPERATORS = (
     DeleteReferencePrompt,
     DeleteSegmentation,
     DeleteHeatmaps,
+    DeleteClassMaps,
     ExportMemory,
     ExportReferencePrompt,
     ImportMemory,

@@ -93,7 +93,7 @@ def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, dr
 def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn, references, targets, memory):
     nts_fo.similarity_heatmaps(targets, memory)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
-    with pytest.raises(ValueError, match="earlier state of the memory 'shapes' or another preset: switch on overwrite"):
+    with pytest.raises(ValueError, match="earlier state of the memory 'shapes' or other settings: switch on overwrite"):
         nts_fo.similarity_heatmaps(targets, memory)
     left = nts_fo.load_memory(drawn, memory).classes
     assert set(nts_fo.similarity_heatmaps(targets, memory, overwrite=True).fields) == set(left)

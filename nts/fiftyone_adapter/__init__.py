@@ -20,6 +20,7 @@ from .checks import (
     reference_counts,
     suggest_output_field,
 )
+from .class_maps import MAP_OUTPUTS, ClassMapsReport, class_maps_job, map_classes
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .heatmaps import MOST_CLASSES, HeatmapsReport, heatmap_fields, heatmaps_job, similarity_heatmaps
 from .importing import custom_data, import_layout, sample_references_view
@@ -53,21 +54,25 @@ from .reviewing import (
     tag_for_review,
 )
 from .runs import (
+    CLASS_MAPS,
     EVALUATION,
     MEMORY,
     PROMPT,
     RunNotFound,
+    delete_class_maps,
     delete_evaluation,
     delete_heatmaps,
     delete_memory,
     delete_prompt,
     delete_segmentation,
+    list_class_maps,
     list_evaluations,
     list_heatmaps,
     list_memories,
     list_prompts,
     list_segmentations,
     load_memory,
+    made_with_class_maps,
     made_with_evaluation,
     made_with_heatmaps,
     made_with_memory,
@@ -87,9 +92,11 @@ from .stored_evaluation import (
 )
 
 __all__ = [
+    "CLASS_MAPS",
     "COMPARED_FIGURES",
     "EVALUATION",
     "FEW_CLASSES",
+    "MAP_OUTPUTS",
     "MEMORY",
     "MOST_CLASSES",
     "MOST_LABELS",
@@ -97,6 +104,7 @@ __all__ = [
     "REVIEW",
     "REVIEW_SHARE",
     "WEAK_LABELS",
+    "ClassMapsReport",
     "EvaluationReport",
     "HeatmapsReport",
     "InputError",
@@ -120,11 +128,13 @@ __all__ = [
     "check_key",
     "check_output_field",
     "check_view",
+    "class_maps_job",
     "clear_review",
     "compare_evaluations",
     "count_for_review",
     "count_kinds",
     "custom_data",
+    "delete_class_maps",
     "delete_evaluation",
     "delete_heatmaps",
     "delete_memory",
@@ -143,6 +153,7 @@ __all__ = [
     "import_prompt",
     "inspect_memory",
     "label_counts",
+    "list_class_maps",
     "list_evaluations",
     "list_heatmaps",
     "list_memories",
@@ -153,10 +164,12 @@ __all__ = [
     "load_evaluation",
     "load_memory",
     "load_prompt",
+    "made_with_class_maps",
     "made_with_evaluation",
     "made_with_heatmaps",
     "made_with_memory",
     "made_with_segmentation",
+    "map_classes",
     "memory_job",
     "missing_samples",
     "nap_of_evaluation",

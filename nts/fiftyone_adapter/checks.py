@@ -229,20 +229,24 @@ def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> 
     return path
 
 
-def check_output_field(view: Collection, name: str) -> None:
-    """Raise unless ``name`` is free, or a field that a segmentation run made and may make again."""
+_LABEL_TYPES = {runs.SEGMENTATION: "Detections", runs.CLASS_MAPS: "Segmentation"}
+_WRITERS = {runs.SEGMENTATION: "auto_segment_view", runs.CLASS_MAPS: "map_classes"}
+
+
+def check_output_field(view: Collection, name: str, method: str = runs.SEGMENTATION) -> None:
+    """Raise unless ``name`` is free, or a field that a run of the method made and may make again."""
     if not _is_name(name):
         raise InputError(
             f"{name!r} cannot be the name of a field: use letters, digits and underscores, and begin with a letter"
         )
     dataset = view._root_dataset  # a view may hide fields
-    made_by_us = runs.configs(dataset, runs.SEGMENTATION)
-    for field, field_type in ((name, "Detections"), (runs.error_field(name), "StringField")):
+    made_by_us = runs.configs(dataset, method)
+    for field, field_type in ((name, _LABEL_TYPES[method]), (runs.error_field(name), "StringField")):
         existing = dataset.get_field(field)
         if existing is not None and (name not in made_by_us or _type_name(existing) != field_type):
             raise InputError(
                 f"the field {field!r} exists, is of type {_type_name(existing)}, and was not made by "
-                "auto_segment_view: it is never overwritten; choose another output field"
+                f"{_WRITERS[method]}: it is never overwritten; choose another output field"
             )
     if name not in made_by_us and name in view.list_runs():
         raise InputError(f"the name {name!r} is taken by a run of another kind: choose another output field")
@@ -258,16 +262,16 @@ def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> 
         raise InputError(f"{where} has no label of the classes {', '.join(wanted)}; it has: {', '.join(present)}")
 
 
-def suggest_output_field(view: Collection, memory_key: str) -> str:
-    """``nts_<memory>``, with a number behind it where that name is taken by something else."""
-    made_by_us = runs.configs(view, runs.SEGMENTATION)
+def suggest_output_field(view: Collection, memory_key: str, method: str = runs.SEGMENTATION) -> str:
+    """``nts_<memory>``, or ``nts_<memory>_classes``, with a number behind it where something else has that name."""
+    made_by_us = runs.configs(view, method)
     taken = {*view._root_dataset.get_field_schema(), *view.list_runs()}
 
     def suits(name: str) -> bool:
         made_by_this_memory = made_by_us.get(name, {}).get("memory_key") == memory_key
         return made_by_this_memory or not taken & {name, runs.error_field(name)}
 
-    base = f"nts_{memory_key}"
+    base = f"nts_{memory_key}" if method == runs.SEGMENTATION else f"nts_{memory_key}_classes"
     return next(name for name in itertools.chain([base], _numbered(base)) if suits(name))
 
 

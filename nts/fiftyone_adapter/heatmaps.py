@@ -113,7 +113,8 @@ def heatmaps_job(
     bank.check_encoder(loaded.info)
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
 
-    output = _Output(view, memory_key, classes, {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name})
+    settings = {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name}
+    output = HeatmapsOutput(view, memory_key, classes, settings)
     output.open(overwrite)
     done = output.done() & set(ids)
     todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
@@ -136,19 +137,21 @@ def heatmaps_job(
     return HeatmapsReport(output.fields, len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
 
 
-def heatmap_fields(view: Collection, memory_key: str, classes: Sequence[str]) -> dict[str, str]:
-    """The field of every class: the one it has already, or ``<memory>_<class>_similarity``, made a name that is free.
+def heatmap_fields(
+    view: Collection, memory_key: str, classes: Sequence[str], shown: str = "similarity"
+) -> dict[str, str]:
+    """The field of every class: the one it has already, or ``<memory>_<class>_<shown>``, made a name that is free.
 
     Signs that no field may have become underscores; where two classes would then share a name, or something else has
     it, a number follows.
     """
-    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key))
+    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
     fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
     taken = {*view._root_dataset.get_field_schema(), *fields.values()}
     for name in classes:
         if name not in fields:
             plain = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_") or "class"
-            base = f"{memory_key}_{plain}_similarity"
+            base = f"{memory_key}_{plain}_{shown}"
             numbered = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
             fields[name] = next(field for field in numbered if field not in taken)
             taken.add(fields[name])
@@ -158,16 +161,35 @@ def heatmap_fields(view: Collection, memory_key: str, classes: Sequence[str]) ->
 def _maps(image: np.ndarray, encoder: Encoder, prototypes: Tensor, preset: Preset) -> list[fo.Heatmap]:
     """One heat map for every prototype."""
     pixels, _ = prepare_target(image, encoder.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
-    maps = similarity_maps(encoder.encode(pixels[None])[0], prototypes)
+    return to_heatmaps(similarity_maps(encoder.encode(pixels[None])[0], prototypes), image.shape[:2])
+
+
+def to_heatmaps(maps: Tensor, image_size: tuple[int, int]) -> list[fo.Heatmap]:
+    """Maps ``[K, h, w]`` as labels, with the shape of their image, ``(H, W)``, and at most 128 pixels long."""
     # Rounded, they take a third of the space; 0 is transparent in the App, whatever the range.
-    values = enlarge(maps, image.shape[:2], _LONGEST).cpu().numpy().round(2)
+    values = enlarge(maps, image_size, _LONGEST).cpu().numpy().round(2)
     return [fo.Heatmap(map=value, range=list(RANGE)) for value in values]
 
 
-class _Output:
+SHOWN = {
+    "similarity": "Cosine similarity to the class {name!r} of the reference memory {memory!r}",
+    "probability": "Probability of the class {name!r} of the reference memory {memory!r}, by a reference prompt",
+}
+"""What heat maps can show: the end of the names of their fields, and what is said of those."""
+
+
+class HeatmapsOutput:
     """The fields that the maps are written to, and the run that says who made them. Maps are written in batches."""
 
-    def __init__(self, view: Collection, memory_key: str, classes: Sequence[str], settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        view: Collection,
+        memory_key: str,
+        classes: Sequence[str],
+        settings: dict[str, Any],
+        shown: str = "similarity",
+    ) -> None:
+        self._shown = shown
         self._view, self._dataset = view, view._root_dataset
         self._memory_key, self._classes, self._settings = memory_key, classes, settings
         self._maps: dict[str, list[fo.Heatmap]] = {}
@@ -179,13 +201,13 @@ class _Output:
         Raises:
             InputError: if there are maps of other settings, and ``overwrite`` is off, or the run's name is taken.
         """
-        key = runs.heatmaps_key(self._memory_key)
+        key = runs.heatmaps_key(self._memory_key, self._shown)
         self._dataset._doc.reload()  # another process may have added classes to the run: none of them is to be lost
         earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
-        if earlier is not None and any(earlier[name] != value for name, value in self._settings.items()):
+        if earlier is not None and any(earlier.get(name) != value for name, value in self._settings.items()):
             if not overwrite:
                 raise InputError(
-                    f"there are heat maps of an earlier state of the memory {self._memory_key!r} or another preset: "
+                    f"there are heat maps of an earlier state of the memory {self._memory_key!r} or other settings: "
                     "switch on overwrite to delete them and begin anew"
                 )
             runs.delete_heatmaps(self._view, key)
@@ -195,7 +217,7 @@ class _Output:
                 f"the heat maps of the memory {self._memory_key!r} would be kept as {key!r}, and this name is taken by "
                 "a run of another kind: delete or rename that one, or build the memory under another name"
             )
-        self.fields = heatmap_fields(self._view, self._memory_key, self._classes)
+        self.fields = heatmap_fields(self._view, self._memory_key, self._classes, self._shown)
         all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
         all_fields.update(self.fields)
         runs.store(
@@ -215,7 +237,7 @@ class _Output:
                     field,
                     fo.EmbeddedDocumentField,
                     embedded_doc_type=fo.Heatmap,
-                    description=f"Cosine similarity to the class {name!r} of the reference memory {self._memory_key!r}",
+                    description=SHOWN[self._shown].format(name=name, memory=self._memory_key),
                     info={"memory": self._memory_key, "class": name},
                 )
 

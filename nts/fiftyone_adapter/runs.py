@@ -8,7 +8,9 @@ plugin is not installed:
 * an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers. Beside it stands an
   evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows;
 * a *reference prompt* (``nts_prompt``), trained here or read from a file; its results hold its bytes and its log;
-* a *set of heat maps* (``nts_heatmaps``), under ``<memory>_similarity``; it says which field belongs to which class.
+* a *set of heat maps* (``nts_heatmaps``), under ``<memory>_similarity``, or ``_probability`` if made by a reference
+  prompt; it says which field belongs to which class;
+* a *set of class maps* (``nts_class_maps``), under the name of its output field.
 
 A run that takes its time is a draft until it is complete: it is listed with its status, and replaces nothing before.
 """
@@ -32,15 +34,16 @@ from ..vrp.prompt import PromptFileError, ReferencePrompt
 from . import colours
 
 MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
-PROMPT = "nts_prompt"
+PROMPT, CLASS_MAPS = "nts_prompt", "nts_class_maps"
 KINDS = {
     MEMORY: "memory",
     SEGMENTATION: "segmentation",
     EVALUATION: "evaluation",
     HEATMAPS: "set of heat maps",
     PROMPT: "reference prompt",
+    CLASS_MAPS: "set of class maps",
 }
-SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1, PROMPT: 1}
+SCHEMAS = {MEMORY: 1, SEGMENTATION: 1, EVALUATION: 2, HEATMAPS: 1, PROMPT: 1, CLASS_MAPS: 1}
 
 METRIC = "@nts/reference-segmentation/nap"
 """nAP as a metric of FiftyOne's evaluations."""
@@ -246,6 +249,9 @@ def delete_memory(view: Collection, key: str) -> list[str]:
     for heatmaps, made in configs(view, HEATMAPS).items():
         if made["memory_key"] == key:
             deleted += delete_heatmaps(view, heatmaps)
+    for output, made in configs(view, CLASS_MAPS).items():
+        if made["memory_key"] == key:
+            deleted += delete_class_maps(view, output)
     view._root_dataset.delete_run(key)
     return [*deleted, f"memory {key!r}"]
 
@@ -259,6 +265,9 @@ def made_with_memory(view: Collection, key: str) -> list[str]:
     for heatmaps, made in configs(view, HEATMAPS).items():
         if made["memory_key"] == key:
             words += made_with_heatmaps(view, heatmaps)
+    for output, made in configs(view, CLASS_MAPS).items():
+        if made["memory_key"] == key:
+            words += made_with_class_maps(view, output)
     return words
 
 
@@ -404,9 +413,9 @@ def list_heatmaps(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, HEATMAPS)
 
 
-def heatmaps_key(memory_key: str) -> str:
-    """The name of the heat maps of a memory; there is one set of them."""
-    return f"{memory_key}_similarity"
+def heatmaps_key(memory_key: str, shown: str = "similarity") -> str:
+    """The name of the heat maps of a memory; there is one set of them for each thing that they show."""
+    return f"{memory_key}_{shown}"
 
 
 def delete_heatmaps(view: Collection, key: str) -> list[str]:
@@ -421,6 +430,38 @@ def made_with_heatmaps(view: Collection, key: str) -> list[str]:
     """What :func:`delete_heatmaps` would delete, in words."""
     fields = [f"field {name!r}" for name in config(view, key, HEATMAPS)["fields"] if view.has_field(name)]
     return [*fields, f"heat maps {key!r}"]
+
+
+# ---- class maps ------------------------------------------------------------------------------------------------------
+
+
+def list_class_maps(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of the dataset's class maps (their output fields), and how they were made."""
+    return configs(view, CLASS_MAPS)
+
+
+def delete_class_maps(view: Collection, key: str) -> list[str]:
+    """Delete class maps: their fields, the names of their values, themselves; returns what was deleted, in words."""
+    words = made_with_class_maps(view, key)
+    made, dataset = config(view, key, CLASS_MAPS), view._root_dataset
+    _delete_fields(view, made["output_field"], made["error_field"])
+    if made["output_field"] in dataset.mask_targets:
+        del dataset.mask_targets[made["output_field"]]
+        dataset.save()
+    dataset.delete_run(key)
+    return words
+
+
+def made_with_class_maps(view: Collection, key: str) -> list[str]:
+    """What :func:`delete_class_maps` would delete, in words."""
+    made = config(view, key, CLASS_MAPS)
+    fields = [f"field {name!r}" for name in (made["output_field"], made["error_field"]) if view.has_field(name)]
+    return [*fields, f"class maps {key!r}"]
+
+
+def delete_output(view: Collection, key: str, method: str) -> list[str]:
+    """Delete a segmentation or class maps, whichever method it is."""
+    return (delete_segmentation if method == SEGMENTATION else delete_class_maps)(view, key)
 
 
 # ---- evaluations -----------------------------------------------------------------------------------------------------

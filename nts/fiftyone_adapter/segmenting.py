@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,13 +20,11 @@ from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .labels import DETECTION_ATTRIBUTES, to_detections
+from .outputs import Made, Output, pace
 from .runs import Collection
 from .scorers import chosen_prompt
 
 logger = logging.getLogger(__name__)
-
-_WRITE_EVERY = 16  # images
-_WRITE_AFTER = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -148,13 +145,28 @@ def segmentation_job(
         "encoder_fingerprint": engine.encoder.info.fingerprint,
         "segmenter_fingerprint": engine.segmenter.fingerprint,
         "preset": preset.name,
-        "preset_fingerprint": _fingerprint(preset),
+        "preset_fingerprint": preset_fingerprint(preset),
         "score_threshold": score_threshold,
         "max_instances": max_instances,
         "scorer": scorer,
         "prompt_fingerprint": prompt and prompt.fingerprint,
     }
-    output = _Output(view, output_field, memory_key, engine, settings, overwrite)
+    made = Made(
+        runs.SEGMENTATION,
+        fo.Detections,
+        f"Instances found by the reference memory {memory_key!r}",
+        memory_key,
+        bank.classes,
+        {f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
+        {
+            "encoder": engine.encoder.info.name,
+            "segmenter": engine.segmenter.name,
+            "reference_prompt": reference_prompt,
+        },
+        {"reference_sample_ids": sorted({entry.sample_id for entry in bank.entries})},
+    )
+    output = Output(view, output_field, made, settings, overwrite=overwrite)
+    colours.set_class_colours(view, [output_field], bank.classes)
     done = output.done() & set(ids)
     todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
     instances: Counter[str] = Counter()
@@ -163,7 +175,7 @@ def segmentation_job(
     begin = time.monotonic()
     try:
         for number, (sample_id, path) in enumerate(todo):
-            yield Progress(len(done) + number, len(ids), _pace(number, len(todo), time.monotonic() - begin))
+            yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
             try:
                 found = to_detections(engine.segment(read_image(path, exif=preset.exif)), bank)
             except Exception as error:
@@ -177,7 +189,7 @@ def segmentation_job(
                 empty += not found.detections
         yield Progress(len(ids), len(ids), f"{len(ids)} images done")
     finally:
-        output.close(all_ids)
+        output.close(all_ids, instances="detections")
     if failed and len(failed) == len(ids):
         raise InputError(f"none of the {len(ids)} images could be segmented: {some(failed.values())}")
     return SegmentationReport(
@@ -192,137 +204,9 @@ def segmentation_job(
     )
 
 
-class _Output:
-    """The field that a segmentation writes, the field of its errors, and its run. Results are written in batches."""
-
-    def __init__(
-        self,
-        view: Collection,
-        name: str,
-        memory_key: str,
-        engine: ReferenceSegmenter,
-        settings: dict[str, Any],
-        overwrite: bool,
-    ) -> None:
-        self.name, self.error_field = name, runs.error_field(name)
-        self._dataset, self._images = view._root_dataset, runs.all_images(view)
-        self._detections: dict[str, fo.Detections] = {}
-        self._errors: dict[str, str | None] = {}
-        self._last_write = time.monotonic()
-
-        earlier = runs.configs(view, runs.SEGMENTATION).get(name)
-        if earlier is not None:
-            differences = _differences(earlier, settings)
-            if differences and not overwrite:
-                raise InputError(
-                    f"the field {name!r} holds results of other settings ({', '.join(differences)}): choose another "
-                    "output field, or switch on overwrite to delete them and begin anew"
-                )
-            if differences:
-                runs.delete_segmentation(view, name)
-        self._declare_fields(memory_key, engine.classes)
-        colours.set_class_colours(view, [name], engine.classes)
-        runs.store(
-            view,
-            name,
-            runs.SEGMENTATION,
-            {
-                **settings,
-                "memory_key": memory_key,
-                "output_field": name,
-                "error_field": self.error_field,
-                "classes": list(engine.classes),
-                "encoder": engine.encoder.info.name,
-                "segmenter": engine.segmenter.name,
-                "status": "running",
-            },
-            {"reference_sample_ids": sorted({entry.sample_id for entry in engine.memory.entries})},
-        )
-
-    def done(self) -> set[str]:
-        """Which samples have their result already."""
-        return set(self._images.exists(self.name).values("id"))
-
-    def add(self, sample_id: str, detections: fo.Detections) -> None:
-        self._detections[sample_id] = detections
-        self._errors[sample_id] = None
-        self._write_if_due()
-
-    def add_failure(self, sample_id: str, reason: str) -> None:
-        self._errors[sample_id] = reason
-        self._write_if_due()
-
-    def close(self, ids: Sequence[str]) -> None:
-        """Write what is left, and what has come of the samples that were to be segmented."""
-        self._write()
-        done, failed = self.done(), set(self._images.exists(self.error_field).values("id"))
-        runs.update(
-            self._dataset,
-            self.name,
-            status="complete" if done | failed >= set(ids) else "incomplete",
-            segmented=len(done),
-            failed=len(failed),
-            instances=self._images.count(f"{self.name}.detections"),
-        )
-
-    def _declare_fields(self, memory_key: str, classes: Sequence[str]) -> None:
-        dataset = self._dataset
-        if not dataset.has_sample_field(self.name):
-            dataset.add_sample_field(
-                self.name,
-                fo.EmbeddedDocumentField,
-                embedded_doc_type=fo.Detections,
-                description=f"Instances found by the reference memory {memory_key!r}",
-                info={"memory": memory_key, "classes": list(classes)},
-            )
-            dataset.add_sample_field(
-                self.error_field, fo.StringField, description=f"Why {self.name!r} is missing for this sample"
-            )
-        # A field that an earlier version began may lack some of them.
-        for attribute, field_type in DETECTION_ATTRIBUTES.items():
-            dataset.add_sample_field(f"{self.name}.detections.{attribute}", field_type)
-
-    def _write_if_due(self) -> None:
-        if len(self._errors) >= _WRITE_EVERY or time.monotonic() - self._last_write > _WRITE_AFTER:
-            self._write()
-
-    def _write(self) -> None:
-        if self._errors:
-            self._dataset.set_values(self.name, self._detections, key_field="id")
-            self._dataset.set_values(self.error_field, self._errors, key_field="id")
-        self._detections, self._errors = {}, {}
-        self._last_write = time.monotonic()
-
-
-def _fingerprint(preset: Preset) -> str:
+def preset_fingerprint(preset: Preset) -> str:
     """SHA-256 over all that a preset decides, but for what stands among the settings by itself or changes no result."""
     matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
     proposals = replace(preset.proposals, prompts_per_chunk=None)
     plain = json.dumps(asdict(replace(preset, matching=matching, proposals=proposals)), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()
-
-
-_BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
-"""What the settings of a run mean that was stored when prototypes alone judged."""
-
-
-def _differences(earlier: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Where the settings are not those of an earlier run, in words."""
-    earlier = _BEFORE_SCORERS | earlier
-    words = {}
-    for key, now in settings.items():
-        what = key.removesuffix("_fingerprint")
-        if earlier.get(key) != now and what not in words:
-            words[what] = f"another {what}" if what != key else f"{key} {earlier.get(key)}, now {now}"
-    return list(words.values())
-
-
-def _pace(done: int, total: int, seconds: float) -> str:
-    """How far, how fast, how much longer: "12/40 images, 1.3 s each, 36 s left"."""
-    if done == 0:
-        return f"{done}/{total} images"
-    each = seconds / done
-    left = each * (total - done)
-    return f"{done}/{total} images, {each:.2g} s each, " + (
-        f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left"
-    )
