@@ -146,17 +146,25 @@ def encode_target(
 ) -> EncodedTarget:
     """Run both models on an image, uint8 ``[H, W, 3]``."""
     preset = get_preset(preset)
+    tokens, embedding = _encode(image, encoder, segmenter, preset)
+    proposals = segmenter.propose(embedding, preset.proposals)
+    if not keep_embedding:
+        return EncodedTarget(tokens, proposals, image.shape[:2])
+    return EncodedTarget(tokens, proposals, image.shape[:2], _for_prompts(embedding, segmenter, preset))
+
+
+def _encode(image: np.ndarray, encoder: Encoder, segmenter: Segmenter, preset: Preset) -> tuple[Tensor, ImageEmbedding]:
+    """Patch tokens ``[h, w, C]`` and the embedding of an image, as the preset prepares them."""
     encoder_input, segmenter_input = prepare_target(
         image, encoder.info.input_size, segmenter.input_size, antialias=preset.antialias
     )
     tokens = encoder.encode(encoder_input[None])[0]
-    embedding = segmenter.embed(segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
-    proposals = segmenter.propose(embedding, preset.proposals)
-    if not keep_embedding:
-        return EncodedTarget(tokens, proposals, image.shape[:2])
-    if not preset.proposals.add_no_mem_embed:
-        embedding = segmenter.with_no_mem_embed(embedding)
-    return EncodedTarget(tokens, proposals, image.shape[:2], embedding)
+    return tokens, segmenter.embed(segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
+
+
+def _for_prompts(embedding: ImageEmbedding, segmenter: Segmenter, preset: Preset) -> ImageEmbedding:
+    """With SAM2's "no memory" embedding, whether the proposals do with or without it."""
+    return embedding if preset.proposals.add_no_mem_embed else segmenter.with_no_mem_embed(embedding)
 
 
 class ReferenceSegmenter:
@@ -225,15 +233,29 @@ class ReferenceSegmenter:
         """Run both models on an image, uint8 ``[H, W, 3]``, and keep what :meth:`match` will need."""
         return encode_target(image, self.encoder, self.segmenter, self.preset, keep_embedding=self._head is not None)
 
+    def map_classes(self, image: np.ndarray) -> ClassMaps:
+        """What the reference prompt sees of every class in an image, uint8 ``[H, W, 3]``; nothing is proposed for it.
+
+        Raises:
+            ValueError: if there is no reference prompt.
+        """
+        tokens, embedding = _encode(image, self.encoder, self.segmenter, self.preset)
+        return self._maps(tokens, _for_prompts(embedding, self.segmenter, self.preset))
+
     def class_maps(self, target: EncodedTarget) -> ClassMaps:
         """What the reference prompt sees of every class in an image, by :meth:`encode`.
 
         Raises:
             ValueError: if there is no reference prompt, or the image was encoded without its embedding.
         """
-        if self._head is None or target.embedding is None:
-            raise ValueError("maps of classes are a reference prompt's: choose the scorer 'vrp' or 'both', then encode")
-        return self._head.maps(self._states, target.tokens, target.embedding)
+        if target.embedding is None:
+            raise ValueError("the image was encoded without its embedding: encode it by this segmenter")
+        return self._maps(target.tokens, target.embedding)
+
+    def _maps(self, tokens: Tensor, embedding: ImageEmbedding) -> ClassMaps:
+        if self._head is None:
+            raise ValueError("maps of classes are a reference prompt's: choose the scorer 'vrp' or 'both'")
+        return self._head.maps(self._states, tokens, embedding)
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget, features: Tensor | None = None) -> Instances:

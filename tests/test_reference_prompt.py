@@ -250,6 +250,15 @@ def test_a_scorer_without_what_it_needs_is_refused(prompt, memory, small_encoder
     plain, _ = build_memory(drawn_references(NOVEL_SPECIES[0], 1), small_encoder)
     with pytest.raises(PromptMismatch, match="build the memory again, with whole images"):
         ReferenceSegmenter(plain, *models, scorer="both", prompt=prompt)
-    segmenter = ReferenceSegmenter(memory, *models, prompt=prompt)
+    segmenter, image = ReferenceSegmenter(memory, *models, prompt=prompt), target_scenes(1)[0].image
     with pytest.raises(ValueError, match="choose the scorer 'vrp' or 'both'"):
-        segmenter.class_maps(segmenter.encode(target_scenes(1)[0].image))
+        segmenter.map_classes(image)
+    with pytest.raises(ValueError, match="encoded without its embedding"):
+        segmenter.class_maps(segmenter.encode(image))
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_maps_need_no_proposals(prompt, memory, small_encoder, small_segmenter, preset):
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, preset, scorer="vrp", prompt=prompt)
+    image = target_scenes(1)[0].image
+    assert torch.equal(segmenter.map_classes(image).logits, segmenter.class_maps(segmenter.encode(image)).logits)

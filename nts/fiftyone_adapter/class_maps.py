@@ -165,7 +165,7 @@ def class_maps_job(
             yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
             try:
                 image = read_image(path, exif=preset.exif)
-                maps = engine.class_maps(engine.encode(image))
+                maps = engine.map_classes(image)
                 writer.draw(sample_id, maps, image.shape[:2])
             except Exception as error:
                 # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
