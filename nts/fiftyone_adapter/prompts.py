@@ -256,7 +256,9 @@ def _config(preset: TrainingPreset, kinds: Sequence[Kind] | None, **given: int |
     if kinds is not None:
         changes["kinds"] = tuple(kinds)
     try:
-        return replace(TrainingConfig() if preset == "default" else PAPER, **changes)
+        config = replace(TrainingConfig() if preset == "default" else PAPER, **changes)
+        # A short training has a curve, too.
+        return replace(config, check_every=max(1, min(config.check_every, config.steps // 10)))
     except TrainingError as error:
         raise InputError(str(error)) from error
 
