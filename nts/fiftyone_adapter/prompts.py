@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import fiftyone as fo
+import numpy as np
+from pycocotools import mask as coco_mask
 
 from ..evaluation.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
@@ -271,8 +274,9 @@ def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -
         left_out.append(f"{unset} images whose field {label_field!r} is not set: what they show is not known")
     dataset = view_to_coco(labelled, REFERENCES, label_field, names, left_out, skip_unreadable=True)
     with_mask = [annotation for annotation in dataset["annotations"] if has_mask(annotation)]
-    if without := len(dataset["annotations"]) - len(with_mask):
-        left_out.append(f"{without} labels without a mask")
+    if without := [annotation for annotation in dataset["annotations"] if not has_mask(annotation)]:
+        left_out.append(f"{len(without)} labels without a mask; what is in their boxes counts for nothing")
+        _ignore_boxes(dataset, without)
     # One that cannot be read would end the training hours later.
     unreadable, total = set(), len(dataset["images"])
     for number, image in enumerate(dataset["images"]):
@@ -286,6 +290,20 @@ def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -
     dataset["images"] = [image for image in dataset["images"] if image["id"] not in unreadable]
     dataset["annotations"] = [a for a in with_mask if a["image_id"] not in unreadable]
     return dataset, left_out
+
+
+def _ignore_boxes(dataset: dict, annotations: Sequence[dict]) -> None:
+    """Let what is in some boxes count for nothing: objects that are there, and of which it is not known where."""
+    images = {image["id"]: image for image in dataset["images"]}
+    ignored: dict[str, np.ndarray] = {}
+    for annotation in annotations:
+        image = images[annotation["image_id"]]
+        mask = ignored.setdefault(image["id"], np.zeros((image["height"], image["width"]), np.uint8, order="F"))
+        x, y, width, height = annotation["bbox"]
+        mask[max(0, math.floor(y)) : math.ceil(y + height), max(0, math.floor(x)) : math.ceil(x + width)] = 1
+    for image_id, mask in ignored.items():
+        rle = coco_mask.encode(mask)
+        images[image_id]["ignore"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
 def _told(training: Iterator[TrainingProgress | TrainingReport], begin: float) -> Job[TrainingReport]:
