@@ -5,6 +5,7 @@ Both models take squares, so an image is stretched: its aspect ratio is not kept
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import numpy as np
@@ -50,6 +51,12 @@ def read_image(path: str | os.PathLike, *, exif: bool = True) -> np.ndarray:
         raise ImageError(f"{path} is not an image of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"the image {path} cannot be decoded: {error}") from error
+
+
+def digest(image: np.ndarray) -> str:
+    """A name for the content of an image, or of any other array: equal for equal pixels, wherever they came from."""
+    content = repr((image.shape, image.dtype.str)).encode() + np.ascontiguousarray(image).tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def stretch(image: np.ndarray, size: int, box: tuple[int, int, int, int] | None = None) -> Tensor:

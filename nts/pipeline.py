@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder
-from .images import normalise, prepare_target, stretch
+from .images import digest, normalise, prepare_target, stretch
 from .instances import Instances
 from .matching import match_proposals, most_alike_references, pool_tokens, similarity
 from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
@@ -303,9 +302,8 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
 
 def _whole_tokens(image: np.ndarray, encoder: Encoder) -> tuple[str, Tensor]:
     """A name made of its pixels, and half precision ``[P, C]`` patch tokens of an image."""
-    name = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
     pixels = normalise(stretch(image, encoder.info.input_size))
-    return name.hexdigest(), encoder.encode(pixels[None])[0].flatten(0, 1).half().cpu()
+    return digest(image), encoder.encode(pixels[None])[0].flatten(0, 1).half().cpu()
 
 
 def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from ..encoder import Encoder
-from ..images import ImageError
+from ..images import ImageError, digest
 from ..memory import MemoryBank, MemoryEntry
 from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references, encode_target
 from ..presets import Preset, get_preset
@@ -330,17 +330,20 @@ class EncodedOnce:
         self._entries: dict[str, MemoryEntry] = {}
 
     def entry(self, reference: Reference) -> MemoryEntry:
-        """A reference as an entry of a memory, with its whole image; kept by its label id.
+        """A reference as an entry of a memory, with its whole image; kept by its content.
 
         Raises:
             InvalidReference: if it cannot be used.
         """
-        if reference.label_id not in self._entries:
+        marked = reference.mask, reference.box, reference.kind, reference.promoted
+        # Ids are no names: two data sets may have the same, and one image may be annotated in several ways.
+        key = repr((digest(reference.image), digest(marked[0]), reference.label_id, *marked[1:]))
+        if key not in self._entries:
             (entry,) = encode_references([reference], self.encoder, self.preset, keep_images=True)
             if isinstance(entry, Skipped):
                 raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
-            self._entries[reference.label_id] = entry
-        return self._entries[reference.label_id]
+            self._entries[key] = entry
+        return self._entries[key]
 
     def encode(self, target: np.ndarray) -> EncodedTarget:
         """The target, uint8 ``[H, W, 3]``, with what a reference prompt needs; the same array is encoded once."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..annotations import simulate
 from ..encoder import Encoder
-from ..images import normalise, stretch
+from ..images import digest, normalise, stretch
 from ..masks import draw_masks
 from ..memory import WholeImage
 from ..pipeline import Scorer
@@ -86,7 +86,7 @@ class Baselines:
         """The normalised prior at the target's size: float ``[H, W]`` in ``[0, 1]``.
 
         Args:
-            references: of one class. Those of one image need one sample id; without one nothing is kept of them.
+            references: of one class.
             target: uint8 ``[H, W, 3]``; one that follows itself is encoded once.
         """
         tokens = torch.cat([self.tokens(reference) for reference in references])
@@ -119,16 +119,15 @@ class Baselines:
         return weights >= min(0.5, float(weights.max()))
 
     def tokens(self, reference: Reference) -> Tensor:
-        """``[P, C]`` tokens of a reference's whole image, kept by its sample id."""
-        key = reference.sample_id
+        """``[P, C]`` tokens of a reference's whole image; kept by the image's content."""
+        key = digest(reference.image)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         tokens = self._encode(reference.image)
-        if key:
-            self._kept[key] = tokens
-            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self._budget:
-                self._kept.popitem(last=False)
+        self._kept[key] = tokens
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self._budget:
+            self._kept.popitem(last=False)
         return tokens
 
     def _encode(self, image: np.ndarray) -> Tensor:
@@ -236,7 +235,7 @@ class PromptedMap:
         self._head = PromptHead(prompt, encoder, models.segmenter)
 
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
-        """See :data:`~nts.evaluation.episodes.Predictor`. References of one image need one sample id."""
+        """See :data:`~nts.evaluation.episodes.Predictor`."""
         states = self._head.look([[self._whole_image(reference) for reference in references]])
         tokens = self._models.target_tokens(target).unflatten(0, self._config.grid)
         maps = self._head.maps(states, tokens, self._models.embedding(target))

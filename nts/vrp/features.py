@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..encoder import Encoder
-from ..images import prepare_target
+from ..images import digest, prepare_target
 from ..segmenter import ImageEmbedding, Segmenter
 
 DISK_BUDGET = 20 << 30
@@ -121,11 +121,8 @@ class FeatureStore:
         return ImageFeatures(half[0], ImageEmbedding(half[1], tuple(half[2:])))
 
     def _name(self, image: np.ndarray) -> str:
-        digest = hashlib.blake2b(digest_size=20)
-        models = (self.encoder.info.fingerprint, self.segmenter.fingerprint, image.shape)
-        digest.update(repr(models).encode())
-        digest.update(np.ascontiguousarray(image).tobytes())
-        return digest.hexdigest()
+        models = f"{self.encoder.info.fingerprint}{self.segmenter.fingerprint}"
+        return f"{digest(image)}-{hashlib.blake2b(models.encode(), digest_size=8).hexdigest()}"
 
 
 def stack(features: Sequence[ImageFeatures], device: torch.device) -> tuple[Tensor, ImageEmbedding]:

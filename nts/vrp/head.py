@@ -26,7 +26,7 @@ class ClassMaps:
 
     Attributes:
         logits: ``[K, S, S]``, positive where the class is; of SAM2's decoder.
-        presence: ``[K]`` in ``[0, 1]``: is the class in the image at all?
+        presence: ``[K]`` in ``[0, 1]``: is the class in the image at all? As if half of all images had it.
     """
 
     logits: Tensor
@@ -56,6 +56,9 @@ class PromptHead:
         self._segmenter = segmenter
         self._device = segmenter.device
         self._model = prompt.model.to(self._device)
+        # In training most targets showed the class. In use a class is as likely to be there as not, for all we know.
+        absent = prompt.about.get("training", {}).get("absent_share", 0.0)
+        self._log_odds = math.log((1 - absent) / absent) if absent else 0.0
 
     @torch.inference_mode()
     def look(self, classes: Sequence[Sequence[WholeImage]]) -> list[ReferenceState]:
@@ -91,7 +94,7 @@ class PromptHead:
             decoded = self._segmenter.decode(embedding, prompts.sparse, prompts.dense)
             logits.append(decoded.mask_logits)
             scores.append(decoded.object_score)
-        return ClassMaps(torch.cat(logits), torch.cat(scores).sigmoid())
+        return ClassMaps(torch.cat(logits), (torch.cat(scores) - self._log_odds).sigmoid())
 
     def _look(self, classes: Sequence[Sequence[WholeImage]]) -> ReferenceState:
         config = self.prompt.model.config
