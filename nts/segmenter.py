@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
 
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
@@ -134,6 +135,7 @@ class Segmenter:
         self.device = device
         self._dtype = dtype
         self._model = model.float().to(device).eval().requires_grad_(False)
+        self._shared_decoder = SharedDecoder(self._model)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor, *, add_no_mem_embed: bool = True) -> ImageEmbedding:
@@ -171,14 +173,16 @@ class Segmenter:
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         kept_points, logits, predicted = [], [], []
         with autocast(self.device, self._dtype):
+            no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
+            shared = self._shared_decoder.look(embedding.features[0] + no_mask, embedding.high_resolution)
             for prompts in points.split(chunk):
                 labels = torch.ones(len(prompts), 1, device=self.device)
-                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts[:, None], labels))
-                best, predicted_iou = self._best_of_three(tokens)
-                keep = predicted_iou > config.iou_threshold
+                prompted = self._shared_decoder.prompt(shared, self._tokens(self._embed_points(prompts[:, None], labels)))
+                best, predicted_iou = self._best_of_three(shared, prompted)
+                keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
                 kept_points.append(prompts[keep])
                 predicted.append(predicted_iou[keep])
-                logits.append(self._draw(embedding, tokens[keep], image_tokens[keep], best[keep]))
+                logits.append(self._draw_shared(shared, prompted[keep], best[keep]))
         return Proposals(torch.cat(logits), torch.cat(predicted), torch.cat(kept_points))
 
     @torch.inference_mode()
@@ -292,11 +296,7 @@ class Segmenter:
     ) -> tuple[Tensor, Tensor]:
         """The decoder's transformer: prompts ``[B, t, C]`` to output tokens and image tokens ``[B, e*e, C]``."""
         decoder, prompt_encoder = self._model.sam_mask_decoder, self._model.sam_prompt_encoder
-        output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
-        if decoder.pred_obj_scores:
-            output_tokens.insert(0, decoder.obj_score_token.weight)
-        batch = len(sparse)
-        tokens = torch.cat([torch.cat(output_tokens).expand(batch, -1, -1), sparse], 1)
+        tokens, batch = self._tokens(sparse), len(sparse)
         image = embedding.features + prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         if dense is not None:
             side = embedding.features.shape[-2:]
@@ -306,11 +306,28 @@ class Segmenter:
         tokens, image_tokens = decoder.transformer(image, position, tokens)
         return tokens, image_tokens
 
-    def _best_of_three(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _tokens(self, sparse: Tensor) -> Tensor:
+        """The decoder's output tokens, before those of prompts ``[B, t, C]``."""
+        decoder = self._model.sam_mask_decoder
+        output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
+        if decoder.pred_obj_scores:
+            output_tokens.insert(0, decoder.obj_score_token.weight)
+        return torch.cat([torch.cat(output_tokens).expand(len(sparse), -1, -1), sparse], 1)
+
+    def _best_of_three(self, shared: SharedImage, prompted: Prompted) -> tuple[Tensor, Tensor]:
         """Which of the multimask tokens 1..3 has the highest predicted IoU (the first, on ties), and that IoU."""
-        predicted_iou = self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0]).float()
-        value, index = predicted_iou[:, 1:].max(1)
+        decoder = self._model.sam_mask_decoder
+        first = int(decoder.pred_obj_scores)
+        which = torch.full((len(prompted.tokens), 1), first, device=self.device)
+        token = self._shared_decoder.output(shared, prompted, which)[:, 0]
+        value, index = decoder.iou_prediction_head(token).float()[:, 1:].max(1)
         return index + 1, value
+
+    def _draw_shared(self, shared: SharedImage, prompted: Prompted, chosen: Tensor) -> Tensor:
+        """One mask per prompt, of the mask token ``chosen`` ``[B]``: float ``[B, S, S]`` logits."""
+        first = 1 + int(self._model.sam_mask_decoder.pred_obj_scores)
+        tokens = self._shared_decoder.output(shared, prompted, first + chosen[:, None])[:, 0]
+        return self._shared_decoder.draw(shared, prompted, self._channel_weights(tokens, chosen), 1024)
 
     def _draw(self, embedding: ImageEmbedding, tokens: Tensor, image_tokens: Tensor, chosen: Tensor) -> Tensor:
         """Upscale the image tokens and draw one mask per prompt: float ``[B, S, S]`` logits."""
@@ -324,9 +341,9 @@ class Segmenter:
         else:
             upscaled = decoder.output_upscaling(image)
         mask_tokens = tokens[torch.arange(len(tokens), device=tokens.device), 1 + chosen]
-        weights = upscaled.new_zeros(len(tokens), upscaled.shape[1])
-        for token in range(decoder.num_mask_tokens):
-            weights[chosen == token] = decoder.output_hypernetworks_mlps[token](mask_tokens[chosen == token]).to(
-                weights.dtype
-            )
-        return torch.einsum("nc,nchw->nhw", weights, upscaled).float()
+        return torch.einsum("nc,nchw->nhw", self._channel_weights(mask_tokens, chosen), upscaled).float()
+
+    def _channel_weights(self, mask_tokens: Tensor, chosen: Tensor) -> Tensor:
+        """What the hypernetworks make of mask tokens ``[B, C]``, each by the one of its number: ``[B, c / 2]``."""
+        every = torch.stack([network(mask_tokens) for network in self._model.sam_mask_decoder.output_hypernetworks_mlps])
+        return every[chosen, torch.arange(len(chosen), device=chosen.device)]

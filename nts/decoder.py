@@ -1,0 +1,433 @@
+"""SAM2's mask decoder for many prompts on one image: what the prompts share is computed once for all of them.
+
+The decoder's two-way transformer lets a few prompt tokens and the image's tokens look at each other in turns. Run as it
+stands, every prompt carries its own copy of the image tokens, ``N x C`` numbers that are projected, attended and
+normalised layer by layer. But all prompts begin with the *same* image tokens, and a layer changes those only by what
+the prompt's few tokens have to say. Where heads ``h`` and tokens ``t`` give values ``v[h, t]``, and position ``n``
+attends to them with ``P[h, t, n]``, the image tokens get ``P^T V`` with one vector ``V[h, t] = v[h, t] W_h`` for every
+head and token: a term of low rank, ``H T`` (64) instead of ``C`` (256). A LayerNorm centres and scales it position by
+position, which keeps the form. Written channels first, the image tokens of a prompt are therefore, at any depth,
+
+    Y = alpha * (X + sum_j V_j^T R_j) + beta            alpha [N], X [C, N], V_j [H T, C], R_j [H T, N], beta [C]
+
+with one pair ``V_j, R_j`` for each layer so far, where ``X`` and ``beta`` are the *same for all prompts*. ``Y`` itself
+is never needed: any linear map of it (keys, values and queries of an attention, the first upscaling) is a map of ``X``,
+made once for an image, and one of the few ``V_j``. The LayerNorm's variance is a quadratic form in ``R``.
+
+Two more things are left out: the last attention is made for those output tokens only that are asked for, and masks are
+drawn for those prompts only that are kept. All this changes the result by no more than rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor, nn
+
+Rows = tuple[Tensor, Tensor]
+"""``A [H, d, O]`` and ``c [O]``: a linear map of the vectors ``V_j = v A + c`` of an earlier layer."""
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A linear map ``W Y + b`` of the image tokens: all of it that does not depend on image or prompt.
+
+    Attributes:
+        weight: ``[O, C]``.
+        rows: of every earlier layer, what the map makes of its vectors.
+        constant: ``W beta + b`` ``[O, 1]``, or with the positions ``W (beta + position) + b`` ``[O, N]``.
+    """
+
+    weight: Tensor
+    rows: tuple[Rows, ...]
+    constant: Tensor
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one layer of the transformer does to the image tokens.
+
+    Attributes:
+        keys, values: for the attention of the tokens to the image.
+        queries: for that of the image to the tokens; ``None`` in the last attention, which is of the tokens alone.
+        rows: of every layer so far and this one, the centred vectors, from which the variance comes.
+        epsilon: of the LayerNorm.
+    """
+
+    keys: _Map
+    values: _Map
+    queries: _Map | None
+    rows: tuple[Rows, ...]
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class _SharedLayer:
+    """What all prompts on one image share in a layer; products of ``X``.
+
+    Attributes:
+        keys, values, queries: ``[H, d, N]``.
+        across: of every layer so far and this one: products of the centred ``X`` with ``A`` ``[H, d, N]``, and with
+            ``c`` ``[N]``.
+        square: ``|X|^2`` of the centred ``X``, ``[N]``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    queries: Tensor | None
+    across: tuple[tuple[Tensor, Tensor], ...]
+    square: Tensor
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """All that the prompts on one image share; made by :meth:`SharedDecoder.look`.
+
+    Attributes:
+        layers: of the transformer, and its last attention.
+        upscaled: what the first upscaling makes of ``X`` ``[4 c, N]``.
+        coarse, fine: the finer levels of the pyramid, in the order in which masks are drawn: ``[c, 4, N]`` and
+            ``[c / 2, 4, 4, N]``; ``None`` for a SAM2 without them.
+    """
+
+    layers: tuple[_SharedLayer, ...]
+    upscaled: Tensor
+    coarse: Tensor | None
+    fine: Tensor | None
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Prompts after all layers but the last attention.
+
+    Attributes:
+        tokens: ``[B, T, C]``.
+        first: ``[B, T, C]``, as they were before the first layer, which every attention adds to them.
+        alpha: ``[B, N]``.
+        coefficients: ``R_j`` of every layer, ``[B, H T, N]``.
+        values: ``v_j`` of every layer, ``[B, H, T, d]``.
+    """
+
+    tokens: Tensor
+    first: Tensor
+    alpha: Tensor
+    coefficients: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def __getitem__(self, index: Tensor) -> Prompted:
+        return Prompted(
+            self.tokens[index],
+            self.first[index],
+            self.alpha[index],
+            tuple(of_layer[index] for of_layer in self.coefficients),
+            tuple(of_layer[index] for of_layer in self.values),
+        )
+
+
+class SharedDecoder:
+    """SAM2's mask decoder, prepared for many prompts on one image.
+
+    Args:
+        model: SAM2, on its device.
+    """
+
+    def __init__(self, model: SAM2Base) -> None:
+        self._decoder: Any = model.sam_mask_decoder
+        transformer: Any = self._decoder.transformer
+        self._transformer = transformer
+        self._heads: int = transformer.num_heads
+        position = model.sam_prompt_encoder.get_dense_pe()[0].flatten(1)
+        width = self._width = len(position)
+
+        layers: list[_Layer] = []
+        beta, scale = position.new_zeros(width), position.new_ones(width)
+        rows: list[Rows] = []
+        for layer in transformer.layers:
+            to_image, to_tokens, norm = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token, layer.norm4
+            keys = _map(to_image.k_proj, rows, beta[:, None] + position)
+            values = _map(to_image.v_proj, rows, beta[:, None])
+            queries = _map(to_tokens.q_proj, rows, beta[:, None] + position)
+            # What does not depend on the prompt is shared out among the heads, whose weights sum to 1 each.
+            out = to_tokens.out_proj
+            own = (_of_heads(out.weight.T, self._heads), (out.bias + beta) / self._heads)
+            centred = tuple((_centre(a, -1), _centre(c, -1)) for a, c in (*rows, own))
+            layers.append(_Layer(keys, values, queries, centred, norm.eps))
+            beta, scale = norm.bias, norm.weight
+            rows = [(a * scale, c * scale) for a, c in centred]
+        last = transformer.final_attn_token_to_image
+        keys = _map(last.k_proj, rows, beta[:, None] + position)
+        layers.append(_Layer(keys, _map(last.v_proj, rows, beta[:, None]), None, (), 0.0))
+        self._layers = tuple(layers)
+        self._scales = tuple(layer.norm4.weight for layer in transformer.layers)
+
+        up: nn.ConvTranspose2d = self._decoder.output_upscaling[0]
+        weight = up.weight.flatten(1).T  # [c 2 2, C]
+        bias = up.bias.repeat_interleave(4) if up.bias is not None else weight.new_zeros(len(weight))
+        self._upscaling = _Map(weight, _project(rows, weight), (weight @ beta + bias)[:, None])
+
+    def look(self, features: Tensor, high_resolution: Sequence[Tensor]) -> SharedImage:
+        """All that the prompts on an image share.
+
+        Args:
+            features: ``[C, e, e]`` SAM2's embedding of the image, with that of "no mask" added.
+            high_resolution: the two finer levels of its pyramid, ``[1, c / 2, 4e, 4e]`` and ``[1, c, 2e, 2e]``; empty
+                for a SAM2 without them.
+        """
+        x = features.flatten(1)
+        shared = []
+        for layer, scale in zip(self._layers, self._scales, strict=False):
+            centred = _centre(x, 0)
+            shared.append(
+                _SharedLayer(
+                    keys=self._shared(layer.keys, x),
+                    values=self._shared(layer.values, x),
+                    queries=None if layer.queries is None else self._shared(layer.queries, x),
+                    across=tuple((a @ centred, c @ centred) for a, c in layer.rows),
+                    square=centred.square().sum(0),
+                )
+            )
+            x = scale[:, None] * centred
+        last = self._layers[-1]
+        shared.append(_SharedLayer(self._shared(last.keys, x), self._shared(last.values, x), None, (), x[0]))
+        coarse = fine = None
+        if high_resolution:
+            fine, coarse = (level[0] for level in high_resolution)
+            coarse = _as_drawn(coarse, 1).flatten(2)
+            fine = _as_drawn(fine, 2).flatten(3)
+        return SharedImage(tuple(shared), self._upscaling.weight @ x, coarse, fine)
+
+    def _shared(self, linear: _Map, x: Tensor) -> Tensor:
+        """The map of ``X`` by heads, ``[H, d, N]``; with its constant where ``alpha`` is 1, before the first layer."""
+        mapped = linear.weight @ x
+        return (mapped if linear.rows else mapped + linear.constant).unflatten(0, (self._heads, -1))
+
+    def prompt(self, shared: SharedImage, tokens: Tensor) -> Prompted:
+        """Run prompts through all layers but the last attention.
+
+        Args:
+            shared: of the image.
+            tokens: ``[B, T, C]``, output tokens and prompt tokens.
+        """
+        first = tokens
+        alpha: Tensor | None = None
+        inverses: list[Tensor | None] = []
+        coefficients: list[Tensor] = []
+        values: list[Tensor] = []
+        for layer, of_image, module in zip(self._layers, shared.layers, self._transformer.layers, strict=False):
+            tokens = module.norm1(_self_attention(module, tokens, first))
+            tokens = tokens + self._to_image(
+                module.cross_attn_token_to_image, layer, of_image, tokens + first, alpha, coefficients, values
+            )
+            tokens = module.norm2(tokens)
+            tokens = module.norm3(tokens + module.mlp(tokens))
+
+            to_tokens = module.cross_attn_image_to_token
+            keys = self._by_heads(to_tokens.k_proj(tokens + first))
+            assert layer.queries is not None
+            assert of_image.queries is not None
+            scores = self._products(keys, layer.queries, of_image.queries, alpha, coefficients, values)
+            weights = scores.unflatten(1, (self._heads, -1)).softmax(2).flatten(1, 2)
+            values.append(self._by_heads(to_tokens.v_proj(tokens)))
+            inverses.append(None if alpha is None else 1 / alpha)
+            coefficients.append(weights if alpha is None else weights * inverses[-1][:, None])
+            alpha = self._normalise(layer, of_image, alpha, inverses, coefficients, values)
+        assert alpha is not None
+        return Prompted(tokens, first, alpha, tuple(coefficients), tuple(values))
+
+    def output(self, shared: SharedImage, prompted: Prompted, which: Tensor) -> Tensor:
+        """The decoder's output tokens.
+
+        Args:
+            shared: of the image.
+            prompted: ``B`` prompts.
+            which: int64 ``[B, k]`` rows of the tokens that are asked for.
+
+        Returns:
+            ``[B, k, C]``.
+        """
+        index = which[:, :, None].expand(-1, -1, prompted.tokens.shape[-1])
+        tokens, first = prompted.tokens.gather(1, index), prompted.first.gather(1, index)
+        attended = self._to_image(
+            self._transformer.final_attn_token_to_image,
+            self._layers[-1],
+            shared.layers[-1],
+            tokens + first,
+            prompted.alpha,
+            prompted.coefficients,
+            prompted.values,
+        )
+        return self._transformer.norm_final_attn(tokens + attended)
+
+    def draw(self, shared: SharedImage, prompted: Prompted, weights: Tensor, block: int) -> Tensor:
+        """Draw one mask for each prompt.
+
+        Args:
+            shared: of the image.
+            prompted: ``B`` prompts.
+            weights: ``[B, c / 2]`` of the channels, by the decoder's hypernetworks.
+            block: positions drawn at a time.
+
+        Returns:
+            float ``[B, 4e, 4e]`` mask logits.
+        """
+        _, norm, act1, up2, act2 = self._decoder.output_upscaling
+        vectors = [
+            self._vectors(v, of_layer).transpose(1, 2)
+            for v, of_layer in zip(prompted.values, self._upscaling.rows, strict=True)
+        ]
+        weight2 = up2.weight.flatten(1).T
+        bias2 = up2.bias.repeat_interleave(4)[:, None, None]
+        drawn = []
+        positions = shared.upscaled.shape[1]
+        for begin in range(0, positions, block):
+            at = slice(begin, begin + block)
+            x = shared.upscaled[:, at]
+            for vector, coefficient in zip(vectors, prompted.coefficients, strict=True):
+                x = x + vector @ coefficient[:, :, at]
+            x = (x * prompted.alpha[:, None, at] + self._upscaling.constant).unflatten(1, (-1, 4))
+            if shared.coarse is not None:
+                x = x + shared.coarse[:, :, at]
+            x = act1(norm(x))
+            x = (weight2 @ x.flatten(2)).unflatten(2, (4, -1)) + bias2
+            x = x.unflatten(1, (-1, 4))
+            if shared.fine is not None:
+                x = x + shared.fine[..., at]
+            x = act2(x)
+            drawn.append((weights[:, None] @ x.flatten(2)).float().reshape(len(x), 4, 4, -1))
+        return _as_image(torch.cat(drawn, -1))
+
+    def _to_image(
+        self,
+        attention: Any,
+        layer: _Layer,
+        of_image: _SharedLayer,
+        queries: Tensor,
+        alpha: Tensor | None,
+        coefficients: Sequence[Tensor],
+        values: Sequence[Tensor],
+    ) -> Tensor:
+        """Attention of tokens ``[B, k, C]`` to the image: ``[B, k, C]``."""
+        queries = self._by_heads(attention.q_proj(queries))
+        weights = self._products(queries, layer.keys, of_image.keys, alpha, coefficients, values).softmax(-1)
+        if alpha is not None:
+            weights = weights * alpha[:, None]
+        batch, heads, tokens, _ = queries.shape
+        by_head = weights.unflatten(1, (heads, tokens)).transpose(0, 1).reshape(heads, batch * tokens, -1)
+        attended = (by_head @ of_image.values.transpose(1, 2)).unflatten(1, (batch, tokens)).transpose(0, 1)
+        for v, coefficient, rows in zip(values, coefficients, layer.values.rows, strict=True):
+            seen = (weights @ coefficient.transpose(1, 2)).unflatten(1, (heads, tokens))
+            attended = attended + seen @ self._by_heads(self._vectors(v, rows))
+        attended = attended.transpose(1, 2).flatten(2)
+        if alpha is not None:
+            attended = attended + layer.values.constant[:, 0]
+        return attention.out_proj(attended)
+
+    def _products(
+        self,
+        tokens: Tensor,
+        linear: _Map,
+        of_image: Tensor,
+        alpha: Tensor | None,
+        coefficients: Sequence[Tensor],
+        values: Sequence[Tensor],
+    ) -> Tensor:
+        """Scaled products of tokens ``[B, H, k, d]`` and the mapped image tokens: ``[B, H k, N]``."""
+        tokens = tokens * tokens.shape[-1] ** -0.5
+        products = _with_image(tokens, of_image)
+        for v, coefficient, rows in zip(values, coefficients, linear.rows, strict=True):
+            vectors = self._by_heads(self._vectors(v, rows))
+            products = products + (tokens @ vectors.transpose(2, 3)).flatten(1, 2) @ coefficient
+        if alpha is None:
+            return products
+        constant = linear.constant.unflatten(0, (self._heads, -1))
+        return torch.addcmul(_with_image(tokens, constant), products, alpha[:, None])
+
+    def _normalise(
+        self,
+        layer: _Layer,
+        of_image: _SharedLayer,
+        alpha: Tensor | None,
+        inverses: Sequence[Tensor | None],
+        coefficients: Sequence[Tensor],
+        values: Sequence[Tensor],
+    ) -> Tensor:
+        """``alpha`` ``[B, N]`` after the LayerNorm: divided by the standard deviation."""
+        vectors = [self._vectors(v, rows) for v, rows in zip(values, layer.rows, strict=True)]
+        square: Tensor = of_image.square
+        for i, (v, coefficient) in enumerate(zip(values, coefficients, strict=True)):
+            across, constant = of_image.across[i]
+            products = _with_image(2 * v, across)
+            products = products + (vectors[i] @ vectors[i].transpose(1, 2)) @ coefficient
+            for j in range(i):
+                products = products + (2 * vectors[i] @ vectors[j].transpose(1, 2)) @ coefficients[j]
+            square = square + (products * coefficient).sum(1)
+            # The coefficients of a layer sum to H / alpha at every position, for the weights of each head sum to 1.
+            of_constant, inverse = 2 * self._heads * constant, inverses[i]
+            square = square + (of_constant if inverse is None else of_constant * inverse)
+        variance = square.clamp(min=0) / self._width
+        if alpha is None:
+            return (variance + layer.epsilon).rsqrt()
+        return alpha * (variance * alpha.square() + layer.epsilon).rsqrt()
+
+    def _vectors(self, values: Tensor, rows: Rows) -> Tensor:
+        """``[B, H T, O]``: the vectors of values ``[B, H, T, d]``, mapped."""
+        mapped, constant = rows
+        return (values @ mapped + constant).flatten(1, 2)
+
+    def _by_heads(self, tokens: Tensor) -> Tensor:
+        """``[B, k, H d]`` to ``[B, H, k, d]``."""
+        return tokens.unflatten(2, (self._heads, -1)).transpose(1, 2)
+
+
+def _map(linear: nn.Linear, rows: Sequence[Rows], offset: Tensor) -> _Map:
+    """A linear layer of the image tokens; ``offset`` ``[C, 1 or N]`` is what is added to them beside ``X``."""
+    return _Map(linear.weight, _project(rows, linear.weight), linear.weight @ offset + linear.bias[:, None])
+
+
+def _project(rows: Sequence[Rows], weight: Tensor) -> tuple[Rows, ...]:
+    return tuple((a @ weight.T, c @ weight.T) for a, c in rows)
+
+
+def _of_heads(weight: Tensor, heads: int) -> Tensor:
+    """``[H d, O]`` to ``[H, d, O]``."""
+    return weight.unflatten(0, (heads, -1))
+
+
+def _centre(x: Tensor, dim: int) -> Tensor:
+    return x - x.mean(dim, keepdim=True)
+
+
+def _with_image(tokens: Tensor, of_image: Tensor) -> Tensor:
+    """Products of tokens ``[B, H, k, d]`` and what is shared by all prompts ``[H, d, N]``: ``[B, H k, N]``."""
+    batch, heads, count, _ = tokens.shape
+    products = tokens.transpose(0, 1).reshape(heads, batch * count, -1) @ of_image
+    return products.unflatten(1, (batch, count)).transpose(0, 1).flatten(1, 2)
+
+
+def _self_attention(layer: Any, tokens: Tensor, first: Tensor) -> Tensor:
+    if layer.skip_first_layer_pe:
+        return layer.self_attn(q=tokens, k=tokens, v=tokens)
+    queries = tokens + first
+    return tokens + layer.self_attn(q=queries, k=queries, v=tokens)
+
+
+def _as_drawn(level: Tensor, doublings: int) -> Tensor:
+    """``[c, s, s]`` to ``[c, 4, ..., N]``, ``N`` of the image tokens: the pixels in each, the finest doubling first."""
+    side = level.shape[-1] >> doublings
+    split = [side, *[2] * doublings]
+    axes = range(1, 2 + doublings)
+    order = [axis for k in reversed(axes) for axis in (k, k + len(axes))]
+    parts = level.reshape(-1, *split, *split).permute(0, *order)
+    return parts.reshape(len(level), *[4] * doublings, side * side)
+
+
+def _as_image(drawn: Tensor) -> Tensor:
+    """``[B, 4, 4, e e]``, the finest doubling first, to ``[B, 4e, 4e]``."""
+    side = round(drawn.shape[-1] ** 0.5)
+    parts = drawn.reshape(len(drawn), 2, 2, 2, 2, side, side)
+    return parts.permute(0, 5, 3, 1, 6, 4, 2).reshape(len(drawn), 4 * side, 4 * side)
