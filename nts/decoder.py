@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
@@ -119,7 +118,10 @@ class Prompted:
     coefficients: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
-    def __getitem__(self, index: Tensor) -> Prompted:
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: Tensor | slice) -> Prompted:
         return Prompted(
             self.tokens[index],
             self.first[index],
@@ -168,6 +170,8 @@ class SharedDecoder:
         up: nn.ConvTranspose2d = self._decoder.output_upscaling[0]
         weight = up.weight.flatten(1).T  # [c 2 2, C]
         bias = up.bias.repeat_interleave(4) if up.bias is not None else weight.new_zeros(len(weight))
+        # The channels' mean, which the norm after it takes off, is taken off the weights instead.
+        weight, bias = (_centre(of.unflatten(0, (-1, 4)), 0).flatten(0, 1) for of in (weight, bias))
         self._upscaling = _Map(weight, _project(rows, weight), (weight @ beta + bias)[:, None])
 
     def look(self, features: Tensor, high_resolution: Sequence[Tensor]) -> SharedImage:
@@ -197,8 +201,8 @@ class SharedDecoder:
         coarse = fine = None
         if high_resolution:
             fine, coarse = (level[0] for level in high_resolution)
-            coarse = _as_drawn(coarse, 1).flatten(2)
-            fine = _as_drawn(fine, 2).flatten(3)
+            coarse = _centre(_as_drawn(coarse, 1), 0)
+            fine = _as_drawn(fine, 2)
         return SharedImage(tuple(shared), self._upscaling.weight @ x, coarse, fine)
 
     def _shared(self, linear: _Map, x: Tensor) -> Tensor:
@@ -233,8 +237,9 @@ class SharedDecoder:
             scores = self._products(keys, layer.queries, of_image.queries, alpha, coefficients, values)
             weights = scores.unflatten(1, (self._heads, -1)).softmax(2).flatten(1, 2)
             values.append(self._by_heads(to_tokens.v_proj(tokens)))
-            inverses.append(None if alpha is None else 1 / alpha)
-            coefficients.append(weights if alpha is None else weights * inverses[-1][:, None])
+            inverse = None if alpha is None else 1 / alpha
+            inverses.append(inverse)
+            coefficients.append(weights if inverse is None else weights * inverse[:, None])
             alpha = self._normalise(layer, of_image, alpha, inverses, coefficients, values)
         assert alpha is not None
         return Prompted(tokens, first, alpha, tuple(coefficients), tuple(values))
@@ -280,23 +285,23 @@ class SharedDecoder:
             self._vectors(v, of_layer).transpose(1, 2)
             for v, of_layer in zip(prompted.values, self._upscaling.rows, strict=True)
         ]
-        weight2 = up2.weight.flatten(1).T
-        bias2 = up2.bias.repeat_interleave(4)[:, None, None]
+        scale, shift = norm.weight[:, None, None], norm.bias[:, None, None]
+        weight2 = up2.weight.flatten(1).T.expand(len(weights), -1, -1)
+        bias2 = up2.bias.repeat_interleave(4)[:, None]
         drawn = []
-        positions = shared.upscaled.shape[1]
-        for begin in range(0, positions, block):
+        for begin in range(0, shared.upscaled.shape[1], block):
             at = slice(begin, begin + block)
-            x = shared.upscaled[:, at]
+            x = shared.upscaled[:, at].expand(len(weights), -1, -1)
             for vector, coefficient in zip(vectors, prompted.coefficients, strict=True):
-                x = x + vector @ coefficient[:, :, at]
-            x = (x * prompted.alpha[:, None, at] + self._upscaling.constant).unflatten(1, (-1, 4))
+                x = torch.baddbmm(x, vector, coefficient[:, :, at])
+            x = torch.addcmul(self._upscaling.constant, x, prompted.alpha[:, None, at]).unflatten(1, (-1, 4))
             if shared.coarse is not None:
-                x = x + shared.coarse[:, :, at]
-            x = act1(norm(x))
-            x = (weight2 @ x.flatten(2)).unflatten(2, (4, -1)) + bias2
-            x = x.unflatten(1, (-1, 4))
+                x += shared.coarse[:, :, at]
+            x *= (x.square().mean(1, keepdim=True) + norm.eps).rsqrt()
+            x = act1(torch.addcmul(shift, x, scale)).flatten(2)
+            x = torch.baddbmm(bias2, weight2, x).unflatten(2, (4, -1)).unflatten(1, (-1, 4))
             if shared.fine is not None:
-                x = x + shared.fine[..., at]
+                x += shared.fine[..., at]
             x = act2(x)
             drawn.append((weights[:, None] @ x.flatten(2)).float().reshape(len(x), 4, 4, -1))
         return _as_image(torch.cat(drawn, -1))
@@ -341,7 +346,7 @@ class SharedDecoder:
         products = _with_image(tokens, of_image)
         for v, coefficient, rows in zip(values, coefficients, linear.rows, strict=True):
             vectors = self._by_heads(self._vectors(v, rows))
-            products = products + (tokens @ vectors.transpose(2, 3)).flatten(1, 2) @ coefficient
+            products.baddbmm_((tokens @ vectors.transpose(2, 3)).flatten(1, 2), coefficient)
         if alpha is None:
             return products
         constant = linear.constant.unflatten(0, (self._heads, -1))
@@ -362,9 +367,9 @@ class SharedDecoder:
         for i, (v, coefficient) in enumerate(zip(values, coefficients, strict=True)):
             across, constant = of_image.across[i]
             products = _with_image(2 * v, across)
-            products = products + (vectors[i] @ vectors[i].transpose(1, 2)) @ coefficient
+            products.baddbmm_(vectors[i] @ vectors[i].transpose(1, 2), coefficient)
             for j in range(i):
-                products = products + (2 * vectors[i] @ vectors[j].transpose(1, 2)) @ coefficients[j]
+                products.baddbmm_(2 * vectors[i] @ vectors[j].transpose(1, 2), coefficients[j])
             square = square + (products * coefficient).sum(1)
             # The coefficients of a layer sum to H / alpha at every position, for the weights of each head sum to 1.
             of_constant, inverse = 2 * self._heads * constant, inverses[i]

@@ -1,8 +1,8 @@
 """SAM2: encode an image once, then propose masks from a grid of points, or draw those of given boxes and points.
 
 The decoder is run in two steps. SAM2's predicted IoU comes from a token, before any mask is drawn, so all prompts are
-*scored* first, and only one mask is *drawn* for each prompt that survives the threshold. The masks are the same as
-those of the whole decoder; the drawing, which moves most of the memory, is done for the survivors only.
+*scored* first, and only one mask is *drawn* for each prompt that survives the threshold. What the prompts on an image
+share is computed once, see :mod:`nts.decoder`. The masks are the same as those of the whole decoder, within rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from torch import Tensor
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
 
-_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+"""Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
+
+_DRAWN_POSITIONS = {"cpu": 1024, "cuda": 1 << 18}
+"""Image tokens, of one prompt or several, from which masks are drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class Segmenter:
         self.device = device
         self._dtype = dtype
         self._model = model.float().to(device).eval().requires_grad_(False)
-        self._shared_decoder = SharedDecoder(self._model)
+        self._decoder = SharedDecoder(self._model)
+        self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor, *, add_no_mem_embed: bool = True) -> ImageEmbedding:
@@ -173,16 +178,15 @@ class Segmenter:
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         kept_points, logits, predicted = [], [], []
         with autocast(self.device, self._dtype):
-            no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
-            shared = self._shared_decoder.look(embedding.features[0] + no_mask, embedding.high_resolution)
+            shared = self._look(embedding)
             for prompts in points.split(chunk):
                 labels = torch.ones(len(prompts), 1, device=self.device)
-                prompted = self._shared_decoder.prompt(shared, self._tokens(self._embed_points(prompts[:, None], labels)))
-                best, predicted_iou = self._best_of_three(shared, prompted)
+                prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels))
+                predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
                 keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
                 kept_points.append(prompts[keep])
                 predicted.append(predicted_iou[keep])
-                logits.append(self._draw_shared(shared, prompted[keep], best[keep]))
+                logits.append(self._draw(shared, prompted[keep], 1 + best[keep]))
         return Proposals(torch.cat(logits), torch.cat(predicted), torch.cat(kept_points))
 
     @torch.inference_mode()
@@ -199,14 +203,17 @@ class Segmenter:
         Returns:
             mask logits ``[m, S, S]``, positive inside, and predicted IoU ``[m]``.
         """
+        if len(boxes) == 0:
+            return torch.zeros(0, self.mask_side, self.mask_side, device=self.device), boxes.new_zeros(0)
         boxes = boxes.to(self.device, torch.float32)
         logits, predicted = [], []
         with autocast(self.device, self._dtype):
+            shared = self._look(embedding)
             for prompts in boxes.split(self._chunk_size(embedding)):
-                tokens, image_tokens = self._decode_tokens(embedding, self._embed_boxes(prompts))
+                prompted = self._prompt(shared, self._embed_boxes(prompts))
                 single = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
-                predicted.append(self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0])[:, 0].float())
-                logits.append(self._draw(embedding, tokens, image_tokens, single))
+                predicted.append(self._predicted_iou(shared, prompted)[:, 0])
+                logits.append(self._draw(shared, prompted, single))
         return torch.cat(logits), torch.cat(predicted)
 
     def decode(self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None) -> Decoded:
@@ -222,11 +229,10 @@ class Segmenter:
         """
         with autocast(self.device, self._dtype):
             tokens, image_tokens = self._transform(embedding, sparse.to(self.device), dense)
-            first_mask = int(self._model.sam_mask_decoder.pred_obj_scores)
-            single = torch.zeros(len(sparse), dtype=torch.int64, device=self.device)
-            logits = self._draw(embedding, tokens[:, first_mask:], image_tokens, single)
+            weights = self._model.sam_mask_decoder.output_hypernetworks_mlps[0](tokens[:, self._iou_token + 1])
+            logits = torch.einsum("nc,nchw->nhw", weights, self._upscale(embedding, image_tokens)).float()
             object_score = logits.new_zeros(len(sparse))
-            if first_mask:
+            if self._model.sam_mask_decoder.pred_obj_scores:
                 object_score = self._model.sam_mask_decoder.pred_obj_score_head(tokens[:, 0])[:, 0].float()
         return Decoded(logits, object_score)
 
@@ -260,20 +266,45 @@ class Segmenter:
         drawn = (1, 2, 3) if multimask else (0,)
         logits, predicted = [], []
         with autocast(self.device, self._dtype):
-            chunk = self._chunk_size(embedding)
+            shared, chunk = self._look(embedding), self._chunk_size(embedding)
             for prompts, marks in zip(points.split(chunk), labels.to(self.device).split(chunk), strict=True):
-                tokens, image_tokens = self._decode_tokens(embedding, self._embed_points(prompts, marks))
-                iou = self._model.sam_mask_decoder.iou_prediction_head(tokens[:, 0]).float()
-                predicted.append(iou[:, list(drawn)])
+                prompted = self._prompt(shared, self._embed_points(prompts, marks))
+                predicted.append(self._predicted_iou(shared, prompted)[:, list(drawn)])
                 of_token = [torch.full((len(prompts),), token, device=self.device) for token in drawn]
-                masks = [self._draw(embedding, tokens, image_tokens, chosen) for chosen in of_token]
-                logits.append(torch.stack(masks, 1))
+                logits.append(torch.stack([self._draw(shared, prompted, chosen) for chosen in of_token], 1))
         return torch.cat(logits), torch.cat(predicted)
 
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
-        """Prompts whose image tokens stay in the cache of a CPU, or fill a GPU without exhausting it."""
+        """Prompts whose intermediates stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
         return max(1, min(256, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
+
+    def _look(self, embedding: ImageEmbedding) -> SharedImage:
+        no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
+        levels = embedding.high_resolution if self._model.sam_mask_decoder.use_high_res_features else ()
+        return self._decoder.look(embedding.features[0] + no_mask, levels)
+
+    def _prompt(self, shared: SharedImage, sparse: Tensor) -> Prompted:
+        return self._decoder.prompt(shared, self._tokens(sparse))
+
+    def _predicted_iou(self, shared: SharedImage, prompted: Prompted) -> Tensor:
+        """Of the masks of all four tokens, the single-mask token first: float ``[B, 4]``."""
+        which = torch.full((len(prompted), 1), self._iou_token, device=self.device)
+        token = self._decoder.output(shared, prompted, which)[:, 0]
+        return self._model.sam_mask_decoder.iou_prediction_head(token).float()
+
+    def _draw(self, shared: SharedImage, prompted: Prompted, chosen: Tensor) -> Tensor:
+        """One mask per prompt, that of the mask token ``chosen`` ``[B]``: float ``[B, S, S]`` logits."""
+        if len(prompted) == 0:
+            return torch.zeros(0, self.mask_side, self.mask_side, device=self.device)
+        token = self._decoder.output(shared, prompted, self._iou_token + 1 + chosen[:, None])[:, 0]
+        networks = self._model.sam_mask_decoder.output_hypernetworks_mlps
+        weights = torch.stack([network(token) for network in networks])[chosen, torch.arange(len(chosen))]
+        positions = _DRAWN_POSITIONS.get(self.device.type, 1 << 14)
+        at_a_time = max(1, positions // shared.upscaled.shape[1])
+        parts = [slice(begin, begin + at_a_time) for begin in range(0, len(prompted), at_a_time)]
+        drawn = [self._decoder.draw(shared, prompted[part], weights[part], positions) for part in parts]
+        return torch.cat(drawn)
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points ``[B, p, 2]``, labelled 1 or 0 in ``[B, p]``."""
@@ -285,11 +316,6 @@ class Segmenter:
         labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes.device).expand(len(boxes), 2)
         sparse, _ = self._model.sam_prompt_encoder(points=(boxes.reshape(-1, 2, 2), labels), boxes=None, masks=None)
         return sparse
-
-    def _decode_tokens(self, embedding: ImageEmbedding, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`_transform`, without the token of the object score."""
-        tokens, image_tokens = self._transform(embedding, sparse)
-        return tokens[:, int(self._model.sam_mask_decoder.pred_obj_scores) :], image_tokens
 
     def _transform(
         self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None
@@ -314,36 +340,13 @@ class Segmenter:
             output_tokens.insert(0, decoder.obj_score_token.weight)
         return torch.cat([torch.cat(output_tokens).expand(len(sparse), -1, -1), sparse], 1)
 
-    def _best_of_three(self, shared: SharedImage, prompted: Prompted) -> tuple[Tensor, Tensor]:
-        """Which of the multimask tokens 1..3 has the highest predicted IoU (the first, on ties), and that IoU."""
-        decoder = self._model.sam_mask_decoder
-        first = int(decoder.pred_obj_scores)
-        which = torch.full((len(prompted.tokens), 1), first, device=self.device)
-        token = self._shared_decoder.output(shared, prompted, which)[:, 0]
-        value, index = decoder.iou_prediction_head(token).float()[:, 1:].max(1)
-        return index + 1, value
-
-    def _draw_shared(self, shared: SharedImage, prompted: Prompted, chosen: Tensor) -> Tensor:
-        """One mask per prompt, of the mask token ``chosen`` ``[B]``: float ``[B, S, S]`` logits."""
-        first = 1 + int(self._model.sam_mask_decoder.pred_obj_scores)
-        tokens = self._shared_decoder.output(shared, prompted, first + chosen[:, None])[:, 0]
-        return self._shared_decoder.draw(shared, prompted, self._channel_weights(tokens, chosen), 1024)
-
-    def _draw(self, embedding: ImageEmbedding, tokens: Tensor, image_tokens: Tensor, chosen: Tensor) -> Tensor:
-        """Upscale the image tokens and draw one mask per prompt: float ``[B, S, S]`` logits."""
+    def _upscale(self, embedding: ImageEmbedding, image_tokens: Tensor) -> Tensor:
+        """Image tokens ``[B, e*e, C]`` to the size of masks, ``[B, c / 2, S, S]``."""
         decoder = self._model.sam_mask_decoder
         side = embedding.features.shape[-1]
         image = image_tokens.transpose(1, 2).unflatten(2, (side, side))
-        if decoder.use_high_res_features:
-            up1, norm, act1, up2, act2 = decoder.output_upscaling
-            fine, coarse = embedding.high_resolution
-            upscaled = act2(up2(act1(norm(up1(image) + coarse))) + fine)
-        else:
-            upscaled = decoder.output_upscaling(image)
-        mask_tokens = tokens[torch.arange(len(tokens), device=tokens.device), 1 + chosen]
-        return torch.einsum("nc,nchw->nhw", self._channel_weights(mask_tokens, chosen), upscaled).float()
-
-    def _channel_weights(self, mask_tokens: Tensor, chosen: Tensor) -> Tensor:
-        """What the hypernetworks make of mask tokens ``[B, C]``, each by the one of its number: ``[B, c / 2]``."""
-        every = torch.stack([network(mask_tokens) for network in self._model.sam_mask_decoder.output_hypernetworks_mlps])
-        return every[chosen, torch.arange(len(chosen), device=chosen.device)]
+        if not decoder.use_high_res_features:
+            return decoder.output_upscaling(image)
+        up1, norm, act1, up2, act2 = decoder.output_upscaling
+        fine, coarse = embedding.high_resolution
+        return act2(up2(act1(norm(up1(image) + coarse))) + fine)
