@@ -136,9 +136,12 @@ class SharedDecoder:
 
     Args:
         model: SAM2, on its device.
+        dtype: the precision in which what grows with prompts *and* positions is kept. The products are made in that of
+            autocast, the variances summed in single precision.
     """
 
-    def __init__(self, model: SAM2Base) -> None:
+    def __init__(self, model: SAM2Base, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
         self._decoder: Any = model.sam_mask_decoder
         transformer: Any = self._decoder.transformer
         self._transformer = transformer
@@ -239,7 +242,7 @@ class SharedDecoder:
             values.append(self._by_heads(to_tokens.v_proj(tokens)))
             inverse = None if alpha is None else 1 / alpha
             inverses.append(inverse)
-            coefficients.append(weights if inverse is None else weights * inverse[:, None])
+            coefficients.append((weights if inverse is None else weights * inverse[:, None]).to(self._dtype))
             alpha = self._normalise(layer, of_image, alpha, inverses, coefficients, values)
         assert alpha is not None
         return Prompted(tokens, first, alpha, tuple(coefficients), tuple(values))
@@ -346,7 +349,7 @@ class SharedDecoder:
         products = _with_image(tokens, of_image)
         for v, coefficient, rows in zip(values, coefficients, linear.rows, strict=True):
             vectors = self._by_heads(self._vectors(v, rows))
-            products.baddbmm_((tokens @ vectors.transpose(2, 3)).flatten(1, 2), coefficient)
+            products = _plus(products, (tokens @ vectors.transpose(2, 3)).flatten(1, 2), coefficient)
         if alpha is None:
             return products
         constant = linear.constant.unflatten(0, (self._heads, -1))
@@ -367,10 +370,10 @@ class SharedDecoder:
         for i, (v, coefficient) in enumerate(zip(values, coefficients, strict=True)):
             across, constant = of_image.across[i]
             products = _with_image(2 * v, across)
-            products.baddbmm_(vectors[i] @ vectors[i].transpose(1, 2), coefficient)
+            products = _plus(products, vectors[i] @ vectors[i].transpose(1, 2), coefficient)
             for j in range(i):
-                products.baddbmm_(2 * vectors[i] @ vectors[j].transpose(1, 2), coefficients[j])
-            square = square + (products * coefficient).sum(1)
+                products = _plus(products, 2 * vectors[i] @ vectors[j].transpose(1, 2), coefficients[j])
+            square = square + (products * coefficient).sum(1, dtype=torch.float32)
             # The coefficients of a layer sum to H / alpha at every position, for the weights of each head sum to 1.
             of_constant, inverse = 2 * self._heads * constant, inverses[i]
             square = square + (of_constant if inverse is None else of_constant * inverse)
@@ -412,6 +415,13 @@ def _with_image(tokens: Tensor, of_image: Tensor) -> Tensor:
     batch, heads, count, _ = tokens.shape
     products = tokens.transpose(0, 1).reshape(heads, batch * count, -1) @ of_image
     return products.unflatten(1, (batch, count)).transpose(0, 1).flatten(1, 2)
+
+
+def _plus(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast."""
+    if products.dtype == a.dtype == b.dtype:
+        return products.baddbmm_(a, b)
+    return torch.baddbmm(products, a, b)
 
 
 def _self_attention(layer: Any, tokens: Tensor, first: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Segmenter:
         self.device = device
         self._dtype = dtype
         self._model = model.float().to(device).eval().requires_grad_(False)
-        self._decoder = SharedDecoder(self._model)
+        self._decoder = SharedDecoder(self._model, dtype)
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
