@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "fast", "float32", "bfloat16", "float16")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -27,16 +27,31 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """``"auto"`` is bfloat16 on GPUs that compute in it, and float32, the publication's precision, everywhere else.
+    """The precision of a name.
+
+    ``"auto"`` is bfloat16 on GPUs that compute in it, and float32, the publication's precision, everywhere else.
+    ``"fast"`` is bfloat16 on CPUs that have instructions for it, too; on others it would be slower.
 
     Raises:
         ValueError: if the precision is none of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if precision in ("auto", "fast"):
+        computes_in_it = {
+            "cuda": device.type == "cuda" and torch.cuda.is_bf16_supported(),
+            "cpu": precision == "fast" and cpu_has_bfloat16(),
+        }
+        return torch.bfloat16 if computes_in_it.get(device.type, False) else torch.float32
     return getattr(torch, precision)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own."""
+    capabilities: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of torch do not tell
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

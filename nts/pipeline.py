@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder
+from .guidance import led_prompts
 from .images import digest, normalise, prepare_target, stretch
 from .instances import Instances
 from .matching import match_proposals, most_alike_references, pool_tokens, similarity
@@ -142,11 +143,20 @@ def encode_target(
     preset: str | Preset = "default",
     *,
     keep_embedding: bool = False,
+    prototypes: Tensor | None = None,
 ) -> EncodedTarget:
-    """Run both models on an image, uint8 ``[H, W, 3]``."""
+    """Run both models on an image, uint8 ``[H, W, 3]``.
+
+    Where the preset has its prompts led by prototypes, these are ``prototypes`` ``[K, C]``; without any, every point of
+    the grid is a prompt.
+    """
     preset = get_preset(preset)
     tokens, embedding = _encode(image, encoder, segmenter, preset)
-    proposals = segmenter.propose(embedding, preset.proposals)
+    which = None
+    if preset.proposals.guidance is not None and prototypes is not None:
+        side = preset.proposals.points_per_side or segmenter.points_per_side
+        which = led_prompts(tokens, prototypes, side, preset.proposals.guidance)
+    proposals = segmenter.propose(embedding, preset.proposals, which)
     if not keep_embedding:
         return EncodedTarget(tokens, proposals, image.shape[:2])
     return EncodedTarget(tokens, proposals, image.shape[:2], _for_prompts(embedding, segmenter, preset))
@@ -177,7 +187,7 @@ class ReferenceSegmenter:
         memory: the reference memory; it must hold at least one reference, made by the same encoder.
         encoder: a loaded encoder, or a name for :func:`nts.models.load_encoder`.
         segmenter: a loaded segmenter, or a name for :func:`nts.models.load_segmenter`.
-        preset: ``"default"``, ``"paper"``, or a :class:`~nts.presets.Preset`.
+        preset: ``"default"``, ``"paper"``, ``"fast"``, or a :class:`~nts.presets.Preset`.
         scorer: what judges which class a proposal is of, and how surely. ``"prototype"``: its likeness to the
             prototypes, as published. ``"vrp"``: a trained visual reference prompt. ``"both"``: the likeness
             times the root of the prompt's score, which on classes kept aside did better than other ways to join them.
@@ -204,9 +214,10 @@ class ReferenceSegmenter:
             raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
         if scorer != "prototype" and prompt is None:
             raise ValueError(f"the scorer {scorer!r} needs a trained reference prompt")
-        self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        self.segmenter = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
         self.preset = get_preset(preset)
+        precision = self.preset.precision
+        self.encoder = load_encoder(encoder, precision=precision) if isinstance(encoder, str) else encoder
+        self.segmenter = load_segmenter(segmenter, precision=precision) if isinstance(segmenter, str) else segmenter
         self.memory = memory
         memory.check_encoder(self.encoder.info)
         device = self.encoder.device
@@ -230,7 +241,14 @@ class ReferenceSegmenter:
 
     def encode(self, image: np.ndarray) -> EncodedTarget:
         """Run both models on an image, uint8 ``[H, W, 3]``, and keep what :meth:`match` will need."""
-        return encode_target(image, self.encoder, self.segmenter, self.preset, keep_embedding=self._head is not None)
+        return encode_target(
+            image,
+            self.encoder,
+            self.segmenter,
+            self.preset,
+            keep_embedding=self._head is not None,
+            prototypes=self._prototypes,
+        )
 
     def map_classes(self, image: np.ndarray) -> ClassMaps:
         """What the reference prompt sees of every class in an image, uint8 ``[H, W, 3]``; nothing is proposed for it.

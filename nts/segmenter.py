@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
+from .guidance import Guidance
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
@@ -34,12 +35,14 @@ class ProposalConfig:
         iou_threshold: a mask is kept if its predicted IoU is *above* this.
         add_no_mem_embed: add SAM2's "no memory" embedding to the image's features, as its image predictor does. The
             publication leaves it out.
+        guidance: spend fewer prompts, where the prototypes say; every point of the grid where ``None``.
         prompts_per_chunk: prompts decoded at a time; chosen by the device where ``None``. Changes no result.
     """
 
     points_per_side: int | None = None
     iou_threshold: float = 0.4
     add_no_mem_embed: bool = True
+    guidance: Guidance | None = None
     prompts_per_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -167,14 +170,17 @@ class Segmenter:
         return features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
 
     @torch.inference_mode()
-    def propose(self, embedding: ImageEmbedding, config: ProposalConfig | None = None) -> Proposals:
+    def propose(
+        self, embedding: ImageEmbedding, config: ProposalConfig | None = None, which: Tensor | None = None
+    ) -> Proposals:
         """Decode one positive point at a time over the whole grid, and keep the best mask of each.
 
         Of the three masks of a prompt that of the highest predicted IoU is taken; the single-mask token is ignored.
-        Every point of the grid is evaluated, whatever the chunks.
+        Every point of the grid is evaluated, whatever the chunks, or those that ``which``, int64 indices, names.
         """
         config = config or ProposalConfig()
         points = point_grid(config.points_per_side or self.points_per_side, self.input_size).to(self.device)
+        points = points if which is None else points[which]
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         kept_points, logits, predicted = [], [], []
         with autocast(self.device, self._dtype):

@@ -129,7 +129,7 @@ def test_presets_by_name():
     assert (PAPER.exif, PAPER.antialias, PAPER.patch_weights) == (False, False, "corner")
     assert not PAPER.proposals.add_no_mem_embed
     with pytest.raises(ValueError, match="unknown preset 'fast'; there are default, paper"):
-        get_preset("fast")
+        get_preset("fastest")
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photographs beside the checkout")

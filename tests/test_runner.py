@@ -183,7 +183,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
 ):
     encoded, original = [], instance_job.encode_target
 
-    def encode_target(image, *args):
+    def encode_target(image, *args, **more):
         if len(encoded) == 3:
             raise KeyboardInterrupt
         encoded.append(image)
@@ -201,7 +201,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
 
     encoded.clear()
     monkeypatch.setattr(instance_job, "encode_references", nothing_to_encode)
-    monkeypatch.setattr(instance_job, "encode_target", lambda *args: encoded.append(args) or original(*args))
+    monkeypatch.setattr(
+        instance_job, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+    )
     start(tmp_path)
     assert len(encoded) == 3
     assert numbers_of(tmp_path) == numbers_of(finished)

@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
     seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
     preset = _preset(args, protocol)
-    precision = args.precision or ("float32" if preset.name == "paper" else "auto")
+    precision = args.precision or ("float32" if preset.name == "paper" else preset.precision)
     data = _data(args, protocol)
     encoder = load_encoder(args.encoder, args.device, precision)
     segmenter = load_segmenter(args.segmenter, args.device, precision)

@@ -95,6 +95,8 @@ class InstanceJob(Job):
             self.few_references[draw] = {name: shown[name] for name in memory.classes if shown[name] < draw.shots}
             self.prototypes[draw] = memory.prototypes().to(self.encoder.device)
             self.heads[draw] = ReferenceSegmenter(memory, self.encoder, self.segmenter, self.settings.preset)
+        # Draws share the proposals of an image, so where prompts are led by prototypes, it is by those of all draws.
+        self._every_prototype = torch.cat(list(self.prototypes.values()))
         progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
 
     def _encoded_references(self) -> tuple[MemoryBank, list[str]]:
@@ -192,7 +194,9 @@ class InstanceJob(Job):
             try:
                 image = read_annotated_image(self.images[unit], exif=self.settings.preset.exif)
                 clock.lap("read")
-                target = encode_target(image, self.encoder, self.segmenter, self.settings.preset)
+                target = encode_target(
+                    image, self.encoder, self.segmenter, self.settings.preset, prototypes=self._every_prototype
+                )
                 clock.lap("encode", self.encoder.device)
                 results = self._results(unit, target)
                 objects.append(self._objects(unit, target))

@@ -10,7 +10,7 @@ from ..images import read_image
 from ..memory import MemoryBank
 from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..pipeline import ReferenceSegmenter, Scorer
-from ..presets import Preset
+from ..presets import Preset, get_preset
 from ..vrp.prompt import ReferencePrompt
 from .labels import to_detections
 
@@ -28,7 +28,8 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         memory: the reference memory.
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         segmenter: a name for :func:`nts.models.load_segmenter`.
-        preset: ``"default"``, ``"paper"`` or a :class:`~nts.presets.Preset`; the one that made the memory without.
+        preset: ``"default"``, ``"paper"``, ``"fast"`` or a :class:`~nts.presets.Preset`; the one that made the memory
+            without.
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.devices.PRECISIONS`.
         scorer: what judges the class of a proposal, as in :class:`~nts.pipeline.ReferenceSegmenter`.
@@ -48,13 +49,15 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         reference_prompt: ReferencePrompt | str | None = None,
     ) -> None:
         super().__init__()
+        preset = get_preset(preset or memory.preset)
+        precision = preset.precision_for(precision)
         if isinstance(reference_prompt, str):
             reference_prompt = load_reference_prompt(reference_prompt)
         self.segmenter = ReferenceSegmenter(
             memory,
             load_encoder(encoder or memory.encoder.name, device, precision),
             load_segmenter(segmenter, device, precision),
-            preset or memory.preset,
+            preset,
             scorer=scorer,
             prompt=reference_prompt,
         )

@@ -98,7 +98,7 @@ def segmentation_job(
         overwrite: where the field holds results of other settings, delete them (all of them) and begin anew.
         segmenter: a name for :func:`nts.models.load_segmenter`.
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
-        preset: ``"default"`` or ``"paper"``; the one that made the memory without.
+        preset: ``"default"``, ``"paper"`` or ``"fast"``; the one that made the memory without.
         scorer: what judges the class of a proposal, see :class:`~nts.pipeline.ReferenceSegmenter`. The ``similarity``
             of a detection is its score: the cosine to the class prototype, the prompt's score, or the two combined.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: the name of a prompt of the dataset, ``"small"``, or
@@ -126,6 +126,7 @@ def segmentation_job(
     except ValueError as error:
         raise InputError(str(error)) from error
     preset = replace(preset, matching=matching)
+    precision = preset.precision_for(precision)
     prompt = chosen_prompt(view, bank, scorer, reference_prompt)
 
     # The view may filter on the very field that is about to be written: what it holds is read once, now.
@@ -208,5 +209,10 @@ def preset_fingerprint(preset: Preset) -> str:
     """SHA-256 over all that a preset decides, but for what stands among the settings by itself or changes no result."""
     matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
     proposals = replace(preset.proposals, prompts_per_chunk=None)
-    plain = json.dumps(asdict(replace(preset, matching=matching, proposals=proposals)), sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()
+    plain = asdict(replace(preset, matching=matching, proposals=proposals))
+    # Fingerprints of runs that were stored before there was a choice must stay what they are.
+    if plain["proposals"]["guidance"] is None:
+        del plain["proposals"]["guidance"]
+    if plain["precision"] == "auto":
+        del plain["precision"]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
