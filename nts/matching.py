@@ -7,13 +7,14 @@ prototypes, suppress overlapping boxes of a class, merge softly by meaning, retu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .instances import Instances
-from .masks import boxes_of_masks, draw_masks, overlaps_of_masks, resize_matrix
+from .masks import boxes_of_masks, draw_crops, overlaps_of_masks, resize_matrix
 from .merging import soft_merging_decay, suppress
 
 _POOLING_CHUNK = 128
@@ -131,22 +132,77 @@ def match_proposals(
     """
     config = config or MatchingConfig()
     _check_inputs(tokens, mask_logits, predicted_iou, prototypes, image_size)
-    prototypes = F.normalize(prototypes.float(), dim=1)
+    masks = MasksOfLogits(mask_logits, image_size)
+    features = pool_tokens(tokens, mask_logits > 0) if features is None else features
+    if class_scores is None:
+        class_scores = similarity(features, F.normalize(prototypes.float(), dim=1))
+    return choose_instances(masks, features, predicted_iou, class_scores, config)
 
-    low_resolution_masks = mask_logits > 0
-    features = pool_tokens(tokens, low_resolution_masks) if features is None else features
-    class_similarities = similarity(features, prototypes) if class_scores is None else class_scores
-    similarities, labels = class_similarities.max(1)
+
+class ProposalMasks(Protocol):
+    """Masks of ``n`` proposals of one image, of which only what is needed is ever drawn.
+
+    Attributes:
+        image_size: ``(H, W)`` of the image in pixels.
+        boxes: int64 ``[n, 4]`` inclusive boxes of the masks at the size of their logits; zeros for an empty one.
+        empty: bool ``[n]``, of the same masks.
+    """
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    @property
+    def boxes(self) -> Tensor: ...
+
+    @property
+    def empty(self) -> Tensor: ...
+
+    def overlaps(self, which: Tensor) -> Tensor:
+        """Pixels shared at the image's size by every two of the masks ``which`` ``[c]``: float64 ``[c, c]``."""
+        ...
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The masks ``which`` at the image's size, cut to their boxes, as :func:`nts.masks.draw_crops` gives them."""
+        ...
+
+
+class MasksOfLogits:
+    """Masks that SAM2 has just drawn: logits ``[n, S, S]``, positive inside."""
+
+    def __init__(self, logits: Tensor, image_size: tuple[int, int]) -> None:
+        self.image_size = image_size
+        self.boxes = boxes_of_masks(logits > 0)
+        self.empty = ~(logits > 0).flatten(1).any(1)
+        self._logits = logits
+
+    def overlaps(self, which: Tensor) -> Tensor:
+        return overlaps_of_masks(self._logits[which], self.image_size)
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        return draw_crops(self._logits[which], self.image_size)
+
+
+def choose_instances(
+    masks: ProposalMasks, features: Tensor, predicted_iou: Tensor, class_scores: Tensor, config: MatchingConfig
+) -> Instances:
+    """Suppress overlapping boxes of a class, merge softly by meaning, return the best.
+
+    Args:
+        masks: of ``n`` proposals.
+        features: float ``[n, C]``, L2-normalised.
+        predicted_iou: ``[n]``.
+        class_scores: ``[n, K]`` in ``[0, 1]``.
+        config: see :class:`MatchingConfig`.
+    """
+    similarities, labels = class_scores.max(1)
 
     # The predicted IoU orders the suppression and does not enter the score; the similarity, the other way round.
-    usable = low_resolution_masks.flatten(1).any(1) & predicted_iou.isfinite()
-    candidates = usable.nonzero()[:, 0]
-    boxes = boxes_of_masks(low_resolution_masks[candidates])
-    kept = suppress(boxes, predicted_iou[candidates], labels[candidates], config.nms_iou)
+    candidates = (~masks.empty & predicted_iou.isfinite()).nonzero()[:, 0]
+    kept = suppress(masks.boxes[candidates], predicted_iou[candidates], labels[candidates], config.nms_iou)
     candidates = candidates[kept[: config.candidates_per_instance * config.max_instances]]
     candidates = candidates[similarities[candidates] > 0]
 
-    overlaps = overlaps_of_masks(mask_logits[candidates], image_size)
+    overlaps = masks.overlaps(candidates)
     decay = soft_merging_decay(overlaps, features[candidates], labels[candidates], config.merge_exponent)
     scores = similarities[candidates] * decay
 
@@ -155,16 +211,15 @@ def match_proposals(
     order = order[(overlaps.diagonal()[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
     candidates, scores = candidates[order], scores[order]
 
-    masks = draw_masks(mask_logits[candidates], image_size)
-    boxes = boxes_of_masks(masks).float()
-    boxes[:, 2:] += 1
+    crops, boxes = masks.crops(candidates)
     return Instances(
-        masks=masks,
-        boxes=boxes,
+        crops=tuple(crops),
+        image_size=masks.image_size,
+        boxes=boxes.float(),
         labels=labels[candidates],
         scores=scores,
         similarities=similarities[candidates],
-        margins=similarities[candidates] - runners_up(class_similarities[candidates], labels[candidates]),
+        margins=similarities[candidates] - runners_up(class_scores[candidates], labels[candidates]),
         predicted_iou=predicted_iou[candidates].float(),
         features=features[candidates],
         proposals=candidates,

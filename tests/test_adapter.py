@@ -598,15 +598,10 @@ def test_model_segments_a_plain_array_too(nts_fo, fo, drawn, memory, quick):
 def _instances(masks: np.ndarray) -> Instances:
     """Instances with the given masks, bool ``[m, H, W]``, and values of every kind beside them."""
     count = len(masks)
-    boxes = torch.zeros(count, 4)
-    for k, mask in enumerate(masks):
-        ys, xs = mask.nonzero()
-        boxes[k] = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
     scores = torch.linspace(0.9, 0.3, count)
     which = torch.arange(count) % 2
-    return Instances(
-        masks=torch.from_numpy(masks),
-        boxes=boxes,
+    return Instances.of_masks(
+        torch.from_numpy(masks),
         labels=which,
         scores=scores,
         similarities=scores + 0.05,

@@ -29,9 +29,8 @@ def test_samples_without_a_pixel_are_unknown_and_no_warning(recwarn):
 
 def instances_of(masks: list[np.ndarray], labels: list[int], scores: list[float]) -> Instances:
     n = len(masks)
-    return Instances(
-        masks=torch.from_numpy(np.stack(masks)),
-        boxes=torch.zeros(n, 4),
+    return Instances.of_masks(
+        torch.from_numpy(np.stack(masks)),
         labels=torch.tensor(labels),
         scores=torch.tensor(scores),
         similarities=torch.tensor(scores),

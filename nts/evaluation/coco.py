@@ -153,8 +153,9 @@ def coco_results(
             height are one pixel short, as published.
     """
     short = 1.0 if box_convention == "inclusive" else 0.0
-    masks = np.asfortranarray(instances.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-    encoded = coco_mask.encode(masks) if len(instances) else []
+    # One at a time: all masks of a large image at once would take a lot of memory.
+    masks = (instances.mask(k).cpu().numpy() for k in range(len(instances)))
+    encoded = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
     rows = zip(instances.labels.tolist(), instances.scores.tolist(), instances.boxes.tolist(), encoded, strict=True)
     return [
         {

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from ..files import write_file
 from ..images import ImageError
-from ..instances import Instances
 from ..matching import pool_tokens
 from ..memory import MemoryBank, MemoryEntry
 from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
@@ -250,7 +249,7 @@ class InstanceJob(Job):
             proposals = instances.proposals.tolist()
             new = [row for row, proposal in enumerate(proposals) if proposal not in encoded]
             class_ids = [ids[name] for name in head.classes]
-            rows = coco_results(_rows(instances, new), image_id, class_ids, self.settings.preset.box_convention)
+            rows = coco_results(instances.rows(new), image_id, class_ids, self.settings.preset.box_convention)
             encoded |= {proposals[row]: result for row, result in zip(new, rows, strict=True)}
             labels, scores = instances.labels.tolist(), instances.scores.tolist()
             results[draw] = [
@@ -433,8 +432,3 @@ class _Objects:
     def read(cls, parts: Sequence[Path]) -> _Objects:
         """The objects of all parts."""
         return cls(**{f.name: np.concatenate(read_parts(parts, f"objects {f.name}"), axis=-1) for f in fields(cls)})
-
-
-def _rows(instances: Instances, rows: Sequence[int]) -> Instances:
-    index = torch.tensor(rows, dtype=torch.int64, device=instances.scores.device)
-    return Instances(**{field.name: getattr(instances, field.name)[index] for field in fields(Instances)})

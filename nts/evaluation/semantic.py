@@ -39,10 +39,10 @@ def paint(instances: Instances, threshold: float = PAINT_THRESHOLD) -> Tensor:
     Returns:
         int64 ``[H, W]``: 0 is background, ``k + 1`` is label ``k``.
     """
-    class_map = torch.zeros(instances.image_size, dtype=torch.int64, device=instances.masks.device)
+    class_map = torch.zeros(instances.image_size, dtype=torch.int64, device=instances.boxes.device)
     for i in reversed(instances.scores.argsort(descending=True, stable=True).tolist()):
         if instances.scores[i] >= threshold:
-            class_map[instances.masks[i]] = instances.labels[i] + 1
+            class_map[instances.mask(i)] = instances.labels[i] + 1
     return class_map
 
 

@@ -53,7 +53,7 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
     """
     height, width = instances.image_size
     columns = zip(
-        instances.masks.cpu().numpy(),
+        instances.crops,
         instances.boxes.cpu().long().tolist(),
         instances.labels.tolist(),
         instances.scores.tolist(),
@@ -67,7 +67,7 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
         detections=[
             fo.Detection(
                 label=memory.classes[label],
-                mask=mask[y1:y2, x1:x2].copy(),
+                mask=crop.cpu().numpy(),
                 bounding_box=_fractions(x1, y1, x2, y2, width, height),
                 confidence=score,
                 similarity=similarity,
@@ -75,7 +75,7 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
                 predicted_iou=predicted_iou,
                 reference_id=memory.entries[reference].label_id,
             )
-            for mask, (x1, y1, x2, y2), label, score, similarity, margin, predicted_iou, reference in columns
+            for crop, (x1, y1, x2, y2), label, score, similarity, margin, predicted_iou, reference in columns
         ]
     )
 
