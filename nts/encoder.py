@@ -19,6 +19,7 @@ class Encoder:
         info: name, fingerprint of the weights, input size and token length.
         grid: ``(h, w)`` patches of an input.
         device: where it runs.
+        precision: that it computes in, as torch calls it.
     """
 
     def __init__(self, model: Dinov2Model, name: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -30,6 +31,7 @@ class Encoder:
         self.grid = (side, side)
         self.device = device
         self._dtype = dtype
+        self.precision = str(dtype).removeprefix("torch.")
         self._model = model.float().to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()

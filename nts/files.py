@@ -13,14 +13,21 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all."""
+def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file at once or not at all.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: wait until it is on the disk. Without, a loss of power may leave a damaged file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

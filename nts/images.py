@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -59,6 +60,21 @@ def digest(image: np.ndarray) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def digest_file(path: str | os.PathLike) -> str:
+    """A name for the content of a file: equal for equal bytes, wherever they lie.
+
+    Raises:
+        ImageError: if the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except FileNotFoundError as error:
+        raise ImageError(f"the image {path} does not exist") from error
+    except OSError as error:
+        raise ImageError(f"the image {path} cannot be read: {error.strerror or error}") from error
+
+
 def stretch(image: np.ndarray, size: int, box: tuple[int, int, int, int] | None = None) -> Tensor:
     """Stretch an image, or a crop of it, to a square, antialiased.
 
@@ -92,6 +108,20 @@ def normalise(pixels: Tensor) -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=pixels.device)[:, None, None]
     return (pixels - mean) / std
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """A target image as both models take it, by :func:`prepare_target`.
+
+    Attributes:
+        encoder_input, segmenter_input: normalised float ``[3, s, s]``, each of its model's size.
+        image_size: ``(H, W)`` in pixels.
+    """
+
+    encoder_input: Tensor
+    segmenter_input: Tensor
+    image_size: tuple[int, int]
 
 
 def prepare_target(

@@ -16,6 +16,7 @@ from torch import Tensor
 from .instances import Instances
 from .masks import boxes_of_masks, draw_crops, overlaps_of_masks, resize_matrix
 from .merging import soft_merging_decay, suppress
+from .targets import Target
 
 _POOLING_CHUNK = 128
 
@@ -164,6 +165,23 @@ class ProposalMasks(Protocol):
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """The masks ``which`` at the image's size, cut to their boxes, as :func:`nts.masks.draw_crops` gives them."""
         ...
+
+
+def match_target(
+    target: Target, prototypes: Tensor, config: MatchingConfig | None = None, class_scores: Tensor | None = None
+) -> Instances:
+    """Turn the proposals of an image that was encoded before into instances, as :func:`match_proposals` does.
+
+    Args:
+        target: the image.
+        prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
+        config: see :class:`MatchingConfig`.
+        class_scores: as for :func:`match_proposals`.
+    """
+    features = target.features.float()
+    if class_scores is None:
+        class_scores = similarity(features, F.normalize(prototypes.float().cpu(), dim=1))
+    return choose_instances(target, features, target.predicted_iou, class_scores, config or MatchingConfig())
 
 
 class MasksOfLogits:

@@ -54,9 +54,10 @@ def soft_merging_decay(overlaps: Tensor, features: Tensor, labels: Tensor, expon
     if len(labels) == 0:
         return features.new_zeros(0)
     areas = overlaps.diagonal()
-    better_same_class = torch.tril(labels[:, None] == labels[None, :], diagonal=-1)
-    covered = (overlaps / areas.clamp(min=1)[:, None]).to(features.dtype)
-    alike = (features @ features.T).clamp(min=0)
-    intersection_over_self = (covered * alike * better_same_class).amax(1)
+    better_same_class = torch.tril((labels[:, None] == labels[None, :]) & (overlaps > 0), diagonal=-1)
+    worse, better = better_same_class.nonzero(as_tuple=True)
+    covered = (overlaps[worse, better] / areas[worse].clamp(min=1)).to(features.dtype)
+    alike = (features @ features.T)[worse, better].clamp(min=0)
+    intersection_over_self = features.new_zeros(len(labels)).scatter_reduce(0, worse, covered * alike, "amax")
     decay = (1 - intersection_over_self).clamp(min=0, max=1) ** exponent
     return torch.where(areas > 0, decay, torch.zeros_like(decay))

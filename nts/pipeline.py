@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from .encoder import Encoder
 from .guidance import led_prompts
-from .images import digest, normalise, prepare_target, stretch
+from .images import PreparedImage, digest, normalise, prepare_target, stretch
 from .instances import Instances
-from .matching import match_proposals, most_alike_references, pool_tokens, similarity
+from .matching import match_proposals, match_target, most_alike_references, pool_tokens, similarity
 from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
@@ -28,6 +29,8 @@ from .references import (
     prepare_reference,
 )
 from .segmenter import ImageEmbedding, Proposals, Segmenter
+from .target_cache import target_key
+from .targets import Target, make_target
 from .vrp.head import ClassMaps, PromptHead, whole_images
 from .vrp.prompt import ReferencePrompt
 from .vrp.scoring import score_proposals
@@ -135,9 +138,21 @@ class EncodedTarget:
     image_size: tuple[int, int]
     embedding: ImageEmbedding | None = None
 
+    @cached_property
+    def features(self) -> Tensor:
+        """Pooled features of the proposals: float ``[n, C]``, L2-normalised.
+
+        They are rounded to half precision, as they are kept, so that an image that is matched again gives the same.
+        """
+        return pool_tokens(self.tokens, self.proposals.mask_logits > 0).half().float()
+
+    def target(self) -> Target:
+        """What is worth keeping of it, see :mod:`nts.targets`."""
+        return make_target(self.features, self.proposals, self.image_size)
+
 
 def encode_target(
-    image: np.ndarray,
+    image: np.ndarray | PreparedImage,
     encoder: Encoder,
     segmenter: Segmenter,
     preset: str | Preset = "default",
@@ -145,12 +160,14 @@ def encode_target(
     keep_embedding: bool = False,
     prototypes: Tensor | None = None,
 ) -> EncodedTarget:
-    """Run both models on an image, uint8 ``[H, W, 3]``.
+    """Run both models on an image, uint8 ``[H, W, 3]``, or on one that was prepared ahead.
 
     Where the preset has its prompts led by prototypes, these are ``prototypes`` ``[K, C]``; without any, every point of
     the grid is a prompt.
     """
     preset = get_preset(preset)
+    if isinstance(image, np.ndarray):
+        image = prepare_image(image, encoder, segmenter, preset)
     tokens, embedding = _encode(image, encoder, segmenter, preset)
     which = None
     if preset.proposals.guidance is not None and prototypes is not None:
@@ -158,17 +175,26 @@ def encode_target(
         which = led_prompts(tokens, prototypes, side, preset.proposals.guidance)
     proposals = segmenter.propose(embedding, preset.proposals, which)
     if not keep_embedding:
-        return EncodedTarget(tokens, proposals, image.shape[:2])
-    return EncodedTarget(tokens, proposals, image.shape[:2], _for_prompts(embedding, segmenter, preset))
+        return EncodedTarget(tokens, proposals, image.image_size)
+    return EncodedTarget(tokens, proposals, image.image_size, _for_prompts(embedding, segmenter, preset))
 
 
-def _encode(image: np.ndarray, encoder: Encoder, segmenter: Segmenter, preset: Preset) -> tuple[Tensor, ImageEmbedding]:
-    """Patch tokens ``[h, w, C]`` and the embedding of an image, as the preset prepares them."""
-    encoder_input, segmenter_input = prepare_target(
-        image, encoder.info.input_size, segmenter.input_size, antialias=preset.antialias
+def prepare_image(
+    image: np.ndarray, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default"
+) -> PreparedImage:
+    """An image, uint8 ``[H, W, 3]``, as both models take it: the part of the work that needs no model."""
+    inputs = prepare_target(
+        image, encoder.info.input_size, segmenter.input_size, antialias=get_preset(preset).antialias
     )
-    tokens = encoder.encode(encoder_input[None])[0]
-    return tokens, segmenter.embed(segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
+    return PreparedImage(*inputs, image.shape[:2])
+
+
+def _encode(
+    image: PreparedImage, encoder: Encoder, segmenter: Segmenter, preset: Preset
+) -> tuple[Tensor, ImageEmbedding]:
+    """Patch tokens ``[h, w, C]`` and the embedding of an image."""
+    tokens = encoder.encode(image.encoder_input[None])[0]
+    return tokens, segmenter.embed(image.segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
 
 
 def _for_prompts(embedding: ImageEmbedding, segmenter: Segmenter, preset: Preset) -> ImageEmbedding:
@@ -239,8 +265,12 @@ class ReferenceSegmenter:
         """Find instances in an image, uint8 ``[H, W, 3]``. An image without any gives empty instances."""
         return self.match(self.encode(image))
 
-    def encode(self, image: np.ndarray) -> EncodedTarget:
-        """Run both models on an image, uint8 ``[H, W, 3]``, and keep what :meth:`match` will need."""
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """An image, uint8 ``[H, W, 3]``, ready for :meth:`encode`; another thread can do this ahead."""
+        return prepare_image(image, self.encoder, self.segmenter, self.preset)
+
+    def encode(self, image: np.ndarray | PreparedImage) -> EncodedTarget:
+        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared, and keep what :meth:`match` will need."""
         return encode_target(
             image,
             self.encoder,
@@ -256,7 +286,7 @@ class ReferenceSegmenter:
         Raises:
             ValueError: if there is no reference prompt.
         """
-        tokens, embedding = _encode(image, self.encoder, self.segmenter, self.preset)
+        tokens, embedding = _encode(self.prepare(image), self.encoder, self.segmenter, self.preset)
         return self._maps(tokens, _for_prompts(embedding, self.segmenter, self.preset))
 
     def class_maps(self, target: EncodedTarget) -> ClassMaps:
@@ -274,14 +304,32 @@ class ReferenceSegmenter:
             raise ValueError("maps of classes are a reference prompt's: choose the scorer 'vrp' or 'both'")
         return self._head.maps(self._states, tokens, embedding)
 
-    @torch.inference_mode()
-    def match(self, target: EncodedTarget, features: Tensor | None = None) -> Instances:
-        """Find instances in an image that was encoded before; ``features`` as in :func:`nts.matching.match_proposals`.
+    @property
+    def keeps_targets(self) -> bool:
+        """Whether all that :meth:`match` needs of an image is in a :class:`~nts.targets.Target`.
 
-        They do not depend on the memory: who asks several of them for one image need pool them only once.
+        A reference prompt looks at the image anew.
         """
-        masks = target.proposals.mask_logits > 0
-        features = pool_tokens(target.tokens, masks) if features is None else features
+        return self._head is None
+
+    def target_key(self, content: str) -> str:
+        """Names the target of an image for a cache, see :func:`nts.target_cache.target_key`."""
+        return target_key(content, self.encoder, self.segmenter, self.preset, self._prototypes)
+
+    @torch.inference_mode()
+    def match_target(self, target: Target) -> Instances:
+        """Find instances in an image of which only the target was kept.
+
+        Raises:
+            ValueError: if a reference prompt judges, which needs more of an image.
+        """
+        if self._head is not None:
+            raise ValueError("a reference prompt looks at the image itself: encode it by this segmenter")
+        return self._with_references(match_target(target, self._prototypes, self.preset.matching))
+
+    @torch.inference_mode()
+    def match(self, target: EncodedTarget) -> Instances:
+        """Find instances in an image that was encoded before, for this memory or another."""
         instances = match_proposals(
             target.tokens,
             target.proposals.mask_logits,
@@ -289,20 +337,24 @@ class ReferenceSegmenter:
             self._prototypes,
             target.image_size,
             self.preset.matching,
-            features,
-            self._class_scores(target, masks, features),
+            target.features,
+            self._class_scores(target),
         )
+        return self._with_references(instances)
+
+    def _with_references(self, instances: Instances) -> Instances:
+        device = instances.features.device
         references = most_alike_references(
-            instances.features, instances.labels, self._references, self._reference_labels
+            instances.features, instances.labels, self._references.to(device), self._reference_labels.to(device)
         )
         return replace(instances, references=references)
 
-    def _class_scores(self, target: EncodedTarget, masks: Tensor, features: Tensor) -> Tensor | None:
+    def _class_scores(self, target: EncodedTarget) -> Tensor | None:
         """``[n, K]`` by the reference prompt; ``None`` where the prototypes judge alone."""
         if self._head is None:
             return None
-        scores = score_proposals(self.class_maps(target).probabilities, masks)
-        return scores if self.scorer == "vrp" else similarity(features, self._prototypes) * scores.sqrt()
+        scores = score_proposals(self.class_maps(target).probabilities, target.proposals.mask_logits > 0)
+        return scores if self.scorer == "vrp" else similarity(target.features, self._prototypes) * scores.sqrt()
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:

@@ -131,6 +131,7 @@ class Segmenter:
         input_size: side of its square input in pixels.
         points_per_side: the grid of points that suits it.
         device: where it runs.
+        precision: that it computes in, as torch calls it.
     """
 
     def __init__(self, model: SAM2Base, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -141,6 +142,7 @@ class Segmenter:
         self.points_per_side = 32 if model.image_size >= 512 else 16
         self.device = device
         self._dtype = dtype
+        self.precision = str(dtype).removeprefix("torch.")
         self._model = model.float().to(device).eval().requires_grad_(False)
         self._decoder = SharedDecoder(self._model, dtype)
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)

@@ -243,9 +243,8 @@ class InstanceJob(Job):
         ids = {name: class_id for class_id, name in self.classes.items()}
         encoded: dict[int, dict] = {}
         results = {}
-        features = pool_tokens(target.tokens, target.proposals.mask_logits > 0)
         for draw, head in self.heads.items():
-            instances = head.match(target, features)
+            instances = head.match(target)
             proposals = instances.proposals.tolist()
             new = [row for row, proposal in enumerate(proposals) if proposal not in encoded]
             class_ids = [ids[name] for name in head.classes]

@@ -1,0 +1,63 @@
+"""Targets kept by the content of their images, the models and the choices that they are made with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from torch import Tensor
+
+from .cache import TensorCache, content_key
+from .encoder import Encoder
+from .images import digest
+from .presets import Preset
+from .segmenter import Segmenter
+from .targets import Target
+
+TARGET = "target"
+"""The kind of what is kept of targets, see :func:`nts.cache.content_key`."""
+
+
+def target_key(
+    content: str, encoder: Encoder, segmenter: Segmenter, preset: Preset, prototypes: Tensor | None = None
+) -> str:
+    """Names all that a target is made of.
+
+    Args:
+        content: names the image: of a file :func:`nts.images.digest_file`, of an array :func:`nts.images.digest`.
+        encoder, segmenter: the models.
+        preset: how images are read and masks proposed; how they are matched is no part of it.
+        prototypes: ``[K, C]``, where prompts are led by them; no part of the name where they are not.
+    """
+    led = preset.proposals.guidance is not None and prototypes is not None
+    proposals = asdict(replace(preset.proposals, prompts_per_chunk=None))
+    proposals["points_per_side"] = preset.proposals.points_per_side or segmenter.points_per_side
+    return content_key(
+        TARGET,
+        content=content,
+        encoder=encoder.info.fingerprint,
+        encoder_size=encoder.info.input_size,
+        encoder_precision=encoder.precision,
+        segmenter=segmenter.fingerprint,
+        segmenter_size=segmenter.input_size,
+        segmenter_precision=segmenter.precision,
+        exif=preset.exif,
+        antialias=preset.antialias,
+        proposals=proposals,
+        prototypes=digest(prototypes.cpu().numpy()) if led and prototypes is not None else None,
+    )
+
+
+def read_target(cache: TensorCache, key: str) -> Target | None:
+    """A target that was kept; ``None`` if it was not."""
+    kept = cache.get(key)
+    if kept is None:
+        return None
+    tensors, header = kept
+    height, width = header["image_size"].split()
+    return Target(image_size=(int(height), int(width)), **tensors)
+
+
+def keep_target(cache: TensorCache, key: str, target: Target) -> None:
+    """Keep a target, if the cache can."""
+    height, width = target.image_size
+    cache.put(key, target.tensors, {"image_size": f"{height} {width}"})

@@ -1,0 +1,121 @@
+"""What an image gives whatever the memory: encode it once, and match it with any classes for next to nothing.
+
+Neither encoder nor decoder depends on a class, and nor do the pooled features of the proposals, their masks and the
+pixels that these share. Everything that does (similarity, suppression, merging) is a few small products on what is kept
+here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from .masks import boxes_of_masks, draw_crops, overlaps_of_masks
+from .segmenter import Proposals
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image, encoded: ``n`` proposals with all that their matching needs.
+
+    Attributes:
+        features: float16 ``[n, C]``, L2-normalised means of the patch tokens over the masks.
+        predicted_iou: float32 ``[n]``.
+        boxes: int16 ``[n, 4]`` inclusive boxes of the masks at the size of their logits, by which they are suppressed.
+        empty: bool ``[n]``, of the same masks.
+        image_size: ``(H, W)`` in pixels.
+        full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
+        areas: int32 ``[n]`` in pixels of the image.
+        pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size.
+        shared: int32 ``[p]`` how many.
+        runs: uint8, COCO's run lengths of all masks, each cut to its box, one after the other.
+        runs_end: int32 ``[n]`` where those of each mask end.
+    """
+
+    features: Tensor
+    predicted_iou: Tensor
+    boxes: Tensor
+    empty: Tensor
+    image_size: tuple[int, int]
+    full_boxes: Tensor
+    areas: Tensor
+    pairs: Tensor
+    shared: Tensor
+    runs: Tensor
+    runs_end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.predicted_iou)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the image's size, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def cpu(self) -> Target:
+        """The same, on the CPU."""
+        on_cpu: dict[str, Any] = {name: value.cpu() for name, value in self.tensors.items()}
+        return replace(self, **on_cpu)
+
+    def overlaps(self, which: Tensor) -> Tensor:
+        """As :meth:`nts.matching.ProposalMasks.overlaps`."""
+        place = torch.full((len(self),), -1, dtype=torch.int64)
+        place[which] = torch.arange(len(which))
+        first, second = place[self.pairs.long()]
+        both = (first >= 0) & (second >= 0)
+        first, second, shared = first[both], second[both], self.shared[both].double()
+        overlaps = torch.diag(self.areas[which].double())
+        overlaps[first, second] = shared
+        overlaps[second, first] = shared
+        return overlaps
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As :meth:`nts.matching.ProposalMasks.crops`."""
+        boxes = self.full_boxes[which].long()
+        ends, runs = self.runs_end.tolist(), self.runs.numpy()
+        crops = []
+        for k, (x1, y1, x2, y2) in zip(which.tolist(), boxes.tolist(), strict=True):
+            counts = runs[ends[k - 1] if k else 0 : ends[k]].tobytes()
+            crop = coco_mask.decode({"size": [y2 - y1, x2 - x1], "counts": counts})
+            crops.append(torch.from_numpy(crop.view(bool)))
+        return crops, boxes
+
+
+def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, int]) -> Target:
+    """All that the matching will need of an image; on the CPU.
+
+    Args:
+        features: ``[n, C]`` of the proposals, by :func:`nts.matching.pool_tokens`; of half precision, or rounded to it.
+        proposals: ``n`` of them.
+        image_size: ``(H, W)`` in pixels.
+    """
+    logits = proposals.mask_logits
+    overlaps = overlaps_of_masks(logits, image_size)
+    first, second = overlaps.triu(1).nonzero(as_tuple=True)
+    crops, full_boxes = draw_crops(logits, image_size)
+    runs = [_run_lengths(crop) for crop in crops]
+    lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
+    target = Target(
+        features=features.half(),
+        predicted_iou=proposals.predicted_iou.float(),
+        boxes=boxes_of_masks(logits > 0).to(torch.int16),
+        empty=~(logits > 0).flatten(1).any(1),
+        image_size=image_size,
+        full_boxes=full_boxes.int(),
+        areas=overlaps.diagonal().int(),
+        pairs=torch.stack([first, second]).to(torch.int16),
+        shared=overlaps[first, second].int(),
+        runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
+        runs_end=lengths.cumsum(0).int(),
+    )
+    return target.cpu()
+
+
+def _run_lengths(crop: Tensor) -> bytes:
+    # An empty array has no run lengths in pycocotools.
+    return coco_mask.encode(np.asfortranarray(crop.cpu().numpy(), np.uint8))["counts"] if crop.numel() else b""
