@@ -182,11 +182,20 @@ class TestProposals:
         answers = torch.tensor([[0.95, 0.3, 0.6, 0.5], [0.9, 0.2, 0.4, 0.4]])
         heads = small_segmenter._model.sam_mask_decoder._modules
         monkeypatch.setitem(heads, "iou_prediction_head", lambda token: answers)
-        chosen, predicted_iou = small_segmenter._best_of_three(torch.zeros(2, 5, 1))
-        assert chosen.tolist() == [2, 2]
-        assert predicted_iou.tolist() == pytest.approx([0.6, 0.4])
-        assert (predicted_iou > ProposalConfig().iou_threshold).tolist() == [True, False]
-        assert bool(torch.tensor([0.4001]) > ProposalConfig().iou_threshold)
+        drawn = []
+
+        def draw(shared, prompted, chosen):
+            drawn.extend(chosen.tolist())
+            return torch.zeros(len(chosen), 64, 64)
+
+        monkeypatch.setattr(small_segmenter, "_draw", draw)
+        embedding = small_segmenter.embed(torch.zeros(3, 256, 256))
+        proposals = small_segmenter.propose(embedding, ProposalConfig(), torch.tensor([3, 7]))
+        assert drawn == [2]
+        assert proposals.predicted_iou.tolist() == pytest.approx([0.6])
+        assert torch.equal(proposals.points, point_grid(16, 256)[[3]])
+        answers[1, 2] = 0.4001
+        assert len(small_segmenter.propose(embedding, ProposalConfig(), torch.tensor([3, 7]))) == 2
 
     def test_16_prompts_beyond_the_last_full_chunk_are_evaluated_unlike_the_publication(self, small_segmenter):
         embedding = small_segmenter.embed(torch.zeros(3, 256, 256))

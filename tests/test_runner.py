@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tiny_layouts import tiny
 
+from nts import pipeline
 from nts.evaluation import episodes, instance_job
 from nts.evaluation.coco import coco_results, evaluate
 from nts.evaluation.comparison import compare_runs
@@ -172,7 +173,8 @@ def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch)
     pooled = []
     monkeypatch.setattr("nts.matching.pool_tokens", again)
     monkeypatch.setattr("nts.evaluation.diagnostics.pool_tokens", again)
-    monkeypatch.setattr(instance_job, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
+    for module in (instance_job, pipeline):
+        monkeypatch.setattr(module, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
     numbers = start(tmp_path, replace(SETTINGS, limit=1, save_predictions=False))
     assert len(numbers["draws"]) == 4
     assert len(pooled) == 2  # the proposals, and the true masks
