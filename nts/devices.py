@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fast", "float32", "bfloat16", "float16")
 
@@ -59,3 +64,26 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
+
+
+def halving(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """``function(batch)``; in halves, and halves of these, where the device has not the memory for all at once.
+
+    Args:
+        function: gives one row for every row of the batch, whatever the others.
+        batch: ``[B, ...]``.
+
+    Raises:
+        torch.OutOfMemoryError: if there is not even the memory for one.
+    """
+    try:
+        return function(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Only here has the failed call let go of what it held.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    logger.warning("a batch of %d does not fit into the device's memory: it is halved", len(batch))
+    middle = len(batch) // 2
+    return torch.cat([halving(function, batch[:middle]), halving(function, batch[middle:])])

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import TensorCache
+from .devices import halving
 from .encoder import Encoder
 from .guidance import led_prompts
-from .images import PreparedImage, digest, normalise, prepare_target, stretch
+from .images import PreparedImage, prepare_target
 from .instances import Instances
+from .kept_references import KeptReferences
 from .matching import match_proposals, match_target, most_alike_references, pool_tokens, similarity
-from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
+from .memory import MemoryBank, MemoryEntry, WholeImage
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
 from .references import (
@@ -55,6 +58,7 @@ def encode_references(
     batch_size: int = 8,
     *,
     keep_images: bool = False,
+    cache: TensorCache | None = None,
 ) -> Iterator[MemoryEntry | Skipped]:
     """Turn references into entries of a memory, one result per reference, in their order.
 
@@ -64,26 +68,32 @@ def encode_references(
         references: of any kind; those of one image share its array and follow each other.
         encoder: a loaded encoder.
         preset: how they are prepared.
-        batch_size: references encoded at a time.
+        batch_size: references encoded at a time; fewer where the device has no memory for so many.
         keep_images: keep the tokens of whole images, too, which a visual reference prompt needs.
+        cache: what was encoded before is read from it, and what is encoded now is kept there.
     """
     preset = get_preset(preset)
     references = iter(references)
-    last: tuple[np.ndarray, str, Tensor] | None = None
+    kept = KeptReferences(cache, encoder, preset)
     while batch := list(islice(references, batch_size)):
-        prepared = [_prepare(reference, encoder, preset) for reference in batch]
-        usable = [inputs for inputs in prepared if not isinstance(inputs, Skipped)]
-        tokens = iter(encoder.encode(torch.stack([pixels for pixels, _ in usable])) if usable else ())
-        for reference, inputs in zip(batch, prepared, strict=True):
+        known = [kept.find(reference) for reference in batch]
+        prepared = [
+            None if found is not None else _prepare(reference, encoder, preset)
+            for reference, found in zip(batch, known, strict=True)
+        ]
+        pixels = [inputs[0] for inputs in prepared if isinstance(inputs, tuple)]
+        tokens = iter(halving(encoder.encode, torch.stack(pixels)) if pixels else ())
+        for reference, found, inputs in zip(batch, known, prepared, strict=True):
             if isinstance(inputs, Skipped):
                 yield inputs
                 continue
-            entry = _entry(reference, next(tokens).cpu(), inputs[1])
+            if found is None:
+                assert inputs is not None
+                found = kept.keep(reference, next(tokens).cpu(), inputs[1])
+            whole = None
             if keep_images:
-                if last is None or last[0] is not reference.image:
-                    last = reference.image, *_whole_tokens(reference.image, encoder)
-                entry = replace(entry, whole_image=_whole_image(reference, *last[1:], encoder.grid))
-            yield entry
+                whole = _whole_image(reference, *kept.whole_tokens(reference.image), encoder.grid)
+            yield replace(_entry(reference, *found), whole_image=whole)
 
 
 def build_memory(
@@ -92,12 +102,14 @@ def build_memory(
     preset: str | Preset = "default",
     *,
     keep_images: bool = False,
+    cache: TensorCache | None = None,
 ) -> tuple[MemoryBank, list[Skipped]]:
     """A memory of all usable references, and the list of those that were left out.
 
     References of one image that follow each other and contradict each other are left out, see
     :func:`nts.references.contradictions`. Boxes, points and scribbles are taken as they are; give them to
-    :func:`nts.promotion.promote` before to have masks drawn for them. ``keep_images`` as in :func:`encode_references`.
+    :func:`nts.promotion.promote` before to have masks drawn for them. ``keep_images`` and ``cache`` as in
+    :func:`encode_references`.
 
     >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
     """
@@ -114,7 +126,7 @@ def build_memory(
                 else:
                     yield reference
 
-    for result in encode_references(usable(), encoder, preset, keep_images=keep_images):
+    for result in encode_references(usable(), encoder, preset, keep_images=keep_images, cache=cache):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
@@ -370,24 +382,18 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
         return Skipped(reference.sample_id, reference.label_id, str(error))
 
 
-def _whole_tokens(image: np.ndarray, encoder: Encoder) -> tuple[str, Tensor]:
-    """A name made of its pixels, and half precision ``[P, C]`` patch tokens of an image."""
-    pixels = normalise(stretch(image, encoder.info.input_size))
-    return digest(image), encoder.encode(pixels[None])[0].flatten(0, 1).half().cpu()
-
-
 def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:
     kind = "mask" if reference.promoted else reference.kind
     return WholeImage(name, tokens, annotation_weights(reference.mask, kind, grid).flatten().half(), kind)
 
 
-def _entry(reference: Reference, tokens: Tensor, weights: Tensor) -> MemoryEntry:
+def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntry:
     return MemoryEntry(
         class_name=reference.class_name,
-        prototype=instance_prototype(tokens.flatten(0, 1), weights.flatten()),
+        prototype=prototype,
         sample_id=reference.sample_id,
         label_id=reference.label_id,
         kind=reference.kind,
-        weight=float(weights.sum()),
+        weight=weight,
         promoted=reference.promoted,
     )

@@ -36,6 +36,7 @@ os.environ.update(
         "FIFTYONE_DATASET_ZOO_DIR": str(HOME / "datasets"),
         "FIFTYONE_MODEL_ZOO_DIR": str(HOME / "models"),
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "NTS_CACHE_DIR": str(HOME / "cache"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }

@@ -361,16 +361,16 @@ def test_image_that_fails_is_recorded_and_the_run_goes_on(nts_fo, drawn, targets
 def test_mistake_in_the_engine_is_recorded_with_its_kind(nts_fo, targets, memory, quick, monkeypatch):
     from nts.pipeline import ReferenceSegmenter
 
-    segment, calls = ReferenceSegmenter.segment, []
+    encode, calls = ReferenceSegmenter.encode, []
 
     def fails_once(self, image):
         calls.append(image)
         if len(calls) == 1:
             raise RuntimeError("out of memory")
-        return segment(self, image)
+        return encode(self, image)
 
-    monkeypatch.setattr(ReferenceSegmenter, "segment", fails_once)
-    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    monkeypatch.setattr(ReferenceSegmenter, "encode", fails_once)
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick, use_cache=False)
     assert list(report.failed.values()) == ["RuntimeError: out of memory"]
     assert report.segmented == TARGETS - 1
 

@@ -184,7 +184,7 @@ def test_segmentation_that_is_none(drawn):
         ({"score_threshold": float("nan")}, "score_threshold must lie in [0, 1], got nan"),
         ({"max_instances": 0}, "max_instances and candidates_per_instance must be at least 1"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"preset": "fast"}, "unknown preset 'fast'; there are default, paper"),
+        ({"preset": "fastest"}, "unknown preset 'fastest'; there are default, paper, fast"),
         ({"device": "cuda:99" if not os.path.exists("/dev/nvidia0") else "xpu"}, "the device "),
     ],
 )

@@ -7,15 +7,22 @@ import json
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import fiftyone as fo
 
-from ..images import ImageError, read_image
+from ..cache import TensorCache, default_cache
+from ..images import ImageError, PreparedImage, digest_file, read_image
+from ..instances import Instances
+from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter, Scorer
+from ..pacing import Behind, ahead
+from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
+from ..target_cache import keep_target, read_target
+from ..targets import Target
 from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
@@ -39,6 +46,7 @@ class SegmentationReport:
         instances: instances found now, per class.
         empty: images segmented now in which nothing was found.
         failed: ``{filepath: reason}`` for the images that could not be segmented now.
+        from_cache: of the images segmented now those that had been encoded before, so that no model ran.
         seconds: duration of the work on images.
     """
 
@@ -49,6 +57,7 @@ class SegmentationReport:
     instances: dict[str, int]
     empty: int
     failed: dict[str, str]
+    from_cache: int
     seconds: float
 
 
@@ -80,12 +89,16 @@ def segmentation_job(
     reference_prompt: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    use_cache: bool = True,
 ) -> Job[SegmentationReport]:
     """Find the objects of a memory's classes in the images of a view.
 
     Images that have their result from an earlier run with the same settings are not done again, so an interrupted run
     is finished by starting it again. An image that cannot be segmented gets the reason in ``<output_field>_error``, and
     the run goes on.
+
+    What the models make of an image is kept on disk (:func:`nts.cache.default_cache`): another run over it, with more
+    references, other classes, thresholds or merging, needs no model.
 
     Args:
         view: dataset or view to segment.
@@ -105,6 +118,7 @@ def segmentation_job(
             a file. The memory must have been built with ``keep_images``.
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+        use_cache: read and keep what the models make of images. Only the scorer ``"prototype"`` can.
 
     Raises:
         InputError: if the view, the field or the settings will not do.
@@ -170,27 +184,26 @@ def segmentation_job(
     colours.set_class_colours(view, [output_field], bank.classes)
     done = output.done() & set(ids)
     todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
-    instances: Counter[str] = Counter()
-    failed: dict[str, str] = {}
-    empty = 0
+    counts = _Counts()
+    road = _Road(engine, bank, default_cache() if use_cache and engine.keeps_targets else None)
     begin = time.monotonic()
     try:
-        for number, (sample_id, path) in enumerate(todo):
-            yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
-            try:
-                found = to_detections(engine.segment(read_image(path, exif=preset.exif)), bank)
-            except Exception as error:
-                # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
-                failed[path] = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-                logger.warning("%s could not be segmented: %s", path, failed[path])
-                output.add_failure(sample_id, failed[path])
-            else:
-                output.add(sample_id, found)
-                instances.update(detection.label for detection in found.detections)
-                empty += not found.detections
+        with Behind() as behind:
+            for number, ((sample_id, path), found) in enumerate(ahead(road.read, todo)):
+                yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
+                try:
+                    results = road.segment(found.result())
+                except Exception as error:
+                    # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
+                    counts.failed[path] = _reason(error)
+                    logger.warning("%s could not be segmented: %s", path, counts.failed[path])
+                    behind.do(partial(output.add_failure, sample_id, counts.failed[path]))
+                else:
+                    behind.do(partial(road.write, results, output, sample_id, counts))
         yield Progress(len(ids), len(ids), f"{len(ids)} images done")
     finally:
         output.close(all_ids, instances="detections")
+    failed = counts.failed
     if failed and len(failed) == len(ids):
         raise InputError(f"none of the {len(ids)} images could be segmented: {some(failed.values())}")
     return SegmentationReport(
@@ -198,11 +211,80 @@ def segmentation_job(
         error_field=output.error_field,
         segmented=len(todo) - len(failed),
         resumed=len(done),
-        instances=dict(instances),
-        empty=empty,
+        instances=dict(counts.instances),
+        empty=counts.empty,
         failed=failed,
+        from_cache=counts.from_cache,
         seconds=time.monotonic() - begin,
     )
+
+
+@dataclass
+class _Counts:
+    """What has been found so far."""
+
+    instances: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    from_cache: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of an image: its target, if that had been kept, or else the image, ready for the models."""
+
+    key: str
+    kept: Target | None
+    image: PreparedImage | None
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """What was found in an image, and what it was found in; that is still to be kept where it is new."""
+
+    instances: Instances
+    key: str
+    encoded: EncodedTarget | None
+
+
+class _Road:
+    """The three stretches that an image goes: read ahead of the models, segmented by them, written behind them."""
+
+    def __init__(self, engine: ReferenceSegmenter, bank: MemoryBank, cache: TensorCache | None) -> None:
+        self._engine, self._bank, self._cache = engine, bank, cache
+
+    def read(self, item: tuple[str, str]) -> _Read:
+        """Look an image up by the content of its file, so that a known one need not even be decoded."""
+        _, path = item
+        key = kept = None
+        if self._cache is not None:
+            key = self._engine.target_key(digest_file(path))
+            kept = read_target(self._cache, key)
+        if kept is not None:
+            return _Read(key or "", kept, None)
+        return _Read(key or "", None, self._engine.prepare(read_image(path, exif=self._engine.preset.exif)))
+
+    def segment(self, found: _Read) -> _Segmented:
+        """Run the models, if they must be run, and match."""
+        if found.kept is not None:
+            return _Segmented(self._engine.match_target(found.kept), found.key, None)
+        assert found.image is not None
+        encoded = self._engine.encode(found.image)
+        return _Segmented(self._engine.match(encoded), found.key, encoded)
+
+    def write(self, results: _Segmented, output: Output, sample_id: str, counts: _Counts) -> None:
+        """Write the labels, and keep what is new."""
+        labels = to_detections(results.instances, self._bank)
+        output.add(sample_id, labels)
+        counts.instances.update(detection.label for detection in labels.detections)
+        counts.empty += not labels.detections
+        counts.from_cache += results.encoded is None
+        if self._cache is not None and results.encoded is not None:
+            keep_target(self._cache, results.key, results.encoded.target())
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
 
 
 def preset_fingerprint(preset: Preset) -> str:

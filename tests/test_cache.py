@@ -1,0 +1,156 @@
+"""What is kept on disk: found again, bounded, safe to share and to delete, and never in a run's way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+
+import pytest
+import torch
+
+from nts.cache import SCHEMA_VERSION, TensorCache, content_key, default_cache
+from nts.files import pack_tensors
+
+
+@pytest.fixture
+def cache(tmp_path) -> TensorCache:
+    return TensorCache(tmp_path / "cache", 10**9)
+
+
+def some_tensors(seed: int = 0, size: int = 100) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(size, generator=generator), "b": torch.arange(seed, dtype=torch.int16)}
+
+
+def file_of(cache: TensorCache, key: str):
+    (path,) = cache.folder.glob(f"*/{key}.safetensors")
+    return path
+
+
+def test_what_is_kept_is_found_again(cache):
+    key = content_key("thing", image="abc")
+    assert cache.get(key) is None
+    cache.put(key, some_tensors(3), {"words": "hello"})
+    tensors, header = TensorCache(cache.folder.parent, 10**9).get(key)
+    assert torch.equal(tensors["a"], some_tensors(3)["a"])
+    assert torch.equal(tensors["b"], some_tensors(3)["b"])
+    assert header["words"] == "hello"
+
+
+def test_keys_know_every_ingredient_and_no_order():
+    assert content_key("k", a=1, b=[2]) == content_key("k", b=[2], a=1)
+    names = {content_key("k", a=1), content_key("k", a=2), content_key("k", b=1), content_key("l", a=1)}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_a_damaged_file_is_missing_and_made_again(cache, caplog, content):
+    cache.put("thing-0", some_tensors())
+    path = file_of(cache, "thing-0")
+    path.write_bytes(path.read_bytes()[:-7] if content is None else content)
+    assert cache.get("thing-0") is None
+    assert "is made again" in caplog.text
+    assert not path.exists()
+    cache.put("thing-0", some_tensors())
+    assert cache.get("thing-0") is not None
+
+
+def test_a_file_of_something_else_is_missing(cache):
+    cache.put("thing-0", some_tensors())
+    file_of(cache, "thing-0").write_bytes(pack_tensors(some_tensors(), "another-format", 1, {}))
+    assert cache.get("thing-0") is None
+
+
+def test_versions_do_not_see_each_other(cache, monkeypatch):
+    cache.put("thing-0", some_tensors())
+    monkeypatch.setattr("nts.cache.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    newer = TensorCache(cache.folder.parent, 10**9)
+    assert newer.get("thing-0") is None
+    newer.put("thing-0", some_tensors(1))
+    assert torch.equal(cache.get("thing-0")[0]["a"], some_tensors()["a"])
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path):
+    cache = TensorCache(tmp_path, 3000)  # five files of about 550 bytes
+    for k in range(5):
+        cache.put(f"thing-{k}", some_tensors(0))
+        path = file_of(cache, f"thing-{k}")
+        os.utime(path, (k, k))
+    assert cache.get("thing-0") is not None  # used now
+    cache.put("thing-5", some_tensors(0))
+    assert cache.size() <= 3000
+    assert cache.get("thing-1") is None
+    assert cache.get("thing-0") is not None
+    assert cache.get("thing-5") is not None
+
+
+def test_files_of_others_count_against_the_budget(tmp_path):
+    first, second = TensorCache(tmp_path, 3000), TensorCache(tmp_path, 3000)
+    for k in range(8):
+        first.put(f"one-{k}", some_tensors(0))
+        second.put(f"two-{k}", some_tensors(0))
+    first.put("last-0", some_tensors(0))
+    assert first.size() <= 3000 + 600  # a process may not have seen the other's last file
+
+
+def test_a_budget_of_nothing_keeps_nothing(tmp_path):
+    cache = TensorCache(tmp_path / "cache", 0)
+    cache.put("thing-0", some_tensors())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_everything_can_be_removed(cache):
+    for k in range(3):
+        cache.put(f"thing-{k}", some_tensors(k))
+    cache.put("other-0", some_tensors())
+    assert (cache.count(), cache.count("thing")) == (4, 3)
+    size = cache.size()
+    assert cache.clear() == (4, size)
+    assert (cache.count(), cache.size()) == (0, 0)
+    cache.put("thing-0", some_tensors())
+    assert cache.count() == 1
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    cache = TensorCache(tmp_path / "cache", 10**9)
+    cache.put("thing-0", some_tensors())
+    cache.put("thing-1", some_tensors())
+    assert cache.get("thing-0") is None
+    assert caplog.text.count("Nothing more is kept") == 1
+
+
+def work_on(folder: str, seed: int, seconds: float) -> int:
+    """Write, read, evict and clear for a while; returns how many files were read."""
+    cache, read, end = TensorCache(folder, 20_000), 0, time.monotonic() + seconds
+    k = 0
+    while time.monotonic() < end:
+        k += 1
+        number = (k * 7 + seed) % 60
+        cache.put(f"thing-{number}", some_tensors(number))
+        found = cache.get(f"thing-{(k * 11) % 60}")
+        if found is not None:
+            read += 1
+            assert torch.equal(found[0]["a"], some_tensors((k * 11) % 60)["a"])
+        if k % 50 == 0:
+            cache.clear()
+    return read
+
+
+def test_processes_can_share_a_folder(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        read = pool.starmap(work_on, [(str(tmp_path), 0, 2.0), (str(tmp_path), 1, 2.0)])
+    assert min(read) > 10
+
+
+def test_the_users_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("NTS_CACHE_GB", "1.5")
+    assert default_cache().folder.parent == tmp_path
+    assert default_cache().budget == 1_500_000_000
+    monkeypatch.setenv("NTS_CACHE_GB", "much")
+    with pytest.raises(ValueError, match="NTS_CACHE_GB must be a number of gigabytes, got 'much'"):
+        default_cache()
+    monkeypatch.delenv("NTS_CACHE_GB")
+    assert default_cache().budget == 20_000_000_000
