@@ -312,6 +312,8 @@ def plot(numbers: dict[str, Any], path: Path) -> None:
     memory.set(xlabel="megapixels", ylabel="MiB")
     for panel in panels:
         panel.set(xscale="log", yscale="log")
+        low, high = panel.get_ylim()
+        panel.set_ylim(min(low, high / 10), high)  # what hardly grows shall look like it
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)

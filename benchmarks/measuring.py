@@ -129,13 +129,14 @@ class PeakMemory:
             return
         self._stop.set()
         self._sampler.join()
+        self._look()
+
+    def _look(self) -> None:
+        self.peak = max(self.peak, psutil.Process().memory_info().rss - self._before)
 
     def _sample(self) -> None:
-        process = psutil.Process()
-        while True:
-            self.peak = max(self.peak, process.memory_info().rss - self._before)
-            if self._stop.wait(0.005):
-                return
+        while not self._stop.wait(0.005):
+            self._look()
 
 
 def give_memory_back() -> None:
@@ -260,12 +261,11 @@ def spread_predicted_iou(pair: Pair, image: np.ndarray, survivors: float) -> flo
 def threshold_between(values: Tensor, survivors: float) -> float:
     """A threshold that about so large a share of the values is above, in the middle of the widest gap thereabout."""
     ordered = values.sort().values
-    last = len(ordered) - 2
-    middle, reach = round((1 - survivors) * len(ordered)), max(1, len(ordered) // 20)
-    first = min(max(0, middle - reach), last)
-    nearby = ordered[first : min(last, middle + reach) + 2]
-    widest = int(nearby.diff().argmax())
-    return float(nearby[widest : widest + 2].mean())
+    gaps, reach = ordered.diff(), max(1, len(ordered) // 20)
+    middle = min(max(0, round((1 - survivors) * len(ordered)) - 1), len(gaps) - 1)
+    first = max(0, middle - reach)
+    widest = first + int(gaps[first : middle + reach + 1].argmax())
+    return float(ordered[widest : widest + 2].mean())
 
 
 def draw_images(count: int, size: tuple[int, int]) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from benchmarks import growth, levers, speed
 from benchmarks.measuring import PeakMemory, random_pair, shown, spread_predicted_iou, threshold_between
 from benchmarks.published_pipeline import Found
+from nts.images import prepare_target
 from nts.instances import Instances
 from nts.segmenter import ProposalConfig
 
@@ -139,10 +141,10 @@ def test_growth_is_measured_in_every_direction(tmp_path):
 
 def test_random_models_are_made_to_keep_the_share_of_prompts_wanted():
     pair = random_pair("small", "tiny", torch.device("cpu"), torch.float32)
-    pair = speed.replace(pair, points_per_side=4)
+    pair = replace(pair, points_per_side=4)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     threshold = spread_predicted_iou(pair, image, 0.5)
-    embedding = pair.segmenter.embed(speed.prepare_target(image, 518, 1024, antialias=False)[1], add_no_mem_embed=False)
+    embedding = pair.segmenter.embed(prepare_target(image, 518, 1024, antialias=False)[1], add_no_mem_embed=False)
     proposals = pair.segmenter.propose(embedding, ProposalConfig(4, threshold, add_no_mem_embed=False))
     assert 7 <= len(proposals) <= 9
     share = (proposals.mask_logits > 0).flatten(1).float().mean(1)
@@ -151,14 +153,14 @@ def test_random_models_are_made_to_keep_the_share_of_prompts_wanted():
 
 @pytest.mark.parametrize(("survivors", "kept"), [(1.0, 9), (0.5, 5), (0.0, 1)])
 def test_the_threshold_lies_in_the_widest_gap_near_the_quantile(survivors, kept):
-    values = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.45, 0.6, 0.7, 0.8, 0.9, 1.0])
+    values = torch.tensor([0.05, 0.2, 0.3, 0.4, 0.45, 0.6, 0.7, 0.8, 0.9, 1.05])[torch.randperm(10)]
     assert int((values > threshold_between(values, survivors)).sum()) == kept
 
 
 def test_memory_above_what_was_there_before_is_seen():
     with PeakMemory(torch.device("cpu")) as used:
-        torch.ones(64 << 20, dtype=torch.uint8)
-    assert used.peak > 50 << 20
+        kept = torch.ones(64 << 20, dtype=torch.uint8)
+    assert used.peak > 0.9 * len(kept)
 
 
 @pytest.mark.parametrize(
