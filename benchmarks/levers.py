@@ -312,7 +312,7 @@ def difference(expected: Any, found: Any) -> float | None:
     pairs = list(zip(expected, found, strict=True)) if isinstance(expected, tuple) else [(expected, found)]
     if any(a.shape != b.shape for a, b in pairs):
         return None
-    return max((float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    return max((float((a.cpu().double() - b.cpu().double()).abs().max()) for a, b in pairs if a.numel()), default=0.0)
 
 
 def report(numbers: dict[str, Any]) -> str:

@@ -62,6 +62,8 @@ def synchronise(device: torch.device) -> None:
     """Wait for what the device has still to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class Stopwatch:
@@ -211,8 +213,8 @@ def small_pair(device: str, precision: str) -> Pair:
 def random_pair(encoder_size: Size, segmenter_size: Size, device: torch.device, dtype: torch.dtype) -> Pair:
     """DINOv2 and SAM2.1 of the released architectures with seeded random weights: as fast as the released ones.
 
-    Random masks are neither empty nor full: they cover about half of the image, in patches. The predicted IoU, though,
-    is nearly the same for all prompts; see :func:`spread_predicted_iou`.
+    Random masks are neither empty nor full: in patches, they cover a third to nine tenths of the image. The predicted
+    IoU, though, is nearly the same for all prompts; see :func:`spread_predicted_iou`.
     """
     channels, blocks, heads = ENCODER_SHAPES[encoder_size]
     torch.manual_seed(0)
@@ -250,11 +252,11 @@ def spread_predicted_iou(pair: Pair, image: np.ndarray, survivors: float) -> flo
     points = published_pipeline.prompt_grid(pair.points_per_side, pair.segmenter.input_size, device)
     chunk = 4 if device.type == "cpu" else published_pipeline.PROMPTS_PER_CHUNK
     predicted = [published_pipeline.decode_prompts(model, pyramid, prompts)[1] for prompts in points.split(chunk)]
-    logits = torch.cat(predicted).double().logit()
-    last = model.sam_mask_decoder.iou_prediction_head.layers[-1]
+    logits = torch.cat(predicted).cpu().double().logit()
     mean, deviation = logits.mean(0), logits.std(0)
-    last.weight.copy_(last.weight / deviation[:, None])
-    last.bias.copy_((last.bias - mean) / deviation)
+    last = model.sam_mask_decoder.iou_prediction_head.layers[-1]
+    last.weight.copy_(last.weight.cpu() / deviation[:, None])
+    last.bias.copy_((last.bias.cpu() - mean) / deviation)
     return threshold_between(((logits - mean) / deviation)[:, 1:].amax(1).sigmoid(), survivors)
 
 

@@ -276,8 +276,8 @@ def run(
         engine: ``"exact"``, or the name of a preset.
         device: as in torch, or ``"auto"``.
         precision: of the engine; single if it is to be exact, else the device's own, where ``None``.
-        images: 10 and 2 where ``None``.
-        repeats: of every image, by both; 3 and 1 where ``None``.
+        images: 10 where ``None``, but 1 of the released models on a CPU.
+        repeats: of every image, by both; 3 where ``None``, but 1 of the released models on a CPU.
         encoder_size: of random DINOv2s.
         segmenter_size: of random SAM2s.
         points_per_side: of the grid of prompts; the models' own where ``None``.
@@ -289,8 +289,9 @@ def run(
     precision = precision or ("float32" if engine in ENGINES else "auto")
     dtype = resolve_precision(precision, where)
     height, width = (256, 256) if small else (480, 640)
-    files = [jpeg_file(image) for image in draw_images(images or (10 if small else 2), (height, width))]
-    repeats = repeats or (3 if small else 1)
+    slow = not small and where.type == "cpu"
+    files = [jpeg_file(image) for image in draw_images(images or (1 if slow else 10), (height, width))]
+    repeats = repeats or (1 if slow else 3)
 
     pair = small_pair(where.type, precision) if small else random_pair(encoder_size, segmenter_size, where, dtype)
     pair = replace(pair, points_per_side=points_per_side or pair.points_per_side)
