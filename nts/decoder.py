@@ -177,6 +177,11 @@ class SharedDecoder:
         weight, bias = (_centre(of.unflatten(0, (-1, 4)), 0).flatten(0, 1) for of in (weight, bias))
         self._upscaling = _Map(weight, _project(rows, weight), (weight @ beta + bias)[:, None])
 
+    def compile(self) -> None:
+        """Have the work on prompts compiled when it is first done; worth it for many images, and for static shapes."""
+        self.prompt = torch.compile(self.prompt, dynamic=False)  # type: ignore[method-assign]
+        self.draw = torch.compile(self.draw, dynamic=False)  # type: ignore[method-assign]
+
     def look(self, features: Tensor, high_resolution: Sequence[Tensor]) -> SharedImage:
         """All that the prompts on an image share.
 

@@ -137,7 +137,16 @@ class Segmenter:
         precision: that it computes in, as torch calls it.
     """
 
-    def __init__(self, model: SAM2Base, name: str, fingerprint: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: SAM2Base,
+        name: str,
+        fingerprint: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.name = name
         self.fingerprint = fingerprint
         self.input_size: int = model.image_size
@@ -149,6 +158,9 @@ class Segmenter:
         self.precision = str(dtype).removeprefix("torch.")
         self._model = model.float().to(device).eval().requires_grad_(False)
         self._decoder = SharedDecoder(self._model, dtype)
+        self._compiled = compiled
+        if compiled:
+            self._decoder.compile()
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
@@ -203,7 +215,7 @@ class Segmenter:
             shared = self._look(embedding)
             for prompts in points.split(chunk):
                 labels = torch.ones(len(prompts), 1, device=self.device)
-                prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels))
+                prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
                 predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
                 keep = (predicted_iou > iou_threshold).nonzero()[:, 0]
                 kept_points.append(prompts[keep])
@@ -306,8 +318,11 @@ class Segmenter:
         levels = embedding.high_resolution if self._model.sam_mask_decoder.use_high_res_features else ()
         return self._decoder.look(embedding.features[0] + no_mask, levels)
 
-    def _prompt(self, shared: SharedImage, sparse: Tensor) -> Prompted:
-        return self._decoder.prompt(shared, self._tokens(sparse))
+    def _prompt(self, shared: SharedImage, sparse: Tensor, chunk: int | None = None) -> Prompted:
+        """What has been compiled is given full chunks only: for another number it would be compiled again."""
+        if not self._compiled or chunk is None or len(sparse) == chunk:
+            return self._decoder.prompt(shared, self._tokens(sparse))
+        return self._decoder.prompt(shared, self._tokens(sparse[_filled(len(sparse), chunk)]))[: len(sparse)]
 
     def _predicted_iou(self, shared: SharedImage, prompted: Prompted) -> Tensor:
         """Of the masks of all four tokens, the single-mask token first: float ``[B, 4]``."""
@@ -324,9 +339,12 @@ class Segmenter:
         weights = torch.stack([network(token) for network in networks])[chosen, torch.arange(len(chosen))]
         positions = _DRAWN_POSITIONS.get(self.device.type, 1 << 14)
         at_a_time = max(1, positions // shared.upscaled.shape[1])
-        parts = [slice(begin, begin + at_a_time) for begin in range(0, len(prompted), at_a_time)]
+        parts: list[slice | Tensor] = [slice(begin, begin + at_a_time) for begin in range(0, len(prompted), at_a_time)]
+        if self._compiled and len(prompted) % at_a_time:
+            first = (len(parts) - 1) * at_a_time
+            parts[-1] = first + _filled(len(prompted) - first, at_a_time)
         drawn = [self._decoder.draw(shared, prompted[part], weights[part], positions) for part in parts]
-        return torch.cat(drawn)
+        return torch.cat(drawn)[: len(prompted)]
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points ``[B, p, 2]``, labelled 1 or 0 in ``[B, p]``."""
@@ -372,3 +390,8 @@ class Segmenter:
         up1, norm, act1, up2, act2 = decoder.output_upscaling
         fine, coarse = embedding.high_resolution
         return act2(up2(act1(norm(up1(image) + coarse))) + fine)
+
+
+def _filled(count: int, chunk: int) -> Tensor:
+    """Indices of ``count`` things, the last of them repeated until they are ``chunk``."""
+    return torch.arange(chunk).clamp(max=count - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,18 @@ def test_device_and_precision_are_checked():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="'cuda' is not available"):
             load_encoder("small", "cuda")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU needs a C++ compiler")
+def test_a_compiled_decoder_proposes_the_same(small_segmenter, scene, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compiled = load_segmenter("small", "cpu", "float32", compiled=True)
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    # Neither the prompts nor the survivors fill their last chunk.
+    config = ProposalConfig(points_per_side=11, prompts_per_chunk=50)
+    expected = small_segmenter.propose(embedding, config)
+    found = compiled.propose(embedding, config)
+    assert len(expected) > 4
+    assert torch.equal(found.points, expected.points)
+    assert torch.allclose(found.predicted_iou, expected.predicted_iou, atol=1e-5)
+    assert torch.allclose(found.mask_logits, expected.mask_logits, atol=1e-3)

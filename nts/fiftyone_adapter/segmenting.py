@@ -90,6 +90,7 @@ def segmentation_job(
     device: str = "auto",
     precision: str = "auto",
     use_cache: bool = True,
+    compiled: bool = False,
 ) -> Job[SegmentationReport]:
     """Find the objects of a memory's classes in the images of a view.
 
@@ -119,6 +120,7 @@ def segmentation_job(
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.devices.PRECISIONS`.
         use_cache: read and keep what the models make of images. Only the scorer ``"prototype"`` can.
+        compiled: compile SAM2's decoder, for many images, see :func:`nts.models.load_segmenter`.
 
     Raises:
         InputError: if the view, the field or the settings will not do.
@@ -150,7 +152,7 @@ def segmentation_job(
     engine = ReferenceSegmenter(
         bank,
         load_encoder(encoder or bank.encoder.name, device, precision),
-        load_segmenter(segmenter, device, precision),
+        load_segmenter(segmenter, device, precision, compiled=compiled),
         preset,
         scorer=scorer,
         prompt=prompt,

@@ -1,0 +1,149 @@
+"""A run over images that were encoded before, against the first one over them.
+
+    python -m benchmarks.second_run                         the shipped small pair
+    python -m benchmarks.second_run --models released       released architectures, random weights, 640 x 480
+
+The first run reads the file, runs both models, matches and keeps the target; the second has another memory, of 20
+classes: it looks the file up by its content, reads what was kept and matches. Both end with masks cut to their boxes,
+as they are written to a dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measuring import (
+    RESULTS,
+    Stopwatch,
+    draw_images,
+    markdown_table,
+    random_pair,
+    shown,
+    small_pair,
+    spread_predicted_iou,
+    surroundings,
+    write_report,
+)
+from benchmarks.speed import jpeg_file, read_file
+from nts.cache import TensorCache
+from nts.devices import resolve_device
+from nts.images import digest_file, read_image
+from nts.memory import MemoryBank, MemoryEntry
+from nts.pipeline import ReferenceSegmenter
+from nts.presets import DEFAULT
+from nts.target_cache import keep_target, read_target
+
+CLASSES = 20
+ROUNDS = 5
+"""Second runs over every image; the median counts."""
+
+
+def random_memory(engine_of: Any, seed: int) -> MemoryBank:
+    """References of 20 classes: where they come from makes no difference to the time."""
+    generator = torch.Generator().manual_seed(seed)
+    bank = MemoryBank(engine_of.info)
+    for k in range(CLASSES):
+        prototype = torch.randn(engine_of.info.dim, generator=generator)
+        bank.add(MemoryEntry(f"class {k}", prototype, "sample", f"label {k}"))
+    return bank
+
+
+def run(
+    models: str = "small",
+    device: str = "auto",
+    images: int | None = None,
+    encoder_size: str = "small",
+    segmenter_size: str = "tiny",
+    survivors: float = 0.5,
+    output: Path | None = RESULTS,
+) -> dict[str, Any]:
+    """Measure, write the report, and return its numbers."""
+    where, small = resolve_device(device), models == "small"
+    pair = (
+        small_pair(where.type, "float32") if small else random_pair(encoder_size, segmenter_size, where, torch.float32)
+    )
+    files = [jpeg_file(image) for image in draw_images(images or (20 if small else 2), (480, 640))]
+    preset = DEFAULT
+    if not small:
+        threshold = spread_predicted_iou(pair, read_file(files[0]), survivors)
+        preset = replace(DEFAULT, proposals=replace(DEFAULT.proposals, iou_threshold=threshold))
+    first, second = (
+        ReferenceSegmenter(random_memory(pair.encoder, seed), pair.encoder, pair.segmenter, preset) for seed in (0, 1)
+    )
+    watch, sizes, found = Stopwatch(where), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = TensorCache(Path(folder) / "cache", 10**10)
+        paths = [Path(folder) / f"{k}.jpg" for k in range(len(files))]
+        for path, file in zip(paths, files, strict=True):
+            path.write_bytes(file)
+
+        def encode(path: Path) -> None:
+            key = first.target_key(digest_file(path))
+            encoded = first.encode(read_image(path))
+            first.match(encoded)
+            keep_target(cache, key, encoded.target())
+
+        def look_again(path: Path) -> int:
+            target = read_target(cache, second.target_key(digest_file(path)))
+            assert target is not None
+            return len(second.match_target(target))
+
+        for path in paths:
+            watch.time("first", encode, path)
+        sizes.append(cache.size() / len(paths))
+        look_again(paths[0])
+        for _ in range(ROUNDS):
+            found += [watch.time("second", look_again, path) for path in paths]
+    medians = {run_: float(np.median(seconds)) for run_, seconds in watch.seconds.items()}
+    numbers = {
+        "models": pair.name,
+        "surroundings": surroundings(where),
+        "images": len(files),
+        "image_size": [480, 640],
+        "classes": CLASSES,
+        "instances": float(np.mean(found)),
+        "seconds": medians,
+        "ratio": medians["first"] / medians["second"],
+        "bytes_per_image": sizes[0],
+    }
+    if output is not None:
+        write_report(output, "second_run_small" if small else "second_run_released", numbers, report(numbers))
+    return numbers
+
+
+def report(numbers: dict[str, Any]) -> str:
+    """The numbers as Markdown."""
+    rows = [[f"{name} run", shown(1000 * seconds)] for name, seconds in numbers["seconds"].items()]
+    return f"""## A second run: {numbers["models"]}
+
+{numbers["images"]} images of 640 x 480, {numbers["classes"]} classes, {numbers["instances"]:.0f} instances an image,
+{numbers["bytes_per_image"] / 1e6:.2f} MB an image on the disk. Medians.
+
+{markdown_table(["", "ms per image"], rows)}
+
+The second run is **{numbers["ratio"]:.0f}** times as fast.
+"""
+
+
+def main() -> None:
+    """Read the options, run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", choices=("small", "released"), default="small")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--encoder-size", default="small")
+    parser.add_argument("--segmenter-size", default="tiny")
+    parser.add_argument("--survivors", type=float, default=0.5, help="share of the prompts, with random models")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    run(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
