@@ -52,7 +52,7 @@ types: $(READY)  ## Check the types of the engine
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: $(READY)  ## Accuracy, then time, of the shipped models on the benchmark of drawn scenes
+bench: $(READY)  ## Accuracy on the benchmark of drawn scenes, then speed: engine against recipe, levers, growth
 	@$(BIN)/python -m benchmarks
 
 .PHONY: pins

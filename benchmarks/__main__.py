@@ -1,7 +1,13 @@
-"""Accuracy, then time: `python -m benchmarks`. Each is a module of its own, with options."""
+"""Accuracy, then speed: `python -m benchmarks`. Each is a module of its own, with options.
 
-from benchmarks import scenes, stages
+Numbers and pictures of the speed go to `benchmarks/results`.
+"""
+
+from benchmarks import growth, levers, scenes, speed
 
 scenes.run()
 print()
-stages.run()
+speed.run("small")
+speed.run("released")
+levers.run()
+growth.run()

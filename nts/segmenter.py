@@ -7,6 +7,7 @@ share is computed once, see :mod:`nts.decoder`. The masks are the same as those 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
 from .guidance import Guidance
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
@@ -141,6 +144,7 @@ class Segmenter:
         # A prompt every eight pixels of the low-resolution mask is the published density; half as far for small masks.
         self.points_per_side = 32 if model.image_size >= 512 else 16
         self.device = device
+        self._most_prompts = 256
         self._dtype = dtype
         self.precision = str(dtype).removeprefix("torch.")
         self._model = model.float().to(device).eval().requires_grad_(False)
@@ -184,6 +188,16 @@ class Segmenter:
         points = point_grid(config.points_per_side or self.points_per_side, self.input_size).to(self.device)
         points = points if which is None else points[which]
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
+        while True:
+            try:
+                return self._propose(embedding, points, config.iou_threshold, chunk)
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise
+            chunk = self._most_prompts = chunk // 2
+            logger.warning("the device has not the memory for so many prompts: %d are decoded at a time", chunk)
+
+    def _propose(self, embedding: ImageEmbedding, points: Tensor, iou_threshold: float, chunk: int) -> Proposals:
         kept_points, logits, predicted = [], [], []
         with autocast(self.device, self._dtype):
             shared = self._look(embedding)
@@ -191,7 +205,7 @@ class Segmenter:
                 labels = torch.ones(len(prompts), 1, device=self.device)
                 prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels))
                 predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
-                keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
+                keep = (predicted_iou > iou_threshold).nonzero()[:, 0]
                 kept_points.append(prompts[keep])
                 predicted.append(predicted_iou[keep])
                 logits.append(self._draw(shared, prompted[keep], 1 + best[keep]))
@@ -285,7 +299,7 @@ class Segmenter:
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose intermediates stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
-        return max(1, min(256, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
+        return max(1, min(self._most_prompts, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
 
     def _look(self, embedding: ImageEmbedding) -> SharedImage:
         no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]

@@ -6,6 +6,7 @@ every plugin whenever it starts.
 
 from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
+from .clear_cache import ClearCache
 from .delete_evaluation import DeleteEvaluation
 from .delete_memory import DeleteMemory
 from .delete_reference_prompt import DeleteReferencePrompt
@@ -46,4 +47,5 @@ OPERATORS = (
     ExportReferencePrompt,
     ImportMemory,
     ImportReferencePrompt,
+    ClearCache,
 )

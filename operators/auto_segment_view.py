@@ -100,6 +100,8 @@ class AutoSegmentView(JobOperator):
         words = f"**{report.output_field}**: {count} instances in {report.segmented} images, {report.seconds:.0f} s."
         if report.empty:
             words += f" In {report.empty} of them nothing was found."
+        if report.from_cache:
+            words += f" {report.from_cache} of them had been encoded before: no model ran."
         if report.resumed:
             words += f" {report.resumed} images had been done before, with the same settings."
         failures = [f"{path}: {reason}" for path, reason in report.failed.items()]

@@ -677,3 +677,96 @@ def _directly(ground_truth: dict, results: list[dict], iou_type: str):
     names = [category["name"] for category in ground_truth["categories"]]
     per_class = {name: float(precision[:, :, k][precision[:, :, k] > -1].mean()) for k, name in enumerate(names)}
     return tuple(float(value) for value in evaluation.stats[:3]), per_class
+
+
+class TestCache:
+    """What the models made of an image is not made twice."""
+
+    @pytest.fixture(autouse=True)
+    def _own_cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("NTS_CACHE_DIR", str(tmp_path / "cache"))
+
+    @pytest.fixture
+    def no_model(self, monkeypatch):
+        def forbid():
+            def ran(*_, **__):
+                raise AssertionError("a model ran")
+
+            monkeypatch.setattr("nts.encoder.Encoder.encode", ran)
+            monkeypatch.setattr("nts.segmenter.Segmenter.embed", ran)
+
+        return forbid
+
+    @staticmethod
+    def _found(view, field):
+        return [
+            [(d.label, d.confidence, d.bounding_box, d.mask.tolist(), d.reference_id) for d in labels.detections]
+            for labels in view.values(field)
+        ]
+
+    def test_a_second_run_runs_no_model_and_finds_the_same(self, nts_fo, targets, memory, quick, no_model):
+        first = nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+        assert (first.segmented, first.from_cache) == (TARGETS, 0)
+        without = nts_fo.auto_segment_view(targets, memory, "without", preset=quick, use_cache=False)
+        assert without.from_cache == 0
+        no_model()
+        second = nts_fo.auto_segment_view(targets, memory, "second", preset=quick)
+        assert (second.segmented, second.from_cache, second.failed) == (TARGETS, TARGETS, {})
+        assert any(self._found(targets, "first"))
+        assert self._found(targets, "second") == self._found(targets, "first") == self._found(targets, "without")
+
+    def test_other_references_and_thresholds_run_no_model(self, nts_fo, references, targets, memory, quick, no_model):
+        nts_fo.auto_segment_view(targets, memory, preset=quick)
+        nts_fo.build_reference_memory(references.limit(2), "ground_truth", "fewer")
+        no_model()
+        report = nts_fo.auto_segment_view(targets, "fewer", "found", preset=quick, score_threshold=0.2, max_instances=5)
+        assert (report.from_cache, report.failed) == (TARGETS, {})
+        assert max(len(found) for found in self._found(targets, "found")) <= 5
+
+    def test_a_changed_file_is_encoded_anew(self, nts_fo, targets, memory, quick):
+        from PIL import Image
+
+        nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+        path = targets.first().filepath
+        Image.open(path).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+        assert nts_fo.auto_segment_view(targets, memory, "second", preset=quick).from_cache == TARGETS - 1
+
+    def test_a_model_for_apply_model_uses_it_too(self, nts_fo, targets, memory, quick, no_model):
+        nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+        model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(targets, memory), preset=quick)
+        no_model()
+        targets.apply_model(model, label_field="applied")
+        assert self._found(targets, "applied") == self._found(targets, "first")
+
+    def test_a_reference_more_encodes_one(self, nts_fo, references, monkeypatch):
+        from nts.encoder import Encoder
+
+        encode, encoded = Encoder.encode, []
+        monkeypatch.setattr(Encoder, "encode", lambda self, x: encoded.extend(x) or encode(self, x))
+        samples = references.values("id")
+        fewer = references.select(samples[:-1])
+        nts_fo.build_reference_memory(fewer, "ground_truth", "one")
+        assert len(encoded) == sum(len(sample.ground_truth.detections) for sample in fewer)
+        encoded.clear()
+        nts_fo.build_reference_memory(references, "ground_truth", "more", keep_images=True)
+        added = len(references.last().ground_truth.detections)
+        images = len(references)  # each whole image, too, now that they are to be kept
+        assert len(encoded) == added + images
+        encoded.clear()
+        nts_fo.build_reference_memory(references, "ground_truth", "again", keep_images=True)
+        assert encoded == []
+        more, again = (nts_fo.load_memory(references, name) for name in ("more", "again"))
+        assert np.array_equal(more.instance_prototypes(), again.instance_prototypes())
+
+    def test_what_is_kept_can_be_removed_in_the_app(self, fo, nts_fo, targets, memory, quick):
+        from nts.cache import default_cache
+
+        nts_fo.auto_segment_view(targets, memory, preset=quick)
+        kept = default_cache().count()
+        assert default_cache().count("target") == TARGETS
+        import fiftyone.operators as foo
+
+        files, size = foo.get_operator("@nts/reference-segmentation/clear_cache")()
+        assert files == kept
+        assert size > 0
+        assert default_cache().count() == 0

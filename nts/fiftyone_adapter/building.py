@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..cache import default_cache
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import Skipped, encode_references
@@ -74,8 +75,12 @@ def memory_job(
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    use_cache: bool = True,
 ) -> Job[MemoryReport]:
     """Turn the labels of a view into a reference memory.
+
+    What the encoder makes of a reference is kept on disk (:func:`nts.cache.default_cache`): a memory that is built
+    again with one label more encodes that one.
 
     Args:
         view: dataset or view with the references.
@@ -92,6 +97,7 @@ def memory_job(
         overwrite: replace a memory of this name.
         device: for the models, ``"auto"`` or as in torch.
         precision: for the models, one of :data:`nts.devices.PRECISIONS`.
+        use_cache: read and keep what the encoder makes of references.
 
     Raises:
         InputError: if the view, the field, the classes or the name will not do, or no label could be used.
@@ -140,7 +146,9 @@ def memory_job(
             else:
                 yield from of_image
 
-    for result in encode_references(promoted_references(), loaded, preset, keep_images=keep_images):
+    for result in encode_references(
+        promoted_references(), loaded, preset, keep_images=keep_images, cache=default_cache() if use_cache else None
+    ):
         if isinstance(result, Skipped):
             skipped.append(result)
         else:

@@ -6,11 +6,13 @@ import fiftyone as fo
 import fiftyone.core.models as fom
 import numpy as np
 
-from ..images import read_image
+from ..cache import default_cache
+from ..images import digest, digest_file, read_image
 from ..memory import MemoryBank
 from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
+from ..target_cache import keep_target, read_target
 from ..vrp.prompt import ReferencePrompt
 from .labels import to_detections
 
@@ -35,6 +37,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         scorer: what judges the class of a proposal, as in :class:`~nts.pipeline.ReferenceSegmenter`.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt (:func:`~nts.fiftyone_adapter.load_prompt`
             has those of a dataset), or a name for :func:`nts.models.load_reference_prompt`.
+        use_cache: read and keep what the models make of images; only the scorer ``"prototype"`` can.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         precision: str = "auto",
         scorer: Scorer = "prototype",
         reference_prompt: ReferencePrompt | str | None = None,
+        use_cache: bool = True,
     ) -> None:
         super().__init__()
         preset = get_preset(preset or memory.preset)
@@ -61,6 +65,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
             scorer=scorer,
             prompt=reference_prompt,
         )
+        self._cache = default_cache() if use_cache and self.segmenter.keeps_targets else None
 
     @property
     def media_type(self) -> str:
@@ -80,6 +85,14 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
 
     def predict(self, image: np.ndarray, sample: fo.Sample | None = None) -> fo.Detections:
         """The objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""
-        if sample is not None:
-            image = read_image(sample.filepath, exif=self.segmenter.preset.exif)
-        return to_detections(self.segmenter.segment(image), self.segmenter.memory)
+        engine = self.segmenter
+        if self._cache is None:
+            image = image if sample is None else read_image(sample.filepath, exif=engine.preset.exif)
+            return to_detections(engine.segment(image), engine.memory)
+        key = engine.target_key(digest(image) if sample is None else digest_file(sample.filepath))
+        target = read_target(self._cache, key)
+        if target is None:
+            image = image if sample is None else read_image(sample.filepath, exif=engine.preset.exif)
+            target = engine.encode(image).target()
+            keep_target(self._cache, key, target)
+        return to_detections(engine.match_target(target), engine.memory)

@@ -1,0 +1,45 @@
+"""Clear cache: what the models made of images and references, and what is kept of it on disk."""
+
+from __future__ import annotations
+
+import fiftyone.operators.types as types
+
+from .base import SimpleOperator
+
+
+class ClearCache(SimpleOperator):
+    """See :meth:`nts.cache.TensorCache.clear`."""
+
+    @property
+    def config(self):
+        return self.settings(
+            "clear_cache",
+            "Clear cache of encoded images",
+            "Delete what the models made of images and references; no dataset loses anything",
+            risk_level="LOW",
+        )
+
+    def __call__(self):
+        """Clear from Python; returns how many files and bytes were deleted."""
+        from ..nts.cache import default_cache
+
+        return default_cache().clear()
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.cache import default_cache
+        from ..nts.kept_references import REFERENCE
+        from ..nts.target_cache import TARGET
+
+        cache = default_cache()
+        inputs.view(
+            "kept",
+            types.Notice(
+                label=f"{cache.count(TARGET)} images and {cache.count(REFERENCE)} references are kept, "
+                f"{cache.size() / 1e6:.1f} MB of at most {cache.budget / 1e9:g} GB",
+                description=f"In {cache.folder}. They will be encoded again when they are needed",
+            ),
+        )
+
+    def do(self, ctx) -> str:
+        files, size = self()
+        return f"{files} files deleted, {size / 1e6:.1f} MB."
