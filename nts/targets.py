@@ -31,7 +31,7 @@ class Target:
         image_size: ``(H, W)`` in pixels.
         full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
         areas: int32 ``[n]`` in pixels of the image.
-        pairs: int16 or, where there are too many for it, int32 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size.
+        pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size; int32 where ``n`` demands it.
         shared: int32 ``[p]`` how many.
         runs: uint8, COCO's run lengths of all masks, each cut to its box and transposed, one after the other. COCO
             goes down the columns, so that what is decoded is a mask row by row, as everybody else wants it.
