@@ -68,7 +68,10 @@ def digest_file(path: str | os.PathLike) -> str:
     """
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            content = hashlib.blake2b(digest_size=16)
+            while part := file.read(1 << 20):
+                content.update(part)
+            return content.hexdigest()
     except FileNotFoundError as error:
         raise ImageError(f"the image {path} does not exist") from error
     except OSError as error:

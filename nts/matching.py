@@ -177,7 +177,11 @@ def match_target(
         prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
         config: see :class:`MatchingConfig`.
         class_scores: as for :func:`match_proposals`.
+
+    Raises:
+        ValueError: on prototypes that are not finite, or of another length than the features.
     """
+    _check_prototypes(prototypes, target.features.shape[1])
     features = target.features.float()
     if class_scores is None:
         class_scores = similarity(features, F.normalize(prototypes.float().cpu(), dim=1))
@@ -273,14 +277,17 @@ def _check_inputs(
             "mask_logits must be [n, S, S] and predicted_iou [n], "
             f"got {tuple(mask_logits.shape)} and {tuple(predicted_iou.shape)}"
         )
-    if prototypes.ndim != 2 or prototypes.shape[1] != tokens.shape[2] or len(prototypes) == 0:
-        raise ValueError(
-            f"prototypes must be [K, C] with K >= 1 and C = {tokens.shape[2]} as in the tokens, "
-            f"got {tuple(prototypes.shape)}"
-        )
+    _check_prototypes(prototypes, tokens.shape[2])
     if min(image_size) < 1:
         raise ValueError(f"image_size must be (H, W) of at least one pixel, got {tuple(image_size)}")
-    if not prototypes.isfinite().all():
-        raise ValueError("a prototype holds NaN or infinity: rebuild the memory without the reference it came from")
     if not tokens.isfinite().all():
         raise ValueError("the patch tokens of the target hold NaN or infinity")
+
+
+def _check_prototypes(prototypes: Tensor, channels: int) -> None:
+    if prototypes.ndim != 2 or prototypes.shape[1] != channels or len(prototypes) == 0:
+        raise ValueError(
+            f"prototypes must be [K, C] with K >= 1 and C = {channels} as in the tokens, got {tuple(prototypes.shape)}"
+        )
+    if not prototypes.isfinite().all():
+        raise ValueError("a prototype holds NaN or infinity: rebuild the memory without the reference it came from")

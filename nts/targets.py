@@ -31,9 +31,10 @@ class Target:
         image_size: ``(H, W)`` in pixels.
         full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
         areas: int32 ``[n]`` in pixels of the image.
-        pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size.
+        pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size; int32 where ``n`` demands it.
         shared: int32 ``[p]`` how many.
-        runs: uint8, COCO's run lengths of all masks, each cut to its box, one after the other.
+        runs: uint8, COCO's run lengths of all masks, each cut to its box and transposed, one after the other. COCO
+            goes down the columns, so that what is decoded is a mask row by row, as everybody else wants it.
         runs_end: int32 ``[n]`` where those of each mask end.
     """
 
@@ -81,8 +82,8 @@ class Target:
         crops = []
         for k, (x1, y1, x2, y2) in zip(which.tolist(), boxes.tolist(), strict=True):
             counts = runs[ends[k - 1] if k else 0 : ends[k]].tobytes()
-            crop = coco_mask.decode({"size": [y2 - y1, x2 - x1], "counts": counts})
-            crops.append(torch.from_numpy(crop.view(bool)))
+            columns = coco_mask.decode({"size": [x2 - x1, y2 - y1], "counts": counts})
+            crops.append(torch.from_numpy(columns.T.view(bool)))
         return crops, boxes
 
 
@@ -108,7 +109,7 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
         image_size=image_size,
         full_boxes=full_boxes.int(),
         areas=overlaps.diagonal().int(),
-        pairs=torch.stack([first, second]).to(torch.int16),
+        pairs=torch.stack([first, second]).to(torch.int16 if len(logits) <= 1 << 15 else torch.int32),
         shared=overlaps[first, second].int(),
         runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
         runs_end=lengths.cumsum(0).int(),
@@ -118,4 +119,4 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
 
 def _run_lengths(crop: Tensor) -> bytes:
     # An empty array has no run lengths in pycocotools.
-    return coco_mask.encode(np.asfortranarray(crop.cpu().numpy(), np.uint8))["counts"] if crop.numel() else b""
+    return coco_mask.encode(crop.cpu().contiguous().numpy().view(np.uint8).T)["counts"] if crop.numel() else b""

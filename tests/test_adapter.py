@@ -714,6 +714,10 @@ class TestCache:
         assert (second.segmented, second.from_cache, second.failed) == (TARGETS, TARGETS, {})
         assert any(self._found(targets, "first"))
         assert self._found(targets, "second") == self._found(targets, "first") == self._found(targets, "without")
+        for field in ("first", "second"):
+            for found in targets.values(field):
+                # The App refuses masks that are kept column by column.
+                assert all(detection.mask.flags.c_contiguous for detection in found.detections)
 
     def test_other_references_and_thresholds_run_no_model(self, nts_fo, references, targets, memory, quick, no_model):
         nts_fo.auto_segment_view(targets, memory, preset=quick)

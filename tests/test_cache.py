@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +58,35 @@ def test_a_damaged_file_is_missing_and_made_again(cache, caplog, content):
     assert cache.get("thing-0") is not None
 
 
+@pytest.mark.parametrize("start", [-16, -300])
+def test_a_file_whose_end_was_lost_with_the_power_is_found_out(cache, start):
+    cache.put("thing-0", some_tensors(8))
+    path = file_of(cache, "thing-0")
+    path.write_bytes(path.read_bytes()[:start] + bytes(-start))
+    assert cache.get("thing-0") is None
+    assert not path.exists()
+
+
+def test_a_file_under_another_name_is_missing(cache):
+    cache.put("thing-0", some_tensors())
+    cache.put("other-0", some_tensors())
+    file_of(cache, "other-0").replace(file_of(cache, "thing-0"))
+    assert cache.get("thing-0") is None
+
+
+def test_tensors_of_all_kinds_are_kept(cache):
+    tensors = {
+        "none": torch.zeros(0, 4, dtype=torch.float16),
+        "one": torch.tensor(3.5),
+        "half": torch.randn(3, 5).to(torch.bfloat16),
+        "across": torch.arange(12).reshape(3, 4).T,
+        "yes": torch.tensor([True, False]),
+    }
+    cache.put("thing-0", tensors)
+    found, _ = cache.get("thing-0")
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
 def test_a_file_of_something_else_is_missing(cache):
     cache.put("thing-0", some_tensors())
     file_of(cache, "thing-0").write_bytes(pack_tensors(some_tensors(), "another-format", 1, {}))
@@ -72,14 +103,14 @@ def test_versions_do_not_see_each_other(cache, monkeypatch):
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
-    cache = TensorCache(tmp_path, 3000)  # five files of about 550 bytes
+    cache = TensorCache(tmp_path, 3500)  # five files of about 650 bytes
     for k in range(5):
         cache.put(f"thing-{k}", some_tensors(0))
         path = file_of(cache, f"thing-{k}")
         os.utime(path, (k, k))
     assert cache.get("thing-0") is not None  # used now
     cache.put("thing-5", some_tensors(0))
-    assert cache.size() <= 3000
+    assert cache.size() <= 3500
     assert cache.get("thing-1") is None
     assert cache.get("thing-0") is not None
     assert cache.get("thing-5") is not None
@@ -119,6 +150,73 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     cache.put("thing-1", some_tensors())
     assert cache.get("thing-0") is None
     assert caplog.text.count("Nothing more is kept") == 1
+
+
+def test_a_file_that_cannot_be_touched_is_read_all_the_same(cache, monkeypatch):
+    cache.put("thing-0", some_tensors())
+
+    def of_another_user(*_, **__):
+        raise PermissionError("of another user")
+
+    monkeypatch.setattr(os, "utime", of_another_user)
+    assert cache.get("thing-0") is not None
+
+
+def test_files_that_cannot_be_removed_stop_nothing(tmp_path, monkeypatch):
+    cache = TensorCache(tmp_path, 1500)
+
+    def open_elsewhere(*_, **__):
+        raise PermissionError("open elsewhere")
+
+    monkeypatch.setattr(Path, "unlink", open_elsewhere)
+    monkeypatch.setattr("nts.cache.write_file", lambda path, data, durable: path.write_bytes(data))
+    for k in range(5):
+        cache.put(f"thing-{k}", some_tensors(k))
+    file_of(cache, "thing-0").write_bytes(b"damaged")
+    assert cache.get("thing-0") is None
+    assert cache.clear() == (0, 0)
+    assert cache.count() == 5
+
+
+def test_a_folder_that_is_removed_meanwhile_does_not_end_the_keeping(cache, monkeypatch, caplog):
+    def removed(*_, **__):
+        raise FileNotFoundError("removed by another process")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nts.cache.write_file", removed)
+        cache.put("thing-0", some_tensors())
+    cache.put("thing-1", some_tensors())
+    assert cache.get("thing-0") is None
+    assert cache.get("thing-1") is not None
+    assert not caplog.text
+
+
+def test_what_is_larger_than_the_budget_drives_nothing_out(tmp_path):
+    cache = TensorCache(tmp_path, 3000)
+    cache.put("thing-0", some_tensors())
+    cache.put("thing-1", some_tensors(size=1000))
+    assert cache.get("thing-0") is not None
+    assert cache.get("thing-1") is None
+
+
+def test_what_was_left_half_written_is_removed_when_nobody_writes_it_any_more(cache):
+    cache.put("thing-0", some_tensors())
+    old, new = (file_of(cache, "thing-0").with_name(f".thing-{k}.safetensors.123.4") for k in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert cache.clear()[0] == 1
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_threads_may_keep_the_same_thing_at_once(cache, caplog):
+    with ThreadPoolExecutor(8) as threads:
+        for seed in range(20):
+            list(threads.map(lambda k, seed=seed: cache.put(f"thing-{seed}", some_tensors(seed)), range(8)))
+    assert cache.count() == 20
+    assert torch.equal(cache.get("thing-7")[0]["a"], some_tensors(7)["a"])
+    assert not caplog.text
 
 
 def work_on(folder: str, seed: int, seconds: float) -> int:

@@ -72,6 +72,7 @@ def test_what_is_kept_of_the_masks_are_the_masks(size):
     expected, expected_boxes = draw_crops(logits[which], size)
     assert torch.equal(boxes, expected_boxes)
     assert all(torch.equal(a, b) for a, b in zip(crops, expected, strict=True))
+    assert all(crop.is_contiguous() for crop in [*crops, *expected])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -204,3 +205,13 @@ def test_large_masks_take_little_of_a_target():
     assert sum(value.nbytes for value in target.tensors.values()) < 5_000_000
     assert int(target.areas.max()) == 12_000_000
     assert np.isclose(float(target.areas[0]), float((logits[0] > 0).float().mean()) * 12e6, rtol=0.05)
+
+
+def test_prototypes_that_do_not_fit_are_refused():
+    target = make_target(
+        torch.zeros(2, 4), Proposals(random_blobs(3, 16)[[0, 2]], torch.rand(2), torch.zeros(2, 2)), (9, 9)
+    )
+    with pytest.raises(ValueError, match="C = 4"):
+        match_target(target, torch.ones(1, 3))
+    with pytest.raises(ValueError, match="a prototype holds NaN"):
+        match_target(target, torch.full((1, 4), torch.nan))

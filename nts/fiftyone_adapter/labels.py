@@ -67,7 +67,8 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
         detections=[
             fo.Detection(
                 label=memory.classes[label],
-                mask=crop.cpu().numpy(),
+                # The App refuses masks that are kept column by column.
+                mask=np.ascontiguousarray(crop.cpu().numpy()),
                 bounding_box=_fractions(x1, y1, x2, y2, width, height),
                 confidence=score,
                 similarity=similarity,
