@@ -275,7 +275,7 @@ def run(
         models: ``"small"`` or ``"released"``.
         engine: ``"exact"``, or the name of a preset.
         device: as in torch, or ``"auto"``.
-        precision: of the engine; single if it is to be exact, else the device's own, where ``None``.
+        precision: of the engine; single if it is to be exact, else the preset's, where ``None``.
         images: 10 where ``None``, but 1 of the released models on a CPU.
         repeats: of every image, by both; 3 where ``None``, but 1 of the released models on a CPU.
         encoder_size: of random DINOv2s.
@@ -286,7 +286,7 @@ def run(
     """
     small = models == "small"
     where = resolve_device(device)
-    precision = precision or ("float32" if engine in ENGINES else "auto")
+    precision = precision or ("float32" if engine in ENGINES else get_preset(engine).precision)
     dtype = resolve_precision(precision, where)
     height, width = (256, 256) if small else (480, 640)
     slow = not small and where.type == "cpu"
@@ -443,7 +443,7 @@ def main() -> None:
     parser.add_argument("--models", choices=("small", "released"), default="small")
     parser.add_argument("--engine", default="exact", help="'exact', or the name of a preset")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", help="of the engine; single if it is exact, else the device's own")
+    parser.add_argument("--precision", help="of the engine; single if it is exact, else the preset's")
     parser.add_argument("--images", type=int)
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--encoder-size", choices=tuple(ENCODER_SHAPES), default="small")
