@@ -54,18 +54,24 @@ def draw_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def draw_crops(logits: Tensor, image_size: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+    """The crops of :func:`each_crop`, and their boxes as int64 ``[n, 4]``."""
+    drawn = list(each_crop(logits, image_size))
+    boxes = torch.tensor([box for _, box in drawn], dtype=torch.int64, device=logits.device)
+    return [crop for crop, _ in drawn], boxes.reshape(-1, 4)
+
+
+def each_crop(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int, int, int]]]:
     """The masks of :func:`draw_masks`, one at a time and only where they can be, cut to their boxes.
 
-    Returns:
-        ``n`` bool ``[height, width]`` crops, and their boxes, int64 ``[n, 4]``, half-open: zeros for a mask that
-        vanishes at this size, whose crop is empty.
+    Yields:
+        a bool ``[height, width]`` crop, and its box ``x1, y1, x2, y2``, half-open: zeros for a mask that vanishes at
+        this size, whose crop is empty.
     """
     height, width = image_size
     logits = logits.float()
     resize_y = resize_matrix(logits.shape[1], height, like=logits)
     resize_x = resize_matrix(logits.shape[2], width, like=logits)
     (top_of, bottom_of), (left_of, right_of) = _reach(resize_y), _reach(resize_x)
-    crops, boxes = [], []
     for of_mask, (x1, y1, x2, y2) in zip(logits, boxes_of_masks(logits > 0).tolist(), strict=True):
         top, bottom, left, right = top_of[y1], bottom_of[y2], left_of[x1], right_of[x2]
         weights_y, weights_x = resize_y[top:bottom], resize_x[left:right]
@@ -73,13 +79,10 @@ def draw_crops(logits: Tensor, image_size: tuple[int, int]) -> tuple[list[Tensor
         crop = weights_y[:, below_y] @ of_mask[below_y, below_x] @ weights_x[:, below_x].T > 0
         rows, columns = crop.any(1).nonzero()[:, 0], crop.any(0).nonzero()[:, 0]
         if len(rows) == 0:
-            crops.append(crop[:0, :0])
-            boxes.append([0, 0, 0, 0])
+            yield crop[:0, :0], (0, 0, 0, 0)
             continue
         y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        crops.append(crop[y1:y2, x1:x2].clone())
-        boxes.append([left + x1, top + y1, left + x2, top + y2])
-    return crops, torch.tensor(boxes, dtype=torch.int64, device=logits.device).reshape(-1, 4)
+        yield crop[y1:y2, x1:x2].clone(), (left + x1, top + y1, left + x2, top + y2)
 
 
 def _reach(weights: Tensor) -> tuple[list[int], list[int]]:

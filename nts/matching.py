@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .instances import Instances
 from .masks import boxes_of_masks, draw_crops, overlaps_of_masks, resize_matrix
-from .merging import soft_merging_decay, suppress
+from .merging import Overlaps, soft_merging_decay, suppress
 from .targets import Target
 
 _POOLING_CHUNK = 128
@@ -158,8 +158,8 @@ class ProposalMasks(Protocol):
     @property
     def empty(self) -> Tensor: ...
 
-    def overlaps(self, which: Tensor) -> Tensor:
-        """Pixels shared at the image's size by every two of the masks ``which`` ``[c]``: float64 ``[c, c]``."""
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
+        """Pixels shared at the image's size by the masks ``which`` ``[c]``, by falling rank, of classes ``labels``."""
         ...
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -197,8 +197,8 @@ class MasksOfLogits:
         self.empty = ~(logits > 0).flatten(1).any(1)
         self._logits = logits
 
-    def overlaps(self, which: Tensor) -> Tensor:
-        return overlaps_of_masks(self._logits[which], self.image_size)
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
+        return Overlaps.of_matrix(overlaps_of_masks(self._logits[which], self.image_size), labels)
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         return draw_crops(self._logits[which], self.image_size)
@@ -224,13 +224,13 @@ def choose_instances(
     candidates = candidates[kept[: config.candidates_per_instance * config.max_instances]]
     candidates = candidates[similarities[candidates] > 0]
 
-    overlaps = masks.overlaps(candidates)
-    decay = soft_merging_decay(overlaps, features[candidates], labels[candidates], config.merge_exponent)
+    overlaps = masks.overlaps(candidates, labels[candidates])
+    decay = soft_merging_decay(overlaps, features[candidates], config.merge_exponent)
     scores = similarities[candidates] * decay
 
     # A mask can vanish at the size of a small image, and decay can leave a score of nothing.
     order = scores.argsort(descending=True, stable=True)
-    order = order[(overlaps.diagonal()[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
+    order = order[(overlaps.areas[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
     candidates, scores = candidates[order], scores[order]
 
     crops, boxes = masks.crops(candidates)

@@ -15,7 +15,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from .masks import boxes_of_masks, draw_crops, overlaps_of_masks
+from .masks import boxes_of_masks, each_crop, overlaps_of_masks
+from .merging import Overlaps
 from .segmenter import Proposals
 
 
@@ -63,17 +64,20 @@ class Target:
         on_cpu: dict[str, Any] = {name: value.cpu() for name, value in self.tensors.items()}
         return replace(self, **on_cpu)
 
-    def overlaps(self, which: Tensor) -> Tensor:
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
         """As :meth:`nts.matching.ProposalMasks.overlaps`."""
-        place = torch.full((len(self),), -1, dtype=torch.int64)
-        place[which] = torch.arange(len(which))
-        first, second = place[self.pairs.long()]
-        both = (first >= 0) & (second >= 0)
-        first, second, shared = first[both], second[both], self.shared[both].double()
-        overlaps = torch.diag(self.areas[which].double())
-        overlaps[first, second] = shared
-        overlaps[second, first] = shared
-        return overlaps
+        ranks, classes = torch.zeros((2, len(self)), dtype=torch.int64)
+        ranks[which] = torch.arange(len(which))
+        classes[which] = labels + 1  # 0 is what is not asked for
+        first_class, second_class = classes[self.pairs.long()]
+        matter = ((first_class == second_class) & (first_class > 0)).nonzero()[:, 0]
+        first, second = ranks[self.pairs[:, matter].long()]
+        return Overlaps(
+            areas=self.areas[which].long(),
+            worse=torch.maximum(first, second),
+            better=torch.minimum(first, second),
+            shared=self.shared[matter].long(),
+        )
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """As :meth:`nts.matching.ProposalMasks.crops`."""
@@ -98,8 +102,10 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
     logits = proposals.mask_logits
     overlaps = overlaps_of_masks(logits, image_size)
     first, second = overlaps.triu(1).nonzero(as_tuple=True)
-    crops, full_boxes = draw_crops(logits, image_size)
-    runs = [_run_lengths(crop) for crop in crops]
+    runs, full_boxes = [], []
+    for crop, box in each_crop(logits, image_size):
+        runs.append(_run_lengths(crop))
+        full_boxes.append(box)
     lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
     target = Target(
         features=features.half(),
@@ -107,7 +113,7 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
         boxes=boxes_of_masks(logits > 0).to(torch.int16),
         empty=~(logits > 0).flatten(1).any(1),
         image_size=image_size,
-        full_boxes=full_boxes.int(),
+        full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
         areas=overlaps.diagonal().int(),
         pairs=torch.stack([first, second]).to(torch.int16 if len(logits) <= 1 << 15 else torch.int32),
         shared=overlaps[first, second].int(),

@@ -23,7 +23,7 @@ from nts.images import resize_bicubic
 from nts.masks import boxes_of_masks, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, patch_weights, pool_tokens, similarity
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry, class_prototype, instance_prototype
-from nts.merging import soft_merging_decay, suppress
+from nts.merging import Overlaps, soft_merging_decay, suppress
 from nts.references import InvalidReference, Reference, _corner_weights, crop_window, prepare_reference
 from nts.segmenter import ProposalConfig, point_grid
 
@@ -258,13 +258,14 @@ class TestMatching:
         features = torch.linalg.cholesky(alike).float()
         strips, features = strips[order], features[order]
         labels = torch.tensor([0, 0, 0, 1])
-        found = soft_merging_decay((strips @ strips.T).double(), features, labels)
+        found = soft_merging_decay(Overlaps.of_matrix((strips @ strips.T).double(), labels), features)
         assert found.tolist() == pytest.approx(decay, abs=1e-4)
 
     def test_20_contained_duplicate_scores_zero_and_empty_mask_is_dropped_instead_of_nan(self):
-        overlaps = torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]]).double()
+        matrix = torch.tensor([[4.0, 4.0, 0.0], [4.0, 4.0, 0.0], [0.0, 0.0, 0.0]]).double()
+        overlaps = Overlaps.of_matrix(matrix, torch.zeros(3, dtype=torch.int64))
         features = torch.tensor([[1.0000001, 0.0], [1.0, 0.0], [1.0, 0.0]])
-        assert soft_merging_decay(overlaps, features, torch.zeros(3, dtype=torch.int64)).tolist() == [1, 0, 0]
+        assert soft_merging_decay(overlaps, features).tolist() == [1, 0, 0]
 
     def test_21_masks_are_enlarged_bilinearly_and_boxes_are_half_open_unlike_the_publication(self):
         logits = blocks(256, (64, 64, 192, 128))

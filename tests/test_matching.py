@@ -11,7 +11,7 @@ from benchmarks import published_recipe
 from nts.masks import boxes_of_masks, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, most_alike_references, pool_tokens
 from nts.memory import class_prototype
-from nts.merging import suppress
+from nts.merging import Overlaps, soft_merging_decay, suppress
 
 SIZES = [(48, 64), (300, 200), (17, 500), (20, 12), (1, 1), (1, 400), (400, 1)]
 
@@ -76,6 +76,27 @@ def test_matching_equals_the_published_recipe(seed):
     assert (found.masks != expected.masks).flatten(1).sum(1).max() <= 2
     assert (found.scores <= found.similarities).all()
     assert torch.equal(found.predicted_iou, problem.predicted_iou[found.proposals])
+
+
+@pytest.mark.parametrize("classes", [1, 40])
+def test_soft_merging_equals_the_loop_over_pairs_be_they_many_or_few(classes):
+    generator = torch.Generator().manual_seed(classes)
+    masks = torch.rand(90, 1, 30, generator=generator) < 0.3
+    masks[7] = False
+    pixels = masks.flatten(1).double()
+    features = F.normalize(torch.randn(90, 6, generator=generator), dim=1)
+    labels = torch.randint(classes, (90,), generator=generator)
+    expected = []
+    for i in range(90):
+        covered = [0.0]
+        for j in range(i):
+            if labels[i] == labels[j]:
+                share = float((masks[i] & masks[j]).sum() / masks[i].sum().clamp(min=1))
+                covered.append(share * max(0.0, float(features[i] @ features[j])))
+        expected.append((1 - max(covered)) ** 0.5 if masks[i].any() else 0.0)
+    overlaps = Overlaps.of_matrix(pixels @ pixels.T, labels)
+    assert (len(overlaps.worse) > 90**2 / 40) == (classes == 1)
+    assert soft_merging_decay(overlaps, features).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_half_precision_inputs_are_matched_in_single_precision():

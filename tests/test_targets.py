@@ -15,6 +15,7 @@ from nts.images import digest, digest_file
 from nts.masks import draw_crops, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, match_target, pool_tokens
 from nts.memory import MemoryBank
+from nts.merging import Overlaps
 from nts.pipeline import ReferenceSegmenter, build_memory
 from nts.presets import DEFAULT, FAST, PAPER
 from nts.references import Reference
@@ -67,7 +68,13 @@ def test_what_is_kept_of_the_masks_are_the_masks(size):
     _, logits, predicted_iou, _ = random_problem()
     target = make_target(torch.zeros(60, 4), Proposals(logits, predicted_iou, torch.zeros(60, 2)), size)
     which = torch.tensor([5, 1, 2, 40, 17])
-    assert torch.equal(target.overlaps(which), overlaps_of_masks(logits, size)[which][:, which])
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    found = target.overlaps(which, labels)
+    known = Overlaps.of_matrix(overlaps_of_masks(logits[which], size), labels)
+    assert torch.equal(found.areas, known.areas)
+    in_order = (found.worse * len(which) + found.better).argsort()
+    for name in ("worse", "better", "shared"):
+        assert torch.equal(getattr(found, name)[in_order], getattr(known, name)), name
     crops, boxes = target.crops(which)
     expected, expected_boxes = draw_crops(logits[which], size)
     assert torch.equal(boxes, expected_boxes)
