@@ -3,11 +3,14 @@
 Numbers and pictures of the speed go to `benchmarks/results`.
 """
 
-from benchmarks import growth, levers, scenes, speed
+from benchmarks import fast, growth, levers, scenes, second_run, speed
 
 scenes.run()
 print()
-speed.run("small")
-speed.run("released")
+for models in ("small", "released"):
+    speed.run(models)
+    speed.run(models, "fast")
+    second_run.run(models)
+fast.run()
 levers.run()
 growth.run()

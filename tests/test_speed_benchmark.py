@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import growth, levers, speed
+from benchmarks import fast, growth, levers, second_run, speed
 from benchmarks.measuring import PeakMemory, random_pair, shown, spread_predicted_iou, threshold_between
 from benchmarks.published_pipeline import Found
 from nts.images import prepare_target
 from nts.instances import Instances
+from nts.pipeline import encode_target
+from nts.presets import FAST, PAPER
 from nts.segmenter import ProposalConfig
+from nts.small.scenes import target_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +172,30 @@ def test_memory_above_what_was_there_before_is_seen():
 )
 def test_numbers_are_shown_with_three_digits(value, text):
     assert shown(value) == text
+
+
+def test_what_the_fast_preset_moves_is_measured(tmp_path):
+    numbers = fast.run(targets=3, draws=1, device="cpu", output=tmp_path)
+    assert json.loads((tmp_path / "fast.json").read_text()) == numbers
+    for name in ("half precision", "led prompts", "both: the preset 'fast'"):
+        assert len(numbers["moved"][name]) == 1
+        assert 0 <= numbers["images_changed"][name][0] <= 1
+    assert "images whose instances change" in (tmp_path / "fast.md").read_text()
+
+
+def test_led_proposals_of_the_benchmark_are_those_of_the_engine(small_encoder, small_segmenter):
+    preset = replace(PAPER, proposals=replace(PAPER.proposals, guidance=FAST.proposals.guidance))
+    image = target_scenes(1)[0].image
+    prototypes = torch.randn(4, small_encoder.info.dim, generator=torch.Generator().manual_seed(0))
+    whole = encode_target(image, small_encoder, small_segmenter, PAPER)
+    expected = encode_target(image, small_encoder, small_segmenter, preset, prototypes=prototypes)
+    found = fast.led(whole, prototypes, small_segmenter.points_per_side, small_segmenter.input_size)
+    assert torch.equal(found.proposals.points, expected.proposals.points)
+    assert torch.allclose(found.proposals.mask_logits, expected.proposals.mask_logits, atol=1e-3)
+
+
+def test_a_second_run_is_compared_with_the_first(tmp_path):
+    numbers = second_run.run("small", device="cpu", images=2, output=tmp_path)
+    assert json.loads((tmp_path / "second_run_small.json").read_text()) == numbers
+    assert numbers["ratio"] == pytest.approx(numbers["seconds"]["first"] / numbers["seconds"]["second"])
+    assert numbers["bytes_per_image"] > 1000
