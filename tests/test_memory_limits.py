@@ -44,11 +44,11 @@ def test_prompts_that_do_not_fit_are_decoded_fewer_at_a_time(small_segmenter, mo
     expected = small_segmenter.propose(embedding, config)
     decode, chunks = small_segmenter._prompt, []
 
-    def decode_ten(shared, sparse):
+    def decode_ten(shared, sparse, *chunk):
         chunks.append(len(sparse))
         if len(sparse) > 10:
             raise torch.OutOfMemoryError("too much")
-        return decode(shared, sparse)
+        return decode(shared, sparse, *chunk)
 
     monkeypatch.setattr(small_segmenter, "_prompt", decode_ten)
     monkeypatch.setattr(small_segmenter, "_most_prompts", 36)
