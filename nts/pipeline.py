@@ -259,9 +259,9 @@ class ReferenceSegmenter:
         self.memory = memory
         memory.check_encoder(self.encoder.info)
         device = self.encoder.device
-        self._prototypes = memory.prototypes().to(device)
-        self._references = memory.instance_prototypes().to(device)
-        self._reference_labels = memory.entry_labels().to(device)
+        # Targets that were kept are matched on the CPU, others where the models are.
+        self._on_cpu = memory.prototypes(), memory.instance_prototypes(), memory.entry_labels()
+        self._prototypes, self._references, self._reference_labels = (each.to(device) for each in self._on_cpu)
         self.scorer = scorer
         self._head: PromptHead | None = None
         if scorer != "prototype" and prompt is not None:
@@ -337,7 +337,8 @@ class ReferenceSegmenter:
         """
         if self._head is not None:
             raise ValueError("a reference prompt looks at the image itself: encode it by this segmenter")
-        return self._with_references(match_target(target, self._prototypes, self.preset.matching))
+        prototypes, references, labels = self._on_cpu
+        return _with_references(match_target(target, prototypes, self.preset.matching), references, labels)
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget) -> Instances:
@@ -352,14 +353,7 @@ class ReferenceSegmenter:
             target.features,
             self._class_scores(target),
         )
-        return self._with_references(instances)
-
-    def _with_references(self, instances: Instances) -> Instances:
-        device = instances.features.device
-        references = most_alike_references(
-            instances.features, instances.labels, self._references.to(device), self._reference_labels.to(device)
-        )
-        return replace(instances, references=references)
+        return _with_references(instances, self._references, self._reference_labels)
 
     def _class_scores(self, target: EncodedTarget) -> Tensor | None:
         """``[n, K]`` by the reference prompt; ``None`` where the prototypes judge alone."""
@@ -367,6 +361,12 @@ class ReferenceSegmenter:
             return None
         scores = score_proposals(self.class_maps(target).probabilities, target.proposals.mask_logits > 0)
         return scores if self.scorer == "vrp" else similarity(target.features, self._prototypes) * scores.sqrt()
+
+
+def _with_references(instances: Instances, references: Tensor, labels: Tensor) -> Instances:
+    """With the most alike of the references ``[R, C]`` of classes ``[R]`` for every instance."""
+    found = most_alike_references(instances.features, instances.labels, references, labels)
+    return replace(instances, references=found)
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:
