@@ -70,10 +70,10 @@ class _SharedLayer:
     """What all prompts on one image share in a layer; products of ``X``.
 
     Attributes:
-        keys, values, queries: ``[H, d, N]``.
+        keys, values, queries: ``[H, d, N]``; no queries for the last attention.
         across: of every layer so far and this one: products of the centred ``X`` with ``A`` ``[H, d, N]``, and with
             ``c`` ``[N]``.
-        square: ``|X|^2`` of the centred ``X``, ``[N]``.
+        square: ``|X|^2`` of the centred ``X``, ``[N]``; empty for the last attention, which no norm follows.
     """
 
     keys: Tensor
@@ -205,7 +205,7 @@ class SharedDecoder:
             )
             x = scale[:, None] * centred
         last = self._layers[-1]
-        shared.append(_SharedLayer(self._shared(last.keys, x), self._shared(last.values, x), None, (), x[0]))
+        shared.append(_SharedLayer(self._shared(last.keys, x), self._shared(last.values, x), None, (), x.new_empty(0)))
         coarse = fine = None
         if high_resolution:
             fine, coarse = (level[0] for level in high_resolution)
