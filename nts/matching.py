@@ -182,10 +182,9 @@ def match_target(
         ValueError: on prototypes that are not finite, or of another length than the features.
     """
     _check_prototypes(prototypes, target.features.shape[1])
-    features = target.features.float()
     if class_scores is None:
-        class_scores = similarity(features, F.normalize(prototypes.float().cpu(), dim=1))
-    return choose_instances(target, features, target.predicted_iou, class_scores, config or MatchingConfig())
+        class_scores = similarity(target.features, F.normalize(prototypes.float().cpu(), dim=1))
+    return choose_instances(target, target.features, target.predicted_iou, class_scores, config or MatchingConfig())
 
 
 class MasksOfLogits:

@@ -152,11 +152,8 @@ class EncodedTarget:
 
     @cached_property
     def features(self) -> Tensor:
-        """Pooled features of the proposals: float ``[n, C]``, L2-normalised.
-
-        They are rounded to half precision, as they are kept, so that an image that is matched again gives the same.
-        """
-        return pool_tokens(self.tokens, self.proposals.mask_logits > 0).half().float()
+        """Pooled features of the proposals: float ``[n, C]``, L2-normalised."""
+        return pool_tokens(self.tokens, self.proposals.mask_logits > 0)
 
     def target(self) -> Target:
         """What is worth keeping of it, see :mod:`nts.targets`."""

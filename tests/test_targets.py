@@ -94,17 +94,14 @@ def test_what_is_kept_of_the_masks_are_the_masks(size):
 def test_a_target_gives_the_instances_of_its_proposals(seed, config):
     tokens, logits, predicted_iou, prototypes = random_problem(seed=seed)
     size = SIZES[seed]
-    features = pool_tokens(tokens, logits > 0).half()
+    features = pool_tokens(tokens, logits > 0)
     target = make_target(features, Proposals(logits, predicted_iou, torch.zeros(60, 2)), size)
     found = match_target(target, prototypes, config)
-    expected = match_proposals(tokens, logits, predicted_iou, prototypes, size, config, features.float())
+    expected = match_proposals(tokens, logits, predicted_iou, prototypes, size, config)
     assert len(found) == len(expected) > 0
     for name in ("boxes", "labels", "scores", "similarities", "margins", "predicted_iou", "features", "proposals"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert torch.equal(found.masks, expected.masks)
-    # Half precision moves a score by far less than what two devices differ by.
-    exact = match_proposals(tokens, logits, predicted_iou, prototypes, size, config)
-    assert torch.allclose(exact.similarities.sort().values, found.similarities.sort().values, atol=2e-3)
 
 
 def test_no_proposals_are_a_target_as_well(tmp_path):
