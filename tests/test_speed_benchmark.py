@@ -63,9 +63,8 @@ def test_an_engine_may_be_any_preset():
 
 def instances(masks: torch.Tensor, labels: list[int], scores: list[float]) -> Instances:
     n = len(masks)
-    return Instances(
-        masks=masks,
-        boxes=torch.zeros(n, 4),
+    return Instances.of_masks(
+        masks,
         labels=torch.tensor(labels),
         scores=torch.tensor(scores),
         similarities=torch.ones(n),
