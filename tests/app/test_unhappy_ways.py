@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from app_page import AppPage
@@ -33,6 +34,22 @@ def with_memory(drawn):
 
     build_reference_memory(drawn.match_tags("reference"), "ground_truth", "birds")
     return drawn
+
+
+@pytest.fixture
+def with_many_targets(with_memory):
+    """The same with so many targets that a run has a middle. Nobody has encoded these files before."""
+    import fiftyone as fo
+
+    sources = with_memory.match_tags("target").values("filepath")
+    samples = []
+    for k in range(36):
+        source = Path(sources[k % len(sources)])
+        path = source.with_name(f"more{k}.png")
+        path.write_bytes(source.read_bytes() + uuid4().bytes)  # what follows the end of a PNG is not looked at
+        samples.append(fo.Sample(path, tags=["target"]))
+    with_memory.add_samples(samples)
+    return with_memory
 
 
 def test_without_a_memory_the_form_says_what_to_do_first(drawn, app: AppPage):
@@ -130,17 +147,17 @@ def test_an_unreadable_image_does_not_stop_the_others(with_memory, app: AppPage)
     assert "cannot be decoded" in targets.match({"filepath": broken}).first()[f"{PREDICTIONS}_error"]
 
 
-def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_memory, app: AppPage, tmp_path: Path):
-    targets = with_memory.match_tags("target")
+def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_many_targets, app: AppPage, tmp_path: Path):
+    targets = with_many_targets.match_tags("target")
     folder = Path(targets.first().filepath).parent
-    app.open(with_memory.name, "targets")
+    app.open(with_many_targets.name, "targets")
     app.expect_samples(len(targets))
     outcome = app.open_operator(SEGMENT).execute()
     outcome.expect_text(FIRST_DONE)
     folder.rename(tmp_path / "elsewhere")
     outcome.expect_text(f"could not be segmented (see the field {PREDICTIONS}_error)")
     outcome.done()
-    with_memory.reload()
+    with_many_targets.reload()
     done = set(targets.exists(PREDICTIONS).values("id"))
     assert 1 <= len(done) < len(targets)
     assert set(targets.exists(f"{PREDICTIONS}_error").values("id")) == set(targets.values("id")) - done
@@ -149,45 +166,47 @@ def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_memory,
     outcome = app.open_operator(SEGMENT).execute()
     outcome.expect_text(f"{len(done)} images had been done before, with the same settings")
     outcome.done()
-    with_memory.reload()
+    with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
     assert len(targets.exists(f"{PREDICTIONS}_error")) == 0
 
 
-def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_memory, app: AppPage):
+def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_many_targets, app: AppPage):
     # The run's own record is deleted behind its back: it cannot finish, but has written its results before.
-    targets = with_memory.match_tags("target")
-    app.open(with_memory.name, "targets")
+    targets = with_many_targets.match_tags("target")
+    app.open(with_many_targets.name, "targets")
     outcome = app.open_operator(SEGMENT).execute()
     outcome.expect_text(FIRST_DONE)
-    with_memory.reload()
-    with_memory.delete_run(PREDICTIONS)
+    with_many_targets.reload()
+    with_many_targets.delete_run(PREDICTIONS)
     outcome.expect_failure(SEGMENT, "Failed to update document")
     outcome.done()
-    with_memory.reload()
+    with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
 
 
-def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(with_memory, open_tab: Callable[..., AppPage]):
+def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(
+    with_many_targets, open_tab: Callable[..., AppPage]
+):
     from nts.fiftyone_adapter import list_segmentations
 
-    targets = with_memory.match_tags("target")
+    targets = with_many_targets.match_tags("target")
     app = open_tab()
-    app.open(with_memory.name, "targets")
+    app.open(with_many_targets.name, "targets")
     app.open_operator(SEGMENT).execute().expect_text(FIRST_DONE)
     app.close()
-    run = wait_until(lambda: _ended(with_memory, list_segmentations))
+    run = wait_until(lambda: _ended(with_many_targets, list_segmentations))
     assert run["status"] == "incomplete"
     assert 1 <= run["segmented"] < len(targets)
     assert len(targets.exists(PREDICTIONS)) == run["segmented"]
 
     app = open_tab()
-    app.open(with_memory.name, "targets")
+    app.open(with_many_targets.name, "targets")
     outcome = app.open_operator(SEGMENT).execute()
     outcome.expect_text(f"{run['segmented']} images had been done before, with the same settings")
-    with_memory.reload()
+    with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
-    assert list_segmentations(with_memory)[PREDICTIONS]["status"] == "complete"
+    assert list_segmentations(with_many_targets)[PREDICTIONS]["status"] == "complete"
 
 
 def _ended(dataset, list_segmentations: Callable) -> dict | None:
