@@ -48,21 +48,37 @@ class _Map:
 
 
 @dataclass(frozen=True)
+class _Attended:
+    """What an attention of the tokens to the image needs of the image tokens."""
+
+    keys: _Map
+    values: _Map
+
+
+@dataclass(frozen=True)
 class _Layer:
     """What one layer of the transformer does to the image tokens.
 
     Attributes:
-        keys, values: for the attention of the tokens to the image.
-        queries: for that of the image to the tokens; ``None`` in the last attention, which is of the tokens alone.
+        attended: by the tokens.
+        queries: for the attention of the image to the tokens.
         rows: of every layer so far and this one, the centred vectors, from which the variance comes.
-        epsilon: of the LayerNorm.
+        epsilon, scale: of the LayerNorm.
     """
 
-    keys: _Map
-    values: _Map
-    queries: _Map | None
+    attended: _Attended
+    queries: _Map
     rows: tuple[Rows, ...]
     epsilon: float
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class _SharedAttended:
+    """Products of ``X`` that all prompts share in an attention to the image, ``[H, d, N]``."""
+
+    keys: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,15 +86,15 @@ class _SharedLayer:
     """What all prompts on one image share in a layer; products of ``X``.
 
     Attributes:
-        keys, values, queries: ``[H, d, N]``; no queries for the last attention.
+        attended: by the tokens.
+        queries: ``[H, d, N]``.
         across: of every layer so far and this one: products of the centred ``X`` with ``A`` ``[H, d, N]``, and with
             ``c`` ``[N]``.
-        square: ``|X|^2`` of the centred ``X``, ``[N]``; empty for the last attention, which no norm follows.
+        square: ``|X|^2`` of the centred ``X``, ``[N]``.
     """
 
-    keys: Tensor
-    values: Tensor
-    queries: Tensor | None
+    attended: _SharedAttended
+    queries: Tensor
     across: tuple[tuple[Tensor, Tensor], ...]
     square: Tensor
 
@@ -88,13 +104,15 @@ class SharedImage:
     """All that the prompts on one image share; made by :meth:`SharedDecoder.look`.
 
     Attributes:
-        layers: of the transformer, and its last attention.
+        layers: of the transformer.
+        last: its last attention.
         upscaled: what the first upscaling makes of ``X`` ``[4 c, N]``.
         coarse, fine: the finer levels of the pyramid, in the order in which masks are drawn: ``[c, 4, N]`` and
             ``[c / 2, 4, 4, N]``; ``None`` for a SAM2 without them.
     """
 
     layers: tuple[_SharedLayer, ...]
+    last: _SharedAttended
     upscaled: Tensor
     coarse: Tensor | None
     fine: Tensor | None
@@ -150,25 +168,21 @@ class SharedDecoder:
         width = self._width = len(position)
 
         layers: list[_Layer] = []
-        beta, scale = position.new_zeros(width), position.new_ones(width)
+        beta = position.new_zeros(width)
         rows: list[Rows] = []
         for layer in transformer.layers:
             to_image, to_tokens, norm = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token, layer.norm4
-            keys = _map(to_image.k_proj, rows, beta[:, None] + position)
-            values = _map(to_image.v_proj, rows, beta[:, None])
+            attended = _attended(to_image, rows, beta, position)
             queries = _map(to_tokens.q_proj, rows, beta[:, None] + position)
             # What does not depend on the prompt is shared out among the heads, whose weights sum to 1 each.
             out = to_tokens.out_proj
             own = (_of_heads(out.weight.T, self._heads), (out.bias + beta) / self._heads)
             centred = tuple((_centre(a, -1), _centre(c, -1)) for a, c in (*rows, own))
-            layers.append(_Layer(keys, values, queries, centred, norm.eps))
-            beta, scale = norm.bias, norm.weight
-            rows = [(a * scale, c * scale) for a, c in centred]
-        last = transformer.final_attn_token_to_image
-        keys = _map(last.k_proj, rows, beta[:, None] + position)
-        layers.append(_Layer(keys, _map(last.v_proj, rows, beta[:, None]), None, (), 0.0))
+            layers.append(_Layer(attended, queries, centred, norm.eps, norm.weight))
+            beta = norm.bias
+            rows = [(a * norm.weight, c * norm.weight) for a, c in centred]
         self._layers = tuple(layers)
-        self._scales = tuple(layer.norm4.weight for layer in transformer.layers)
+        self._last = _attended(transformer.final_attn_token_to_image, rows, beta, position)
 
         up: nn.ConvTranspose2d = self._decoder.output_upscaling[0]
         weight = up.weight.flatten(1).T  # [c 2 2, C]
@@ -192,26 +206,27 @@ class SharedDecoder:
         """
         x = features.flatten(1)
         shared = []
-        for layer, scale in zip(self._layers, self._scales, strict=False):
+        for layer in self._layers:
             centred = _centre(x, 0)
             shared.append(
                 _SharedLayer(
-                    keys=self._shared(layer.keys, x),
-                    values=self._shared(layer.values, x),
-                    queries=None if layer.queries is None else self._shared(layer.queries, x),
+                    attended=self._shared_attended(layer.attended, x),
+                    queries=self._shared(layer.queries, x),
                     across=tuple((a @ centred, c @ centred) for a, c in layer.rows),
                     square=centred.square().sum(0),
                 )
             )
-            x = scale[:, None] * centred
-        last = self._layers[-1]
-        shared.append(_SharedLayer(self._shared(last.keys, x), self._shared(last.values, x), None, (), x.new_empty(0)))
+            x = layer.scale[:, None] * centred
         coarse = fine = None
         if high_resolution:
             fine, coarse = (level[0] for level in high_resolution)
             coarse = _centre(_as_drawn(coarse, 1), 0)
             fine = _as_drawn(fine, 2)
-        return SharedImage(tuple(shared), self._upscaling.weight @ x, coarse, fine)
+        last = self._shared_attended(self._last, x)
+        return SharedImage(tuple(shared), last, self._upscaling.weight @ x, coarse, fine)
+
+    def _shared_attended(self, attended: _Attended, x: Tensor) -> _SharedAttended:
+        return _SharedAttended(self._shared(attended.keys, x), self._shared(attended.values, x))
 
     def _shared(self, linear: _Map, x: Tensor) -> Tensor:
         """The map of ``X`` by heads, ``[H, d, N]``; with its constant where ``alpha`` is 1, before the first layer."""
@@ -230,18 +245,22 @@ class SharedDecoder:
         inverses: list[Tensor | None] = []
         coefficients: list[Tensor] = []
         values: list[Tensor] = []
-        for layer, of_image, module in zip(self._layers, shared.layers, self._transformer.layers, strict=False):
+        for layer, of_image, module in zip(self._layers, shared.layers, self._transformer.layers, strict=True):
             tokens = module.norm1(_self_attention(module, tokens, first))
             tokens = tokens + self._to_image(
-                module.cross_attn_token_to_image, layer, of_image, tokens + first, alpha, coefficients, values
+                module.cross_attn_token_to_image,
+                layer.attended,
+                of_image.attended,
+                tokens + first,
+                alpha,
+                coefficients,
+                values,
             )
             tokens = module.norm2(tokens)
             tokens = module.norm3(tokens + module.mlp(tokens))
 
             to_tokens = module.cross_attn_image_to_token
             keys = self._by_heads(to_tokens.k_proj(tokens + first))
-            assert layer.queries is not None
-            assert of_image.queries is not None
             scores = self._products(keys, layer.queries, of_image.queries, alpha, coefficients, values)
             weights = scores.unflatten(1, (self._heads, -1)).softmax(2).flatten(1, 2)
             values.append(self._by_heads(to_tokens.v_proj(tokens)))
@@ -267,8 +286,8 @@ class SharedDecoder:
         tokens, first = prompted.tokens.gather(1, index), prompted.first.gather(1, index)
         attended = self._to_image(
             self._transformer.final_attn_token_to_image,
-            self._layers[-1],
-            shared.layers[-1],
+            self._last,
+            shared.last,
             tokens + first,
             prompted.alpha,
             prompted.coefficients,
@@ -317,8 +336,8 @@ class SharedDecoder:
     def _to_image(
         self,
         attention: Any,
-        layer: _Layer,
-        of_image: _SharedLayer,
+        maps: _Attended,
+        of_image: _SharedAttended,
         queries: Tensor,
         alpha: Tensor | None,
         coefficients: Sequence[Tensor],
@@ -326,18 +345,18 @@ class SharedDecoder:
     ) -> Tensor:
         """Attention of tokens ``[B, k, C]`` to the image: ``[B, k, C]``."""
         queries = self._by_heads(attention.q_proj(queries))
-        weights = self._products(queries, layer.keys, of_image.keys, alpha, coefficients, values).softmax(-1)
+        weights = self._products(queries, maps.keys, of_image.keys, alpha, coefficients, values).softmax(-1)
         if alpha is not None:
             weights = weights * alpha[:, None]
         batch, heads, tokens, _ = queries.shape
         by_head = weights.unflatten(1, (heads, tokens)).transpose(0, 1).reshape(heads, batch * tokens, -1)
         attended = (by_head @ of_image.values.transpose(1, 2)).unflatten(1, (batch, tokens)).transpose(0, 1)
-        for v, coefficient, rows in zip(values, coefficients, layer.values.rows, strict=True):
+        for v, coefficient, rows in zip(values, coefficients, maps.values.rows, strict=True):
             seen = (weights @ coefficient.transpose(1, 2)).unflatten(1, (heads, tokens))
             attended = attended + seen @ self._by_heads(self._vectors(v, rows))
         attended = attended.transpose(1, 2).flatten(2)
         if alpha is not None:
-            attended = attended + layer.values.constant[:, 0]
+            attended = attended + maps.values.constant[:, 0]
         return attention.out_proj(attended)
 
     def _products(
@@ -395,6 +414,12 @@ class SharedDecoder:
     def _by_heads(self, tokens: Tensor) -> Tensor:
         """``[B, k, H d]`` to ``[B, H, k, d]``."""
         return tokens.unflatten(2, (self._heads, -1)).transpose(1, 2)
+
+
+def _attended(attention: Any, rows: Sequence[Rows], beta: Tensor, position: Tensor) -> _Attended:
+    """The maps of an attention of the tokens to the image."""
+    keys = _map(attention.k_proj, rows, beta[:, None] + position)
+    return _Attended(keys, _map(attention.v_proj, rows, beta[:, None]))
 
 
 def _map(linear: nn.Linear, rows: Sequence[Rows], offset: Tensor) -> _Map:

@@ -189,7 +189,7 @@ def test_image_tokens_of_the_formula_are_those_of_the_decoder():
         for layer in model.sam_mask_decoder.transformer.layers:
             x = layer.norm4.weight[:, None] * (x - x.mean(0))
         tokens = x.expand(3, -1, -1)
-        centred, scale = decoder._layers[-2].rows, model.sam_mask_decoder.transformer.layers[-1].norm4.weight
+        centred, scale = decoder._layers[-1].rows, model.sam_mask_decoder.transformer.layers[-1].norm4.weight
         for (a, c), v, r in zip(centred, prompted.values, prompted.coefficients, strict=True):
             vectors = (v @ a + c).flatten(1, 2) * scale
             tokens = tokens + vectors.transpose(1, 2) @ r
