@@ -38,13 +38,14 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed import jpeg_file, read_file
 from nts.cache import TensorCache
+from nts.cached import CachedSegmenter
 from nts.devices import resolve_device
-from nts.images import digest_file, read_image
+from nts.images import digest_content
 from nts.memory import MemoryBank, MemoryEntry
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT
 from nts.segmenter import Proposals
-from nts.target_cache import keep_target, read_target
+from nts.target_cache import keep_target
 from nts.targets import Target, make_target
 
 CLASSES = 20
@@ -81,26 +82,24 @@ def run(
     if not small:
         threshold = spread_predicted_iou(pair, read_file(files[0]), survivors)
         preset = replace(DEFAULT, proposals=replace(DEFAULT.proposals, iou_threshold=threshold))
-    first, second = (
+    engines = [
         ReferenceSegmenter(random_memory(pair.encoder, seed), pair.encoder, pair.segmenter, preset) for seed in (0, 1)
-    )
+    ]
     watch, sizes, found = Stopwatch(where), [], []
     with tempfile.TemporaryDirectory() as folder:
         cache = TensorCache(Path(folder) / "cache", 10**10)
+        first, second = (CachedSegmenter(engine, cache) for engine in engines)
         paths = [Path(folder) / f"{k}.jpg" for k in range(len(files))]
         for path, file in zip(paths, files, strict=True):
             path.write_bytes(file)
 
         def encode(path: Path) -> None:
-            key = first.target_key(digest_file(path))
-            encoded = first.encode(read_image(path))
-            first.match(encoded)
-            keep_target(cache, key, encoded.target())
+            first.keep(first.segment(first.look_up_file(path)))
 
         def look_again(path: Path) -> int:
-            target = read_target(cache, second.target_key(digest_file(path)))
-            assert target is not None
-            return len(second.match_target(target))
+            found = second.segment(second.look_up_file(path))
+            assert found.encoded is None
+            return len(found.instances)
 
         for path in paths:
             watch.time("first", encode, path)
@@ -110,7 +109,8 @@ def run(
             found += [watch.time("second", look_again, path) for path in paths]
 
         (Path(folder) / "discs").write_bytes(files[0] + b"discs")
-        keep_target(cache, second.target_key(digest_file(Path(folder) / "discs")), image_of_discs(second))
+        key = engines[1].target_key(digest_content(files[0] + b"discs"))
+        keep_target(cache, key, image_of_discs(engines[1]))
         discs = [watch.time("discs", look_again, Path(folder) / "discs") for _ in range(4 * ROUNDS)]
     medians = {run_: float(np.median(seconds)) for run_, seconds in watch.seconds.items()}
     numbers = {

@@ -6,8 +6,10 @@ Both models take squares, so an image is stretched: its aspect ratio is not kept
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ class ImageError(ValueError):
     """An image that cannot be used. The message names the file and says what is wrong with it."""
 
 
-def read_image(path: str | os.PathLike, *, exif: bool = True) -> np.ndarray:
+def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | None = None) -> np.ndarray:
     """Read any image file as RGB.
 
     Grey and palette images become RGB, 16-bit grey is scaled to 8 bits, an alpha channel is dropped, CMYK is converted.
@@ -31,6 +33,7 @@ def read_image(path: str | os.PathLike, *, exif: bool = True) -> np.ndarray:
     Args:
         path: the file.
         exif: turn the image as its EXIF orientation says, as viewers do. The publication does not.
+        content: of the file, by :func:`read_file`, where it was read before.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -39,7 +42,7 @@ def read_image(path: str | os.PathLike, *, exif: bool = True) -> np.ndarray:
         ImageError: if the file is missing, truncated, too large to decode safely, or no image.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             image: Image.Image = ImageOps.exif_transpose(file) if exif else file
             # Pillow would clip 16-bit values at 255 instead of scaling them.
             if image.mode.startswith("I"):
@@ -60,18 +63,19 @@ def digest(image: np.ndarray) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def digest_file(path: str | os.PathLike) -> str:
-    """A name for the content of a file: equal for equal bytes, wherever they lie.
+def digest_content(content: bytes) -> str:
+    """A name for the content of a file: equal for equal bytes, wherever they lay."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of an image's file.
 
     Raises:
-        ImageError: if the file cannot be read.
+        ImageError: if the file is missing or cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            content = hashlib.blake2b(digest_size=16)
-            while part := file.read(1 << 20):
-                content.update(part)
-            return content.hexdigest()
+        return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"the image {path} does not exist") from error
     except OSError as error:

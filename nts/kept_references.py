@@ -30,19 +30,36 @@ class KeptReferences:
         self._last: tuple[np.ndarray, str] | None = None
         self._last_tokens: tuple[str, Tensor] | None = None
 
-    def find(self, reference: Reference) -> tuple[Tensor, float] | None:
+    def key(self, reference: Reference) -> str | None:
+        """Names a reference; ``None`` without a cache, for looking at all of its pixels takes a while."""
+        if self._cache is None:
+            return None
+        box = reference.box
+        return content_key(
+            REFERENCE,
+            image=self._name(reference.image),
+            mask=digest(np.asarray(reference.mask)),
+            box=None if box is None else [float(side) for side in box],
+            marked_by=reference.kind,
+            promoted=reference.promoted,
+            antialias=self._preset.antialias,
+            patch_weights=self._preset.patch_weights,
+            **self._about_encoder(),
+        )
+
+    def find(self, key: str | None) -> tuple[Tensor, float] | None:
         """The instance prototype ``[C]`` of a reference and its weight in patches, if they are known."""
-        kept = None if self._cache is None else self._cache.get(self._key(reference))
+        kept = None if self._cache is None or key is None else self._cache.get(key)
         if kept is None:
             return None
         tensors, header = kept
         return tensors["prototype"], float(header["weight"])
 
-    def keep(self, reference: Reference, tokens: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+    def keep(self, key: str | None, tokens: Tensor, weights: Tensor) -> tuple[Tensor, float]:
         """As :meth:`find`, of tokens ``[h, w, C]`` and weights ``[h, w]`` that were made now."""
         prototype, weight = instance_prototype(tokens.flatten(0, 1), weights.flatten()), float(weights.sum())
-        if self._cache is not None:
-            self._cache.put(self._key(reference), {"prototype": prototype}, {"weight": repr(weight)})
+        if self._cache is not None and key is not None:
+            self._cache.put(key, {"prototype": prototype}, {"weight": repr(weight)})
         return prototype, weight
 
     def whole_tokens(self, image: np.ndarray) -> tuple[str, Tensor]:
@@ -62,20 +79,6 @@ class KeptReferences:
         if self._cache is not None:
             self._cache.put(key, {"tokens": tokens})
         return tokens
-
-    def _key(self, reference: Reference) -> str:
-        box = reference.box
-        return content_key(
-            REFERENCE,
-            image=self._name(reference.image),
-            mask=digest(np.asarray(reference.mask)),
-            box=None if box is None else [float(side) for side in box],
-            marked_by=reference.kind,
-            promoted=reference.promoted,
-            antialias=self._preset.antialias,
-            patch_weights=self._preset.patch_weights,
-            **self._about_encoder(),
-        )
 
     def _about_encoder(self) -> dict[str, str | int]:
         info = self._encoder.info

@@ -191,9 +191,10 @@ class MasksOfLogits:
     """Masks that SAM2 has just drawn: logits ``[n, S, S]``, positive inside."""
 
     def __init__(self, logits: Tensor, image_size: tuple[int, int]) -> None:
+        inside = logits > 0
         self.image_size = image_size
-        self.boxes = boxes_of_masks(logits > 0)
-        self.empty = ~(logits > 0).flatten(1).any(1)
+        self.boxes = boxes_of_masks(inside)
+        self.empty = ~inside.flatten(1).any(1)
         self._logits = logits
 
     def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:

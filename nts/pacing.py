@@ -7,11 +7,14 @@ bounded: a run over a million images holds a handful of them.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,13 +68,13 @@ class Behind:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            # Where something else went wrong, that is the error to tell of; what was given is still done.
             while self._waiting:
                 oldest = self._waiting.popleft()
                 if kind is None:
                     oldest.result()
-                else:
-                    oldest.exception()
+                elif (error := oldest.exception()) is not None:
+                    # Something else went wrong before, and is the error to raise; what was given is still done.
+                    logger.error("what was to be done behind could not be done", exc_info=error)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from .references import (
     prepare_reference,
 )
 from .segmenter import ImageEmbedding, Proposals, Segmenter
-from .target_cache import target_key
+from .target_cache import target_key, target_settings
 from .targets import Target, make_target
 from .vrp.head import ClassMaps, PromptHead, whole_images
 from .vrp.prompt import ReferencePrompt
@@ -76,20 +76,21 @@ def encode_references(
     references = iter(references)
     kept = KeptReferences(cache, encoder, preset)
     while batch := list(islice(references, batch_size)):
-        known = [kept.find(reference) for reference in batch]
+        keys = [kept.key(reference) for reference in batch]
+        known = [kept.find(key) for key in keys]
         prepared = [
             None if found is not None else _prepare(reference, encoder, preset)
             for reference, found in zip(batch, known, strict=True)
         ]
         pixels = [inputs[0] for inputs in prepared if isinstance(inputs, tuple)]
         tokens = iter(halving(encoder.encode, torch.stack(pixels)) if pixels else ())
-        for reference, found, inputs in zip(batch, known, prepared, strict=True):
+        for reference, key, found, inputs in zip(batch, keys, known, prepared, strict=True):
             if isinstance(inputs, Skipped):
                 yield inputs
                 continue
             if found is None:
                 assert inputs is not None
-                found = kept.keep(reference, next(tokens).cpu(), inputs[1])
+                found = kept.keep(key, next(tokens).cpu(), inputs[1])
             whole = None
             if keep_images:
                 whole = _whole_image(reference, *kept.whole_tokens(reference.image), encoder.grid)
@@ -323,7 +324,11 @@ class ReferenceSegmenter:
 
     def target_key(self, content: str) -> str:
         """Names the target of an image for a cache, see :func:`nts.target_cache.target_key`."""
-        return target_key(content, self.encoder, self.segmenter, self.preset, self._prototypes)
+        return target_key(content, self._target_settings)
+
+    @cached_property
+    def _target_settings(self) -> dict[str, Any]:
+        return target_settings(self.encoder, self.segmenter, self.preset, self._prototypes)
 
     @torch.inference_mode()
     def match_target(self, target: Target) -> Instances:

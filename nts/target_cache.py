@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -17,34 +18,41 @@ TARGET = "target"
 """The kind of what is kept of targets, see :func:`nts.cache.content_key`."""
 
 
-def target_key(
-    content: str, encoder: Encoder, segmenter: Segmenter, preset: Preset, prototypes: Tensor | None = None
-) -> str:
-    """Names all that a target is made of.
+def target_settings(
+    encoder: Encoder, segmenter: Segmenter, preset: Preset, prototypes: Tensor | None = None
+) -> dict[str, Any]:
+    """All that a target is made of beside its image, for the names of many.
 
     Args:
-        content: names the image: of a file :func:`nts.images.digest_file`, of an array :func:`nts.images.digest`.
         encoder, segmenter: the models.
         preset: how images are read and masks proposed; how they are matched is no part of it.
-        prototypes: ``[K, C]``, where prompts are led by them; no part of the name where they are not.
+        prototypes: ``[K, C]``, where prompts are led by them; no part of the settings where they are not.
     """
-    led = preset.proposals.guidance is not None and prototypes is not None
     proposals = asdict(replace(preset.proposals, prompts_per_chunk=None))
     proposals["points_per_side"] = preset.proposals.points_per_side or segmenter.points_per_side
-    return content_key(
-        TARGET,
-        content=content,
-        encoder=encoder.info.fingerprint,
-        encoder_size=encoder.info.input_size,
-        encoder_precision=encoder.precision,
-        segmenter=segmenter.fingerprint,
-        segmenter_size=segmenter.input_size,
-        segmenter_precision=segmenter.precision,
-        exif=preset.exif,
-        antialias=preset.antialias,
-        proposals=proposals,
-        prototypes=digest(prototypes.cpu().numpy()) if led and prototypes is not None else None,
-    )
+    led_by = None if preset.proposals.guidance is None or prototypes is None else digest(prototypes.cpu().numpy())
+    return {
+        "encoder": encoder.info.fingerprint,
+        "encoder_size": encoder.info.input_size,
+        "encoder_precision": encoder.precision,
+        "segmenter": segmenter.fingerprint,
+        "segmenter_size": segmenter.input_size,
+        "segmenter_precision": segmenter.precision,
+        "exif": preset.exif,
+        "antialias": preset.antialias,
+        "proposals": proposals,
+        "prototypes": led_by,
+    }
+
+
+def target_key(content: str, settings: dict[str, Any]) -> str:
+    """Names a target.
+
+    Args:
+        content: names its image: a file by :func:`nts.images.digest_content`, an array by :func:`nts.images.digest`.
+        settings: by :func:`target_settings`.
+    """
+    return content_key(TARGET, content=content, **settings)
 
 
 def read_target(cache: TensorCache, key: str) -> Target | None:

@@ -101,6 +101,7 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
         image_size: ``(H, W)`` in pixels.
     """
     logits = proposals.mask_logits
+    inside = logits > 0
     overlaps = overlaps_of_masks(logits, image_size)
     first, second = overlaps.triu(1).nonzero(as_tuple=True)
     runs, full_boxes = [], []
@@ -111,8 +112,8 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
     target = Target(
         features=features.float(),
         predicted_iou=proposals.predicted_iou.float(),
-        boxes=boxes_of_masks(logits > 0).to(torch.int16),
-        empty=~(logits > 0).flatten(1).any(1),
+        boxes=boxes_of_masks(inside).to(torch.int16),
+        empty=~inside.flatten(1).any(1),
         image_size=image_size,
         full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
         areas=overlaps.diagonal().int(),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from nts.cache import TensorCache
 from nts.encoder import Encoder
-from nts.images import digest, digest_file
+from nts.images import digest, digest_content, read_file
 from nts.masks import draw_crops, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, match_target, pool_tokens
 from nts.memory import MemoryBank
@@ -21,7 +21,7 @@ from nts.presets import DEFAULT, FAST, PAPER
 from nts.references import Reference
 from nts.segmenter import Proposals, Segmenter
 from nts.small.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
-from nts.target_cache import keep_target, read_target, target_key
+from nts.target_cache import keep_target, read_target, target_key, target_settings
 from nts.targets import make_target
 
 SIZES = [(48, 64), (97, 131), (200, 30), (9, 7), (480, 640)]
@@ -173,33 +173,34 @@ def test_keys_change_with_all_that_changes_a_target(small_encoder, small_segment
     stricter = replace(DEFAULT, proposals=replace(DEFAULT.proposals, iou_threshold=0.5))
     reduced = Segmenter(small_segmenter._model, "small", "", torch.device("cpu"), torch.bfloat16)
     keys = [
-        target_key("image", *models, DEFAULT),
-        target_key("another", *models, DEFAULT),
-        target_key("image", *models, PAPER),
-        target_key("image", *models, finer),
-        target_key("image", *models, stricter),
-        target_key("image", small_encoder, reduced, DEFAULT),
-        target_key("image", *models, FAST, prototypes),
-        target_key("image", *models, FAST, others),
+        target_key("image", target_settings(*models, DEFAULT)),
+        target_key("another", target_settings(*models, DEFAULT)),
+        target_key("image", target_settings(*models, PAPER)),
+        target_key("image", target_settings(*models, finer)),
+        target_key("image", target_settings(*models, stricter)),
+        target_key("image", target_settings(small_encoder, reduced, DEFAULT)),
+        target_key("image", target_settings(*models, FAST, prototypes)),
+        target_key("image", target_settings(*models, FAST, others)),
     ]
     assert len(set(keys)) == len(keys)
 
 
 def test_keys_do_not_change_with_what_changes_no_target(small_encoder, small_segmenter):
     models = (small_encoder, small_segmenter)
-    key = target_key("image", *models, DEFAULT)
+    key = target_key("image", target_settings(*models, DEFAULT))
     merging = replace(DEFAULT, matching=MatchingConfig(nms_iou=0.1, max_instances=3))
     chunks = replace(DEFAULT, proposals=replace(DEFAULT.proposals, prompts_per_chunk=3, points_per_side=16))
-    assert target_key("image", *models, merging) == key
-    assert target_key("image", *models, chunks) == key
-    assert target_key("image", *models, DEFAULT, torch.randn(2, 8)) == key
+    assert target_key("image", target_settings(*models, merging)) == key
+    assert target_key("image", target_settings(*models, chunks)) == key
+    assert target_key("image", target_settings(*models, DEFAULT, torch.randn(2, 8))) == key
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
     (tmp_path / "a").write_bytes(b"12345" * 10**6)
     (tmp_path / "b").write_bytes(b"12345" * 10**6)
     (tmp_path / "c").write_bytes(b"12346" * 10**6)
-    assert digest_file(tmp_path / "a") == digest_file(tmp_path / "b") != digest_file(tmp_path / "c")
+    a, b, c = (digest_content(read_file(tmp_path / name)) for name in "abc")
+    assert a == b != c
 
 
 def test_large_masks_take_little_of_a_target():

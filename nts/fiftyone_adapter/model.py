@@ -7,12 +7,11 @@ import fiftyone.core.models as fom
 import numpy as np
 
 from ..cache import default_cache
-from ..images import digest, digest_file, read_image
+from ..cached import CachedSegmenter
 from ..memory import MemoryBank
 from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
-from ..target_cache import keep_target, read_target
 from ..vrp.prompt import ReferencePrompt
 from .labels import to_detections
 
@@ -65,7 +64,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
             scorer=scorer,
             prompt=reference_prompt,
         )
-        self._cache = default_cache() if use_cache and self.segmenter.keeps_targets else None
+        self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
 
     @property
     def media_type(self) -> str:
@@ -85,14 +84,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
 
     def predict(self, image: np.ndarray, sample: fo.Sample | None = None) -> fo.Detections:
         """The objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""
-        engine = self.segmenter
-        if self._cache is None:
-            image = image if sample is None else read_image(sample.filepath, exif=engine.preset.exif)
-            return to_detections(engine.segment(image), engine.memory)
-        key = engine.target_key(digest(image) if sample is None else digest_file(sample.filepath))
-        target = read_target(self._cache, key)
-        if target is None:
-            image = image if sample is None else read_image(sample.filepath, exif=engine.preset.exif)
-            target = engine.encode(image).target()
-            keep_target(self._cache, key, target)
-        return to_detections(engine.match_target(target), engine.memory)
+        looked_up = self._cached.look_up(image) if sample is None else self._cached.look_up_file(sample.filepath)
+        found = self._cached.segment(looked_up)
+        self._cached.keep(found)
+        return to_detections(found.instances, self.segmenter.memory)

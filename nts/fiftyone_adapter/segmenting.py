@@ -7,22 +7,20 @@ import json
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import fiftyone as fo
 
-from ..cache import TensorCache, default_cache
-from ..images import ImageError, PreparedImage, digest_file, read_image
-from ..instances import Instances
+from ..cache import default_cache
+from ..cached import CachedSegmenter, Segmented
+from ..images import ImageError
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pacing import Behind, ahead
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer
+from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
-from ..target_cache import keep_target, read_target
-from ..targets import Target
 from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
@@ -186,26 +184,24 @@ def segmentation_job(
     colours.set_class_colours(view, [output_field], bank.classes)
     done = output.done() & set(ids)
     todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
-    counts = _Counts()
-    road = _Road(engine, bank, default_cache() if use_cache and engine.keeps_targets else None)
+    cached = CachedSegmenter(engine, default_cache() if use_cache else None)
+    writer = _Writer(output, bank, cached)
     begin = time.monotonic()
     try:
         with Behind() as behind:
-            for number, ((sample_id, path), found) in enumerate(ahead(road.read, todo)):
+            for number, ((sample_id, path), found) in enumerate(ahead(lambda item: cached.look_up_file(item[1]), todo)):
                 yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
                 try:
-                    results = road.segment(found.result())
+                    results = cached.segment(found.result())
                 except Exception as error:
                     # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
-                    counts.failed[path] = _reason(error)
-                    logger.warning("%s could not be segmented: %s", path, counts.failed[path])
-                    behind.do(partial(output.add_failure, sample_id, counts.failed[path]))
+                    behind.do(partial(writer.fail, sample_id, path, error))
                 else:
-                    behind.do(partial(road.write, results, output, sample_id, counts))
+                    behind.do(partial(writer.write, sample_id, path, results))
         yield Progress(len(ids), len(ids), f"{len(ids)} images done")
     finally:
         output.close(all_ids, instances="detections")
-    failed = counts.failed
+    failed = writer.failed
     if failed and len(failed) == len(ids):
         raise InputError(f"none of the {len(ids)} images could be segmented: {some(failed.values())}")
     return SegmentationReport(
@@ -213,80 +209,49 @@ def segmentation_job(
         error_field=output.error_field,
         segmented=len(todo) - len(failed),
         resumed=len(done),
-        instances=dict(counts.instances),
-        empty=counts.empty,
+        instances=dict(writer.instances),
+        empty=writer.empty,
         failed=failed,
-        from_cache=counts.from_cache,
+        from_cache=writer.from_cache,
         seconds=time.monotonic() - begin,
     )
 
 
-@dataclass
-class _Counts:
-    """What has been found so far."""
+class _Writer:
+    """Writes what was found, behind the models, and counts it; all in one thread.
 
-    instances: Counter[str] = field(default_factory=Counter)
-    empty: int = 0
-    from_cache: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        instances: found, per class.
+        empty: images in which nothing was found.
+        from_cache: images that no model had to run for.
+        failed: ``{filepath: reason}``.
+    """
 
+    def __init__(self, output: Output, bank: MemoryBank, cached: CachedSegmenter) -> None:
+        self._output, self._bank, self._cached = output, bank, cached
+        self.instances: Counter[str] = Counter()
+        self.empty = self.from_cache = 0
+        self.failed: dict[str, str] = {}
 
-@dataclass(frozen=True)
-class _Read:
-    """What was read of an image: its target, if that had been kept, or else the image, ready for the models."""
+    def write(self, sample_id: str, path: str, found: Segmented) -> None:
+        """Write the labels of an image, and keep what is new."""
+        try:
+            labels = to_detections(found.instances, self._bank)
+            self._cached.keep(found)
+        except Exception as error:
+            self.fail(sample_id, path, error)
+            return
+        self._output.add(sample_id, labels)
+        self.instances.update(detection.label for detection in labels.detections)
+        self.empty += not labels.detections
+        self.from_cache += found.encoded is None
 
-    key: str
-    kept: Target | None
-    image: PreparedImage | None
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """What was found in an image, and what it was found in; that is still to be kept where it is new."""
-
-    instances: Instances
-    key: str
-    encoded: EncodedTarget | None
-
-
-class _Road:
-    """The three stretches that an image goes: read ahead of the models, segmented by them, written behind them."""
-
-    def __init__(self, engine: ReferenceSegmenter, bank: MemoryBank, cache: TensorCache | None) -> None:
-        self._engine, self._bank, self._cache = engine, bank, cache
-
-    def read(self, item: tuple[str, str]) -> _Read:
-        """Look an image up by the content of its file, so that a known one need not even be decoded."""
-        _, path = item
-        key = kept = None
-        if self._cache is not None:
-            key = self._engine.target_key(digest_file(path))
-            kept = read_target(self._cache, key)
-        if kept is not None:
-            return _Read(key or "", kept, None)
-        return _Read(key or "", None, self._engine.prepare(read_image(path, exif=self._engine.preset.exif)))
-
-    def segment(self, found: _Read) -> _Segmented:
-        """Run the models, if they must be run, and match."""
-        if found.kept is not None:
-            return _Segmented(self._engine.match_target(found.kept), found.key, None)
-        assert found.image is not None
-        encoded = self._engine.encode(found.image)
-        return _Segmented(self._engine.match(encoded), found.key, encoded)
-
-    def write(self, results: _Segmented, output: Output, sample_id: str, counts: _Counts) -> None:
-        """Write the labels, and keep what is new."""
-        labels = to_detections(results.instances, self._bank)
-        output.add(sample_id, labels)
-        counts.instances.update(detection.label for detection in labels.detections)
-        counts.empty += not labels.detections
-        counts.from_cache += results.encoded is None
-        if self._cache is not None and results.encoded is not None:
-            keep_target(self._cache, results.key, results.encoded.target())
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+    def fail(self, sample_id: str, path: str, error: Exception) -> None:
+        """Write why there are none."""
+        reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+        self.failed[path] = reason
+        logger.warning("%s could not be segmented: %s", path, reason)
+        self._output.add_failure(sample_id, reason)
 
 
 def preset_fingerprint(preset: Preset) -> str:
