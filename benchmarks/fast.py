@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.measuring import RESULTS, draw_references, markdown_table, surroundings, write_report
 from benchmarks.scenes import REFERENCES_PER_CLASS, draw_prototypes, figures
+from benchmarks.speed import compare
 from nts.devices import resolve_device, resolve_precision
 from nts.evaluation.coco import coco_results, evaluate
 from nts.guidance import led_prompts
@@ -33,9 +34,6 @@ from nts.presets import FAST, PAPER, Preset
 from nts.segmenter import Proposals, point_grid
 from nts.small.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
 
-SAME_IOU = 0.95
-"""Two instances of one class are the same from this IoU of their masks on."""
-
 
 def led(target: EncodedTarget, prototypes: Tensor, points_per_side: int, input_size: int) -> EncodedTarget:
     """The target as it would be with prompts led by the prototypes: some of all its proposals."""
@@ -45,17 +43,6 @@ def led(target: EncodedTarget, prototypes: Tensor, points_per_side: int, input_s
     rows = [k for k, point in enumerate(proposals.points.tolist()) if tuple(point) in kept]
     some = Proposals(proposals.mask_logits[rows], proposals.predicted_iou[rows], proposals.points[rows])
     return replace(target, proposals=some)
-
-
-def differs(expected: Instances, found: Instances) -> bool:
-    """Whether some instance of either has no counterpart of its class in the other."""
-    if sorted(expected.labels.tolist()) != sorted(found.labels.tolist()):
-        return True
-    a, b = expected.masks.flatten(1).float(), found.masks.flatten(1).float()
-    shared = a @ b.T
-    iou = shared / (a.sum(1)[:, None] + b.sum(1) - shared).clamp(min=1)
-    alike = (iou >= SAME_IOU) & (expected.labels[:, None] == found.labels)
-    return not (bool(alike.any(0).all()) and bool(alike.any(1).all()))
 
 
 def run(
@@ -120,7 +107,9 @@ def run(
         for name, (precision, guided) in variants.items():
             found = segment(precision, guided, draw)
             moved[name].append((np.array(nap(found)) - exact_nap[-1]).tolist())
-            changed[name].append(float(np.mean([differs(a, b) for a, b in zip(exact, found, strict=True)])))
+            changed[name].append(
+                float(np.mean([not compare(a, b).same_instances for a, b in zip(exact, found, strict=True)]))
+            )
     numbers = {
         "surroundings": surroundings(where),
         "precision": str(resolve_precision("fast", where)).removeprefix("torch."),

@@ -19,15 +19,13 @@ import numpy as np
 import psutil
 import sam2
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks import published_pipeline
 from nts.encoder import Encoder
 from nts.images import normalise, stretch
-from nts.models import load_encoder, load_segmenter
+from nts.models import build_sam2, load_encoder, load_segmenter
 from nts.references import Reference
 from nts.segmenter import Segmenter
 from nts.small.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, draw_scene, reference_scenes, species_name
@@ -222,10 +220,8 @@ def random_pair(encoder_size: Size, segmenter_size: Size, device: torch.device, 
         Dinov2Config(hidden_size=channels, num_hidden_layers=blocks, num_attention_heads=heads, image_size=518)
     )
     file = Path(sam2.__file__).parent / f"configs/sam2.1/sam2.1_hiera_{SEGMENTER_CONFIGS[segmenter_size]}.yaml"
-    config = OmegaConf.load(file)
-    OmegaConf.resolve(config)
     torch.manual_seed(0)
-    sam = instantiate(config.model, _recursive_=True)
+    sam = build_sam2(file)
     encoder = Encoder(dino, f"dinov2-{encoder_size}, random", device, dtype)
     segmenter = Segmenter(sam, f"{file.stem}, random", "random", device, dtype)
     return Pair(encoder, segmenter, f"DINOv2-{encoder_size} and {file.stem}, random weights", 32)

@@ -203,7 +203,7 @@ def stages_timed(engine: ReferenceSegmenter, watch: Stopwatch) -> Iterator[None]
         yield
 
 
-def compare(expected: Found, found: Instances) -> Comparison:
+def compare(expected: Found | Instances, found: Instances) -> Comparison:
     """Look for the counterpart of every instance: of its label, and of the highest IoU that is still free."""
     a, b = expected.masks.flatten(1).float(), found.masks.flatten(1).float()
     shared = a @ b.T

@@ -6,9 +6,11 @@ from a local folder or file. Loaded models are kept, so that the next caller doe
 
 from __future__ import annotations
 
+import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import sam2
 import torch
@@ -98,9 +100,7 @@ def load_segmenter(
         WeightsNotFound: if the name is unknown, or the weights cannot be fetched or read.
     """
     config_file, checkpoint = _find_segmenter(name)
-    config = OmegaConf.load(config_file)
-    OmegaConf.resolve(config)
-    model: SAM2Base = instantiate(config.model, _recursive_=True)
+    model = build_sam2(config_file)
     try:
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
@@ -110,6 +110,19 @@ def load_segmenter(
         ) from error
     where = resolve_device(device)
     return Segmenter(model, name, fingerprint(model), where, resolve_precision(precision, where), compiled=compiled)
+
+
+def build_sam2(config_file: str | os.PathLike, **options: Any) -> SAM2Base:
+    """A SAM2 with random weights.
+
+    Args:
+        config_file: ``.yaml`` in the ``sam2`` package's format.
+        options: values of its model that take the place of the file's.
+    """
+    config = OmegaConf.load(config_file)
+    OmegaConf.resolve(config)
+    config.model.update(options)
+    return instantiate(config.model, _recursive_=True)
 
 
 def load_reference_prompt(name: str = "small") -> ReferencePrompt:

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import sam2
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
 
 from nts.decoder import SharedDecoder
-from nts.models import SMALL
+from nts.models import SMALL, build_sam2
 
 SMALL_FILE = next((SMALL / "segmenter").glob("*.yaml"))
 RELEASED_FILE = Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml"
@@ -21,10 +19,7 @@ RELEASED_FILE = Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml
 def random_model(file: Path, seed: int = 0, **options: bool) -> SAM2Base:
     """A SAM2 in which no bias is zero and no norm's weight is one, as trained ones are."""
     torch.manual_seed(seed)
-    config = OmegaConf.load(file)
-    OmegaConf.resolve(config)
-    config.model.update(options)
-    model = instantiate(config.model, _recursive_=True).eval().requires_grad_(False)
+    model = build_sam2(file, **options).eval().requires_grad_(False)
     for parameter in model.sam_mask_decoder.parameters():
         if parameter.ndim == 1:
             parameter.copy_(torch.empty_like(parameter).uniform_(-0.5, 1.5))

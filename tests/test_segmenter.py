@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import sam2
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from transformers import Dinov2Config, Dinov2Model
 
+from benchmarks.published_pipeline import decode_prompts, encode_image
 from nts.images import normalise, stretch
-from nts.models import SEGMENTERS, SMALL, WeightsNotFound, load_encoder, load_segmenter
+from nts.models import SEGMENTERS, SMALL, WeightsNotFound, build_sam2, load_encoder, load_segmenter
 from nts.promotion import promote_boxes
 from nts.references import InvalidReference, Reference
 from nts.segmenter import ProposalConfig, Segmenter, point_grid
@@ -25,26 +24,15 @@ from nts.small.scenes import Scene, target_scenes
 
 def random_sam2(config_file: Path) -> SAM2Base:
     torch.manual_seed(0)
-    config = OmegaConf.load(config_file)
-    OmegaConf.resolve(config)
-    return instantiate(config.model, _recursive_=True).eval()
+    return build_sam2(config_file).eval()
 
 
 def published_proposals(model: SAM2Base, pixels: torch.Tensor, points: torch.Tensor, *, no_mem_embed: bool):
     """All masks of all prompts by the package's own decoder; then the best of three."""
-    *high_resolution, features = model.forward_image(pixels[None])["backbone_fpn"]
+    *high_resolution, features = encode_image(model, pixels)
     if no_mem_embed:
         features = features + model.no_mem_embed.reshape(1, -1, 1, 1)
-    labels = torch.ones(len(points), 1, dtype=torch.int32)
-    sparse, dense = model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-    masks, predicted_iou, _, _ = model.sam_mask_decoder.predict_masks(
-        image_embeddings=features,
-        image_pe=model.sam_prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        repeat_image=True,
-        high_res_features=high_resolution,
-    )
+    masks, predicted_iou = decode_prompts(model, [*high_resolution, features], points)
     best, index = predicted_iou[:, 1:].max(1)
     return masks[torch.arange(len(masks)), 1 + index], best
 

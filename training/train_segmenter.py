@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nts.models import build_sam2
 from nts.small.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
 from nts.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
 
@@ -68,7 +67,7 @@ class Prompts:
 
 def build_model() -> nn.Module:
     """The untrained SAM2 of the model file."""
-    return instantiate(OmegaConf.load(MODEL_FILE).model, _recursive_=True)
+    return build_sam2(MODEL_FILE)
 
 
 def draw_batch(rng: np.random.Generator, numbers: range, count: int) -> list[Scene]:
