@@ -6,7 +6,6 @@ from a local folder or file. Loaded models are kept, so that the next caller doe
 
 from __future__ import annotations
 
-import os
 import pickle
 from functools import lru_cache
 from pathlib import Path
@@ -112,7 +111,7 @@ def load_segmenter(
     return Segmenter(model, name, fingerprint(model), where, resolve_precision(precision, where), compiled=compiled)
 
 
-def build_sam2(config_file: str | os.PathLike, **options: Any) -> SAM2Base:
+def build_sam2(config_file: str | Path, **options: Any) -> SAM2Base:
     """A SAM2 with random weights.
 
     Args:
