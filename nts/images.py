@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 
 
 class ImageError(ValueError):
@@ -55,6 +58,34 @@ def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | N
         raise ImageError(f"{path} is not an image of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"the image {path} cannot be decoded: {error}") from error
+
+
+def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]:
+    """The size of an image, from the header of its file: no pixel is decoded.
+
+    Args:
+        path: the file.
+        exif: the size after turning the image as its EXIF orientation says, as :func:`read_image` and viewers do.
+
+    Returns:
+        ``(height, width)`` in pixels.
+
+    Raises:
+        ImageError: if the file is missing, no image, or too large to decode safely.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = exif and file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    except FileNotFoundError as error:
+        raise ImageError(f"the image {path} does not exist") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image {path} cannot be decoded: it is too large to decode safely ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the image {path} cannot be decoded: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def digest(image: np.ndarray) -> str:

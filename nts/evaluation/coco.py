@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from ..instances import Instances
 from .average_precision import Curves, Summary, accumulate, objects_to_find, summarise
+from .crowds import is_crowd as is_crowd
 from .matches import Matches, ResultAreas, match
 
 
