@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -32,6 +33,32 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def content_id(content: bytes) -> str:
+    """Identity of a file's content: its size in bytes and a hash. The name of the file has no part in it."""
+    return f"{len(content)}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+def same_content(paths: Sequence[str | os.PathLike], contents: Iterable[str]) -> set[int]:
+    """Indices of the files whose content is one of some.
+
+    Only files of a size in question are read. Files that cannot be read have no content in common with any.
+
+    Args:
+        paths: of the files.
+        contents: by :func:`content_id`.
+    """
+    contents = set(contents)
+    sizes = {int(content.partition("-")[0]) for content in contents}
+    found = set()
+    for index, path in enumerate(paths):
+        try:
+            if os.path.getsize(path) in sizes and content_id(Path(path).read_bytes()) in contents:
+                found.add(index)
+        except OSError:
+            continue
+    return found
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], tag: str, schema_version: int, header: Mapping[str, str]) -> bytes:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from .files import pack_tensors, unpack_tensors, write_file
 
-SCHEMA_VERSION = 2
-"""2: entries may be ``promoted``, and may have whole images. Files of schema 1 are read, too."""
+SCHEMA_VERSION = 3
+"""2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. Files of
+older schemas are read."""
 _FORMAT = "nts-memory"
 
 
@@ -119,10 +120,12 @@ class MemoryEntry:
         class_name: its class.
         prototype: float ``[C]``, the instance prototype, not normalised.
         sample_id: id of the sample that it came from.
-        label_id: id of the label; the bank keeps one entry per label id (but for empty ids).
+        label_id: id of the label; the bank holds one entry per sample and label id (any number without a label id).
+            Labels that were copied from one sample to another have the same id.
         kind: geometry of the annotation: ``"mask"``, ``"box"``, ``"point"`` or ``"scribble"``.
         weight: patches that the mask covers on the encoder's grid.
         promoted: the mask was drawn by SAM2 from an annotation of this kind.
+        file: identity of the content of its image's file, see :func:`nts.files.content_id`; empty if unknown.
         whole_image: kept for visual reference prompts, if asked for; some hundred times the size of a prototype.
     """
 
@@ -133,6 +136,7 @@ class MemoryEntry:
     kind: str = "mask"
     weight: float = 1.0
     promoted: bool = False
+    file: str = ""
     whole_image: WholeImage | None = None
 
 
@@ -149,8 +153,8 @@ class MemoryBank:
         self.encoder = encoder
         self.preset = preset
         self.created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
-        # By label id, so that adding to tens of thousands looks at none of them; by a number where there is no id.
-        self._entries: dict[str | int, MemoryEntry] = {}
+        # By sample and label id, so that adding to tens of thousands scans none; by a number without a label id.
+        self._entries: dict[tuple[str, str] | int, MemoryEntry] = {}
         self._unnamed = itertools.count()
 
     def __len__(self) -> int:
@@ -183,7 +187,7 @@ class MemoryBank:
         return len(self) > 0 and all(entry.whole_image is not None for entry in self._entries.values())
 
     def add(self, entry: MemoryEntry) -> None:
-        """Add one reference; one of the same label id is replaced.
+        """Add one reference; one of the same sample and label id is replaced.
 
         Raises:
             EncoderMismatch: if the prototype has another length than the encoder's tokens.
@@ -199,20 +203,20 @@ class MemoryBank:
         if not entry.prototype.isfinite().all():
             raise ValueError(f"the prototype of reference {entry.label_id!r} holds NaN or infinity")
         entry = replace(entry, prototype=entry.prototype.detach().to("cpu", torch.float32))
-        key = entry.label_id or next(self._unnamed)
+        key = (entry.sample_id, entry.label_id) if entry.label_id else next(self._unnamed)
         self._entries.pop(key, None)
         self._entries[key] = entry
 
     def remove(self, *, class_name: str | None = None, label_ids: Iterable[str] = ()) -> int:
         """Remove a class, or single references; returns how many were removed."""
-        label_ids = set(label_ids)
-        gone = [key for key, e in self._entries.items() if e.class_name == class_name or key in label_ids]
+        label_ids = set(label_ids) - {""}
+        gone = [key for key, e in self._entries.items() if e.class_name == class_name or e.label_id in label_ids]
         for key in gone:
             del self._entries[key]
         return len(gone)
 
     def merge(self, other: MemoryBank) -> None:
-        """Add all references of another bank; where both have a label id, the other's entry is taken.
+        """Add all references of another bank; where both have a label of a sample, the other's entry is taken.
 
         Raises:
             EncoderMismatch: if the other bank was made by another encoder, or prepared by another preset.

@@ -398,4 +398,5 @@ def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntr
         kind=reference.kind,
         weight=weight,
         promoted=reference.promoted,
+        file=reference.file,
     )

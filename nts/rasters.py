@@ -1,4 +1,4 @@
-"""Polygons, strokes and points as the pixels that they mark.
+"""Polygons, strokes, points and arrays of any kind as masks: the pixels that they mark.
 
 Coordinates are ``x, y`` in pixels, continuous: the pixel in column ``c`` and row ``r`` is the square from ``(c, r)`` to
 ``(c + 1, r + 1)``. What lies outside the image is cut off; its right and lower border belong to the last pixels.
@@ -11,6 +11,110 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+_MANY_VALUES = 16
+"""More different integers than this are shades of grey, not the numbers of objects."""
+
+
+def binary_mask(values: ArrayLike, *, channels_last: bool = False) -> np.ndarray:
+    """Foreground of a mask as it is stored: booleans, integers, probabilities, logits or colours.
+
+    ====================================  ==========================================================
+    booleans, integers                    nonzero
+    integers of many values               above half of the greatest: antialiased, or ringing of JPEG
+    floats, one value beside 0            nonzero
+    floats in ``[0, 1]`` (probabilities)  above 0.5
+    floats with negative values (logits)  above 0
+    colours ``[h, w, 3]``                 any channel nonzero
+    grey or colours with alpha            the same where opaque; alpha alone, if the colour is constant
+    ====================================  ==========================================================
+
+    Leading axes of length 1 (``[1, h, w]``, as torch and SAM2 return masks) and a single trailing channel are dropped.
+
+    Args:
+        values: the array.
+        channels_last: a three-dimensional array is ``[h, w, channels]`` whatever its shape, as image files are read.
+
+    Returns:
+        bool ``[h, w]``.
+
+    Raises:
+        ValueError: if it is no mask. The message completes "its mask ...".
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"holds values of type {array.dtype}, not numbers")
+    array = drop_axes(array, channels_last)
+    if array.size == 0:
+        raise ValueError("is empty")
+    if not np.isfinite(array).all():
+        raise ValueError("holds NaN or infinity")
+    return _foreground(array) if array.ndim == 2 else _foreground_of_colours(array)
+
+
+def drop_axes(array: np.ndarray, channels_last: bool = False) -> np.ndarray:
+    """An array as ``[h, w]``, or as ``[h, w, channels]`` with 2, 3 or 4 channels; see :func:`binary_mask`.
+
+    Raises:
+        ValueError: if it has another shape. The message completes "its mask ...".
+    """
+    shape = array.shape
+    least = 3 if channels_last else 2
+    while array.ndim > least and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
+        return array
+    raise ValueError(f"has the shape {list(shape)}, not [height, width]")
+
+
+def _foreground(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "b":
+        return array
+    return _foreground_of_floats(array) if array.dtype.kind == "f" else _foreground_of_integers(array)
+
+
+def _foreground_of_integers(array: np.ndarray) -> np.ndarray:
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0:
+        raise ValueError(f"holds negative integers (as low as {lowest}): 0 is background, any other number the object")
+    if len(np.unique(array)) > _MANY_VALUES:
+        return array > highest / 2
+    if 0 < lowest < highest:
+        # Taken literally, all of the box would be foreground.
+        raise ValueError(f"holds integers from {lowest} to {highest} but no 0, which is background")
+    return array != 0
+
+
+def _foreground_of_floats(array: np.ndarray) -> np.ndarray:
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest < 0:
+        return array > 0
+    if highest <= 1 and not _is_binary(array):
+        return array > 0.5
+    if lowest == highest or _is_binary(array):
+        return array != 0
+    raise ValueError(
+        f"holds numbers from {lowest:.3g} to {highest:.3g}: neither 0 and 1, nor probabilities, nor logits"
+    )
+
+
+def _is_binary(array: np.ndarray) -> bool:
+    """Whether there are zeros and one other value."""
+    return bool(((array == 0) | (array == array.max())).all())
+
+
+def _foreground_of_colours(array: np.ndarray) -> np.ndarray:
+    has_alpha = array.shape[2] in (2, 4)
+    colours = array[:, :, :-1] if has_alpha else array
+    opaque = array[:, :, -1] != 0 if has_alpha else np.ones(array.shape[:2], bool)
+    is_constant = bool((colours == colours[:1, :1]).all())
+    if is_constant and opaque.any() and not opaque.all():
+        return opaque
+    foreground = _foreground(colours.max(2))
+    # A transparent pixel shows nothing, unless alpha was left at 0 everywhere.
+    return foreground & opaque if opaque.any() else foreground
 
 
 def fill_polygons(shapes: Sequence[ArrayLike], image_size: tuple[int, int]) -> np.ndarray:

@@ -49,6 +49,7 @@ class Reference:
         sample_id: id of the sample that it came from.
         label_id: id of the label that it came from.
         promoted: the mask is that of the object, drawn by SAM2 from an annotation of this kind.
+        file: identity of the content of the image's file, see :func:`nts.files.content_id`; empty if unknown.
     """
 
     image: np.ndarray
@@ -59,6 +60,7 @@ class Reference:
     sample_id: str = ""
     label_id: str = ""
     promoted: bool = False
+    file: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .files import write_file
 from .images import normalise
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -118,15 +119,16 @@ def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The entries of a log; none, where there is none yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Entries of a log; none where there is no file yet. A last line that was cut off in the writing is dropped."""
+    content = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
 
 
 def cut_log(path: Path, step: int) -> None:
     """Drop the entries after a step from a log: those steps will be done once more."""
     kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
     if path.is_file():
-        path.write_text("".join(kept))
+        write_file(path, "".join(kept).encode())
 
 
 def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:

@@ -104,7 +104,7 @@ class AutoSegmentView(JobOperator):
             words += f" {report.from_cache} of them had been encoded before: no model ran."
         if report.resumed:
             words += f" {report.resumed} images had been done before, with the same settings."
-        failures = [f"{path}: {reason}" for path, reason in report.failed.items()]
+        failures = list(report.failed.values())
         title = f"{len(failures)} images could not be segmented (see the field {report.error_field})"
         return paragraphs(words, bullets(title, failures))
 

@@ -26,7 +26,7 @@ class DeleteReferencePrompt(SimpleOperator):
         return delete_prompt(sample_collection, prompt_key)
 
     def form(self, ctx, inputs) -> None:
-        forms.prompt(ctx, inputs, description="What to delete")
+        forms.prompt(ctx, inputs, description="What to delete", unfinished=True)
 
     def do(self, ctx) -> str:
         return bullets("Deleted", self(ctx.dataset, ctx.params["prompt_key"]))

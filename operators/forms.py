@@ -218,30 +218,34 @@ def overwrite(inputs: types.Object, description: str) -> None:
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
 
 
-def prompt(ctx, inputs: types.Object, *, description: str) -> str | None:
-    """A drop-down of the dataset's reference prompts; returns the name of the chosen one."""
-    from ..nts.fiftyone_adapter import list_prompts
+def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = False) -> str | None:
+    """A drop-down of the dataset's reference prompts; returns the name of the chosen one.
+
+    With ``unfinished``, trainings that came to no end can be chosen too.
+    """
+    from ..nts.fiftyone_adapter import list_prompts, list_unfinished_prompts
 
     prompts = list_prompts(ctx.dataset)
-    if not prompts:
+    attempts = list_unfinished_prompts(ctx.dataset) if unfinished else {}
+    if not prompts and not attempts:
         refuse(inputs, "No reference prompt", "this dataset has none yet: run 'Train reference prompt' first")
         return None
     words = {
         key: f"{len(config['classes'])} classes, encoder {config['encoder']}, segmenter {config['segmenter']}"
         for key, config in prompts.items()
-    }
-    first = next(iter(prompts))
+    } | {key: f"unfinished training: {config['status']}" for key, config in attempts.items()}
+    first = next(iter(words))
     choice(
         inputs,
         "prompt_key",
-        list(prompts),
+        list(words),
         label="Reference prompt",
         description=description,
         default=first,
         descriptions=words,
     )
     chosen = ctx.params.get("prompt_key") or first
-    return chosen if chosen in prompts else None
+    return chosen if chosen in words else None
 
 
 def encoder(inputs: types.Object) -> None:

@@ -88,7 +88,7 @@ class MapClasses(JobOperator):
         words = f"**{', '.join(report.fields)}**: {report.mapped} images mapped, {report.seconds:.0f} s."
         if report.resumed:
             words += f" {report.resumed} images had been done before, with the same settings."
-        failures = [f"{path}: {reason}" for path, reason in report.failed.items()]
+        failures = list(report.failed.values())
         return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))
 
     def rows(self, report):

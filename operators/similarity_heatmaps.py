@@ -72,7 +72,7 @@ class SimilarityHeatmaps(JobOperator):
         if report.resumed:
             words += f" {report.resumed} images had theirs already."
         words += " Tick a field in the sidebar to see it: bright is alike, and 0 is transparent."
-        failures = [f"{path}: {reason}" for path, reason in report.failed.items()]
+        failures = list(report.failed.values())
         return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))
 
     def rows(self, report):

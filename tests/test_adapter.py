@@ -342,10 +342,10 @@ def test_image_that_fails_is_recorded_and_the_run_goes_on(nts_fo, drawn, targets
     content = truncate(broken.filepath)
     report = nts_fo.auto_segment_view(targets, memory, preset=quick)
     assert report.segmented == TARGETS - 1
-    assert list(report.failed) == [broken.filepath]
+    assert list(report.failed) == [broken.id]
     broken.reload()
     assert broken.nts_shapes is None
-    assert broken.nts_shapes_error == report.failed[broken.filepath]
+    assert broken.nts_shapes_error == report.failed[broken.id]
     assert broken.filepath in broken.nts_shapes_error
     assert drawn.get_run_info("nts_shapes").config.failed == 1
 
@@ -371,7 +371,7 @@ def test_mistake_in_the_engine_is_recorded_with_its_kind(nts_fo, targets, memory
 
     monkeypatch.setattr(ReferenceSegmenter, "encode", fails_once)
     report = nts_fo.auto_segment_view(targets, memory, preset=quick, use_cache=False)
-    assert list(report.failed.values()) == ["RuntimeError: out of memory"]
+    assert [reason.split(": ", 1)[1] for reason in report.failed.values()] == ["RuntimeError: out of memory"]
     assert report.segmented == TARGETS - 1
 
 

@@ -174,7 +174,7 @@ def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, mo
     assert set(predicted.get_field_schema(flat=True)) == before
 
 
-@pytest.mark.parametrize("meanwhile", ["begun once more", "deleted"])
+@pytest.mark.parametrize("meanwhile", ["started again", "deleted"])
 def test_one_that_lost_its_name_writes_nothing(nts_fo, predicted, meanwhile):
     first = nts_fo.evaluation_job(predicted, "found", "ground_truth", eval_key=KEY)
     next(first)
@@ -183,10 +183,10 @@ def test_one_that_lost_its_name_writes_nothing(nts_fo, predicted, meanwhile):
     else:
         second = nts_fo.evaluation_job(predicted, "found", "ground_truth", classes=CLASSES[:1], eval_key=KEY)
         next(second)
-    with pytest.raises(nts_fo.RunNotFound, match="begun once more meanwhile, or deleted"):
+    with pytest.raises(nts_fo.RunNotFound, match="started again meanwhile, or deleted"):
         nts_fo.run(first)
     assert predicted.list_evaluations() == []
-    if meanwhile == "begun once more":
+    if meanwhile == "started again":
         report = nts_fo.run(second)
         assert nts_fo.load_evaluation(predicted, KEY) == report.to_dict()
         assert nts_fo.list_evaluations(predicted)[KEY]["classes"] == list(CLASSES[:1])

@@ -105,8 +105,8 @@ def test_one_broken_image_is_listed_and_the_others_are_mapped(nts_fo, drawn, tar
     truncate(path)
     report = nts_fo.similarity_heatmaps(targets, memory)
     assert report.mapped == TARGETS - 1
-    assert list(report.failed) == [path]
-    assert "cannot be decoded" in report.failed[path]
+    assert list(report.failed) == [targets.first().id]
+    assert f"{path} cannot be decoded" in report.failed[targets.first().id]
     with pytest.raises(ValueError, match="none of the 1 images can be read: the image"):
         nts_fo.similarity_heatmaps(targets.limit(1), memory)
 

@@ -164,14 +164,20 @@ def test_labels_outside_their_image_are_left_out_and_told_of(importing, drawn):
     data = importing.custom_data(drawn.match_tags("reference"), drawn.match_tags("target"), "ground_truth")
     assert sum(a["image_id"] == sample.id for a in data.targets["annotations"]) == count - 1
     (note,) = data.notes
-    assert note.startswith("1 labels of the targets were left out: ")
+    assert note.startswith("1 labels or images of the targets were left out: ")
     assert "lies outside its image" in note
 
 
-def test_an_image_that_cannot_be_read_ends_the_making_of_data_with_its_name(importing, drawn):
+def test_images_that_cannot_be_read_are_left_out_and_named(importing, drawn):
     broken = drawn.match_tags("target").first()
     Path(broken.filepath).write_bytes(b"nothing")
-    with pytest.raises(importing.InputError, match=broken.filepath):
+    data = importing.custom_data(drawn.match_tags("reference"), drawn.match_tags("target"), "ground_truth")
+    assert broken.id not in {image["id"] for image in data.targets["images"]}
+    (note,) = data.notes
+    assert broken.filepath in note
+    for sample in drawn.match_tags("target"):
+        Path(sample.filepath).write_bytes(b"nothing")
+    with pytest.raises(importing.InputError, match="none of the images of the targets can be read"):
         importing.custom_data(drawn.match_tags("reference"), drawn.match_tags("target"), "ground_truth")
 
 

@@ -71,8 +71,17 @@ def test_classes_are_sorted_and_shots_counted():
 
 def test_adding_a_label_again_replaces_it():
     bank = make_bank("ab")
-    bank.add(MemoryEntry("c", torch.ones(8), label_id="label0-0"))
+    bank.add(replace(bank.entries[0], class_name="c"))
     assert bank.shots == {"b": 1, "c": 1}
+
+
+def test_labels_copied_to_another_sample_are_references_of_their_own():
+    """FiftyOne's labels keep their id when they are copied from one sample to another."""
+    bank = make_bank("ab")
+    bank.add(replace(bank.entries[0], sample_id="another"))
+    assert bank.shots == {"a": 2, "b": 1}
+    assert MemoryBank.from_bytes(bank.to_bytes()).shots == bank.shots
+    assert bank.remove(label_ids=[bank.entries[0].label_id]) == 2
 
 
 def test_references_and_classes_can_be_removed():
@@ -203,7 +212,7 @@ def with_header(data: bytes, **changes: str) -> bytes:
         (lambda data: data[:-7], "damaged or no memory file"),
         (lambda data: data[:40], "damaged or no memory file"),
         (lambda data: save({"weight": torch.ones(2)}), "its format tag is not 'nts-memory'"),
-        (lambda data: with_header(data, schema_version="99"), r"schema version 99, .* reads up to 2: update"),
+        (lambda data: with_header(data, schema_version="99"), r"schema version 99, .* reads up to 3: update"),
         (lambda data: with_header(data, entries="[]"), "header and its tensors do not agree"),
         (lambda data: with_header(data, encoder="{}"), "header and its tensors do not agree"),
         (lambda data: with_header(data, schema_version="one"), "its schema version is 'one'"),

@@ -263,7 +263,7 @@ def test_failures_are_listed_in_the_summary(targets, memory):
     told = in_the_app("auto_segment_view", targets, memory_key=memory)
     summary = told[-2][1]["results"]["summary"]
     assert "**1 images could not be segmented (see the field nts_shapes_error)**" in summary
-    assert f"- {path}: the image {path} cannot be decoded" in summary
+    assert f"- the image {path} cannot be decoded" in summary
 
 
 # ---- forms -----------------------------------------------------------------------------------------------------------

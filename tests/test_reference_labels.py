@@ -127,7 +127,7 @@ def test_a_segmentation_in_colours_is_read_from_a_file(fo, read, tmp_path):
 
 
 def test_names_of_values_are_those_of_the_field_or_else_of_the_dataset(fo, dataset):
-    from nts.fiftyone_adapter.references import names_of_values
+    from nts.fiftyone_adapter.labels import names_of_values
 
     assert names_of_values(dataset, "truth") == {}
     dataset.default_mask_targets = {1: "cat"}

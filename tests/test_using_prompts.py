@@ -110,10 +110,10 @@ def test_class_maps_are_the_most_probable_classes(nts_fo, drawn, targets, memory
     truncate(broken.filepath)
     report = nts_fo.map_classes(targets, memory)
     assert report.fields == ["nts_shapes_classes"]
-    assert (report.mapped, list(report.failed)) == (TARGETS - 1, [broken.filepath])
+    assert (report.mapped, list(report.failed)) == (TARGETS - 1, [broken.id])
     drawn.reload()
     assert drawn.mask_targets["nts_shapes_classes"] == dict(enumerate(CLASSES, start=1))
-    assert drawn[broken.id].nts_shapes_classes_error == report.failed[broken.filepath]
+    assert drawn[broken.id].nts_shapes_classes_error == report.failed[broken.id]
 
     engine = ReferenceSegmenter(
         nts_fo.load_memory(drawn, memory), small_encoder, small_segmenter, scorer="vrp", prompt=load_reference_prompt()

@@ -21,6 +21,7 @@ from .checks import (
     suggest_output_field,
 )
 from .class_maps import MAP_OUTPUTS, ClassMapsReport, class_maps_job, map_classes
+from .errors import RunEnded, RunNotFound
 from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .heatmaps import MOST_CLASSES, HeatmapsReport, heatmap_fields, heatmaps_job, similarity_heatmaps
 from .importing import custom_data, import_layout, sample_references_view
@@ -58,7 +59,6 @@ from .runs import (
     EVALUATION,
     MEMORY,
     PROMPT,
-    RunNotFound,
     delete_class_maps,
     delete_evaluation,
     delete_heatmaps,
@@ -71,6 +71,7 @@ from .runs import (
     list_memories,
     list_prompts,
     list_segmentations,
+    list_unfinished_prompts,
     load_memory,
     made_with_class_maps,
     made_with_evaluation,
@@ -118,6 +119,7 @@ __all__ = [
     "ReferenceCounts",
     "ReferenceSegmenterModel",
     "ReviewReport",
+    "RunEnded",
     "RunNotFound",
     "SegmentationReport",
     "Thumbnail",
@@ -161,6 +163,7 @@ __all__ = [
     "list_runs",
     "list_segmentations",
     "list_unfinished_evaluations",
+    "list_unfinished_prompts",
     "load_evaluation",
     "load_memory",
     "load_prompt",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..cache import default_cache
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
+from ..names import as_names
 from ..pipeline import Skipped, encode_references
 from ..presets import Preset, get_preset
 from ..promotion import promote
@@ -18,7 +19,9 @@ from ..references import KINDS, Kind, Reference, by_image
 from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
-from .references import annotations_of_sample, names_of_values, references_of_sample
+from .labels import names_of_values
+from .locking import locked
+from .references import annotations_of_sample, references_of_sample
 from .runs import Collection
 
 WeakLabels = Literal["promoted", "raw", "skip"]
@@ -66,7 +69,7 @@ def memory_job(
     label_field: str,
     memory_key: str,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | None = None,
     weak_labels: WeakLabels = "promoted",
     encoder: str = "small",
     segmenter: str = "small",
@@ -106,6 +109,7 @@ def memory_job(
     checks.check_view(view)
     checks.check_reference_field(view, label_field)
     checks.check_key(view, memory_key, runs.MEMORY, overwrite=overwrite)
+    classes = as_names(classes)
     if weak_labels not in WEAK_LABELS:
         raise InputError(f"weak_labels must be one of {', '.join(WEAK_LABELS)}, got {weak_labels!r}")
     where = f"the field {label_field!r} of this view"
@@ -113,23 +117,25 @@ def memory_job(
     # Which classes segmentations hold is known when they have been read.
     if counts.labels == 0 or not counts.segmentations:
         checks.check_classes(counts.classes if classes is None else classes, counts.classes, where)
-    total = view.count()
+    total = len(set(view.values("id")))
 
     yield Progress(0, total, f"loading the encoder {encoder}")
     preset = get_preset(preset)
     loaded = load_encoder(encoder, device, precision)
     bank, skipped = MemoryBank(loaded.info, preset.name), list[Skipped]()
-    names = names_of_values(view, label_field) if counts.segmentations else {}
-    origins: dict[str, str] = {}
+    names = names_of_values(view, label_field)
+    origins: dict[tuple[str, str], str] = {}
     found: set[str] = set()
-    samples_read = 0
+    seen: set[str] = set()
 
     def usable_references() -> Iterator[Reference]:
-        nonlocal samples_read
         for sample in view.select_fields(label_field).iter_samples():
+            if sample.id in seen:  # a view can hold a sample several times
+                continue
+            seen.add(sample.id)
             annotations = annotations_of_sample(sample, label_field, names)
             for each in annotations:
-                origins[each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
+                origins[sample.id, each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
                 found.update([each.class_name] if each.class_name else [])
             options = {"classes": classes, "masks_only": weak_labels == "skip", "exif": preset.exif}
             for result in references_of_sample(sample, annotations, **options):
@@ -137,7 +143,6 @@ def memory_job(
                     skipped.append(result)
                 else:
                     yield result
-            samples_read += 1
 
     def promoted_references() -> Iterator[Reference]:
         for of_image in by_image(usable_references()):
@@ -146,14 +151,14 @@ def memory_job(
             else:
                 yield from of_image
 
-    for result in encode_references(
-        promoted_references(), loaded, preset, keep_images=keep_images, cache=default_cache() if use_cache else None
-    ):
-        if isinstance(result, Skipped):
-            skipped.append(result)
-        else:
-            bank.add(result)
-        yield Progress(samples_read, total, f"{len(bank)} references encoded, {len(skipped)} left out")
+    cache = default_cache() if use_cache else None
+    with runs.explained(view, label_field):
+        for result in encode_references(promoted_references(), loaded, preset, keep_images=keep_images, cache=cache):
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                bank.add(result)
+            yield Progress(len(seen), total, f"{len(bank)} references encoded, {len(skipped)} left out")
 
     if len(bank) == 0:
         if counts.segmentations and not skipped:
@@ -169,7 +174,7 @@ def memory_job(
     report = MemoryReport(
         memory_key=memory_key,
         shots=bank.shots,
-        skipped=[replace(item, reason=f"{origins[item.label_id]}: {item.reason}") for item in skipped],
+        skipped=[replace(item, reason=f"{origins[item.sample_id, item.label_id]}: {item.reason}") for item in skipped],
         missing_classes=sorted(set(found if classes is None else classes) - set(bank.classes)),
         kinds=kinds,
         promoted=promoted,
@@ -177,7 +182,12 @@ def memory_job(
         encoder=loaded.info.name,
         whole_images=bank.has_whole_images,
     )
-    runs.store_memory(view, memory_key, bank, label_field=label_field, weak_labels=weak_labels, skipped=len(skipped))
+    with locked(view):
+        # Somebody else may have built one of this name since it was checked.
+        checks.check_key(view, memory_key, runs.MEMORY, overwrite=overwrite)
+        runs.store_memory(
+            view, memory_key, bank, label_field=label_field, weak_labels=weak_labels, skipped=len(skipped)
+        )
     colours.set_class_colours(view, [label_field], bank.classes)
     return report
 

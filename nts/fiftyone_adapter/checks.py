@@ -18,18 +18,18 @@ from fiftyone import ViewField as F
 
 from ..references import Kind
 from . import runs
-from .references import LABEL_LISTS, LABEL_TYPES, names_of_values
+from .errors import InputError
+from .labels import names_of_values
+from .references import LABEL_LISTS, LABEL_TYPES
 from .runs import Collection
-
-
-class InputError(ValueError):
-    """Something asked for that cannot be done. The message is for the person who asked."""
 
 
 def check_view(view: Collection | None) -> None:
     """Raise unless ``view`` holds at least one image, and each sample is one image."""
     if view is None:
         raise InputError("no dataset is open")
+    if view._is_dynamic_groups:
+        raise InputError("the samples of this view are in dynamic groups: take them one by one, with view.flatten()")
     if view.media_type == "group":
         raise InputError(
             "this is a grouped dataset: take the images of one slice, with dataset.select_group_slices('<slice>')"
@@ -44,7 +44,7 @@ def check_view(view: Collection | None) -> None:
 
 def detections_fields(view: Collection) -> list[str]:
     """Names of the fields of type :class:`fiftyone.Detections`; those that hold our own predictions come last."""
-    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, flat=True)
     predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
     return sorted(schema, key=lambda name: name in predictions)
 
@@ -87,9 +87,18 @@ def check_detections_field(view: Collection, name: str, role: str) -> None:
     raise InputError(f"the {role} {name!r} {_found(view, name)}; fields of type Detections are: {', '.join(fields)}")
 
 
+def _label_fields(view: Collection) -> list[str]:
+    """Fields of labels, those in other documents too (``labels.truth``), but not the labels in a list of labels."""
+    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=list(LABEL_TYPES), flat=True)
+    lists = [
+        f"{name}.{LABEL_LISTS[of_list]}" for name in schema if (of_list := _document_type(view, name)) in LABEL_LISTS
+    ]
+    return [name for name in schema if not any(name == inside or name.startswith(f"{inside}.") for inside in lists)]
+
+
 def reference_fields(view: Collection) -> list[str]:
     """Names of the fields that references can come from; those that hold our own predictions come last."""
-    schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=list(LABEL_TYPES))
+    schema = _label_fields(view)
     predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
     return sorted(schema, key=lambda name: name in predictions)
 
@@ -240,6 +249,8 @@ def check_output_field(view: Collection, name: str, method: str = runs.SEGMENTAT
             f"{name!r} cannot be the name of a field: use letters, digits and underscores, and begin with a letter"
         )
     dataset = view._root_dataset  # a view may hide fields
+    check_not_reserved(dataset, (name, runs.error_field(name)))
+    runs.check_editable(dataset, (name, runs.error_field(name)))
     made_by_us = runs.configs(dataset, method)
     for field, field_type in ((name, _LABEL_TYPES[method]), (runs.error_field(name), "StringField")):
         existing = dataset.get_field(field)
@@ -250,6 +261,19 @@ def check_output_field(view: Collection, name: str, method: str = runs.SEGMENTAT
             )
     if name not in made_by_us and name in view.list_runs():
         raise InputError(f"the name {name!r} is taken by a run of another kind: choose another output field")
+
+
+_RESERVED = ("self", "cls", "pk", "frames", "groups")
+"""Names that FiftyOne's documents cannot bear, or will not in future versions, beside those of their own members."""
+
+
+def check_not_reserved(view: Collection, names: Iterable[str]) -> None:
+    """Raise if a field of one of these names would hide a member of FiftyOne's samples, which breaks the dataset."""
+    dataset = view._root_dataset
+    for name in names:
+        members = (fo.Sample, dataset._sample_doc_cls)
+        if name in _RESERVED or (not dataset.has_sample_field(name) and any(hasattr(each, name) for each in members)):
+            raise InputError(f"{name!r} cannot be the name of a field: FiftyOne's samples use it; choose another name")
 
 
 def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> None:
@@ -287,6 +311,10 @@ def _is_name(name: str) -> bool:
         and not name.startswith("_")
         and not keyword.iskeyword(name)
     )
+
+
+def _document_type(view: Collection, name: str) -> type | None:
+    return getattr(view.get_field(name), "document_type", None)
 
 
 def _type_name(field: fo.Field) -> str:

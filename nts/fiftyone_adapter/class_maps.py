@@ -12,7 +12,7 @@ import fiftyone as fo
 import numpy as np
 from torch import Tensor
 
-from ..images import ImageError, read_image
+from ..images import read_image
 from ..masks import draw_class_map
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
@@ -23,7 +23,8 @@ from . import checks, colours, runs
 from .checks import InputError
 from .heatmaps import MOST_CLASSES, HeatmapsOutput, to_heatmaps
 from .jobs import Job, OnProgress, Progress, run, some
-from .outputs import Made, Output, pace
+from .locking import locked
+from .outputs import Made, Output, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import chosen_prompt
 from .segmenting import preset_fingerprint
@@ -43,7 +44,7 @@ class ClassMapsReport:
         mapped: images that have their maps now.
         resumed: images that had them already, from an earlier run with the same settings.
         images: ``{class: images mapped now in which it is present}``.
-        failed: ``{filepath: reason}`` for the images that could not be mapped.
+        failed: ``{sample id: reason}`` for the samples that could not be mapped; a reason names its file.
         seconds: duration of the work on images.
     """
 
@@ -127,8 +128,8 @@ def class_maps_job(
     prompt = chosen_prompt(view, bank, "vrp", reference_prompt)
     preset = get_preset(preset or bank.preset)
 
-    ids, paths = view.values(["id", "filepath"])  # read once: the view may filter on the fields that are written
-    yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
+    paths = paths_by_id(view)
+    yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
     engine = ReferenceSegmenter(
         bank,
         load_encoder(encoder or bank.encoder.name, device, precision),
@@ -155,31 +156,34 @@ def class_maps_job(
         writer: _Segmentations | _Heatmaps = _Segmentations(view, name, memory_key, bank, settings, about, overwrite)
     else:
         writer = _Heatmaps(view, memory_key, bank, settings, overwrite)
-    done = writer.done() & set(ids)
-    todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
+    done = writer.done() & set(paths)
+    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
     images = dict.fromkeys(bank.classes, 0)
     failed: dict[str, str] = {}
     begin = time.monotonic()
-    try:
-        for number, (sample_id, path) in enumerate(todo):
-            yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
-            try:
-                image = read_image(path, exif=preset.exif)
-                maps = engine.map_classes(image)
-                writer.draw(sample_id, maps, image.shape[:2])
-            except Exception as error:
-                # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
-                failed[path] = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-                logger.warning("no class maps of %s: %s", path, failed[path])
-                writer.add_failure(sample_id, failed[path])
-            else:
-                for class_name, presence in zip(bank.classes, maps.presence.tolist(), strict=True):
-                    images[class_name] += presence >= presence_threshold
-        yield Progress(len(ids), len(ids), f"{len(ids)} images done")
-    finally:
-        writer.close(ids)
-    if failed and len(failed) == len(ids):
-        raise InputError(f"none of the {len(ids)} images could be mapped: {some(failed.values())}")
+    with runs.explained(view, *writer.fields):
+        try:
+            for number, (sample_id, path) in enumerate(todo):
+                yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
+                try:
+                    image = read_image(path, exif=preset.exif)
+                    maps = engine.map_classes(image)
+                    drawn = writer.draw(maps, image.shape[:2])
+                except Exception as error:
+                    # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
+                    failed[sample_id] = failure(path, error)
+                    logger.warning("no class maps: %s", failed[sample_id])
+                    writer.add_failure(sample_id, failed[sample_id])
+                else:
+                    writer.add(sample_id, drawn)
+                    for class_name, presence in zip(bank.classes, maps.presence.tolist(), strict=True):
+                        images[class_name] += presence >= presence_threshold
+            writer.write()
+            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
+        finally:
+            writer.close(list(paths))
+    if failed and len(failed) == len(paths):
+        raise InputError(f"none of the {len(paths)} images could be mapped: {some(failed.values())}")
     mapped = len(todo) - len(failed)
     return ClassMapsReport(writer.fields, mapped, len(done), images, failed, time.monotonic() - begin)
 
@@ -210,43 +214,35 @@ class _Segmentations(Output):
         super().__init__(view, name, made, settings, overwrite=overwrite)
         self.fields = [name]
         self._classes, self._threshold = bank.classes, settings["presence_threshold"]
-        self._dataset.mask_targets[name] = dict(enumerate(bank.classes, start=1))
-        self._dataset.save()
+        with locked(view) as dataset:
+            dataset.mask_targets[name] = dict(enumerate(bank.classes, start=1))
+            dataset.save()
         colours.set_class_colours(view, [name], bank.classes)
 
-    def draw(self, sample_id: str, maps: ClassMaps, image_size: tuple[int, int]) -> None:
+    def draw(self, maps: ClassMaps, image_size: tuple[int, int]) -> fo.Segmentation:
+        """The label of an image of size ``(H, W)``."""
         present = (maps.presence >= self._threshold).nonzero()[:, 0]
         mask = _values(draw_class_map(maps.logits[present], image_size), present, len(self._classes))
         presence = dict(zip(map(_key, self._classes), maps.presence.cpu().tolist(), strict=True))
-        self.add(sample_id, fo.Segmentation(mask=mask, presence=presence))
+        return fo.Segmentation(mask=mask, presence=presence)
 
 
-class _Heatmaps:
+class _Heatmaps(HeatmapsOutput):
     """Maps as one heat map per image and class."""
 
     def __init__(
         self, view: Collection, memory_key: str, bank: MemoryBank, settings: dict[str, Any], overwrite: bool
     ) -> None:
-        self._output = HeatmapsOutput(view, memory_key, bank.classes, settings, "probability")
-        self._output.open(overwrite)
-        self.fields = list(self._output.fields.values())
-        for field in self.fields:
-            view._root_dataset.add_sample_field(f"{field}.presence", fo.FloatField)
+        attributes = {"presence": fo.FloatField}
+        super().__init__(view, memory_key, bank.classes, settings, "probability", attributes, overwrite=overwrite)
+        self.fields = list(self.field_of_class.values())
 
-    def done(self) -> set[str]:
-        return self._output.done()
-
-    def draw(self, sample_id: str, maps: ClassMaps, image_size: tuple[int, int]) -> None:
+    def draw(self, maps: ClassMaps, image_size: tuple[int, int]) -> list[fo.Heatmap]:
+        """The labels of an image of size ``(H, W)``, one per class."""
         heatmaps = to_heatmaps(maps.probabilities, image_size)
         for heatmap, presence in zip(heatmaps, maps.presence.tolist(), strict=True):
             heatmap["presence"] = presence
-        self._output.add(sample_id, heatmaps)
-
-    def add_failure(self, sample_id: str, reason: str) -> None:
-        """Heat maps have no field for it: the report names it."""
-
-    def close(self, ids: list[str]) -> None:
-        self._output.write()
+        return heatmaps
 
 
 def _values(drawn: Tensor, present: Tensor, classes: int) -> np.ndarray:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ..evaluation.coco import is_crowd
+from ..images import ImageError, image_size
 from ..references import InvalidReference
 from .checks import InputError
-from .labels import box_mask, detection_mask, detections
+from .labels import box_pixels, detections, label_mask
 
 
 @dataclass
@@ -31,6 +35,7 @@ class CocoData:
             of masks means nothing then.
         unplaced: what is wrong with samples and labels that could not be placed on their image.
         without_predictions: samples whose prediction field is not set (an empty one is).
+        stale_metadata: samples whose metadata tell another size than their file, which is the one taken.
     """
 
     classes: Sequence[str]
@@ -40,6 +45,7 @@ class CocoData:
     without_mask: dict[str, int] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     without_predictions: int = 0
+    stale_metadata: int = 0
 
     def __post_init__(self) -> None:
         self.category_ids = {name: k for k, name in enumerate([*self.classes, *self.distractors], start=1)}
@@ -55,27 +61,22 @@ class CocoData:
         """Category ids of classes."""
         return [self.category_ids[name] for name in classes]
 
-    def add(self, sample: fo.Sample, predictions_field: str, ground_truth_field: str, crowd: str = "iscrowd") -> None:
+    def add(
+        self, sample: fo.Sample, predictions_field: str, ground_truth_field: str, crowd: str | None = "iscrowd"
+    ) -> None:
         """Take one sample; ``crowd`` is the attribute that marks a crowd, which is neither to be found nor a mistake.
 
         Raises:
             InputError: if a prediction has no confidence, or one that is not finite.
         """
-        try:
-            width, height = size_of_sample(sample)
-        except OSError as error:
-            self.unplaced.append(f"{sample.filepath}: the size of the image cannot be read ({error})")
+        size = self.add_image(sample)
+        if size is None:
             return
-        annotations = self.ground_truth["annotations"]
-        self.ground_truth["images"].append({"id": sample.id, "width": width, "height": height})
-
-        for label, shape in self.shapes(sample, ground_truth_field, self.category_ids, (height, width)):
-            is_crowd = int(bool(label.get_attribute_value(crowd, False)))
-            annotations.append({"id": len(annotations) + 1, "iscrowd": is_crowd, "label_id": label.id, **shape})
-
+        for label, shape in self.shapes(sample, ground_truth_field, self.category_ids, size):
+            self.add_annotation(label, shape, crowd)
         if sample[predictions_field] is None:
             self.without_predictions += 1
-        for label, shape in self.shapes(sample, predictions_field, self.classes, (height, width)):
+        for label, shape in self.shapes(sample, predictions_field, self.classes, size):
             if label.confidence is None or not math.isfinite(label.confidence):
                 found = "no confidence" if label.confidence is None else f"the confidence {label.confidence}"
                 raise InputError(
@@ -84,37 +85,62 @@ class CocoData:
                 )
             self.results.append({"score": label.confidence, "label_id": label.id, **shape})
 
-    def shapes(self, sample: fo.Sample, name: str, classes: Container[str], image_size: tuple[int, int]):
+    def add_image(self, sample: fo.Sample, **more: Any) -> tuple[int, int] | None:
+        """Take the image of a sample; returns its size ``(H, W)``, or ``None`` where it cannot be read.
+
+        The size is that of the file, turned as EXIF says. Where there is no file any more, it is that of the metadata.
+        """
+        metadata = sample.metadata
+        known = (metadata.height, metadata.width) if metadata and metadata.width and metadata.height else None
+        try:
+            size = image_size(sample.filepath)
+        except ImageError as error:
+            if known is None or Path(sample.filepath).exists():
+                self.unplaced.append(str(error))
+                return None
+            size = known
+        self.stale_metadata += known is not None and known != size
+        self.ground_truth["images"].append({"id": sample.id, "width": size[1], "height": size[0], **more})
+        return size
+
+    def add_annotation(self, label: fo.Detection, shape: dict[str, Any], crowd: str | None) -> dict[str, Any]:
+        """Take an object of :meth:`shapes`; returns its annotation."""
+        annotations = self.ground_truth["annotations"]
+        in_crowd = crowd is not None and is_crowd(label.get_attribute_value(crowd, False))
+        annotations.append({"id": len(annotations) + 1, "iscrowd": int(in_crowd), "label_id": label.id, **shape})
+        return annotations[-1]
+
+    def crowds(self) -> dict[str, tuple[int, int]]:
+        """For every evaluated class that has crowds: how many of its objects are crowds, and of how many."""
+        found: dict[str, tuple[int, int]] = {}
+        for name in self.classes:
+            of_class = [a for a in self.ground_truth["annotations"] if a["category_id"] == self.category_ids[name]]
+            if crowds := sum(annotation["iscrowd"] for annotation in of_class):
+                found[name] = crowds, len(of_class)
+        return found
+
+    def shapes(
+        self, sample: fo.Sample, name: str, classes: Container[str], size: tuple[int, int]
+    ) -> Iterator[tuple[fo.Detection, dict[str, Any]]]:
         """Yield every label of some classes, with its image, category, box, area and mask."""
-        height, width = image_size
         for label in detections(sample, name):
             if label.label not in classes:
                 continue
             try:
-                mask = (detection_mask if label.has_mask else box_mask)(label, image_size)
+                mask, box = label_mask(label, size), box_pixels(label, size)
             except InvalidReference as error:
                 self.unplaced.append(f"label {label.label!r} in field {name!r} of {sample.filepath}: {error}")
                 continue
             if not label.has_mask and label.label in self.classes:
                 self.without_mask[name] = self.without_mask.get(name, 0) + 1
             rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-            x, y, w, h = label.bounding_box
             yield (
                 label,
                 {
                     "image_id": sample.id,
                     "category_id": self.category_ids[label.label],
-                    # Fractions of the image do not give whole pixels back exactly, and an IoU of 0.5 hangs on that.
-                    "bbox": [round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6)],
+                    "bbox": list(box),
                     "area": int(mask.sum()),
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
                 },
             )
-
-
-def size_of_sample(sample: fo.Sample) -> tuple[int, int]:
-    """``(width, height)`` of an image as viewers show it, from the sample's metadata or the file's header."""
-    metadata = sample.metadata
-    if metadata is None or not metadata.width or not metadata.height:
-        metadata = fo.ImageMetadata.build_for(sample.filepath)
-    return metadata.width, metadata.height

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,14 @@ from ..evaluation.average_precision import Curves, accumulate, counts_by_confide
 from ..evaluation.coco import NovelAP, summarise_matches, without_nan
 from ..evaluation.diagnostics import Diagnostics, diagnose
 from ..evaluation.matches import IouType, Matches, match
+from ..files import content_id, same_content
+from ..names import as_names
 from . import checks, model_diagnostics, model_evaluation, runs
 from .checks import InputError
 from .coco import CocoData
+from .errors import RunEnded
 from .jobs import Job, OnProgress, Progress, run, some
+from .locking import refresh
 from .runs import Collection
 
 CURVE_IOUS = (0.5, 0.75)
@@ -52,18 +59,23 @@ class EvaluationReport:
 
         AP in percent, ``None`` where there was no ground truth.
         """
-        rows: dict[str, dict[str, Any]] = {}
-        for kind, precision in (("masks", self.result.masks), ("boxes", self.result.boxes)):
-            summaries = {"all": precision.novel, **precision.per_class}
-            if precision.base is not None:
-                summaries = {"all": precision.novel, "all base": precision.base, **precision.per_class}
-            for name, summary in summaries.items():
+        masks, boxes = self.result.masks, self.result.boxes
+        names = list(masks.per_class)
+        # The heading of a mean must not be taken for a class of that name.
+        means = {"all" if "all" not in names else "all classes": (masks.novel, boxes.novel)}
+        if masks.base is not None and boxes.base is not None:
+            means["all base" if "all base" not in names else "all base classes"] = masks.base, boxes.base
+        of_classes = [(name, (masks.per_class[name], boxes.per_class[name])) for name in names]
+        rows = []
+        for name, summaries in [*means.items(), *of_classes]:
+            row: dict[str, Any] = {"class": name}
+            for kind, summary in zip(("masks", "boxes"), summaries, strict=True):
                 figures = without_nan(asdict(summary))
-                row = rows.setdefault(name, {"class": name})
                 for figure in ("ap", "ap50", "ap75"):
                     value = figures[figure]
                     row[f"{kind}_{figure}"] = None if value is None else round(100 * value, 1)
-        return list(rows.values())
+            rows.append(row)
+        return rows
 
 
 def evaluate_nap(
@@ -78,12 +90,12 @@ def evaluation_job(
     predictions_field: str,
     ground_truth_field: str,
     *,
-    classes: Sequence[str] | None = None,
-    base_classes: Sequence[str] = (),
+    classes: Sequence[str] | str | None = None,
+    base_classes: Sequence[str] | str = (),
     eval_key: str | None = None,
     leave_out_references: bool = True,
     memory_key: str | None = None,
-    crowd: str = "iscrowd",
+    crowd: str | None = "iscrowd",
     diagnose_models: bool = False,
     overwrite: bool = False,
 ) -> Job[EvaluationReport]:
@@ -100,9 +112,11 @@ def evaluation_job(
             where the predictions are not ours; base classes are none of them.
         base_classes: classes that are evaluated beside the novel ones, and not counted in nAP.
         eval_key: name for the stored result; ``nap_<predictions_field>`` without.
-        leave_out_references: leave out the samples that references of the memory came from.
+        leave_out_references: leave out the samples that references of the memory came from, and all others whose file
+            has the same content.
         memory_key: the memory whose references are meant; the one that made the predictions without.
-        crowd: attribute of the ground truth that marks crowds.
+        crowd: attribute of the ground truth that marks crowds: true, a number other than 0, or a text like ``"1"`` or
+            ``"true"``. No object is a crowd where ``None``.
         diagnose_models: also run the models that made the predictions once more, beside the ground truth, and say how
             well the proposals cover the objects, and how often the encoder finds the class of a true mask. It takes as
             long as the segmentation did.
@@ -120,7 +134,7 @@ def evaluation_job(
     checks.check_detections_field(view, ground_truth_field, "ground-truth field")
     if predictions_field == ground_truth_field:
         raise InputError(f"the field {predictions_field!r} cannot be evaluated against itself")
-    eval_key = eval_key or f"nap_{predictions_field}"
+    eval_key = eval_key or f"nap_{predictions_field.replace('.', '_')}"
     checks.check_key(view, eval_key, runs.EVALUATION, overwrite=overwrite)
     model_evaluation.check_evaluation_fields(view, eval_key, predictions_field, ground_truth_field)
     model_evaluation.check_undeclared_attributes(view, eval_key, predictions_field, ground_truth_field)
@@ -132,20 +146,31 @@ def evaluation_job(
 
     evaluated, notes = view, []
     if leave_out_references and memory_key is not None:
-        references = runs.reference_samples(view, predictions_field, memory_key)
-        evaluated = view.exclude([sample_id for sample_id in view.values("id") if sample_id in references])
+        references, copies = _reference_samples(view, predictions_field, memory_key)
+        evaluated = view.exclude([*references, *copies])
+        if copies:
+            notes.append(
+                f"{_counted(len(copies), 'sample')} left out because reference samples have the same file, under "
+                "another name or id"
+            )
     elif leave_out_references:
         notes.append(
             f"{predictions_field!r} was not made by a memory of this dataset, so no reference samples were left out"
         )
-    total, everything = evaluated.count(), view.count()
+    occurrences, everything = Counter(evaluated.values("id")), len(set(view.values("id")))
+    total = len(occurrences)
+    if repeated := sum(count > 1 for count in occurrences.values()):
+        notes.append(f"{_counted(repeated, 'sample')} in this view more than once, and counted once")
     if total == 0:
         raise InputError(
             f"all {everything} samples of this view hold references of the memory {memory_key!r}: evaluate on other "
             "samples, or choose not to leave them out"
         )
     present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
-    base = sorted(set(base_classes))
+    predicted = [name for name in evaluated.distinct(f"{predictions_field}.detections.label") if name]
+    notes += _notes_on_names(predicted, present)
+    base = sorted(set(as_names(base_classes) or ()))
+    classes = as_names(classes)
     if classes is None:
         classes = [name for name in (made["classes"] if made else present) if name not in base]
     where = f"the ground truth {ground_truth_field!r} of this view"
@@ -173,73 +198,96 @@ def evaluation_job(
         runs.delete_model_evaluation(view, eval_key)  # an attempt that was cut off while it wrote
     token = runs.begin(evaluated, eval_key, runs.EVALUATION, description)
     try:
-        data = CocoData([*novel, *base], distractors=sorted(set(present) - {*novel, *base}))
-        samples = evaluated.select_fields([predictions_field, ground_truth_field]).iter_samples()
-        for number, sample in enumerate(samples):
-            if number % 10 == 0:
-                yield Progress(number, total, f"{number}/{total} images read")
-            data.add(sample, predictions_field, ground_truth_field, crowd)
-        yield Progress(total, total, "matching predictions and ground truth")
-        if not data.images:
-            raise InputError(f"none of the {total} images can be read: {some(data.unplaced)}")
-        masks, boxes = (
-            match(data.ground_truth, data.results, data.ids_of(data.classes), iou_type)
-            for iou_type in ("masks", "boxes")
-        )
-        curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
-        result = summarise_matches(boxes, masks, base, (curves["boxes"], curves["masks"]))
-        notes += _notes(data, predictions_field, total)
-        models = None
-        if diagnose_models:
-            of_models, left_out = yield from model_diagnostics.model_diagnostics_job(evaluated, predictions_field, data)
-            models = of_models.to_dict()
-            if left_out:
-                notes.append(f"the models were not shown {left_out} images: unreadable, or not of their labels' size")
-        report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
-        yield Progress(total, total, "looking for what is wrong")
-        evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
-        diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
-        yield Progress(total, total, "writing what came of each object")
-        runs.check_draft(evaluated, eval_key, token)
-        stamp = model_evaluation.feed(
-            evaluated,
-            eval_key,
-            predictions_field,
-            ground_truth_field,
-            data,
-            masks,
-            curves["masks"],
-            diagnostics.kinds,
-            nap=result.masks.novel.ap,
-            token=token,
-            crowd=crowd,
-        )
-        runs.complete(
-            evaluated,
-            eval_key,
-            token,
-            {
-                **report.to_dict(),
-                "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
-                "confidence": {"masks": _stored_counts(masks), "boxes": _stored_counts(boxes)},
-                "diagnostics": {**diagnostics.to_dict(), "cells": _stored_cells(data, diagnostics)},
-                "models": models,
-                "matches": {"masks": _as_text(masks.to_bytes()), "boxes": _as_text(boxes.to_bytes())},
-            },
-            status="complete",
-            seconds=round(time.monotonic() - begun, 1),
-            images=result.images,
-            ground_truth=result.ground_truth,
-            predictions=result.predictions,
-            max_detections=result.max_detections,
-            masks_ap=without_nan(result.masks.novel.ap),
-            boxes_ap=without_nan(result.boxes.novel.ap),
-            model_evaluation=stamp,
-        )
+        with runs.explained(evaluated, predictions_field, ground_truth_field):
+            data = CocoData([*novel, *base], distractors=sorted(set(present) - {*novel, *base}))
+            yield from _read(evaluated, data, predictions_field, ground_truth_field, crowd, total)
+            yield Progress(total, total, "matching predictions and ground truth")
+            if not data.images:
+                raise InputError(f"none of the {total} images can be read: {some(data.unplaced)}")
+            masks, boxes = (
+                match(data.ground_truth, data.results, data.ids_of(data.classes), iou_type)
+                for iou_type in ("masks", "boxes")
+            )
+            curves: dict[IouType, Curves] = {"masks": accumulate(masks), "boxes": accumulate(boxes)}
+            result = summarise_matches(boxes, masks, base, (curves["boxes"], curves["masks"]))
+            notes += _notes(data, predictions_field, total, crowd)
+            models = None
+            if diagnose_models:
+                of_models, left_out = yield from model_diagnostics.model_diagnostics_job(
+                    evaluated, predictions_field, data
+                )
+                models = of_models.to_dict()
+                if left_out:
+                    notes.append(
+                        f"the models were not shown {left_out} images: unreadable, or not of their labels' size"
+                    )
+            report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
+            yield Progress(total, total, "looking for what is wrong")
+            evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
+            diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
+            yield Progress(total, total, "writing what came of each object")
+            _check_same_segmentation(view, predictions_field, made)
+            stamp = model_evaluation.feed(
+                evaluated,
+                eval_key,
+                predictions_field,
+                ground_truth_field,
+                data,
+                masks,
+                curves["masks"],
+                diagnostics.kinds,
+                nap=result.masks.novel.ap,
+                token=token,
+                crowd=crowd,
+            )
+            runs.complete(
+                evaluated,
+                eval_key,
+                token,
+                {
+                    **report.to_dict(),
+                    "curves": {kind: _stored_curves(of_kind) for kind, of_kind in curves.items()},
+                    "confidence": {"masks": _stored_counts(masks), "boxes": _stored_counts(boxes)},
+                    "diagnostics": {**diagnostics.to_dict(), "cells": _stored_cells(data, diagnostics)},
+                    "models": models,
+                    "matches": {"masks": _as_text(masks.to_bytes()), "boxes": _as_text(boxes.to_bytes())},
+                },
+                status="complete",
+                seconds=round(time.monotonic() - begun, 1),
+                images=result.images,
+                ground_truth=result.ground_truth,
+                predictions=result.predictions,
+                max_detections=result.max_detections,
+                masks_ap=without_nan(result.masks.novel.ap),
+                boxes_ap=without_nan(result.boxes.novel.ap),
+                model_evaluation=stamp,
+            )
     except BaseException as error:
         _clean_up(evaluated, eval_key, predictions_field, ground_truth_field, token, error)
         raise
     return report
+
+
+def _read(
+    view: Collection, data: CocoData, predictions_field: str, ground_truth_field: str, crowd: str | None, total: int
+) -> Iterator[Progress]:
+    """Read every sample of a view once."""
+    seen = set[str]()
+    for sample in view.select_fields([predictions_field, ground_truth_field]).iter_samples():
+        if sample.id in seen:
+            continue
+        if len(seen) % 10 == 0:
+            yield Progress(len(seen), total, f"{len(seen)}/{total} images read")
+        seen.add(sample.id)
+        data.add(sample, predictions_field, ground_truth_field, crowd)
+
+
+def _check_same_segmentation(view: Collection, predictions_field: str, made: dict[str, Any] | None) -> None:
+    """Raise RunEnded if the predictions were made again while they were read."""
+    refresh(view)
+    now = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
+    if made is not None and (now or {}).get("token") != made.get("token"):
+        raise RunEnded(f"{predictions_field!r} was segmented again meanwhile, or deleted: evaluate once that is done")
 
 
 def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
@@ -261,6 +309,18 @@ def _clean_up(
 
     Half an evaluation in FiftyOne's terms would pass for a whole one.
     """
+    with suppress(RunEnded):  # the dataset is gone, and all of this with it
+        _clean_up_in_dataset(view, eval_key, predictions_field, ground_truth_field, token, error)
+
+
+def _clean_up_in_dataset(
+    view: Collection,
+    eval_key: str,
+    predictions_field: str,
+    ground_truth_field: str,
+    token: str,
+    error: BaseException,
+) -> None:
     if not runs.is_draft(view, eval_key, token):  # it was deleted, or begun once more
         model_evaluation.delete_remains(view, eval_key, predictions_field, ground_truth_field)
         return
@@ -273,7 +333,7 @@ def _clean_up(
         runs.discard_draft(view, eval_key)
 
 
-def _notes(data: CocoData, predictions_field: str, total: int) -> list[str]:
+def _notes(data: CocoData, predictions_field: str, total: int, crowd: str | None) -> list[str]:
     notes = []
     if data.without_predictions:
         notes.append(
@@ -285,7 +345,62 @@ def _notes(data: CocoData, predictions_field: str, total: int) -> list[str]:
         notes.append(f"{counts} have no mask: their boxes stand in for it, so the AP of masks means little")
     if data.unplaced:
         notes.append(f"{len(data.unplaced)} labels or images were left out: {some(data.unplaced)}")
+    if data.stale_metadata:
+        notes.append(
+            f"{data.stale_metadata} samples have metadata of another size than their file: the file's size was taken; "
+            "compute the metadata again with overwrite=True"
+        )
+    return [*notes, *_notes_on_crowds(data, crowd)]
+
+
+def _notes_on_crowds(data: CocoData, crowd: str | None) -> list[str]:
+    """Classes with nothing to find, because every object of them is a crowd."""
+    crowds = data.crowds()
+    only_crowds = [name for name, (count, objects) in crowds.items() if count == objects]
+    if not only_crowds:
+        return []
+    count = sum(crowds[name][0] for name in only_crowds)
+    return [
+        f"all {count} objects of {', '.join(only_crowds)} are crowds (by their attribute {crowd!r}), which are neither "
+        "to be found nor mistakes: these classes have no AP. If they are single objects (some tools mark every mask as "
+        "a crowd), set the attribute to 0, or evaluate with crowd=None"
+    ]
+
+
+def _notes_on_names(predicted: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Predicted classes that no object of the ground truth has, and those that may be meant to be one."""
+    notes, known = [], {_plain(name): name for name in present}
+    unmatched = sorted(set(predicted) - set(present))
+    alike = [name for name in unmatched if _plain(name) in known]
+    if alike:
+        pairs = ", ".join(f"{name!r} and {known[_plain(name)]!r}" for name in alike)
+        notes.append(
+            f"predictions and ground truth have labels that differ in case or spaces only ({pairs}): they count as "
+            "different classes; rename one of them if they are the same"
+        )
+    if others := [repr(name) for name in unmatched if name not in alike]:
+        notes.append(f"the ground truth has no object of {some(others)}: predictions of these labels match nothing")
     return notes
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
+def _counted(count: int, noun: str) -> str:
+    """ "1 sample is", "2 samples are"."""
+    return f"{count} {noun} is" if count == 1 else f"{count} {noun}s are"
+
+
+def _reference_samples(view: Collection, predictions_field: str, memory_key: str) -> tuple[set[str], set[str]]:
+    """Samples of a view that references came from, and others that have the same files."""
+    references, files = runs.reference_sources(view, predictions_field, memory_key)
+    ids, paths = view.values(["id", "filepath"])
+    if not files:  # the memory was built by a version that did not keep them
+        paths_of_references = runs.all_images(view).select(list(references)).values("filepath")
+        files = {content_id(Path(path).read_bytes()) for path in paths_of_references if Path(path).is_file()}
+    same = same_content(paths, files) if files else set()
+    return {name for name in ids if name in references}, {ids[index] for index in same} - references
 
 
 def _shots(view: Collection, made: dict[str, Any] | None, classes: Sequence[str]) -> list[int] | None:

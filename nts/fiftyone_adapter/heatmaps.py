@@ -6,7 +6,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,16 @@ from torch import Tensor
 
 from ..encoder import Encoder
 from ..heatmaps import enlarge, similarity_maps
-from ..images import ImageError, prepare_target, read_image
+from ..images import prepare_target, read_image
 from ..models import load_encoder
+from ..names import as_names
 from ..presets import Preset, get_preset
 from . import checks, runs
 from .checks import InputError
+from .errors import RunEnded
 from .jobs import Job, OnProgress, Progress, run, some
+from .locking import locked
+from .outputs import Ownership, failure, paths_by_id
 from .runs import Collection
 
 logger = logging.getLogger(__name__)
@@ -45,7 +49,7 @@ class HeatmapsReport:
         fields: ``{class: field with its maps}``.
         mapped: images that have their maps now.
         resumed: images that had them already, from an earlier run with the same memory.
-        failed: ``{filepath: reason}`` for the images that could not be read.
+        failed: ``{sample id: reason}`` for the samples whose image could not be read; a reason names its file.
         seconds: duration of the work on images.
     """
 
@@ -67,7 +71,7 @@ def heatmaps_job(
     view: Collection,
     memory_key: str,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | None = None,
     overwrite: bool = False,
     encoder: str | None = None,
     preset: str | Preset | None = None,
@@ -98,7 +102,7 @@ def heatmaps_job(
     """
     checks.check_view(view)
     bank = runs.load_memory(view, memory_key)
-    classes = list(bank.classes) if classes is None else sorted(set(classes))
+    classes = list(bank.classes) if classes is None else sorted(set(as_names(classes) or ()))
     if unknown := [name for name in classes if name not in bank.classes]:
         raise InputError(
             f"the memory {memory_key!r} has no class {', '.join(unknown)}; it has: {', '.join(bank.classes)}"
@@ -106,35 +110,39 @@ def heatmaps_job(
     if not 0 < len(classes) <= MOST_CLASSES:
         raise InputError(f"choose 1 to {MOST_CLASSES} classes, not {len(classes)}: each gets a field of its own")
 
-    ids, paths = view.values(["id", "filepath"])  # read once: the view may filter on the fields that are written
-    yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name}")
+    paths = paths_by_id(view)
+    yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name}")
     preset = get_preset(preset or bank.preset)
     loaded = load_encoder(encoder or bank.encoder.name, device, precision)
     bank.check_encoder(loaded.info)
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
 
     settings = {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name}
-    output = HeatmapsOutput(view, memory_key, classes, settings)
-    output.open(overwrite)
-    done = output.done() & set(ids)
-    todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
+    output = HeatmapsOutput(view, memory_key, classes, settings, overwrite=overwrite)
+    done = output.done() & set(paths)
+    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
     failed: dict[str, str] = {}
     begin = time.monotonic()
-    try:
-        for number, (sample_id, path) in enumerate(todo):
-            yield Progress(len(done) + number, len(ids), f"{len(done) + number}/{len(ids)} images")
-            try:
-                output.add(sample_id, _maps(read_image(path, exif=preset.exif), loaded, prototypes, preset))
-            except Exception as error:
-                # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
-                failed[path] = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-                logger.warning("no similarity heat maps of %s: %s", path, failed[path])
-        yield Progress(len(ids), len(ids), f"{len(ids)} images done")
-    finally:
-        output.write()
-    if failed and len(failed) == len(ids):
-        raise InputError(f"none of the {len(ids)} images can be read: {some(failed.values())}")
-    return HeatmapsReport(output.fields, len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
+    with runs.explained(view, *output.field_of_class.values()):
+        try:
+            for number, (sample_id, path) in enumerate(todo):
+                yield Progress(len(done) + number, len(paths), f"{len(done) + number}/{len(paths)} images")
+                try:
+                    maps = _maps(read_image(path, exif=preset.exif), loaded, prototypes, preset)
+                except Exception as error:
+                    # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
+                    failed[sample_id] = failure(path, error)
+                    logger.warning("no similarity heat maps: %s", failed[sample_id])
+                else:
+                    output.add(sample_id, maps)
+            output.write()
+            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
+        finally:
+            output.close(list(paths))
+    if failed and len(failed) == len(paths):
+        raise InputError(f"none of the {len(paths)} images can be read: {some(failed.values())}")
+    seconds = time.monotonic() - begin
+    return HeatmapsReport(output.field_of_class, len(todo) - len(failed), len(done), failed, seconds)
 
 
 def heatmap_fields(
@@ -179,7 +187,24 @@ SHOWN = {
 
 
 class HeatmapsOutput:
-    """The fields that the maps are written to, and the run that says who made them. Maps are written in batches."""
+    """Fields of heat maps, one per class, and the run that says who made them. Maps are written in batches.
+
+    Args:
+        view: what is done.
+        memory_key: the memory.
+        classes: of the maps.
+        settings: all that decides a result; an earlier run of the same settings is resumed, or gets more classes.
+        shown: a key of :data:`SHOWN`.
+        attributes: ``{name: type}`` of what the maps carry beside FiftyOne's own.
+        overwrite: delete an earlier run of other settings.
+
+    Attributes:
+        field_of_class: ``{class: field with its maps}``.
+
+    Raises:
+        InputError: if there are maps of other settings, and ``overwrite`` is off, or the run's name is taken.
+        RunEnded: if the memory was deleted or built again since it was loaded.
+    """
 
     def __init__(
         self,
@@ -188,72 +213,97 @@ class HeatmapsOutput:
         classes: Sequence[str],
         settings: dict[str, Any],
         shown: str = "similarity",
+        attributes: Mapping[str, type[fo.Field]] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> None:
-        self._shown = shown
         self._view, self._dataset = view, view._root_dataset
-        self._memory_key, self._classes, self._settings = memory_key, classes, settings
         self._maps: dict[str, list[fo.Heatmap]] = {}
-        self.fields: dict[str, str] = {}
+        key = runs.heatmaps_key(memory_key, shown)
+        with locked(view):
+            runs.check_memory(view, memory_key, settings["memory_fingerprint"])
+            earlier = self._earlier(key, memory_key, settings, overwrite=overwrite)
+            self.field_of_class = heatmap_fields(view, memory_key, classes, shown)
+            runs.check_editable(view, self.field_of_class.values())
+            all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
+            all_fields.update(self.field_of_class)
+            token = runs.store(
+                view,
+                key,
+                runs.HEATMAPS,
+                {
+                    **settings,
+                    "memory_key": memory_key,
+                    "classes": list(all_fields),
+                    "fields": list(all_fields.values()),
+                },
+            )
+            for name, field in self.field_of_class.items():
+                if not self._dataset.has_sample_field(field):
+                    self._dataset.add_sample_field(
+                        field,
+                        fo.EmbeddedDocumentField,
+                        embedded_doc_type=fo.Heatmap,
+                        description=SHOWN[shown].format(name=name, memory=memory_key),
+                        info={"memory": memory_key, "class": name},
+                    )
+                for attribute, field_type in (attributes or {}).items():
+                    self._dataset.add_sample_field(f"{field}.{attribute}", field_type)
+        self.ownership = Ownership(view, key, token, tuple(self.field_of_class.values()))
 
-    def open(self, overwrite: bool) -> None:
-        """Make the fields and the run.
-
-        Raises:
-            InputError: if there are maps of other settings, and ``overwrite`` is off, or the run's name is taken.
-        """
-        key = runs.heatmaps_key(self._memory_key, self._shown)
-        self._dataset._doc.reload()  # another process may have added classes to the run: none of them is to be lost
+    def _earlier(
+        self, key: str, memory_key: str, settings: dict[str, Any], *, overwrite: bool
+    ) -> dict[str, Any] | None:
+        """The configuration of an earlier run of the same settings."""
         earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
-        if earlier is not None and any(earlier.get(name) != value for name, value in self._settings.items()):
+        if earlier is not None and any(earlier.get(name) != value for name, value in settings.items()):
             if not overwrite:
                 raise InputError(
-                    f"there are heat maps of an earlier state of the memory {self._memory_key!r} or other settings: "
+                    f"there are heat maps of an earlier state of the memory {memory_key!r} or other settings: "
                     "switch on overwrite to delete them and begin anew"
                 )
             runs.delete_heatmaps(self._view, key)
-            earlier = None
-        elif earlier is None and key in self._dataset.list_runs():
+            return None
+        if earlier is None and key in self._dataset.list_runs():
             raise InputError(
-                f"the heat maps of the memory {self._memory_key!r} would be kept as {key!r}, and this name is taken by "
+                f"the heat maps of the memory {memory_key!r} would be kept as {key!r}, and this name is taken by "
                 "a run of another kind: delete or rename that one, or build the memory under another name"
             )
-        self.fields = heatmap_fields(self._view, self._memory_key, self._classes, self._shown)
-        all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
-        all_fields.update(self.fields)
-        runs.store(
-            self._view,
-            key,
-            runs.HEATMAPS,
-            {
-                **self._settings,
-                "memory_key": self._memory_key,
-                "classes": list(all_fields),
-                "fields": list(all_fields.values()),
-            },
-        )
-        for name, field in self.fields.items():
-            if not self._dataset.has_sample_field(field):
-                self._dataset.add_sample_field(
-                    field,
-                    fo.EmbeddedDocumentField,
-                    embedded_doc_type=fo.Heatmap,
-                    description=SHOWN[self._shown].format(name=name, memory=self._memory_key),
-                    info={"memory": self._memory_key, "class": name},
-                )
+        return earlier
 
     def done(self) -> set[str]:
         """Which samples have all of the maps already."""
         images = runs.all_images(self._view)
-        return set.intersection(*(set(images.exists(field).values("id")) for field in self.fields.values()))
+        return set.intersection(*(set(images.exists(field).values("id")) for field in self.field_of_class.values()))
 
     def add(self, sample_id: str, maps: list[fo.Heatmap]) -> None:
         self._maps[sample_id] = maps
         if len(self._maps) >= _WRITE_EVERY:
             self.write()
+        else:
+            self.ownership.check_if_due()
+
+    def add_failure(self, sample_id: str, reason: str) -> None:
+        """Heat maps have no field of errors: the report has the reasons."""
 
     def write(self) -> None:
-        for number, field in enumerate(self.fields.values()):
-            values = {sample_id: maps[number] for sample_id, maps in self._maps.items()}
-            if values:
-                self._dataset.set_values(field, values, key_field="id")
-        self._maps = {}
+        """Write what has been added.
+
+        Raises:
+            RunEnded: if the run is not this job's any more; what has been added is dropped then.
+        """
+        written, self._maps = self._maps, {}
+        with locked(self._dataset):
+            self.ownership.check()
+            for number, field in enumerate(self.field_of_class.values()):
+                if values := {sample_id: maps[number] for sample_id, maps in written.items()}:
+                    self._dataset.set_values(field, values, key_field="id")
+
+    def close(self, ids: Sequence[str]) -> None:
+        """Write what is left; nothing if the run is lost. ``ids`` of the samples have no say in it."""
+        if self.ownership.lost:
+            return
+        try:
+            self.write()
+        except RunEnded as error:  # a job that ran to its end has been told by write()
+            logger.warning("%s", error)

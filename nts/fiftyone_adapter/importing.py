@@ -17,10 +17,13 @@ import fiftyone as fo
 from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
 from ..evaluation.protocols import Protocol, get_protocol
 from ..evaluation.sampling import Candidate, candidate_key, stratified_sample
+from ..names import as_names
+from ..references import InvalidReference
 from . import checks
 from .checks import InputError
-from .coco import CocoData, size_of_sample
+from .coco import CocoData
 from .jobs import some
+from .labels import box_fractions
 from .runs import Collection
 
 GROUND_TRUTH = "ground_truth"
@@ -70,8 +73,8 @@ def custom_data(
     targets: Collection,
     label_field: str,
     *,
-    classes: Sequence[str] | None = None,
-    crowd: str = "iscrowd",
+    classes: Sequence[str] | str | None = None,
+    crowd: str | None = "iscrowd",
 ) -> ProtocolData:
     """Two views as the data of the protocol ``custom``.
 
@@ -80,10 +83,10 @@ def custom_data(
         targets: to evaluate.
         label_field: a field of type Detections in both.
         classes: to evaluate; without, all that ``references`` has.
-        crowd: attribute that marks crowds.
+        crowd: attribute that marks crowds; no label is one where ``None``.
 
     Raises:
-        InputError: if views, field or classes will not do, or an image's size cannot be read.
+        InputError: if views, field or classes will not do, or no image can be read.
     """
     present = []
     for view in (references, targets):
@@ -91,16 +94,19 @@ def custom_data(
         checks.check_detections_field(view, label_field, "label field")
         present.append({name for name in view.distinct(f"{label_field}.detections.label") if name})
     where = f"the field {label_field!r} of the references"
-    wanted = sorted(present[0]) if classes is None else sorted(set(classes))
+    wanted = sorted(set(as_names(classes) or present[0]))
     checks.check_classes(wanted, present[0], where)
     if missing := sorted(set(wanted) - present[0]):
         raise InputError(f"{where} has no label of the classes {', '.join(missing)}")
     names = sorted(present[0] | present[1])
     notes: list[str] = []
-    datasets = [
-        view_to_coco(view, role, label_field, names, notes, crowd=crowd)
-        for view, role in ((references, REFERENCES), (targets, TARGETS))
-    ]
+    datasets = []
+    for view, role in ((references, REFERENCES), (targets, TARGETS)):
+        data = view_to_coco(view, role, label_field, names, crowd=crowd)
+        if not data.images:
+            raise InputError(f"none of the images of the {role} can be read: {some(data.unplaced)}")
+        notes += _notes(data, role, label_field)
+        datasets.append(data.ground_truth)
     return protocol_data(*datasets, wanted, notes)
 
 
@@ -109,15 +115,16 @@ def sample_references_view(
     label_field: str,
     shots: int,
     seed: int,
-    classes: Iterable[str] | None = None,
+    classes: Iterable[str] | str | None = None,
     *,
-    crowd: str = "iscrowd",
+    crowd: str | None = "iscrowd",
 ) -> fo.DatasetView:
     """A view of so many labels of each class, spread over images and sizes; see :func:`stratified_sample`.
 
     The same labels are chosen on every machine and after every import: what decides are the names of the files, the
     classes and the boxes, not the ids that a database gave them. A class that has fewer labels gives all of them;
-    ``count_values("<label_field>.detections.label")`` of the result tells.
+    ``count_values("<label_field>.detections.label")`` of the result tells. Labels whose box cannot be used, and crowds,
+    are not drawn.
 
     Args:
         view: to draw from.
@@ -125,7 +132,7 @@ def sample_references_view(
         shots: labels per class.
         seed: of the draw.
         classes: to draw for; all without.
-        crowd: attribute that marks crowds, which are not drawn.
+        crowd: attribute that marks crowds; no label is one where ``None``.
 
     Raises:
         InputError: if view, field or classes will not do.
@@ -136,7 +143,8 @@ def sample_references_view(
     labels = f"{label_field}.detections"
     fields = ["filepath", f"{labels}.id", f"{labels}.label", f"{labels}.bounding_box"]
     columns = view.values(fields)
-    crowds = view.values(f"{labels}.{crowd}") if view.has_field(f"{labels}.{crowd}") else [None] * len(columns[0])
+    path = f"{labels}.{crowd}"
+    crowds = view.values(path) if crowd is not None and view.has_field(path) else [None] * len(columns[0])
 
     ids: dict[str, str] = {}
     candidates = []
@@ -144,17 +152,25 @@ def sample_references_view(
         of_sample = [values or [] for values in of_sample]
         is_crowd = is_crowd or [None] * len(of_sample[0])
         for label_id, name, box, in_crowd in zip(*of_sample, is_crowd, strict=True):
-            if not name or not box or in_crowd:
+            if not name or is_crowd(in_crowd) or not _is_usable(box):
                 continue
             key = candidate_key(Path(filepath).name, name, box, ids)
             ids[key] = label_id
             candidates.append(Candidate(key, name, filepath, box[2] * box[3]))
     present = {candidate.class_name for candidate in candidates}
-    wanted = present if classes is None else set(classes)
+    wanted = set(as_names(classes) or present)
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
     draw = stratified_sample((c for c in candidates if c.class_name in wanted), shots, seed)
     chosen = [ids[c.key] for of_class in draw.chosen.values() for c in of_class]
     return view.select_labels(ids=chosen, fields=label_field)
+
+
+def _is_usable(box: list | None) -> bool:
+    try:
+        box_fractions(fo.Detection(bounding_box=box))
+    except InvalidReference:
+        return False
+    return True
 
 
 def _fill(dataset: fo.Dataset, protocol: Protocol, data: Path, loaded: ProtocolData) -> None:
@@ -226,54 +242,39 @@ def _add_voc(dataset: fo.Dataset, root: Path, lists: dict[str, Iterable[tuple[st
 
 
 def view_to_coco(
-    view: Collection,
-    role: str,
-    label_field: str,
-    names: Sequence[str],
-    notes: list[str],
-    *,
-    crowd: str = "iscrowd",
-    skip_unreadable: bool = False,
-) -> dict:
-    """A view as a COCO data set. References that are boxes have no ``segmentation``; targets have the filled box.
+    view: Collection, role: str, label_field: str, names: Sequence[str], *, crowd: str | None = "iscrowd"
+) -> CocoData:
+    """Read a view as a COCO data set. References that are boxes have no ``segmentation``; targets have the filled box.
 
     Args:
         view: of images.
         role: :data:`REFERENCES` or :data:`TARGETS`.
         label_field: a field of type Detections.
         names: of the classes to take; category ids count from 1 in their order.
-        notes: what a reader must know is added to it.
-        crowd: attribute that marks crowds.
-        skip_unreadable: leave out and note images whose size cannot be read, instead of raising.
-
-    Raises:
-        InputError: if an image's size cannot be read.
+        crowd: attribute that marks crowds; no label is one where ``None``.
     """
-    data = CocoData(names)
-    dataset = data.ground_truth
+    data, seen = CocoData(names), set[str]()
     for sample in view.select_fields(label_field).iter_samples():
-        try:
-            width, height = size_of_sample(sample)
-        except OSError as error:
-            reason = f"{sample.filepath}: the size of the image cannot be read ({error})"
-            if not skip_unreadable:
-                raise InputError(reason) from error
-            notes.append(reason)
+        if sample.id in seen:  # a view can hold a sample several times
             continue
-        image = {"id": sample.id, "width": width, "height": height, "file_name": Path(sample.filepath).name}
-        dataset["images"].append({**image, "path": sample.filepath})
-        for label, shape in data.shapes(sample, label_field, data.category_ids, (height, width)):
-            is_crowd = int(bool(label.get_attribute_value(crowd, False)))
-            number = len(dataset["annotations"]) + 1
-            annotation = {"id": number, "iscrowd": is_crowd, "label_id": label.id, **shape}
+        seen.add(sample.id)
+        size = data.add_image(sample, file_name=Path(sample.filepath).name, path=sample.filepath)
+        if size is None:
+            continue
+        for label, shape in data.shapes(sample, label_field, data.category_ids, size):
+            annotation = data.add_annotation(label, shape, crowd)
             if role == REFERENCES and not label.has_mask:
                 del annotation["segmentation"]
-            dataset["annotations"].append(annotation)
+    return data
+
+
+def _notes(data: CocoData, role: str, label_field: str) -> list[str]:
+    notes = []
     if data.without_mask and role == TARGETS:
         notes.append(
             f"{data.without_mask[label_field]} objects of the targets have no mask: their boxes stand in for it, so "
             "the AP of masks means little"
         )
     if data.unplaced:
-        notes.append(f"{len(data.unplaced)} labels of the {role} were left out: {some(data.unplaced)}")
-    return dataset
+        notes.append(f"{len(data.unplaced)} labels or images of the {role} were left out: {some(data.unplaced)}")
+    return notes

@@ -20,7 +20,8 @@ from ..presets import get_preset
 from ..references import InvalidReference
 from . import checks, runs
 from .colours import label_colours
-from .references import Annotation, annotations_of_sample, label_id_in_dataset, names_of_values
+from .labels import names_of_values
+from .references import Annotation, annotations_of_sample, label_id_in_dataset
 from .runs import Collection
 
 _QUALITY = 85  # of the JPEGs; about 5 KiB each

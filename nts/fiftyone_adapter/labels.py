@@ -1,47 +1,310 @@
-"""FiftyOne's detections to pixels, and instances to detections.
+"""Geometry of FiftyOne's labels in pixels, and instances as FiftyOne labels.
 
-FiftyOne keeps a box as fractions of the image and a mask cropped to its box. Boxes are rounded to whole pixels here, so
-that a pixel-tight box and its mask come back exactly as they went.
+The only module that reads boxes, masks, polygons, points and segmentations of labels. Each reader returns pixels or
+raises :class:`~nts.references.InvalidReference` with the reason, so that a caller can skip, count and list the label.
+
+FiftyOne stores a box as fractions of the image and a mask cropped to its box. Boxes are rounded to whole pixels here,
+so that a pixel-tight box and its mask survive the round trip exactly.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.fields as fof
 import numpy as np
+from PIL import Image
 
 from ..instances import Instances
 from ..memory import MemoryBank
+from ..rasters import binary_mask, draw_strokes, drop_axes, fill_polygons, mark_points
 from ..references import InvalidReference
+
+VOID = 255
+"""Value of pixels without a class in PASCAL VOC's segmentations."""
 
 
 def detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
-    """The labels in a field; none where the field is not set."""
+    """Labels of a field of type Detections; none where the field is not set."""
     return sample[field].detections if sample[field] is not None else []
 
 
+def label_mask(label: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
+    """Mask of a detection, or its filled box where it has none; arguments and errors as :func:`detection_mask`."""
+    return (detection_mask if label.has_mask else box_mask)(label, image_size)
+
+
 def detection_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
-    """The mask of a detection on its whole image; what reaches beyond the image is cut off.
+    """Mask of a detection on its whole image; parts beyond the image are cut off.
 
     Args:
-        detection: with a mask, in the database or in a file.
+        detection: with a mask, in the database or in a file. :func:`nts.rasters.binary_mask` says what is foreground.
         image_size: ``(H, W)`` in pixels.
 
     Returns:
         bool ``[H, W]``, with at least one pixel.
 
     Raises:
-        InvalidReference: if the mask cannot be read, lies outside the image or is empty.
+        InvalidReference: if the mask or the box cannot be used, lies outside the image or is empty.
     """
-    mask = read_mask(detection)
-    mask = (mask if mask.ndim == 2 else mask[..., 0]) != 0
-    return place_mask(mask, detection.bounding_box, image_size)
+    try:
+        mask = binary_mask(read_mask(detection), channels_last=detection.mask is None)
+    except InvalidReference:
+        raise
+    except ValueError as error:
+        raise InvalidReference(f"its mask {error}") from error
+    return place_mask(mask, box_fractions(detection), image_size)
 
 
 def box_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
-    """The whole box of a detection as a mask, bool ``[H, W]``; raises as :func:`detection_mask`."""
-    return place_mask(np.ones((1, 1), bool), detection.bounding_box, image_size)
+    """The filled box of a detection, bool ``[H, W]``; raises as :func:`detection_mask`."""
+    return place_mask(np.ones((1, 1), bool), box_fractions(detection), image_size)
+
+
+def box_fractions(detection: fo.Detection) -> tuple[float, float, float, float]:
+    """The box of a detection: ``x, y, width, height`` as fractions of the image.
+
+    Raises:
+        InvalidReference: if it is missing, is not four finite numbers, or has no area.
+    """
+    box = detection.bounding_box
+    if box is None or not len(box):
+        raise InvalidReference("it has no box")
+    if len(box) != 4:
+        raise InvalidReference(f"its box {_short(box)} has {len(box)} numbers, not 4")
+    try:
+        x, y, width, height = (float(side) for side in box)
+    except (TypeError, ValueError) as error:
+        raise InvalidReference(f"its box {_short(box)} is not four numbers") from error
+    if not np.isfinite([x, y, width, height]).all():
+        raise InvalidReference(f"its box {_short(box)} is not finite")
+    if width <= 0 or height <= 0:
+        raise InvalidReference(f"its box {_short(box)} has no area: width and height must be positive")
+    return x, y, width, height
+
+
+def box_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box of a detection in pixels, ``x, y, width, height`` as in COCO; raises as :func:`box_fractions`."""
+    height, width = image_size
+    x, y, w, h = box_fractions(detection)
+    # Fractions do not give whole pixels back exactly: 199.9999 must not become 199, and an IoU of 0.5 hangs on that.
+    return round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6)
+
+
+def polyline_mask(polyline: fo.Polyline, image_size: tuple[int, int]) -> np.ndarray:
+    """Pixels of a polyline, bool ``[H, W]``: inside, if it is closed or filled, else along its lines.
+
+    A closed shape of fewer than three different vertices encloses nothing and is dropped.
+
+    Raises:
+        InvalidReference: if there are no such pixels, or the vertices cannot be read.
+    """
+    shapes = [_pixels(shape, image_size, "vertices") for shape in polyline.points or [] if len(shape)]
+    if not shapes:
+        raise InvalidReference("it has no vertices")
+    if not all(np.isfinite(shape).all() for shape in shapes):
+        raise InvalidReference("a coordinate of it is not finite")
+    if polyline.closed or polyline.filled:
+        polygons = [shape for shape in shapes if len(np.unique(shape, axis=0)) >= 3]
+        if not polygons:
+            most = max(len(np.unique(shape, axis=0)) for shape in shapes)
+            raise InvalidReference(f"a polygon needs three different vertices, and it has {most}")
+        mask = fill_polygons(polygons, image_size)
+        if not mask.any():  # too thin to hold the middle of a pixel
+            mask = draw_strokes([np.concatenate([shape, shape[:1]]) for shape in polygons], image_size)
+    else:
+        mask = draw_strokes(shapes, image_size)
+    if not mask.any():
+        raise InvalidReference("it lies outside its image")
+    return mask
+
+
+def keypoint_mask(keypoint: fo.Keypoint, image_size: tuple[int, int]) -> np.ndarray:
+    """Pixels that hold the points, bool ``[H, W]``; a NaN stands for a point that is not there.
+
+    Raises:
+        InvalidReference: if there are none, or they cannot be read.
+    """
+    points = _pixels(keypoint.points or [], image_size, "points")
+    points = points[~np.isnan(points).any(1)]
+    if len(points) == 0:
+        raise InvalidReference("it has no points")
+    if not np.isfinite(points).all():
+        raise InvalidReference("a coordinate of it is not finite")
+    mask = mark_points(points, image_size)
+    if not mask.any():
+        raise InvalidReference(
+            "it lies outside its image" if len(points) == 1 else "all its points lie outside its image"
+        )
+    return mask
+
+
+def _pixels(points: Any, image_size: tuple[int, int], noun: str) -> np.ndarray:
+    """Fractions of an image to pixels, float ``[n, 2]``. Rounded, for 1.0000000001 means the border."""
+    height, width = image_size
+    try:
+        array = np.array(points, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidReference(f"its {noun} are not pairs of numbers") from error
+    if array.size == 0:
+        return np.zeros((0, 2))
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise InvalidReference(f"its {noun} are not pairs of numbers")
+    return np.round(array * (width, height), 6)
+
+
+def names_of_values(view: fo.core.collections.SampleCollection, name: str) -> dict[int, str]:
+    """Names of the values in a field's segmentations, from the dataset's mask targets; colours as ``0xRRGGBB``."""
+    targets = view.mask_targets.get(name) or view.default_mask_targets or {}
+    return {fof.hex_to_int(k) if isinstance(k, str) and k.startswith("#") else int(k): v for k, v in targets.items()}
+
+
+def class_values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Values of a segmentation's mask, and those of each class in it.
+
+    Values of one name are one class. 0 is background unless it has a name. Of a palette image the indices are read, and
+    an array of colours that are all grey or of PASCAL VOC's palette is read as numbers too, unless the dataset names
+    colours. A value without a name is a class of its own, named by its number or colour, but for negative numbers and
+    :data:`VOID`.
+
+    Args:
+        segmentation: with a mask in the database or in a file.
+        names: by value, colours as ``0xRRGGBB``; see :func:`names_of_values`.
+
+    Returns:
+        int64 ``[h, w]``, and ``{class: values}``.
+
+    Raises:
+        InvalidReference: if the mask cannot be read.
+    """
+    values, in_colours = _values(segmentation, names)
+    of_class: dict[str, list[int]] = {}
+    for value in np.unique(values).tolist():
+        if value not in names and (value <= 0 or (value == VOID and not in_colours)):
+            continue
+        unnamed = fof.int_to_hex(value) if in_colours else str(value)
+        of_class.setdefault(names.get(value, unnamed), []).append(value)
+    return values, of_class
+
+
+def _values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tuple[np.ndarray, bool]:
+    """Numbers or colours of a segmentation, int64 ``[h, w]``, and whether they are colours."""
+    names_colours = max(names, default=0) > VOID
+    if segmentation.mask is None and segmentation.mask_path and not names_colours:
+        indices = _palette_indices(segmentation.mask_path)
+        if indices is not None:
+            return indices.astype(np.int64), False
+    mask = read_mask(segmentation)
+    if mask.dtype.kind not in "biuf":
+        raise InvalidReference(f"its mask holds values of type {mask.dtype}, not numbers of classes")
+    try:
+        mask = drop_axes(mask, channels_last=segmentation.mask is None)
+    except ValueError as error:
+        raise InvalidReference(f"its mask {error}") from error
+    if mask.size == 0:
+        raise InvalidReference("its mask is empty")
+    mask = _whole_numbers(mask)
+    if mask.ndim == 3 and mask.shape[2] == 2:  # grey with alpha
+        mask = mask[:, :, 0]
+    if mask.ndim == 2:
+        return mask, False
+    mask = mask[:, :, :3]
+    if mask.min() < 0 or mask.max() > 255:
+        raise InvalidReference("its mask holds colours beyond 0 to 255")
+    if not names_colours and (numbers := _numbers_of_colours(mask)) is not None:
+        return numbers, False
+    if names and not names_colours:
+        raise InvalidReference("its mask holds colours, but the dataset's mask targets name numbers")
+    return fof.rgb_array_to_int(mask.astype(np.uint8)).astype(np.int64), True
+
+
+def _whole_numbers(mask: np.ndarray) -> np.ndarray:
+    """A mask of numbers of any type as int64, if all of them are whole."""
+    if mask.dtype.kind == "f":
+        if not np.isfinite(mask).all():
+            raise InvalidReference("its mask holds NaN or infinity")
+        if (mask != np.round(mask)).any():
+            raise InvalidReference("its mask holds fractions, not numbers of classes")
+    return mask.astype(np.int64)
+
+
+def _numbers_of_colours(mask: np.ndarray) -> np.ndarray | None:
+    """Numbers of classes from colours ``[h, w, 3]``: grey levels or indices in VOC's palette; ``None`` for others."""
+    if (mask == mask[:, :, :1]).all():
+        return mask[:, :, 0]
+    present, inverse = np.unique(mask.reshape(-1, 3), axis=0, return_inverse=True)
+    index_of = {tuple(colour): index for index, colour in enumerate(_voc_palette().tolist())}
+    indices = [index_of.get(tuple(colour)) for colour in present.tolist()]
+    return None if None in indices else np.array(indices)[inverse].reshape(mask.shape[:2])
+
+
+def _voc_palette() -> np.ndarray:
+    """PASCAL VOC's colours, uint8 ``[256, 3]``: the bits of an index are dealt out to red, green and blue in turn."""
+    indices = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((indices >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+def read_mask(label: fo.Detection | fo.Segmentation) -> np.ndarray:
+    """The mask of a label as it is stored, in the database or in a file.
+
+    Raises:
+        InvalidReference: if there is none, or its file cannot be read.
+    """
+    try:
+        mask = label.get_mask()
+    except OSError as error:
+        raise InvalidReference(f"its mask file {label.mask_path} is missing or no image") from error
+    if mask is None:
+        raise InvalidReference("it has no mask")
+    return np.asarray(mask)
+
+
+def _palette_indices(path: str) -> np.ndarray | None:
+    """Indices of an image with a palette; ``None`` for any other file. FiftyOne reads the palette's colours instead."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image) if image.mode == "P" else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None  # for FiftyOne to read, or to refuse
+
+
+def place_mask(mask: np.ndarray, box: tuple[float, float, float, float], image_size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask (nearest) to its box, and put it on an empty image.
+
+    Args:
+        mask: bool ``[h, w]``.
+        box: as of :func:`box_fractions`.
+        image_size: ``(H, W)`` in pixels.
+
+    Returns:
+        bool ``[H, W]``, with at least one pixel.
+
+    Raises:
+        InvalidReference: if the mask is empty, or nothing of it lies on the image.
+    """
+    if not mask.any():
+        raise InvalidReference("its mask is empty")
+    height, width = image_size
+    x, y, w, h = box
+    left, top = round(x * width), round(y * height)
+    right, bottom = max(round((x + w) * width), left + 1), max(round((y + h) * height), top + 1)
+    rows, columns = np.arange(max(top, 0), min(bottom, height)), np.arange(max(left, 0), min(right, width))
+    if len(rows) == 0 or len(columns) == 0:
+        raise InvalidReference(f"its box {_short(box)} lies outside its image")
+
+    source_rows = ((rows - top + 0.5) * mask.shape[0] / (bottom - top)).astype(int)
+    source_columns = ((columns - left + 0.5) * mask.shape[1] / (right - left)).astype(int)
+    placed = np.zeros((height, width), bool)
+    placed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = mask[np.ix_(source_rows, source_columns)]
+    if not placed.any():
+        raise InvalidReference("nothing of its mask is left on its image")
+    return placed
 
 
 def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
@@ -87,47 +350,7 @@ DETECTION_ATTRIBUTES = {
     "predicted_iou": fo.FloatField,
     "reference_id": fo.StringField,
 }
-"""What :func:`to_detections` writes beside FiftyOne's own attributes."""
-
-
-def read_mask(label: fo.Detection | fo.Segmentation) -> np.ndarray:
-    """The mask of a label as it is kept, in the database or in a file: ``[h, w]`` or, in colours, ``[h, w, 3 or 4]``.
-
-    Raises:
-        InvalidReference: if there is none, or its file cannot be read.
-    """
-    try:
-        mask = label.get_mask()
-    except OSError as error:
-        raise InvalidReference(f"its mask file {label.mask_path} is missing or no image") from error
-    if mask is None:
-        raise InvalidReference("it has no mask")
-    return np.asarray(mask)
-
-
-def place_mask(mask: np.ndarray, bounding_box: list[float], image_size: tuple[int, int]) -> np.ndarray:
-    """Stretch a mask (nearest) over its box, and put it on an empty image; raises as :func:`detection_mask`."""
-    if not bounding_box:
-        raise InvalidReference("it has no box")
-    if not all(map(math.isfinite, bounding_box)):
-        raise InvalidReference(f"its box {_short(bounding_box)} is not finite")
-    if not mask.any():
-        raise InvalidReference("its mask is empty")
-    height, width = image_size
-    x, y, w, h = bounding_box
-    left, top = round(x * width), round(y * height)
-    right, bottom = max(round((x + w) * width), left + 1), max(round((y + h) * height), top + 1)
-    rows, columns = np.arange(max(top, 0), min(bottom, height)), np.arange(max(left, 0), min(right, width))
-    if len(rows) == 0 or len(columns) == 0:
-        raise InvalidReference(f"its box {_short(bounding_box)} lies outside its image")
-
-    source_rows = ((rows - top + 0.5) * mask.shape[0] / (bottom - top)).astype(int)
-    source_columns = ((columns - left + 0.5) * mask.shape[1] / (right - left)).astype(int)
-    placed = np.zeros((height, width), bool)
-    placed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = mask[np.ix_(source_rows, source_columns)]
-    if not placed.any():
-        raise InvalidReference("nothing of its mask is left on its image")
-    return placed
+"""Attributes that :func:`to_detections` writes beside FiftyOne's own."""
 
 
 def _fractions(x1: int, y1: int, x2: int, y2: int, width: int, height: int) -> list[float]:
@@ -136,5 +359,5 @@ def _fractions(x1: int, y1: int, x2: int, y2: int, width: int, height: int) -> l
     return [x, y, min((x2 - x1) / width, 1 - x), min((y2 - y1) / height, 1 - y)]
 
 
-def _short(box: list[float]) -> str:
-    return "[" + ", ".join(f"{value:.3g}" for value in box) + "]"
+def _short(box: Any) -> str:
+    return "[" + ", ".join(f"{side:.3g}" if isinstance(side, int | float) else str(side) for side in box) + "]"

@@ -31,11 +31,12 @@ from ..evaluation.matches import IouType, Matches, match
 from . import checks, runs
 from .checks import InputError
 from .coco import CocoData
+from .errors import RunEnded
+from .locking import locked
 from .runs import Collection
 
 IOU = 0.5
 
-_LABEL_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
 _SAMPLE_SUFFIXES = ("_tp", "_fp", "_fn")
 
 
@@ -56,7 +57,8 @@ Verdicts = dict[Label, Verdict]
 def check_evaluation_fields(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
     """Raise InputError unless an evaluation may write its fields and attributes under ``key``."""
     dataset = view._root_dataset
-    ours = runs.error_attributes(dataset, key)
+    ours = runs.label_attributes(dataset, key)
+    runs.check_editable(dataset, (predictions_field, ground_truth_field))
     if runs.feeds_model_evaluation(view, key):
         ours |= set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
     elif key in dataset.list_evaluations():
@@ -85,7 +87,7 @@ def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[st
     """All that an evaluation writes."""
     paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
     for field in (predictions_field, ground_truth_field):
-        paths += [f"{field}.detections.{key}{suffix}" for suffix in _LABEL_SUFFIXES]
+        paths += [f"{field}.detections.{key}{suffix}" for suffix in runs.ATTRIBUTE_SUFFIXES]
     return [*paths, runs.error_attribute(predictions_field, key)]
 
 
@@ -106,7 +108,7 @@ def feed(
     *,
     nap: float,
     token: str,
-    crowd: str = "iscrowd",
+    crowd: str | None = "iscrowd",
 ) -> str:
     """Write the evaluation ``key`` of FiftyOne's kind; one that was ours is deleted first.
 
@@ -128,23 +130,31 @@ def feed(
         The stamp by which this evaluation is known again (:func:`runs.model_evaluation_stamp`).
     """
     dataset = view._root_dataset
-    runs.delete_model_evaluation(view, key)
     config = COCOEvaluationConfig(
         predictions_field,
         ground_truth_field,
         iou=IOU,
         classwise=True,
-        iscrowd=crowd,
+        iscrowd=crowd or "iscrowd",
         use_masks=True,
         compute_mAP=True,
         iou_threshs=matches.iou_thresholds.round(2).tolist(),
         max_preds=matches.max_detections,
     )
     method = config.build()
-    method.register_run(view, key)
-    stamp = runs.model_evaluation_stamp(view, key)
-    runs.update_draft(view, key, token, model_evaluation=stamp)
-    method.register_samples(view, key)
+    with locked(view):
+        runs.check_draft(view, key, token)
+        if gone := [name for name in (predictions_field, ground_truth_field) if not dataset.has_field(name)]:
+            raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: the evaluation {key!r} ends here")
+        runs.delete_model_evaluation(view, key)
+        # Whatever ends this between here and the stamp, what was registered is known to be ours.
+        runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
+        method.register_run(view, key)
+        stamp = runs.model_evaluation_stamp(view, key)
+        runs.update_draft(view, key, token, model_evaluation=stamp)
+        method.register_samples(view, key)
+        dataset.add_sample_field(runs.error_attribute(predictions_field, key), fo.StringField)
+        method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
     predictions, annotations = verdicts(data, matches)
     _write_labels(dataset, predictions_field, key, predictions)
     _write_labels(dataset, ground_truth_field, key, annotations)
@@ -166,8 +176,9 @@ def feed(
         custom_metrics={} if math.isnan(nap) else {runs.METRIC: metric},
         backend=method,
     )
-    method.save_run_results(view, key, results)
-    method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
+    with locked(view):
+        runs.check_draft(view, key, token)
+        method.save_run_results(view, key, results)
     return stamp
 
 
@@ -232,7 +243,6 @@ def _write_labels(dataset: fo.Dataset, field: str, key: str, found: Verdicts) ->
 
 
 def _write_errors(dataset: fo.Dataset, field: str, key: str, data: CocoData, kinds: Mapping[int, str]) -> None:
-    dataset.add_sample_field(runs.error_attribute(field, key), fo.StringField)
     wrong = [(data.results[row], kind.replace("_", " ")) for row, kind in kinds.items()]
     rows = [{"sample_id": r["image_id"], "label_id": r["label_id"], "value": kind} for r, kind in wrong]
     dataset.set_label_values(runs.error_attribute(field, key), rows)

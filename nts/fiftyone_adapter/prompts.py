@@ -6,19 +6,23 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import fiftyone as fo
 import numpy as np
+from filelock import FileLock, Timeout
 from pycocotools import mask as coco_mask
 
 from ..evaluation.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
 from ..images import ImageError
 from ..models import load_encoder, load_reference_prompt, load_segmenter
+from ..names import as_names
 from ..references import Kind
 from ..vrp.features import FeatureStore
 from ..vrp.prompt import ReferencePrompt
@@ -35,6 +39,7 @@ from ..vrp.training import (
 from ..vrp.training import Progress as TrainingProgress
 from . import checks, runs
 from .checks import InputError
+from .errors import RunEnded
 from .importing import REFERENCES, view_to_coco
 from .jobs import Job, OnProgress, Progress, run
 from .runs import Collection
@@ -42,6 +47,8 @@ from .runs import Collection
 TrainingPreset = Literal["default", "paper"]
 
 _TELL_EVERY = 50  # images
+_CHECK_AFTER = 1.0  # seconds
+_MOST_WAIT = 600  # seconds
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ def prompt_job(
     label_field: str,
     prompt_key: str,
     *,
-    classes: Sequence[str] | None = None,
-    test_classes: Sequence[str] = (),
-    kinds: Sequence[Kind] | None = None,
+    classes: Sequence[str] | str | None = None,
+    test_classes: Sequence[str] | str = (),
+    kinds: Sequence[Kind] | Kind | None = None,
     steps: int = 4000,
     batch: int = 8,
     most_shots: int | None = None,
@@ -132,7 +139,8 @@ def prompt_job(
     checks.check_view(view)
     checks.check_detections_field(view, label_field, "label field")
     checks.check_key(view, prompt_key, runs.PROMPT, overwrite=overwrite)
-    config = _config(preset, kinds, steps=steps, batch=batch, most_shots=most_shots, seed=seed)
+    classes, test_classes = as_names(classes), as_names(test_classes) or []
+    config = _config(preset, as_names(kinds), steps=steps, batch=batch, most_shots=most_shots, seed=seed)
     present = {name for name in view.distinct(f"{label_field}.detections.label") if name}
     wanted = sorted(present - set(test_classes) if classes is None else set(classes))
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
@@ -146,42 +154,57 @@ def prompt_job(
     if hidden := len(dataset["images"]) - len(images_of_classes(dataset, (), test_ids).all_images):
         left_out.append(f"{hidden} images that show a test class")
 
-    yield Progress(0, config.steps, f"loading the encoder {encoder} and the segmenter {segmenter}")
     place = Path(folder).expanduser() if folder else _default_folder(view, prompt_key)
-    if overwrite:
-        shutil.rmtree(place / "run", ignore_errors=True)
-    models = load_encoder(encoder, device, "float32"), load_segmenter(segmenter, device, "float32")
-    store = FeatureStore(*models, folder=place / "features")
+    description = {
+        "label_field": label_field,
+        "steps": config.steps,
+        "preset": preset,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "status": "running",
+        "scratch_folder": None if folder else str(place),
+    }
+    token = runs.begin(view, prompt_key, runs.PROMPT, description)
     try:
-        split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
-        training = train(dataset, split, store, place / "run", config, default_vrp(store, published=preset == "paper"))
-        report = yield from _told(training, begin)
-    except TrainingError as error:
-        raise InputError(str(error)) from error
-    except RunError as error:
-        differing = "; ".join(error.differences)
-        raise InputError(
-            f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to go on "
-            "with it, or switch on overwrite to begin anew"
-        ) from error
-
-    names = {class_id: name for name, class_id in ids.items()}
-    validated = tuple(sorted(names[class_id] for class_id in split.validation))
-    runs.store_prompt(
-        view,
-        prompt_key,
-        report.prompt,
-        report.log,
-        label_field=label_field,
-        validation_classes=list(validated),
-        test_classes=sorted(test_classes),
-        steps=config.steps,
-        best_step=report.best_step,
-        validation_miou=report.validation,
-        warnings=report.warnings,
-        left_out=len(left_out),
-        preset=preset,
-    )
+        yield Progress(0, config.steps, f"loading the encoder {encoder} and the segmenter {segmenter}")
+        models = load_encoder(encoder, device, "float32"), load_segmenter(segmenter, device, "float32")
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / ".lock")
+        yield from _wait_for(lock, config.steps)
+        with lock:
+            if overwrite:
+                shutil.rmtree(place / "run", ignore_errors=True)
+            store = FeatureStore(*models, folder=place / "features")
+            split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
+            vrp = default_vrp(store, published=preset == "paper")
+            training = train(dataset, split, store, place / "run", config, vrp)
+            report = yield from _told(training, begin, partial(runs.check_draft, view, prompt_key, token))
+            names = {class_id: name for name, class_id in ids.items()}
+            validated = tuple(sorted(names[class_id] for class_id in split.validation))
+            runs.store_prompt(
+                view,
+                prompt_key,
+                report.prompt,
+                report.log,
+                token=token,
+                validation_classes=list(validated),
+                test_classes=sorted(test_classes),
+                best_step=report.best_step,
+                validation_miou=report.validation,
+                warnings=report.warnings,
+                left_out=len(left_out),
+                status="complete",
+            )
+    except BaseException as error:
+        _note_end(view, prompt_key, token, place, scratch=not folder, error=error)
+        if isinstance(error, TrainingError):
+            raise InputError(str(error)) from error
+        if isinstance(error, RunError):
+            differing = "; ".join(error.differences)
+            raise InputError(
+                f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to go "
+                "on with it, or switch on overwrite to begin anew"
+            ) from error
+        raise
     if not folder:
         shutil.rmtree(place, ignore_errors=True)
     return PromptReport(
@@ -197,6 +220,40 @@ def prompt_job(
         left_out=left_out,
         seconds=time.monotonic() - begin,
     )
+
+
+def _wait_for(lock: FileLock, steps: int) -> Iterator[Progress]:
+    """Take the lock of a folder as soon as an earlier training, which is ending, lets go of it.
+
+    Raises:
+        InputError: if it does not.
+    """
+    for waited in range(_MOST_WAIT):
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            yield Progress(0, steps, f"waiting for an earlier training of this name to end ({waited} s)")
+        else:
+            return
+    raise InputError(f"another training writes to {Path(lock.lock_file).parent}: wait for it, or choose another folder")
+
+
+def _note_end(
+    view: Collection, prompt_key: str, token: str, place: Path, *, scratch: bool, error: BaseException
+) -> None:
+    """Note why a training came to no end; remove its checkpoints if it, or its dataset, was deleted."""
+    try:
+        if runs.is_draft(view, prompt_key, token):
+            failed = isinstance(error, Exception)
+            reason = (str(error) or type(error).__name__) if failed else None
+            status = "failed" if failed else "interrupted"
+            runs.update_draft(view, prompt_key, token, status=status, error=reason)
+            return
+        deleted = prompt_key not in runs.list_unfinished_prompts(view)
+    except RunEnded:
+        deleted = True
+    if deleted and scratch:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def load_prompt(view: Collection, name: str) -> ReferencePrompt:
@@ -252,7 +309,7 @@ def import_prompt(
     return prompt
 
 
-def _config(preset: TrainingPreset, kinds: Sequence[Kind] | None, **given: int | None) -> TrainingConfig:
+def _config(preset: TrainingPreset, kinds: Sequence[str] | None, **given: int | None) -> TrainingConfig:
     if preset not in ("default", "paper"):
         raise InputError(f"unknown preset {preset!r}; there are default, paper")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -272,7 +329,9 @@ def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -
     labelled = view.exists(label_field)
     if unset := view.count() - labelled.count():
         left_out.append(f"{unset} images whose field {label_field!r} is not set: what they show is not known")
-    dataset = view_to_coco(labelled, REFERENCES, label_field, names, left_out, skip_unreadable=True)
+    data = view_to_coco(labelled, REFERENCES, label_field, names)
+    left_out += data.unplaced
+    dataset = data.ground_truth
     with_mask = [annotation for annotation in dataset["annotations"] if has_mask(annotation)]
     if without := [annotation for annotation in dataset["annotations"] if not has_mask(annotation)]:
         left_out.append(f"{len(without)} labels without a mask; what is in their boxes counts for nothing")
@@ -306,10 +365,15 @@ def _ignore_boxes(dataset: dict, annotations: Sequence[dict]) -> None:
         images[image_id]["ignore"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def _told(training: Iterator[TrainingProgress | TrainingReport], begin: float) -> Job[TrainingReport]:
-    """Pass the progress of a training on, and return its report."""
-    first, miou = None, ""
+def _told(
+    training: Iterator[TrainingProgress | TrainingReport], begin: float, check: Callable[[], None]
+) -> Job[TrainingReport]:
+    """Pass the progress of a training on, and return its report; ``check`` may end it."""
+    first, miou, checked = None, "", time.monotonic()
     for step in training:
+        if time.monotonic() - checked > _CHECK_AFTER:
+            check()
+            checked = time.monotonic()
         if isinstance(step, TrainingReport):
             return step
         if first is None:

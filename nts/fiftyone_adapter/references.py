@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 
 import fiftyone as fo
-import fiftyone.core.fields as fof
 import numpy as np
 
-from ..images import ImageError, read_image
+from ..files import content_id
+from ..images import ImageError, read_file, read_image
 from ..pipeline import Skipped
-from ..rasters import draw_strokes, fill_polygons, mark_points
 from ..references import InvalidReference, Kind, Reference, contradictions
-from . import runs
-from .labels import box_mask, detection_mask, place_mask, read_mask
+from .labels import (
+    box_pixels,
+    class_values,
+    keypoint_mask,
+    label_mask,
+    place_mask,
+    polyline_mask,
+)
 
 LABEL_LISTS = {fo.Detections: "detections", fo.Polylines: "polylines", fo.Keypoints: "keypoints"}
 """Types of fields that hold a list of labels, and the name of the list."""
@@ -42,7 +47,7 @@ class Annotation:
         class_name: its class, or ``None``.
         kind: the geometry.
         draw: see :meth:`mask`.
-        bounding_box: as FiftyOne keeps it, if the label has one.
+        box: of the label on an image of size ``(H, W)``, ``x, y, width, height`` in pixels; for labels that have one.
         problem: why the label cannot be read at all, not even its class.
     """
 
@@ -50,7 +55,7 @@ class Annotation:
     class_name: str | None
     kind: Kind
     draw: Callable[[tuple[int, int]], np.ndarray] | None = None
-    bounding_box: list[float] | None = None
+    box: Callable[[tuple[int, int]], tuple[float, float, float, float]] | None = None
     problem: str = ""
 
     def mask(self, image_size: tuple[int, int]) -> np.ndarray:
@@ -70,7 +75,7 @@ def annotations_of_sample(sample: fo.Sample, field: str, names: Mapping[int, str
     Args:
         sample: with a field of one of :data:`LABEL_TYPES`.
         field: its name.
-        names: of the values of a segmentation, see :func:`names_of_values`.
+        names: of the values of a segmentation, see :func:`.labels.names_of_values`.
     """
     value = sample[field]
     if value is None:
@@ -79,12 +84,6 @@ def annotations_of_sample(sample: fo.Sample, field: str, names: Mapping[int, str
         return list(_classes_of_segmentation(value, names))
     labels = value[LABEL_LISTS[type(value)]] if type(value) in LABEL_LISTS else [value]
     return [_annotation(label) for label in labels]
-
-
-def names_of_values(view: runs.Collection, field: str) -> dict[int, str]:
-    """Names of the values in a field's segmentations, from the dataset's mask targets; colours as ``0xRRGGBB``."""
-    targets = view.mask_targets.get(field) or view.default_mask_targets or {}
-    return {fof.hex_to_int(k) if isinstance(k, str) and k.startswith("#") else int(k): v for k, v in targets.items()}
 
 
 def label_id_in_dataset(label_id: str) -> str:
@@ -117,22 +116,28 @@ def references_of_sample(
     if not annotations:
         return
     try:
-        image = read_image(sample.filepath, exif=exif)
+        content = read_file(sample.filepath)
+        image = read_image(sample.filepath, exif=exif, content=content)
     except ImageError as error:
         for annotation in annotations:
             yield Skipped(sample.id, annotation.label_id, str(error))
         return
 
     results: list[Reference | Skipped] = []
+    file = content_id(content)
+    seen: set[str] = set()
     for annotation in annotations:
         try:
-            results.append(_reference(annotation, image, sample.id, masks_only))
+            if annotation.label_id in seen:
+                raise InvalidReference("another label of this sample has the same id: only the first one is used")
+            seen.add(annotation.label_id)
+            results.append(_reference(annotation, image, sample.id, file, masks_only))
         except InvalidReference as error:
             results.append(Skipped(sample.id, annotation.label_id, str(error)))
     usable = [result for result in results if isinstance(result, Reference)]
     contradicting = {usable[k].label_id: reason for k, reason in contradictions(usable).items()}
     for result in results:
-        reason = contradicting.get(result.label_id)
+        reason = contradicting.get(result.label_id) if isinstance(result, Reference) else None
         yield result if reason is None else Skipped(sample.id, result.label_id, reason)
 
 
@@ -143,7 +148,7 @@ _WITHOUT_MASK: dict[Kind, str] = {
 }
 
 
-def _reference(annotation: Annotation, image: np.ndarray, sample_id: str, masks_only: bool) -> Reference:
+def _reference(annotation: Annotation, image: np.ndarray, sample_id: str, file: str, masks_only: bool) -> Reference:
     if annotation.problem:
         raise InvalidReference(annotation.problem)
     if not annotation.class_name:
@@ -152,79 +157,36 @@ def _reference(annotation: Annotation, image: np.ndarray, sample_id: str, masks_
         raise InvalidReference(_WITHOUT_MASK[annotation.kind])
     height, width = image.shape[:2]
     mask = annotation.mask((height, width))
-    box = None
-    if annotation.bounding_box is not None:
-        x, y, w, h = annotation.bounding_box
-        # Fractions do not give whole pixels back exactly, and the crop truncates: 199.9999 must not become 199.
-        box = (round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6))
-    return Reference(image, annotation.class_name, mask, box, annotation.kind, sample_id, annotation.label_id)
+    box = annotation.box((height, width)) if annotation.box is not None else None
+    return Reference(
+        image,
+        annotation.class_name,
+        mask,
+        box,
+        annotation.kind,
+        sample_id,
+        annotation.label_id,
+        file=file,
+    )
 
 
 def _annotation(label: fo.Detection | fo.Polyline | fo.Keypoint) -> Annotation:
     if isinstance(label, fo.Detection):
         kind: Kind = "mask" if label.has_mask else "box"
-        draw = partial(detection_mask if label.has_mask else box_mask, label)
-        return Annotation(label.id, label.label, kind, draw, label.bounding_box)
+        return Annotation(label.id, label.label, kind, partial(label_mask, label), partial(box_pixels, label))
     if isinstance(label, fo.Polyline):
         kind = "mask" if label.closed or label.filled else "scribble"
-        return Annotation(label.id, label.label, kind, partial(_polyline_mask, label))
-    return Annotation(label.id, label.label, "point", partial(_keypoint_mask, label))
-
-
-def _polyline_mask(polyline: fo.Polyline, image_size: tuple[int, int]) -> np.ndarray:
-    shapes = [_pixels(shape, image_size) for shape in polyline.points or [] if shape]
-    if not shapes:
-        raise InvalidReference("it has no vertices")
-    if not all(np.isfinite(shape).all() for shape in shapes):
-        raise InvalidReference("a coordinate of it is not finite")
-    if polyline.closed or polyline.filled:
-        mask = fill_polygons(shapes, image_size)
-        if not mask.any():  # too thin to hold the middle of a pixel
-            mask = draw_strokes([np.concatenate([shape, shape[:1]]) for shape in shapes], image_size)
-    else:
-        mask = draw_strokes(shapes, image_size)
-    if not mask.any():
-        raise InvalidReference("it lies outside its image")
-    return mask
-
-
-def _keypoint_mask(keypoint: fo.Keypoint, image_size: tuple[int, int]) -> np.ndarray:
-    points = _pixels(keypoint.points or [], image_size)
-    points = points[~np.isnan(points).any(1)]
-    if len(points) == 0:
-        raise InvalidReference("it has no points")
-    if not np.isfinite(points).all():
-        raise InvalidReference("a coordinate of it is not finite")
-    mask = mark_points(points, image_size)
-    if not mask.any():
-        raise InvalidReference(
-            "it lies outside its image" if len(points) == 1 else "all its points lie outside its image"
-        )
-    return mask
-
-
-def _pixels(points: list, image_size: tuple[int, int]) -> np.ndarray:
-    """Fractions of an image to pixels, float ``[n, 2]``. Rounded, for 1.0000000001 means the border."""
-    height, width = image_size
-    return np.round(np.array(points, np.float64).reshape(-1, 2) * (width, height), 6)
+        return Annotation(label.id, label.label, kind, partial(polyline_mask, label))
+    return Annotation(label.id, label.label, "point", partial(keypoint_mask, label))
 
 
 def _classes_of_segmentation(segmentation: fo.Segmentation, names: Mapping[int, str]) -> Iterator[Annotation]:
-    """One mask for each class; values of the same name are one class. Unreadable, it is one label without a class."""
+    """One mask per class. If it cannot be read, one annotation without a class says why."""
     try:
-        mask = read_mask(segmentation)
-        if mask.dtype.kind not in "biu":
-            raise InvalidReference("its mask holds fractions, not numbers of classes")
+        values, of_class = class_values(segmentation, names)
     except InvalidReference as error:
         yield Annotation(segmentation.id, None, "mask", problem=str(error))
         return
-    is_rgb = mask.ndim == 3
-    values = fof.rgb_array_to_int(mask) if is_rgb else mask.astype(np.int64)
-    of_class: dict[str, list[int]] = {}
-    for value in np.unique(values).tolist():
-        if value in names or value != 0:
-            unnamed = fof.int_to_hex(value) if is_rgb else str(value)
-            of_class.setdefault(names.get(value, unnamed), []).append(value)
     for name, its_values in of_class.items():
-        draw = partial(place_mask, np.isin(values, its_values), [0, 0, 1, 1])
+        draw = partial(place_mask, np.isin(values, its_values), (0.0, 0.0, 1.0, 1.0))
         yield Annotation(f"{segmentation.id}{_CLASS_IN_SEGMENTATION}{name}", name, "mask", draw)

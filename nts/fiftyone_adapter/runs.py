@@ -21,10 +21,12 @@ import base64
 import binascii
 import hashlib
 import json
+import shutil
 import uuid
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import fiftyone as fo
 
@@ -32,6 +34,8 @@ from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
 from ..vrp.prompt import PromptFileError, ReferencePrompt
 from . import colours
+from .errors import InputError, RunEnded, RunNotFound
+from .locking import locked, refresh
 
 MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
 PROMPT, CLASS_MAPS = "nts_prompt", "nts_class_maps"
@@ -53,8 +57,21 @@ _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
 Collection = fo.core.collections.SampleCollection
 
 
-class RunNotFound(ValueError):
-    """A memory, segmentation or evaluation that this dataset does not have."""
+PENDING = "pending"
+"""Stands for the stamp of an evaluation of FiftyOne's kind that a draft is about to register."""
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+def _exclusive(function: Callable[Concatenate[Collection, _P], _R]) -> Callable[Concatenate[Collection, _P], _R]:
+    """Run a function of a view under the lock of its dataset."""
+
+    @wraps(function)
+    def under_lock(view: Collection, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with locked(view):
+            return function(view, *args, **kwargs)
+
+    return under_lock
 
 
 def all_images(view: Collection) -> Collection:
@@ -100,13 +117,41 @@ def results(view: Collection, key: str, method: str) -> dict[str, Any]:
     return {} if stored is None else {name: value for name, value in stored.serialize().items() if name != "cls"}
 
 
+@_exclusive
 def store(
     view: Collection, key: str, method: str, config: dict[str, Any], results: dict[str, Any] | None = None
-) -> None:
-    """Store a run on a view. An older one under the same key is replaced when the new one is complete, not before."""
-    complete(view, key, begin(view, key, method, config), results)
+) -> str:
+    """Store a run on a view, and return its token.
+
+    An older run under the same key is replaced when the new one is complete, not before.
+    """
+    token = begin(view, key, method, config)
+    complete(view, key, token, results)
+    return token
 
 
+def check_owner(view: Collection, key: str, token: str, fields: Iterable[str]) -> None:
+    """Check that a run that writes fields is still the one that does, and that the fields are there.
+
+    Call it under the lock.
+
+    Raises:
+        RunEnded: if the run was stored again, or it, one of its fields or its dataset was deleted.
+    """
+    refresh(view)
+    dataset = view._root_dataset
+    if key not in dataset.list_runs():
+        raise RunEnded(f"{key!r} was deleted meanwhile: this run of it ends here")
+    if getattr(dataset.get_run_info(key).config, "token", None) != token:
+        raise RunEnded(
+            f"{key!r} was started again meanwhile, in another tab or process: this older run of it ends here, and the "
+            "newer one goes on"
+        )
+    if gone := [name for name in fields if not dataset.has_sample_field(name)]:
+        raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: this run of {key!r} ends here")
+
+
+@_exclusive
 def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> str:
     """Register the draft of a run on a view; an earlier draft under the same key is dropped, an earlier run stays.
 
@@ -122,22 +167,23 @@ def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> st
 
 def is_draft(view: Collection, key: str, token: str) -> bool:
     """Whether the draft of this token is still there; another one under its key may have taken its place."""
+    refresh(view)  # another process may have begun or deleted it
     dataset = view._root_dataset
-    dataset._doc.reload()  # another process may have begun or deleted it; dataset.reload() would drop unsaved samples
     return _DRAFT + key in dataset.list_runs() and dataset.get_run_info(_DRAFT + key).config.token == token
 
 
 def check_draft(view: Collection, key: str, token: str) -> None:
-    """Raise RunNotFound unless the draft of this token is still there."""
+    """Raise RunEnded unless the draft of this token is still there."""
     if not is_draft(view, key, token):
-        raise RunNotFound(f"{key!r} was begun once more meanwhile, or deleted: this run of it ends here")
+        raise RunEnded(f"{key!r} was started again meanwhile, or deleted: this run of it ends here")
 
 
+@_exclusive
 def complete(view: Collection, key: str, token: str, results: dict[str, Any] | None = None, **changes: Any) -> None:
     """Make the draft under ``key`` the run, with its results, and with changes to its configuration.
 
     Raises:
-        RunNotFound: if the draft is another one than that of the token, or is gone.
+        RunEnded: if the draft is another one than that of the token, or is gone.
     """
     check_draft(view, key, token)
     dataset, draft = view._root_dataset, _DRAFT + key
@@ -151,12 +197,14 @@ def complete(view: Collection, key: str, token: str, results: dict[str, Any] | N
     dataset.rename_run(draft, key)
 
 
+@_exclusive
 def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None:
     """Change values in the configuration of the draft under ``key``, such as its status; raises as :func:`complete`."""
     check_draft(view, key, token)
     update(view, _DRAFT + key, **changes)
 
 
+@_exclusive
 def discard_draft(view: Collection, key: str) -> bool:
     """Drop the draft under ``key``; returns whether there was one."""
     there = _DRAFT + key in view.list_runs()
@@ -165,12 +213,65 @@ def discard_draft(view: Collection, key: str) -> bool:
     return there
 
 
+@_exclusive
 def update(view: Collection, key: str, **changes: Any) -> None:
     """Change values in the configuration stored under ``key``."""
     run = view.get_run_info(key).config
     for name, value in changes.items():
         setattr(run, name, value)
     view._root_dataset.update_run_config(key, run)
+
+
+def check_editable(view: Collection, names: Iterable[str]) -> None:
+    """Check that fields can be written and deleted. Fields that do not exist can.
+
+    Raises:
+        InputError: if one of them, or a field below it, is read-only.
+    """
+    for name in names:
+        below = view._root_dataset.get_field_schema(flat=True)
+        for path, field in below.items():
+            if (path == name or path.startswith(f"{name}.")) and field.read_only:
+                raise InputError(
+                    f"the field {path!r} is read-only: make it editable first (field = dataset.get_field({path!r}); "
+                    "field.read_only = False; field.save()), or choose another field"
+                )
+
+
+def _fields_of(view: Collection, key: str, method: str) -> list[str]:
+    """Fields that a run wrote."""
+    made = config(view, key, method)
+    return list(made["fields"]) if method == HEATMAPS else [made["output_field"], made["error_field"]]
+
+
+def _fields_made_with_memory(view: Collection, key: str) -> list[str]:
+    """Fields of all runs made with a memory."""
+    config(view, key, MEMORY)
+    return [
+        name
+        for method in (SEGMENTATION, HEATMAPS, CLASS_MAPS)
+        for run, made in configs(view, method).items()
+        if made["memory_key"] == key
+        for name in _fields_of(view, run, method)
+    ]
+
+
+def _discard_attempt(view: Collection, key: str, method: str) -> list[str]:
+    """Drop the draft of a run. Returns what was deleted, in words, if there is no complete run beside it.
+
+    Raises:
+        RunNotFound: if there is neither.
+    """
+    attempted = key in drafts(view, method)
+    if attempted:
+        if folder := drafts(view, method)[key].get("scratch_folder"):
+            shutil.rmtree(folder, ignore_errors=True)
+        discard_draft(view, key)
+    if key in configs(view, method):
+        return []
+    if not attempted:
+        config(view, key, method)
+    return [f"unfinished {KINDS[method]} {key!r}"]
 
 
 # ---- memories --------------------------------------------------------------------------------------------------------
@@ -191,6 +292,7 @@ def list_evaluations(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, EVALUATION)
 
 
+@_exclusive
 def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) -> None:
     """Keep a memory in the dataset, registered on the view of its references."""
     shots = bank.shots
@@ -235,13 +337,44 @@ def fingerprint(bank: MemoryBank) -> str:
     return hashlib.sha256(bank.instance_prototypes().numpy().tobytes() + labels.encode()).hexdigest()
 
 
+def check_memory(view: Collection, key: str, expected: str) -> None:
+    """Check that the memory kept under ``key`` is still the one that was loaded, by its :func:`fingerprint`.
+
+    Raises:
+        RunEnded: if it was deleted, or built again.
+    """
+    stored = configs(view, MEMORY).get(key)
+    if stored is None or stored["fingerprint"] != expected:
+        raise RunEnded(
+            f"the memory {key!r} was {'deleted' if stored is None else 'built again'} meanwhile: start again with what "
+            "there is now"
+        )
+
+
+@contextmanager
+def explained(view: Collection, *fields: str) -> Iterator[None]:
+    """Raise RunEnded in the place of FiftyOne's own errors where the dataset or a field was deleted meanwhile."""
+    try:
+        yield
+    except RunEnded:
+        raise
+    except Exception as error:
+        refresh(view)
+        if gone := [name for name in fields if not view._root_dataset.has_field(name)]:
+            raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile") from error
+        raise
+
+
+@_exclusive
 def delete_memory(view: Collection, key: str) -> list[str]:
     """Delete a memory and everything made with it; returns what was deleted, in words.
 
     Evaluations go with the segmentations that they evaluate. One that only named the memory, to leave out its
     references, stays.
     """
-    config(view, key, MEMORY)
+    if attempt := _discard_attempt(view, key, MEMORY):
+        return attempt
+    check_editable(view, _fields_made_with_memory(view, key))
     deleted = []
     for output, made in configs(view, SEGMENTATION).items():
         if made["memory_key"] == key:
@@ -279,25 +412,39 @@ def list_prompts(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, PROMPT)
 
 
+def list_unfinished_prompts(view: Collection) -> dict[str, dict[str, Any]]:
+    """Names of trainings that came to no end, and what is known of them."""
+    return drafts(view, PROMPT)
+
+
+@_exclusive
 def store_prompt(
-    view: Collection, key: str, prompt: ReferencePrompt, log: Sequence[dict[str, float]] = (), **config: Any
+    view: Collection,
+    key: str,
+    prompt: ReferencePrompt,
+    log: Sequence[dict[str, float]] = (),
+    *,
+    token: str | None = None,
+    **config: Any,
 ) -> None:
-    """Keep a reference prompt in the dataset, registered on the view that it was trained on."""
-    store(
-        view,
-        key,
-        PROMPT,
-        {
-            **config,
-            "classes": list(prompt.classes),
-            "encoder": prompt.encoder.name,
-            "encoder_fingerprint": prompt.encoder.fingerprint,
-            "segmenter": prompt.segmenter.name,
-            "segmenter_fingerprint": prompt.segmenter.fingerprint,
-            "fingerprint": prompt.fingerprint,
-        },
-        {"prompt": base64.b64encode(prompt.to_bytes()).decode("ascii"), "log": list(log)},
-    )
+    """Keep a reference prompt in the dataset, registered on the view that it was trained on.
+
+    With the ``token`` of the draft of its training it completes that draft; raises RunEnded if that is gone.
+    """
+    config = {
+        **config,
+        "classes": list(prompt.classes),
+        "encoder": prompt.encoder.name,
+        "encoder_fingerprint": prompt.encoder.fingerprint,
+        "segmenter": prompt.segmenter.name,
+        "segmenter_fingerprint": prompt.segmenter.fingerprint,
+        "fingerprint": prompt.fingerprint,
+    }
+    results = {"prompt": base64.b64encode(prompt.to_bytes()).decode("ascii"), "log": list(log)}
+    if token is None:
+        store(view, key, PROMPT, config, results)
+    else:
+        complete(view, key, token, results, **config)
 
 
 def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
@@ -315,9 +462,14 @@ def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
     return ReferencePrompt.from_bytes(content, source=name)
 
 
+@_exclusive
 def delete_prompt(view: Collection, key: str) -> list[str]:
-    """Delete a reference prompt; returns what was deleted, in words. What was found with it stays."""
-    config(view, key, PROMPT)
+    """Delete a reference prompt, and what is left of an unfinished training of it; returns what was deleted, in words.
+
+    What was found with it stays.
+    """
+    if attempt := _discard_attempt(view, key, PROMPT):
+        return attempt
     view._root_dataset.delete_run(key)
     return [f"reference prompt {key!r}"]
 
@@ -330,20 +482,29 @@ def error_field(output_field: str) -> str:
     return f"{output_field}_error"
 
 
-def reference_samples(view: Collection, predictions_field: str, memory_key: str) -> set[str]:
-    """Ids of the samples whose labels the predictions were made from.
+def reference_sources(view: Collection, predictions_field: str, memory_key: str) -> tuple[set[str], set[str]]:
+    """Where the references came from that predictions were made with.
 
-    A segmentation keeps them from the moment it was made, whatever became of its memory since; for predictions made
-    otherwise (by ``apply_model``) they are those of the memory named.
+    A segmentation keeps this from the moment it was made, whatever became of its memory since; for predictions made
+    otherwise (by ``apply_model``) it is that of the memory named.
+
+    Returns:
+        ids of the samples, and the content of their files (:func:`nts.files.content_id`) as far as it is known.
     """
     made = configs(view, SEGMENTATION).get(predictions_field)
     if made is not None and made["memory_key"] == memory_key:
-        return set(results(view, predictions_field, SEGMENTATION)["reference_sample_ids"])
-    return {entry.sample_id for entry in load_memory(view, memory_key).entries}
+        stored = results(view, predictions_field, SEGMENTATION)
+        return set(stored["reference_sample_ids"]), set(stored.get("reference_files", ()))
+    entries = load_memory(view, memory_key).entries
+    return {entry.sample_id for entry in entries}, {entry.file for entry in entries if entry.file}
 
 
+@_exclusive
 def delete_segmentation(view: Collection, key: str) -> list[str]:
     """Delete a segmentation: its evaluations, its fields, itself; returns what was deleted, in words."""
+    if attempt := _discard_attempt(view, key, SEGMENTATION):
+        return attempt
+    check_editable(view, _fields_of(view, key, SEGMENTATION))
     words = made_with_segmentation(view, key)
     for name in _evaluations_of(view, key):  # first: they have attributes in its fields
         delete_evaluation(view, name)
@@ -361,6 +522,7 @@ def made_with_segmentation(view: Collection, key: str) -> list[str]:
     return [*fields, *saved_view, *words, f"segmentation {key!r}"]
 
 
+@_exclusive
 def delete_fields(view: Collection, key: str) -> None:
     """Delete the fields that a segmentation made, with all that is in them, and the saved view of them."""
     made = config(view, key, SEGMENTATION)
@@ -392,6 +554,7 @@ def has_review_view(view: Collection, field: str) -> bool:
     return dataset.has_saved_view(name) and dataset.get_saved_view_info(name)["description"] == _REVIEW_MARK
 
 
+@_exclusive
 def save_review_view(labels: Collection, field: str) -> str:
     """Save a view under that name, in the place of an earlier one of ours; returns the name."""
     delete_review_view(labels, field)
@@ -399,6 +562,7 @@ def save_review_view(labels: Collection, field: str) -> str:
     return review_view(field)
 
 
+@_exclusive
 def delete_review_view(view: Collection, field: str) -> None:
     """Delete the saved view of that name, if it is not one of the user's own."""
     if has_review_view(view, field):
@@ -418,8 +582,12 @@ def heatmaps_key(memory_key: str, shown: str = "similarity") -> str:
     return f"{memory_key}_{shown}"
 
 
+@_exclusive
 def delete_heatmaps(view: Collection, key: str) -> list[str]:
     """Delete a set of heat maps: its fields and itself; returns what was deleted, in words."""
+    if attempt := _discard_attempt(view, key, HEATMAPS):
+        return attempt
+    check_editable(view, _fields_of(view, key, HEATMAPS))
     words = made_with_heatmaps(view, key)
     _delete_fields(view, *config(view, key, HEATMAPS)["fields"])
     view._root_dataset.delete_run(key)
@@ -440,8 +608,12 @@ def list_class_maps(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, CLASS_MAPS)
 
 
+@_exclusive
 def delete_class_maps(view: Collection, key: str) -> list[str]:
     """Delete class maps: their fields, the names of their values, themselves; returns what was deleted, in words."""
+    if attempt := _discard_attempt(view, key, CLASS_MAPS):
+        return attempt
+    check_editable(view, _fields_of(view, key, CLASS_MAPS))
     words = made_with_class_maps(view, key)
     made, dataset = config(view, key, CLASS_MAPS), view._root_dataset
     _delete_fields(view, made["output_field"], made["error_field"])
@@ -467,12 +639,14 @@ def delete_output(view: Collection, key: str, method: str) -> list[str]:
 # ---- evaluations -----------------------------------------------------------------------------------------------------
 
 
+@_exclusive
 def delete_evaluation(view: Collection, key: str) -> list[str]:
     """Delete an evaluation, with what it feeds FiftyOne's Model Evaluation panel, and what is left of an attempt at it.
 
     Returns what was deleted, in words; raises RunNotFound if there is neither a result nor an attempt of this name.
     """
     there, attempted = key in configs(view, EVALUATION), key in drafts(view, EVALUATION)
+    check_editable(view, {path.split(".detections.")[0] for path in label_attributes(view, key)})
     words = [f"unfinished evaluation {key!r}"] if attempted and not there else made_with_evaluation(view, key)
     delete_model_evaluation(view, key)
     if attempted:
@@ -482,14 +656,22 @@ def delete_evaluation(view: Collection, key: str) -> list[str]:
     return words
 
 
+@_exclusive
 def delete_model_evaluation(view: Collection, key: str) -> None:
     """Delete what our evaluation ``key`` feeds the Model Evaluation panel, and what it says of wrong predictions."""
     dataset = view._root_dataset
-    if feeds_model_evaluation(view, key):
+    feeds = feeds_model_evaluation(view, key)
+    attributes = label_attributes(view, key)
+    if key in dataset.list_evaluations() and not feeds:  # by now it is somebody else's
+        attributes = {path for path in attributes if path.endswith("_error")}
+    if feeds:
         dataset.delete_evaluation(key)
-    for path in error_attributes(view, key):
-        if dataset.has_field(path):
-            dataset.delete_sample_field(path)
+    if left := [path for path in sorted(attributes) if dataset.has_field(path)]:
+        dataset.delete_sample_fields(left)
+
+
+ATTRIBUTE_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
+"""Ends of the names, and types, of what an evaluation writes on every label."""
 
 
 def error_attribute(predictions_field: str, key: str) -> str:
@@ -497,9 +679,22 @@ def error_attribute(predictions_field: str, key: str) -> str:
     return f"{predictions_field}.detections.{key}_error"
 
 
-def error_attributes(view: Collection, key: str) -> set[str]:
-    """Paths of that attribute, of the evaluation under ``key`` and of an attempt at it; they need not exist."""
-    return {error_attribute(made["predictions_field"], key) for made in _writers(view, key)}
+def label_attributes(view: Collection, key: str) -> set[str]:
+    """Paths of all that the evaluation ``key``, or an attempt at it, writes on labels; they need not exist.
+
+    Where one of its fields is gone, that may have been renamed: then every field of detections that carries the
+    attributes counts.
+    """
+    dataset, paths = view._root_dataset, set[str]()
+    schema = dataset.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, flat=True)
+    carriers = [name for name in schema if dataset.has_field(f"{name}.detections.{key}_iou")]
+    for made in _writers(view, key):
+        for role in ("predictions_field", "ground_truth_field"):
+            for name in [made[role]] if dataset.has_field(made[role]) else carriers:
+                paths |= {f"{name}.detections.{key}{suffix}" for suffix in ATTRIBUTE_SUFFIXES}
+                if role == "predictions_field":
+                    paths.add(error_attribute(name, key))
+    return paths
 
 
 def made_with_evaluation(view: Collection, key: str) -> list[str]:
@@ -518,7 +713,7 @@ def feeds_model_evaluation(view: Collection, key: str) -> bool:
     if not writers or key not in view.list_evaluations():
         return False
     stamp = model_evaluation_stamp(view, key)
-    if any(made["model_evaluation"] == stamp for made in writers):
+    if any(made["model_evaluation"] in (stamp, PENDING) for made in writers):
         return True
     token = _token_in_results(view._root_dataset.name, key, stamp)
     return token is not None and any(made.get("token") == token for made in writers)

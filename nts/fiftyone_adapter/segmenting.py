@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import fiftyone as fo
 
 from ..cache import default_cache
 from ..cached import CachedSegmenter, Segmented
-from ..images import ImageError
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pacing import Behind, ahead
@@ -25,7 +25,7 @@ from . import checks, colours, runs
 from .checks import InputError
 from .jobs import Job, OnProgress, Progress, run, some
 from .labels import DETECTION_ATTRIBUTES, to_detections
-from .outputs import Made, Output, pace
+from .outputs import Made, Output, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import chosen_prompt
 
@@ -43,7 +43,7 @@ class SegmentationReport:
         resumed: images that an earlier run with the same settings had done, and that were left as they are.
         instances: instances found now, per class.
         empty: images segmented now in which nothing was found.
-        failed: ``{filepath: reason}`` for the images that could not be segmented now.
+        failed: ``{sample id: reason}`` for the samples that could not be segmented now; a reason names its file.
         from_cache: of the images segmented now those that had been encoded before, so that no model ran.
         seconds: duration of the work on images.
     """
@@ -144,9 +144,9 @@ def segmentation_job(
     prompt = chosen_prompt(view, bank, scorer, reference_prompt)
 
     # The view may filter on the very field that is about to be written: what it holds is read once, now.
-    all_ids, all_paths = view.values(["id", "filepath"])
-    ids, paths = all_ids[:limit], all_paths[:limit]
-    yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
+    all_paths = paths_by_id(view)
+    paths = dict(islice(all_paths.items(), limit))
+    yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
     engine = ReferenceSegmenter(
         bank,
         load_encoder(encoder or bank.encoder.name, device, precision),
@@ -178,32 +178,39 @@ def segmentation_job(
             "segmenter": engine.segmenter.name,
             "reference_prompt": reference_prompt,
         },
-        {"reference_sample_ids": sorted({entry.sample_id for entry in bank.entries})},
+        {
+            "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),
+            "reference_files": sorted({entry.file for entry in bank.entries if entry.file}),
+        },
     )
     output = Output(view, output_field, made, settings, overwrite=overwrite)
     colours.set_class_colours(view, [output_field], bank.classes)
-    done = output.done() & set(ids)
-    todo = [(sample_id, path) for sample_id, path in zip(ids, paths, strict=True) if sample_id not in done]
+    done = output.done() & set(paths)
+    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
     cached = CachedSegmenter(engine, default_cache() if use_cache else None)
     writer = _Writer(output, bank, cached)
     begin = time.monotonic()
-    try:
-        with Behind() as behind:
-            for number, ((sample_id, path), found) in enumerate(ahead(lambda item: cached.look_up_file(item[1]), todo)):
-                yield Progress(len(done) + number, len(ids), pace(number, len(todo), time.monotonic() - begin))
-                try:
-                    results = cached.segment(found.result())
-                except Exception as error:
-                    # Whatever is wrong with this image, the others are not to suffer. The reason is kept and reported.
-                    behind.do(partial(writer.fail, sample_id, path, error))
-                else:
-                    behind.do(partial(writer.write, sample_id, path, results))
-        yield Progress(len(ids), len(ids), f"{len(ids)} images done")
-    finally:
-        output.close(all_ids, instances="detections")
+    with runs.explained(view, output_field, output.error_field):
+        try:
+            with Behind() as behind:
+                for number, ((sample_id, path), found) in enumerate(
+                    ahead(lambda item: cached.look_up_file(item[1]), todo)
+                ):
+                    yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
+                    try:
+                        results = cached.segment(found.result())
+                    except Exception as error:
+                        # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
+                        behind.do(partial(writer.fail, sample_id, path, error))
+                    else:
+                        behind.do(partial(writer.write, sample_id, path, results))
+            output.write()
+            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
+        finally:
+            output.close(list(all_paths), instances="detections")
     failed = writer.failed
-    if failed and len(failed) == len(ids):
-        raise InputError(f"none of the {len(ids)} images could be segmented: {some(failed.values())}")
+    if failed and len(failed) == len(paths):
+        raise InputError(f"none of the {len(paths)} images could be segmented: {some(failed.values())}")
     return SegmentationReport(
         output_field=output_field,
         error_field=output.error_field,
@@ -224,7 +231,7 @@ class _Writer:
         instances: found, per class.
         empty: images in which nothing was found.
         from_cache: images that no model had to run for.
-        failed: ``{filepath: reason}``.
+        failed: ``{sample id: reason}``.
     """
 
     def __init__(self, output: Output, bank: MemoryBank, cached: CachedSegmenter) -> None:
@@ -248,9 +255,8 @@ class _Writer:
 
     def fail(self, sample_id: str, path: str, error: Exception) -> None:
         """Write why there are none."""
-        reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
-        self.failed[path] = reason
-        logger.warning("%s could not be segmented: %s", path, reason)
+        self.failed[sample_id] = reason = failure(path, error)
+        logger.warning("not segmented: %s", reason)
         self._output.add_failure(sample_id, reason)
 
 
