@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import fiftyone as fo
 import fiftyone.core.models as fom
 import numpy as np
@@ -14,6 +16,27 @@ from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
 from ..vrp.prompt import ReferencePrompt
 from .labels import to_detections
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a :class:`ReferenceSegmenterModel` is made of.
+
+    FiftyOne asks a model's configuration for the options of ``apply_model`` that the model applies itself
+    (``confidence_thresh``, ``filter_classes``). There are none: FiftyOne applies them to what the model returns.
+
+    Attributes:
+        classes: of the memory.
+        encoder, segmenter: names of the models.
+        preset: its name.
+        scorer: what judges the class of a proposal.
+    """
+
+    classes: tuple[str, ...]
+    encoder: str
+    segmenter: str
+    preset: str
+    scorer: Scorer
 
 
 class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
@@ -65,6 +88,14 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
             prompt=reference_prompt,
         )
         self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The memory's classes and the names of the models."""
+        engine = self.segmenter
+        return ModelConfig(
+            engine.classes, engine.encoder.info.name, engine.segmenter.name, engine.preset.name, engine.scorer
+        )
 
     @property
     def media_type(self) -> str:

@@ -57,6 +57,10 @@ Verdicts = dict[Label, Verdict]
 def check_evaluation_fields(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
     """Raise InputError unless an evaluation may write its fields and attributes under ``key``."""
     dataset = view._root_dataset
+    for name in (f"{key}{suffix}" for suffix in (*runs.ATTRIBUTE_SUFFIXES, "_error")):
+        if name == "self" or hasattr(fo.Detection, name):
+            raise InputError(f"the name {key!r} will not do: {name!r} is part of every label; choose another name")
+    checks.check_not_reserved(dataset, [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES])
     ours = runs.label_attributes(dataset, key)
     runs.check_editable(dataset, (predictions_field, ground_truth_field))
     if runs.feeds_model_evaluation(view, key):

@@ -94,6 +94,7 @@ def tag_for_review(
             raise InputError(
                 f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by"
             )
+    runs.check_editable(view, [field])
     _check_view_name(view, field)
     criteria = _criteria(view, field, margin_below, score_below)
     counts = _count(view, field, criteria)
@@ -114,6 +115,7 @@ def clear_review(view: Collection, field: str) -> int:
     The saved view goes with the last of them.
     """
     checks.check_detections_field(view, field, "predictions field")
+    runs.check_editable(view, [field])
     count = view.count_label_tags(label_fields=field).get(REVIEW, 0)
     _retag(view, field, {})
     if not _tagged(view, field).count():

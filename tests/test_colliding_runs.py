@@ -1,0 +1,290 @@
+"""Runs that meet each other, and what is deleted, renamed or locked while a run is at work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from drawn_dataset import CLASSES, TARGETS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def nts_fo(fo):
+    """The adapter, imported once FiftyOne has its own database."""
+    from nts import fiftyone_adapter
+
+    return fiftyone_adapter
+
+
+@pytest.fixture
+def memory(nts_fo, references) -> str:
+    """The name of a memory with whole images."""
+    nts_fo.build_reference_memory(references, "ground_truth", "m", keep_images=True)
+    return "m"
+
+
+def begin(job, steps: int = 3):
+    """Let a job take its first steps."""
+    for _ in zip(range(steps), job, strict=False):
+        pass
+    return job
+
+
+def in_another_process(dataset, code: str) -> str:
+    """Run code that has `dataset` and `nts_fo` in a process of its own; returns what it prints."""
+    prelude = f"""
+        import fiftyone as fo
+        from nts import fiftyone_adapter as nts_fo
+        dataset = fo.load_dataset({dataset.name!r})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+KINDS = {
+    "segmentation": ("segmentation_job", "delete_segmentation", "nts_m", ["nts_m", "nts_m_error"]),
+    "class maps": ("class_maps_job", "delete_class_maps", "nts_m_classes", ["nts_m_classes", "nts_m_classes_error"]),
+    "heat maps": (
+        "heatmaps_job",
+        "delete_heatmaps",
+        "m_similarity",
+        [f"m_{name}_similarity" for name in CLASSES],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["memory", "run", "first field", "last field"])
+def test_what_is_deleted_while_a_run_is_at_work_ends_it_and_leaves_nothing(nts_fo, drawn, targets, memory, kind, what):
+    make, delete, key, fields = KINDS[kind]
+    before = set(drawn.get_field_schema())
+    job = begin(getattr(nts_fo, make)(targets, memory))
+    if what == "memory":
+        nts_fo.delete_memory(drawn, memory)
+    elif what == "run":
+        getattr(nts_fo, delete)(drawn, key)
+    else:
+        drawn.delete_sample_field(fields[0 if what == "first field" else -1])
+    with pytest.raises(nts_fo.RunEnded, match="deleted meanwhile"):
+        nts_fo.run(job)
+    if "field" in what:
+        getattr(nts_fo, delete)(drawn, key)
+    assert set(drawn.get_field_schema()) == before
+    assert drawn.list_runs() == ([] if what == "memory" else [memory])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dataset_that_is_deleted_ends_the_run_in_words(nts_fo, drawn, targets, memory, kind):
+    job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory))
+    drawn.delete()
+    with pytest.raises(nts_fo.RunEnded, match="deleted"):
+        nts_fo.run(job)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_memory_that_is_deleted_or_built_again_while_models_load_is_noticed(
+    nts_fo, drawn, references, targets, memory, kind
+):
+    before = set(drawn.get_field_schema())
+    job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory), steps=1)
+    nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True, keep_images=True)
+    with pytest.raises(nts_fo.RunEnded, match="was built again meanwhile"):
+        nts_fo.run(job)
+    job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory), steps=1)
+    nts_fo.delete_memory(drawn, memory)
+    with pytest.raises(nts_fo.RunEnded, match="was deleted meanwhile"):
+        nts_fo.run(job)
+    assert set(drawn.get_field_schema()) == before
+    assert drawn.list_runs() == []
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.0])
+def test_the_older_of_two_segmentations_of_a_field_ends(nts_fo, drawn, targets, memory, threshold):
+    first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
+    nts_fo.auto_segment_view(targets, memory, "p", score_threshold=threshold, overwrite=True)
+    with pytest.raises(nts_fo.RunEnded, match="'p' was started again meanwhile"):
+        nts_fo.run(first)
+    config = drawn.get_run_info("p").config
+    assert (config.score_threshold, config.status, config.segmented) == (threshold, "complete", TARGETS)
+    assert drawn.bounds("p.detections.confidence")[0] >= threshold
+    assert drawn.count("p.detections") == config.instances
+
+
+def test_a_segmentation_that_another_process_starts_ends_the_one_of_this(nts_fo, drawn, targets, memory):
+    first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
+    code = (
+        f"nts_fo.auto_segment_view(dataset.match_tags('target'), {memory!r}, 'p', score_threshold=0.6, overwrite=True)"
+    )
+    in_another_process(drawn, code)
+    with pytest.raises(nts_fo.RunEnded, match="'p' was started again meanwhile, in another tab or process"):
+        nts_fo.run(first)
+    drawn.reload()
+    assert drawn.get_run_info("p").config.score_threshold == 0.6
+    assert drawn.bounds("p.detections.confidence")[0] >= 0.6
+
+
+def test_a_dataset_that_another_process_deletes_ends_the_run_in_words(nts_fo, drawn, targets, memory):
+    job = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
+    in_another_process(drawn, "dataset.delete()")
+    with pytest.raises(nts_fo.RunEnded, match="was deleted meanwhile"):
+        nts_fo.run(job)
+
+
+@pytest.mark.parametrize("what", ["predictions", "ground truth", "dataset", "segmented again"])
+def test_an_evaluation_ends_in_words_when_what_it_reads_is_gone(nts_fo, drawn, targets, memory, what):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    job = begin(nts_fo.evaluation_job(targets, "p", "ground_truth"), steps=1)
+    if what == "dataset":
+        drawn.delete()
+    elif what == "segmented again":
+        nts_fo.auto_segment_view(targets, memory, "p", score_threshold=0.5, overwrite=True)
+    else:
+        drawn.delete_sample_field({"predictions": "p", "ground truth": "ground_truth"}[what])
+    with pytest.raises(nts_fo.RunEnded, match="deleted|segmented again meanwhile"):
+        nts_fo.run(job)
+    if what != "dataset":
+        nts_fo.delete_evaluation(drawn, "nap_p")
+        assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
+
+
+def test_a_build_ends_in_words_when_its_labels_or_its_name_are_gone(nts_fo, drawn, references):
+    job = begin(nts_fo.memory_job(references, "ground_truth", "m"), steps=2)
+    nts_fo.build_reference_memory(references.limit(2), "ground_truth", "m")
+    kept = nts_fo.load_memory(drawn, "m").shots
+    with pytest.raises(nts_fo.InputError, match="the memory 'm' exists already"):
+        nts_fo.run(job)
+    assert nts_fo.load_memory(drawn, "m").shots == kept
+    job = begin(nts_fo.memory_job(references, "ground_truth", "n"), steps=1)
+    drawn.delete_sample_field("ground_truth")
+    with pytest.raises(nts_fo.RunEnded, match="'ground_truth' was deleted meanwhile"):
+        nts_fo.run(job)
+    assert drawn.list_runs() == ["m"]
+
+
+SHORT = {"steps": 6, "batch": 1}
+
+
+def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_nothing(nts_fo, drawn, monkeypatch):
+    from nts.fiftyone_adapter import prompts
+
+    monkeypatch.setattr(prompts, "_CHECK_AFTER", 0)
+    first = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
+    while "step" not in next(first).label:
+        pass
+    assert nts_fo.list_unfinished_prompts(drawn)["learned"]["status"] == "running"
+    second = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
+    while "waiting for an earlier training" not in next(second).label:
+        pass
+    with pytest.raises(nts_fo.RunEnded, match="'learned' was started again meanwhile, or deleted"):
+        nts_fo.run(first)
+    folder = Path(nts_fo.list_unfinished_prompts(drawn)["learned"]["scratch_folder"])
+    while "step" not in next(second).label:
+        pass
+    assert folder.is_dir()
+    assert nts_fo.delete_prompt(drawn, "learned") == ["unfinished reference prompt 'learned'"]
+    with pytest.raises(nts_fo.RunEnded, match="or deleted"):
+        nts_fo.run(second)
+    assert not folder.exists()
+    assert drawn.list_runs() == []
+
+
+def test_a_stopped_training_is_listed_and_can_be_finished_or_deleted(nts_fo, drawn):
+    job = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
+    while "step" not in next(job).label:
+        pass
+    job.close()
+    assert nts_fo.list_unfinished_prompts(drawn)["learned"]["status"] == "interrupted"
+    assert nts_fo.train_reference_prompt(drawn, "ground_truth", "learned", **SHORT).steps == SHORT["steps"]
+    assert nts_fo.list_unfinished_prompts(drawn) == {}
+    nts_fo.delete_prompt(drawn, "learned")
+    assert drawn.list_runs() == []
+
+
+# ---- read-only fields and names --------------------------------------------------------------------------------------
+
+
+def lock(dataset, path: str, read_only: bool = True) -> None:
+    field = dataset.get_field(path)
+    field.read_only = read_only
+    field.save()
+
+
+@pytest.mark.parametrize("path", ["p", "p_error", "p.detections.confidence"])
+def test_a_read_only_output_is_refused_before_the_work(nts_fo, drawn, targets, memory, path):
+    nts_fo.auto_segment_view(targets, memory, "p", limit=1)
+    lock(drawn, path)
+    steps = []
+    with pytest.raises(nts_fo.InputError, match=f"the field '{path}' is read-only: make it editable first"):
+        steps.extend(nts_fo.segmentation_job(targets, memory, "p"))
+    assert steps == []
+
+
+@pytest.mark.parametrize("kind", ["class maps", "heat maps"])
+def test_read_only_maps_are_refused_before_the_work(nts_fo, drawn, targets, memory, kind):
+    make, delete, key, (field, *_) = KINDS[kind]
+    nts_fo.run(getattr(nts_fo, make)(targets.limit(1), memory))
+    lock(drawn, field)
+    steps = []
+    with pytest.raises(nts_fo.InputError, match="is read-only"):
+        steps.extend(getattr(nts_fo, make)(targets, memory))
+    assert len(steps) <= 1  # heat maps name their fields when the encoder is loaded
+    with pytest.raises(nts_fo.InputError, match="is read-only"):
+        getattr(nts_fo, delete)(drawn, key)
+    assert drawn.has_field(field)
+
+
+@pytest.mark.parametrize("field", ["p", "ground_truth"])
+def test_read_only_labels_are_refused_before_they_are_evaluated_or_tagged(nts_fo, drawn, targets, memory, field):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    lock(drawn, field)
+    steps = []
+    with pytest.raises(nts_fo.InputError, match=f"'{field}' is read-only"):
+        steps.extend(nts_fo.evaluation_job(targets, "p", "ground_truth"))
+    assert steps == []
+    assert drawn.list_evaluations() == []
+    if field == "p":
+        with pytest.raises(nts_fo.InputError, match="is read-only"):
+            nts_fo.tag_for_review(targets, "p")
+
+
+@pytest.mark.parametrize("field", ["p", "ground_truth"])
+def test_a_deletion_is_whole_or_not_at_all(nts_fo, drawn, targets, memory, field):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    nts_fo.evaluate_nap(targets, "p", "ground_truth")
+    nts_fo.similarity_heatmaps(targets, memory)
+    before = sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))
+    lock(drawn, field)
+    for delete, name in (("memory", memory), ("segmentation", "p"), ("evaluation", "nap_p")):
+        with pytest.raises(nts_fo.InputError, match=f"'{field}' is read-only"):
+            getattr(nts_fo, f"delete_{delete}")(drawn, name)
+    assert (sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))) == before
+    lock(drawn, field, read_only=False)
+    nts_fo.delete_memory(drawn, memory)
+    assert drawn.list_runs() == drawn.list_evaluations() == []
+
+
+@pytest.mark.parametrize("name", ["self", "clean", "get_field", "to_dict", "filepath", "tags", "id", "pk", "frames"])
+def test_names_that_break_fiftyones_documents_are_refused(nts_fo, drawn, targets, memory, name):
+    with pytest.raises(nts_fo.InputError, match=f"'{name}' cannot be the name of a field: FiftyOne's samples use it"):
+        nts_fo.auto_segment_view(targets, memory, name)
+    with pytest.raises(nts_fo.InputError, match=f"'{name}' cannot be the name of a field"):
+        nts_fo.map_classes(targets, memory, name)
+
+
+@pytest.mark.parametrize("name", ["label", "mask", "self", "to_polyline", "has_mask", "confidence", "tags"])
+def test_evaluations_do_not_take_the_names_of_what_labels_have(nts_fo, drawn, targets, memory, name):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    with pytest.raises(nts_fo.InputError, match=f"'{name}'"):
+        nts_fo.evaluate_nap(targets, "p", "ground_truth", eval_key=name)
+    assert drawn.list_evaluations() == []
