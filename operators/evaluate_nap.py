@@ -100,6 +100,14 @@ class EvaluateNAP(JobOperator):
                 default=None,
                 required=False,
             )
+        if view.has_field(f"{ground_truth_field}.detections.iscrowd"):
+            inputs.bool(
+                "crowds_as_objects",
+                label="Count crowds as objects",
+                description="Ignore the attribute iscrowd: some tools mark every mask as a crowd",
+                default=False,
+                view=types.SwitchView(),
+            )
         if made:
             inputs.bool(
                 "diagnose_models",
@@ -115,6 +123,8 @@ class EvaluateNAP(JobOperator):
 
         names = ("classes", "base_classes", "leave_out_references", "eval_key", "memory_key", "overwrite")
         options = forms.given(ctx.params, *names, "diagnose_models")
+        if ctx.params.get("crowds_as_objects"):
+            options["crowd"] = None
         fields = ctx.params["predictions_field"], ctx.params["ground_truth_field"]
         return evaluation_job(ctx.target_view(), *fields, **options)
 

@@ -363,7 +363,7 @@ def _notes_on_crowds(data: CocoData, crowd: str | None) -> list[str]:
     return [
         f"all {count} objects of {', '.join(only_crowds)} are crowds (by their attribute {crowd!r}), which are neither "
         "to be found nor mistakes: these classes have no AP. If they are single objects (some tools mark every mask as "
-        "a crowd), set the attribute to 0, or evaluate with crowd=None"
+        "a crowd), set the attribute to 0, or count crowds as objects (crowd=None)"
     ]
 
 

@@ -148,10 +148,10 @@ def sample_references_view(
 
     ids: dict[str, str] = {}
     candidates = []
-    for filepath, *of_sample, is_crowd in zip(*columns, crowds, strict=True):
+    for filepath, *of_sample, marks in zip(*columns, crowds, strict=True):
         of_sample = [values or [] for values in of_sample]
-        is_crowd = is_crowd or [None] * len(of_sample[0])
-        for label_id, name, box, in_crowd in zip(*of_sample, is_crowd, strict=True):
+        marks = marks or [None] * len(of_sample[0])
+        for label_id, name, box, in_crowd in zip(*of_sample, marks, strict=True):
             if not name or is_crowd(in_crowd) or not _is_usable(box):
                 continue
             key = candidate_key(Path(filepath).name, name, box, ids)
