@@ -154,7 +154,9 @@ def test_an_evaluation_ends_in_words_when_what_it_reads_is_gone(nts_fo, drawn, t
     with pytest.raises(nts_fo.RunEnded, match="deleted|segmented again meanwhile"):
         nts_fo.run(job)
     if what != "dataset":
-        nts_fo.delete_evaluation(drawn, "nap_p")
+        for name in nts_fo.list_unfinished_evaluations(drawn):
+            nts_fo.delete_evaluation(drawn, name)
+        assert "nap_p" not in drawn.list_runs()
         assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
 
 
@@ -170,45 +172,6 @@ def test_a_build_ends_in_words_when_its_labels_or_its_name_are_gone(nts_fo, draw
     with pytest.raises(nts_fo.RunEnded, match="'ground_truth' was deleted meanwhile"):
         nts_fo.run(job)
     assert drawn.list_runs() == ["m"]
-
-
-SHORT = {"steps": 6, "batch": 1}
-
-
-def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_nothing(nts_fo, drawn, monkeypatch):
-    from nts.fiftyone_adapter import prompts
-
-    monkeypatch.setattr(prompts, "_CHECK_AFTER", 0)
-    first = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
-    while "step" not in next(first).label:
-        pass
-    assert nts_fo.list_unfinished_prompts(drawn)["learned"]["status"] == "running"
-    second = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
-    while "waiting for an earlier training" not in next(second).label:
-        pass
-    with pytest.raises(nts_fo.RunEnded, match="'learned' was started again meanwhile, or deleted"):
-        nts_fo.run(first)
-    folder = Path(nts_fo.list_unfinished_prompts(drawn)["learned"]["scratch_folder"])
-    while "step" not in next(second).label:
-        pass
-    assert folder.is_dir()
-    assert nts_fo.delete_prompt(drawn, "learned") == ["unfinished reference prompt 'learned'"]
-    with pytest.raises(nts_fo.RunEnded, match="or deleted"):
-        nts_fo.run(second)
-    assert not folder.exists()
-    assert drawn.list_runs() == []
-
-
-def test_a_stopped_training_is_listed_and_can_be_finished_or_deleted(nts_fo, drawn):
-    job = nts_fo.prompt_job(drawn, "ground_truth", "learned", **SHORT)
-    while "step" not in next(job).label:
-        pass
-    job.close()
-    assert nts_fo.list_unfinished_prompts(drawn)["learned"]["status"] == "interrupted"
-    assert nts_fo.train_reference_prompt(drawn, "ground_truth", "learned", **SHORT).steps == SHORT["steps"]
-    assert nts_fo.list_unfinished_prompts(drawn) == {}
-    nts_fo.delete_prompt(drawn, "learned")
-    assert drawn.list_runs() == []
 
 
 # ---- read-only fields and names --------------------------------------------------------------------------------------
@@ -274,7 +237,7 @@ def test_a_deletion_is_whole_or_not_at_all(nts_fo, drawn, targets, memory, field
     assert drawn.list_runs() == drawn.list_evaluations() == []
 
 
-@pytest.mark.parametrize("name", ["self", "clean", "get_field", "to_dict", "filepath", "tags", "id", "pk", "frames"])
+@pytest.mark.parametrize("name", ["self", "clean", "get_field", "to_dict", "save", "pk", "frames"])
 def test_names_that_break_fiftyones_documents_are_refused(nts_fo, drawn, targets, memory, name):
     with pytest.raises(nts_fo.InputError, match=f"'{name}' cannot be the name of a field: FiftyOne's samples use it"):
         nts_fo.auto_segment_view(targets, memory, name)

@@ -133,7 +133,7 @@ def test_a_sample_that_occurs_twice_counts_once(nts_fo, predicted, references):
     assert report.result == right.result
     (note,) = report.notes
     assert note == "1 sample is in this view more than once, and counted once"
-    twice = nts_fo.build_reference_memory(references.concat(references), "ground_truth", "twice")
+    twice = nts_fo.build_reference_memory(references.concat(references), "ground_truth", "m2")
     assert (twice.shots, twice.skipped) == (nts_fo.load_memory(predicted, "m").shots, [])
     assert nts_fo.auto_segment_view(predicted.concat(predicted), "m", "q").segmented == TARGETS
 

@@ -130,10 +130,7 @@ def _polyline(**attributes) -> Callable:
         (_polyline(points=[[(0.1, 0.1)]], closed=True), "a polygon needs three different vertices, and it has 1"),
         (_polyline(points=[[(0.1, 0.1), (0.5, 0.5)]], filled=True), "three different vertices, and it has 2"),
         (_polyline(points=[[(0.1, 0.1), (0.5, 0.5), (0.1, 0.1)]], closed=True), "vertices, and it has 2"),
-        (_polyline(points=[[(0.1, 0.1, 3), (0.5, 0.5, 3), (0.1, 0.1, 3)]]), "its vertices are not pairs of numbers"),
-        (_polyline(points=[[0.1, 0.1, 0.5, 0.5]]), "its vertices are not pairs of numbers"),
         (_polyline(points=[[(0.1, 0.1), (0.5,)]]), "its vertices are not pairs of numbers"),
-        (lambda fo: fo.Keypoint(label="a", points=[(0.1, 0.1, 1.0)]), "its points are not pairs of numbers"),
     ],
 )
 def test_malformed_polylines_and_keypoints_say_why(fo, tmp_path, make, reason):

@@ -262,3 +262,39 @@ def test_the_plugin_is_the_one_that_is_tested(fo):
     import fiftyone.operators as foo
 
     assert foo.get_operator(f"{PLUGIN}/train_reference_prompt").config.label == "Train reference prompt"
+
+
+def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_nothing(nts_fo, labelled, monkeypatch):
+    from nts.fiftyone_adapter import prompts
+
+    monkeypatch.setattr(prompts, "_CHECK_AFTER", 0)
+    first = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    while "step" not in next(first).label:
+        pass
+    assert nts_fo.list_unfinished_prompts(labelled)["learned"]["status"] == "running"
+    second = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    while "waiting for an earlier training" not in next(second).label:
+        pass
+    with pytest.raises(nts_fo.RunEnded, match="'learned' was started again meanwhile, or deleted"):
+        nts_fo.run(first)
+    folder = Path(nts_fo.list_unfinished_prompts(labelled)["learned"]["scratch_folder"])
+    while "step" not in next(second).label:
+        pass
+    assert folder.is_dir()
+    assert nts_fo.delete_prompt(labelled, "learned") == ["unfinished reference prompt 'learned'"]
+    with pytest.raises(nts_fo.RunEnded, match="or deleted"):
+        nts_fo.run(second)
+    assert not folder.exists()
+    assert labelled.list_runs() == []
+
+
+def test_a_stopped_training_is_listed_and_can_be_finished_or_deleted(nts_fo, labelled):
+    job = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    while "step" not in next(job).label:
+        pass
+    job.close()
+    assert nts_fo.list_unfinished_prompts(labelled)["learned"]["status"] == "interrupted"
+    assert nts_fo.train_reference_prompt(labelled, "objects", "learned", **FEW).steps == FEW["steps"]
+    assert nts_fo.list_unfinished_prompts(labelled) == {}
+    nts_fo.delete_prompt(labelled, "learned")
+    assert labelled.list_runs() == []

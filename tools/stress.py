@@ -55,8 +55,7 @@ def main() -> None:
         args.work(args.job)
         return
     os.environ |= {"FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_VALIDATION": "false"}
-    if "FIFTYONE_DATABASE_URI" not in os.environ:
-        private_mongod.start()
+    private_mongod.start()  # never the user's datasets
     folder = Path(tempfile.mkdtemp(prefix="stress-"))
     try:
         failures = _pairs(args.pairs, folder) if args.command == "pairs" else _kills(args, folder)
@@ -243,15 +242,36 @@ def _make_dataset() -> Any:
     dataset = fo.Dataset(DATASET, persistent=True)
     images = Path(os.environ["FIFTYONE_DEFAULT_DATASET_DIR"]) / "images"
     images.mkdir(parents=True)
-    dataset.add_samples(drawn_samples(images))
+    dataset.add_samples([*drawn_samples(images), *_training_samples(images)])
     dataset.clone_sample_field("ground_truth", "predictions")
-    for number, sample in enumerate(dataset.iter_samples(autosave=True)):
+    for number, sample in enumerate(dataset.exists("predictions").iter_samples(autosave=True)):
         for rank, detection in enumerate(sample.predictions.detections):
             detection.confidence = 0.9 - 0.1 * ((number + rank) % 7)
     build_reference_memory(dataset.match_tags("reference"), "ground_truth", "base")
     dataset.info["fields"] = sorted(dataset.get_field_schema(flat=True))
     dataset.save()
     return dataset
+
+
+def _training_samples(folder: Path) -> list[Any]:
+    """Scenes of five species, with masks in `objects`."""
+    import fiftyone as fo
+    from PIL import Image
+
+    from nts.small.scenes import draw_scene, species_name
+
+    species, samples = (100, 102, 104, 106, 108), []
+    for k in range(12):
+        scene = draw_scene([91, k], [species[k % 5], species[(k + 1 + k // 5) % 5]])
+        Image.fromarray(scene.image).save(folder / f"training{k}.png")
+        labels = [
+            fo.Detection.from_mask(mask, label=species_name(number))
+            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
+        ]
+        samples.append(
+            fo.Sample(folder / f"training{k}.png", tags=["training"], objects=fo.Detections(detections=labels))
+        )
+    return samples
 
 
 def _left(dataset: Any) -> list[str]:
@@ -297,7 +317,7 @@ def _segmented(dataset: Any, key: str) -> Any:
 def _evaluate(dataset: Any, key: str) -> None:
     from nts.fiftyone_adapter import evaluate_nap
 
-    evaluate_nap(dataset, "predictions", "ground_truth", eval_key=key, overwrite=True)
+    evaluate_nap(dataset.exists("ground_truth"), "predictions", "ground_truth", eval_key=key, overwrite=True)
 
 
 def _evaluated(dataset: Any, key: str) -> Any:
@@ -313,7 +333,7 @@ def _train(dataset: Any, key: str) -> None:
     from nts.fiftyone_adapter import list_prompts, train_reference_prompt
 
     if key not in list_prompts(dataset):
-        train_reference_prompt(dataset, "ground_truth", key, steps=20, batch=2)
+        train_reference_prompt(dataset.match_tags("training"), "objects", key, steps=12, batch=1)
 
 
 def _trained(dataset: Any, key: str) -> Any:

@@ -228,10 +228,11 @@ def check_editable(view: Collection, names: Iterable[str]) -> None:
     Raises:
         InputError: if one of them, or a field below it, is read-only.
     """
+    schema = view._root_dataset.get_field_schema(flat=True)
+    read_only = [path for path, field in schema.items() if field.read_only]
     for name in names:
-        below = view._root_dataset.get_field_schema(flat=True)
-        for path, field in below.items():
-            if (path == name or path.startswith(f"{name}.")) and field.read_only:
+        for path in read_only:
+            if path == name or path.startswith(f"{name}."):
                 raise InputError(
                     f"the field {path!r} is read-only: make it editable first (field = dataset.get_field({path!r}); "
                     "field.read_only = False; field.save()), or choose another field"
