@@ -168,7 +168,7 @@ def prompt_job(
         yield Progress(0, config.steps, f"loading the encoder {encoder} and the segmenter {segmenter}")
         models = load_encoder(encoder, device, "float32"), load_segmenter(segmenter, device, "float32")
         place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / ".lock")
+        lock = FileLock(place / runs.LOCK_FILE)
         yield from _wait_for(lock, config.steps)
         with lock:
             if overwrite:

@@ -26,9 +26,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import fiftyone as fo
+from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
@@ -56,6 +58,9 @@ _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
 
 Collection = fo.core.collections.SampleCollection
 
+
+LOCK_FILE = ".lock"
+"""In the folder of a training; held by the process that trains."""
 
 PENDING = "pending"
 """Stands for the stamp of an evaluation of FiftyOne's kind that a draft is about to register."""
@@ -265,14 +270,24 @@ def _discard_attempt(view: Collection, key: str, method: str) -> list[str]:
     """
     attempted = key in drafts(view, method)
     if attempted:
-        if folder := drafts(view, method)[key].get("scratch_folder"):
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = drafts(view, method)[key].get("scratch_folder")
         discard_draft(view, key)
+        if folder and Path(folder).is_dir():
+            _remove_unless_in_use(Path(folder))
     if key in configs(view, method):
         return []
     if not attempted:
         config(view, key, method)
     return [f"unfinished {KINDS[method]} {key!r}"]
+
+
+def _remove_unless_in_use(folder: Path) -> None:
+    """Remove the files of an unfinished training; one that is still at work notices, and removes them itself."""
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        return
 
 
 # ---- memories --------------------------------------------------------------------------------------------------------
