@@ -205,20 +205,31 @@ _CROWDS = (
 
 
 def _drop_unused_categories(datasets: Sequence[dict], wanted: set[str]) -> list[str]:
-    """Take categories out that no annotation of either data set has, and that are not wanted; their names."""
-    used = {a.get("category_id") for d in datasets for a in d["annotations"] if isinstance(a, dict)}
+    """Take categories out of data sets that have no annotation of them, if no other needs their names; these names.
+
+    A class may have annotations in one of the data sets only. One name may be that of the root category and of a class.
+    """
+    used = [{a["category_id"] for a in d["annotations"] if _is_labelled(a)} for d in datasets]
+    needed = set(wanted)
+    for dataset, here in zip(datasets, used, strict=True):
+        needed |= {category["name"] for category in dataset["categories"] if category["id"] in here}
+    anywhere = set().union(*used)
     dropped: dict[str, None] = {}
-    for dataset in datasets:
+    for dataset, here in zip(datasets, used, strict=True):
         kept = []
         for category in dataset["categories"]:
-            # One name may be that of the root category and of a class.
-            twin = any(c["name"] == category["name"] and c["id"] in used for c in dataset["categories"])
-            if category["id"] in used or (category["name"] in wanted and not twin):
+            of_name = [c for c in dataset["categories"] if c["name"] == category["name"]]
+            twin = any(c is not category and c["id"] in anywhere for c in of_name)
+            if category["id"] in here or (category["name"] in needed and not twin):
                 kept.append(category)
             else:
                 dropped[category["name"]] = None
         dataset["categories"] = kept
     return list(dropped)
+
+
+def _is_labelled(annotation: Any) -> bool:
+    return isinstance(annotation, dict) and isinstance(annotation.get("category_id"), int)
 
 
 def _no_reference(references: dict) -> str:
