@@ -17,6 +17,8 @@ from nts.evaluation import __main__ as command
 from nts.evaluation.average_precision import accumulate, summarise
 from nts.evaluation.coco import evaluate, is_crowd
 from nts.evaluation.coco_files import load_coco_files
+from nts.evaluation.head_run import without_references_of_other_ids
+from nts.evaluation.head_table import HeadTable
 from nts.evaluation.layouts import LayoutError, ProtocolData, protocol_data
 from nts.evaluation.matches import match
 from nts.evaluation.repair import run_lengths
@@ -259,7 +261,7 @@ class TestStructure:
             (3, 1),
             (4, 2),
         ]
-        assert len(data.notes) == 2 + 1  # of the targets both, of the references the category
+        assert len(data.notes) == 2
         assert all("as text" in note for note in data.notes)
 
     def test_uuids_are_ids(self, files):
@@ -579,6 +581,16 @@ def test_a_run_with_names_of_all_kinds_and_unreadable_images_ends_in_a_report(fi
     text = (out / "report.md").read_text()
     assert "| mean\\| ✓ $a.b |" in text
     assert "| all |" in text
+
+
+def test_episodes_have_no_target_that_is_a_reference_under_another_id(files):
+    shutil.copy(files.folder / "references1.png", files.folder / "targets3.png")
+    shutil.copy(files.folder / "references2.png", files.folder / "targets2.png")
+    targets, (note,) = without_references_of_other_ids(files.load())
+    assert [image["id"] for image in targets["images"]] == [1, 2, 4]  # a target 2 is never shown reference 2
+    assert {a["image_id"] for a in targets["annotations"]} == {1, 2, 4}
+    assert note == "1 images of the targets are references under another id, and were left out."
+    assert note in HeadTable((), about={"notes": [note]}).to_markdown()
 
 
 def test_two_data_sets_in_memory_are_checked_too():
