@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -20,8 +26,17 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+READER = 2
+"""Version of :func:`read_image`: increased whenever it reads some file differently, so that nothing made of the old
+pixels is taken from a cache."""
+
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
+_ROUNDING = 1e-3
+"""Floats of [0, 1] may be this far beyond: resizing and saving round."""
+_AMBIGUOUS_BELOW = 8
+"""Floats up to here, but not up to 1, are more likely of an unknown scale than of a picture in [0, 255]."""
+_GREATEST_FLOAT = 65535
 
 
 class ImageError(ValueError):
@@ -31,33 +46,51 @@ class ImageError(ValueError):
 def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | None = None) -> np.ndarray:
     """Read any image file as RGB.
 
-    Grey and palette images become RGB, 16-bit grey is scaled to 8 bits, an alpha channel is dropped, CMYK is converted.
+    Grey and palette images become RGB, an alpha channel is dropped, CMYK is converted, and of several pages the first
+    is read. Values of more than 8 bits are scaled to 8 bits, all channels alike:
+
+    * integers by their bit depth, which is that of the greatest value, rounded up to an even number of bits and at
+      least 8: 12 bits for a greatest value of 4095, also in a 16-bit file;
+    * floats in [0, 1] by 255, floats in [0, 255] not at all, larger ones like integers.
 
     Args:
         path: the file.
-        exif: turn the image as its EXIF orientation says, as viewers do. The publication does not.
+        exif: turn the image as its EXIF orientation says, as viewers do. The publication does not. In TIFF files the
+            orientation is part of the format, and is always followed.
         content: of the file, by :func:`read_file`, where it was read before.
 
     Returns:
         uint8 ``[H, W, 3]``.
 
     Raises:
-        ImageError: if the file is missing, truncated, too large to decode safely, or no image.
+        ImageError: if the file is missing, truncated, too large to decode safely, or no image, or if its values are no
+            brightness: negative, not finite, or floats of an unknown scale.
     """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
-            image: Image.Image = ImageOps.exif_transpose(file) if exif else file
-            # Pillow would clip 16-bit values at 255 instead of scaling them.
-            if image.mode.startswith("I"):
-                grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-                image = Image.fromarray(grey.astype(np.uint8))
+    with _errors_named(path), _opened(path, content) as stream:
+        try:
+            opened = Image.open(stream)
+        except Image.UnidentifiedImageError:
+            if not _is_tiff(content := _all_of(stream)):
+                raise
+            return _read_unusual_tiff(path, content)
+        with opened as file:
+            orientation = _orientation(file) if exif or file.format == "TIFF" else 1
+            signed, white_is_zero = _is_signed(file), _white_is_zero(file)
+            if _has_deep_colour(file):
+                values = _decode_deep(path, _all_of(stream))
+                image: Image.Image = _turned(Image.fromarray(_to_eight_bits(path, values)), orientation)
+            elif file.mode.startswith("I") or file.mode == "F":
+                # Pillow would clip the values at 255 instead of scaling them.
+                image = ImageOps.exif_transpose(file) if exif else file
+                values = np.asarray(image)
+                if image.mode == "I" and signed is False:
+                    values = values.view(np.uint32)  # Pillow has no unsigned mode
+                image = Image.fromarray(_to_eight_bits(path, values, white_is_zero=white_is_zero))
+            else:
+                image = ImageOps.exif_transpose(file) if exif else file
+                if signed:
+                    image = Image.fromarray(_to_eight_bits(path, np.asarray(image).view(np.int8)))
             return np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ImageError(f"the image {path} does not exist") from error
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image of a known format") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"the image {path} cannot be decoded: {error}") from error
 
 
 def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]:
@@ -73,19 +106,267 @@ def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]
     Raises:
         ImageError: if the file is missing, no image, or too large to decode safely.
     """
+    with _errors_named(path), _opened(path) as stream:
+        try:
+            opened = Image.open(stream)
+        except Image.UnidentifiedImageError:
+            if not _is_tiff(content := _all_of(stream)):
+                raise
+            tags = _tiff_tags(path, content)
+            (width, height), orientation = _size_of_tiff(path, tags), tags.get(_ORIENTATION, (1, 0))[0]
+        else:
+            with opened as file:
+                if file.format == "TIFF":
+                    # Whether Pillow has exchanged the sides of file.size already depends on its version.
+                    width, height = (file.tag_v2[tag] for tag in (_WIDTH, _HEIGHT))  # type: ignore[attr-defined]
+                    orientation = _orientation(file)
+                else:
+                    width, height = file.size
+                    orientation = _orientation(file) if exif else 1
+    return (width, height) if orientation in _TURNED else (height, width)
+
+
+def _opened(path: str | os.PathLike, content: bytes | None = None) -> IO[bytes]:
+    """A file, or its content. Pillow is given no path: it would map the file, and garble TIFF files that are turned."""
+    return Path(path).open("rb") if content is None else io.BytesIO(content)
+
+
+def _all_of(stream: IO[bytes]) -> bytes:
+    stream.seek(0)
+    return stream.read()
+
+
+_ON_BROKEN_CONTENT = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise on damaged files."""
+
+
+@contextmanager
+def _errors_named(path: str | os.PathLike) -> Iterator[None]:
+    """Turns all that Pillow and OpenCV raise on the content of a file into an :class:`ImageError` that names it."""
     try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = exif and file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        yield
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"the image {path} does not exist") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image of a known format") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the image {path} cannot be decoded: it is too large to decode safely ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (Image.DecompressionBombError, MemoryError) as error:
+        why = str(error) or "not enough memory"
+        raise ImageError(f"the image {path} cannot be decoded: it is too large to decode safely ({why})") from error
+    except _ON_BROKEN_CONTENT as error:
+        raise ImageError(f"the image {path} cannot be decoded: {error or type(error).__name__}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# More than 8 bits
+
+
+def _to_eight_bits(path: str | os.PathLike, values: np.ndarray, *, white_is_zero: bool = False) -> np.ndarray:
+    """Scale values of any type to uint8, see :func:`read_image`.
+
+    Args:
+        path: for messages.
+        values: ``[H, W]`` or ``[H, W, C]``, without alpha.
+        white_is_zero: the greatest value of the bit depth is black (integers).
+    """
+    floats = values.dtype.kind == "f"
+    if floats and not np.isfinite(values).all():
+        raise ImageError(
+            f"the image {path} has values that are not finite (NaN or infinity): replace them, by 0 for example"
+        )
+    low, high = values.min().item(), values.max().item()
+    if low < (-_ROUNDING if floats else 0):
+        raise _unknown_scale(path, low, high, "negative values are no brightness")
+    if floats:
+        if high <= 1 + _ROUNDING:
+            return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+        if high < _AMBIGUOUS_BELOW and not np.array_equal(values, np.rint(values)):
+            raise _unknown_scale(path, low, high, "white may be 1 or 255")
+        if high > _GREATEST_FLOAT:
+            raise _unknown_scale(path, low, high, "the value of white is not known")
+        white = (1 << _bit_depth(math.ceil(high))) - 1
+        return np.rint(values.clip(0, None) * (255 / white)).astype(np.uint8)
+    bits = _bit_depth(high)
+    white = (1 << bits) - 1
+    wide = values.astype(np.uint32 if bits <= 16 else np.uint64)
+    if white_is_zero:
+        wide = white - wide
+    return (wide * 255 // white).astype(np.uint8)
+
+
+def _bit_depth(greatest: int) -> int:
+    """Bits of the greatest value, rounded up to an even number, at least 8."""
+    return max(8, greatest.bit_length() + greatest.bit_length() % 2)
+
+
+def _unknown_scale(path: str | os.PathLike, low: float, high: float, why: str) -> ImageError:
+    return ImageError(
+        f"the image {path} has values from {low:g} to {high:g}: {why}. Scale it to values of 0 to 1, 0 to 255 or 0 to "
+        "65535 and save it again"
+    )
+
+
+def _has_deep_colour(file: Image.Image) -> bool:
+    """Whether Pillow would keep only the high byte of the channels; known before the pixels are decoded."""
+    if file.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
+        return False
+    if file.format == "TIFF":
+        bits = file.tag_v2.get(_BITS, (1,))  # type: ignore[attr-defined]
+        return max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    return file.format == "PNG" and any("16" in str(tile[3]) for tile in file.tile)  # type: ignore[attr-defined]
+
+
+def _decode_deep(path: str | os.PathLike, content: bytes) -> np.ndarray:
+    """Decode with OpenCV: ``[H, W]`` or RGB ``[H, W, 3]`` of the file's own type, alpha dropped, not turned."""
+    import cv2  # takes a while to import, and few images need it
+
+    try:
+        values = cv2.imdecode(np.frombuffer(_without_orientation(path, content), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
         raise ImageError(f"the image {path} cannot be decoded: {error}") from error
-    return (width, height) if turned else (height, width)
+    if values is None:
+        raise ImageError(f"the image {path} cannot be decoded: it is damaged, or of a kind that OpenCV does not know")
+    return values if values.ndim == 2 else np.ascontiguousarray(values[:, :, 2::-1])
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """An image turned as an EXIF orientation says."""
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def _orientation(file: Image.Image) -> int:
+    """EXIF orientation, without decoding pixels; 1 where none is stated."""
+    # PNG's own getexif() decodes the image, because metadata may be behind it.
+    exif = Image.Image.getexif(file)
+    if ExifTags.Base.Orientation not in exif and file.format == "PNG" and file.tile and file.fp:  # type: ignore[attr-defined]
+        with Image.open(io.BytesIO(_png_without_pixels(file.fp))) as header:  # type: ignore[attr-defined]
+            exif = Image.Image.getexif(header)
+    return exif.get(ExifTags.Base.Orientation, 1)
+
+
+def _png_without_pixels(stream: IO[bytes]) -> bytes:
+    """The same PNG file, all metadata before an empty image."""
+    position = stream.tell()
+    stream.seek(0)
+    kept = stream.read(len(_PNG))
+    while len(head := stream.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        if name in (b"IDAT", b"IEND"):
+            stream.seek(length + 4, os.SEEK_CUR)
+        else:
+            kept += head + stream.read(length + 4)
+    stream.seek(position)
+    return kept + b"".join(struct.pack(">I4sI", 0, name, zlib.crc32(name)) for name in (b"IDAT", b"IEND"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# TIFF
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 262, 274, 277, 339
+_KINDS = {1: "u", 2: "i", 3: "f"}
+"""NumPy's kinds of TIFF's sample formats."""
+
+
+def _is_tiff(content: bytes) -> bool:
+    return content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _tiff_tags(path: str | os.PathLike, content: bytes) -> dict[int, tuple[int, int]]:
+    """The integer tags of a TIFF file's first page: the first value of each, and its position in the file."""
+    order = "<" if content[:2] == b"II" else ">"
+    big = content[2:4] in (b"+\0", b"\0+")
+    head, count_type, entry_size, inline = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    types = {1: "B", 3: "H", 4: "I", 16: "Q"}
+    try:
+        (start,) = struct.unpack_from(order + head, content, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + count_type, content, start)
+        start += struct.calcsize(count_type)
+        tags = {}
+        for at in range(start, start + entries * entry_size, entry_size):
+            tag, kind = struct.unpack_from(order + "HH", content, at)
+            (count,) = struct.unpack_from(order + head, content, at + 4)
+            if kind not in types:
+                continue
+            position = at + entry_size - inline
+            if count * struct.calcsize(types[kind]) > inline:
+                (position,) = struct.unpack_from(order + head, content, position)
+            tags[tag] = struct.unpack_from(order + types[kind], content, position)[0], position
+    except (struct.error, OverflowError) as error:
+        raise ImageError(f"the image {path} cannot be decoded: its TIFF header is damaged") from error
+    return tags
+
+
+def _size_of_tiff(path: str | os.PathLike, tags: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
+    """``(width, height)``, checked against Pillow's limit of pixels."""
+    width, height = (tags.get(tag, (0, 0))[0] for tag in (_WIDTH, _HEIGHT))
+    if min(width, height) < 1:
+        raise ImageError(f"the image {path} cannot be decoded: its TIFF header has no size")
+    if Image.MAX_IMAGE_PIXELS and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{width} x {height} pixels exceed the limit of {2 * Image.MAX_IMAGE_PIXELS} pixels"
+        )
+    return width, height
+
+
+def _read_unusual_tiff(path: str | os.PathLike, content: bytes) -> np.ndarray:
+    """A TIFF file that Pillow has no mode for, such as colours in floats."""
+    tags = _tiff_tags(path, content)
+    width, height = _size_of_tiff(path, tags)
+    channels, sample_format = tags.get(_SAMPLES, (1, 0))[0], tags.get(_SAMPLE_FORMAT, (1, 0))[0]
+    bits = tags.get(_BITS, (1, 0))[0]
+    kind = f"{channels} channels of {bits} bits, sample format {sample_format}"
+    refused = ImageError(f"the image {path} is a TIFF file of a kind that is not read ({kind}): save it as 8-bit RGB")
+    if channels not in (1, 3, 4) or tags.get(_PHOTOMETRIC, (1, 0))[0] not in (1, 2):
+        raise refused
+    values = _decode_deep(path, content)
+    # OpenCV reduces some kinds to 8 bits, or reads floats as integers.
+    same_type = (values.dtype.kind, 8 * values.dtype.itemsize) == (_KINDS.get(sample_format), bits)
+    if not same_type or values.shape[:2] != (height, width):
+        raise refused
+    image = Image.fromarray(_to_eight_bits(path, values))
+    return np.array(_turned(image, tags.get(_ORIENTATION, (1, 0))[0]).convert("RGB"))
+
+
+def _without_orientation(path: str | os.PathLike, content: bytes) -> bytes:
+    """The same file, if it is a TIFF file with the orientation 1: OpenCV turns images of some kinds, but not all."""
+    if not _is_tiff(content):
+        return content
+    orientation, position = _tiff_tags(path, content).get(_ORIENTATION, (1, 0))
+    if orientation == 1:
+        return content
+    return content[:position] + struct.pack("<H" if content[:2] == b"II" else ">H", 1) + content[position + 2 :]
+
+
+def _is_signed(file: Image.Image) -> bool | None:
+    """Whether the values of a TIFF file may be negative; ``None`` of other files."""
+    if file.format != "TIFF":
+        return None
+    formats = file.tag_v2.get(_SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]
+    return 2 in (formats if isinstance(formats, tuple) else (formats,))
+
+
+def _white_is_zero(file: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF file; of 8-bit files, Pillow takes care of it."""
+    return file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Content of files
 
 
 def digest(image: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .cache import TensorCache, content_key
 from .encoder import Encoder
-from .images import digest
+from .images import READER, digest
 from .presets import Preset
 from .segmenter import Segmenter
 from .targets import Target
@@ -38,6 +38,8 @@ def target_settings(
         "segmenter": segmenter.fingerprint,
         "segmenter_size": segmenter.input_size,
         "segmenter_precision": segmenter.precision,
+        # Images are named by the bytes of their files, which stay the same when they are read differently.
+        "reader": READER,
         "exif": preset.exif,
         "antialias": preset.antialias,
         "proposals": proposals,

@@ -354,12 +354,12 @@ class TestCompletion:
     TRIANGLE = ([10, 10, 30, 10, 10, 30],)
 
     @staticmethod
-    def complete(*annotations: dict, **image) -> ProtocolData:
+    def complete(*annotations: dict, strict: bool = False, **image) -> ProtocolData:
         image = {"id": 1, "file_name": "1.jpg", "width": 60, "height": 40} | image
         image = {key: value for key, value in image.items() if value is not None}
         dataset = {"images": [image], "annotations": [dict(a) for a in annotations]}
         dataset["categories"] = [{"id": 3, "name": "cat"}]
-        return protocol_data(dataset, dataset, None)
+        return protocol_data(dataset, dataset, ["cat"] if strict else None, strict=strict)
 
     @pytest.mark.parametrize("given", [{}, {"area": None}])
     def test_a_missing_area_is_that_of_the_mask_and_of_the_box_only_without_one(self, given):
@@ -390,9 +390,9 @@ class TestCompletion:
         for change, reason in bad:
             data = self.complete(good, {**good, **change, "id": 2})
             assert [a["id"] for a in data.targets["annotations"]] == [1]
-            (note,) = data.notes
+            note, _ = data.notes  # the other: boxes stand in for masks
             assert re.search(rf"left out: 1 \(annotation 2: .*{reason}", note)
-        (note,) = self.complete(good, *({**good, "image_id": 9} for _ in range(7))).notes
+        note, _ = self.complete(good, *({**good, "image_id": 9} for _ in range(7))).notes
         assert "left out: 7 (" in note
         assert note.endswith("and so on).")
 
@@ -405,13 +405,17 @@ class TestCompletion:
         exif = Image.Exif()
         exif[274] = 6
         Image.new("RGB", (60, 40)).save(path, exif=exif)
-        with pytest.raises(LayoutError, match=r"image 1 has no width and height .* is turned by EXIF"):
-            self.complete(box, width=None, path=str(path))
-        with pytest.raises(LayoutError, match="its file cannot be read"):
-            self.complete(box, width=None, path=str(tmp_path / "gone.jpg"))
+        for reason, file in (("is turned by EXIF", path), ("its file cannot be read", tmp_path / "gone.jpg")):
+            with pytest.raises(LayoutError, match=rf"image 1 has no width and height .*{reason}"):
+                self.complete(box, strict=True, width=None, path=str(file))
+            with pytest.raises(LayoutError, match=rf"left out, with their 1 annotations: 1 .*{reason}"):
+                self.complete(box, width=None, path=str(file))
 
     def test_a_class_that_is_numbered_differently_is_named(self):
-        one, other = ({"images": [], "annotations": [], "categories": [{"id": i, "name": "cat"}]} for i in (1, 2))
+        one, other = (
+            {"images": [], "annotations": [{"category_id": i}], "categories": [{"id": i, "name": "cat"}]}
+            for i in (1, 2)
+        )
         with pytest.raises(LayoutError, match="'cat' is category 2 in the targets, but 1 in the references"):
             protocol_data(one, other, None)
 
@@ -471,16 +475,25 @@ class TestErrors:
             load(get_protocol("custom"), tmp_path)
 
     def test_data_sets_that_do_not_belong_together_are_refused(self):
-        def dataset(*categories: tuple[int, str]) -> dict:
-            return {"images": [], "annotations": [], "categories": [{"id": i, "name": name} for i, name in categories]}
+        def dataset(*categories: tuple[int, str], without: str = "") -> dict:
+            """One image with an object of every category, but of those without any."""
+            image = {"id": 1, "file_name": "1.jpg", "width": 60, "height": 40}
+            used = [i for i, name in categories if name not in without]
+            return {
+                "images": [image],
+                "annotations": [{"id": i, "image_id": 1, "category_id": i, "bbox": [1, 1, 5, 5]} for i in used],
+                "categories": [{"id": i, "name": name} for i, name in categories],
+            }
 
         with pytest.raises(LayoutError, match="category 2 is 'b' in the targets, but 'c' in the references"):
             protocol_data(dataset((1, "a"), (2, "c")), dataset((1, "a"), (2, "b")), None)
         with pytest.raises(LayoutError, match="the references have no class 'b'"):
-            protocol_data(dataset((1, "a")), dataset((1, "a"), (2, "b")), None)
+            protocol_data(dataset((1, "a")), dataset((1, "a"), (2, "b")), ["a", "b"])
         with pytest.raises(LayoutError, match=r"the targets have two categories of one name or id: \['a'\]"):
             protocol_data(dataset((1, "a")), dataset((1, "a"), (2, "a")), None)
-        assert protocol_data(dataset((1, "a")), dataset((2, "b"), (1, "a")), ["a"]).base_class_ids == (2,)
+        with pytest.raises(LayoutError, match="the data set has no class 'cat'; it has a"):
+            protocol_data(dataset((1, "a")), dataset((1, "a")), "cat")
+        assert protocol_data(dataset((1, "a")), dataset((2, "b"), (1, "a")), "a").base_class_ids == (2,)
 
 
 @pytest.mark.parametrize(

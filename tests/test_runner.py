@@ -361,13 +361,30 @@ def test_other_classes_are_told_and_not_compared_with_published_figures(data, st
     assert "somebody else" not in text
 
 
-def test_references_in_the_images_evaluated_are_told(data, start, tmp_path):
+def test_targets_that_are_references_by_content_are_left_out_of_own_data_and_told_of_in_published(
+    data, start, tmp_path
+):
     settings = replace(SETTINGS, shots=(1,), seeds=(42,), save_predictions=False)
     both = replace(data, references=copy.deepcopy(data.targets))
+    for image in both.references["images"]:
+        copied = tmp_path / f"copy of {image['file_name']}"
+        image["path"] = shutil.copy(image["path"], copied)
     drawn = draw_references(settings.protocol, both, 1, 42).values()
     images = {annotation["image_id"] for of_class in drawn for annotation in of_class}
-    (note,) = start(tmp_path, settings, both)["notes"]
+    numbers = start(tmp_path / "own", settings, both)
+    (note,) = numbers["notes"]
+    assert note.startswith(f"{len(images)} images of the targets hold references too")
+    assert numbers["images"] == numbers["all_images"] == len(data.targets["images"]) - len(images)
+    assert numbers["deviations"] == []
+    assert start(tmp_path / "own", settings, both)["draws"] == numbers["draws"]
+
+    published = replace(settings, protocol=replace(settings.protocol, layout="coco"))
+    (note,) = start(tmp_path / "published", published, both)["notes"]
     assert note.startswith(f"{len(images)} of the images evaluated hold references too")
+
+    only = {**both.targets, "images": [image for image in both.targets["images"] if image["id"] in images]}
+    with pytest.raises(RunError, match="every image of the targets holds references"):
+        start(tmp_path / "nothing", settings, replace(both, targets=only))
 
 
 def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):

@@ -280,7 +280,7 @@ class TestStratifiedReferences:
     def test_a_class_without_objects_is_named(self):
         dataset = made_up({1: [GOOD], 2: []})
         with pytest.raises(ValueError, match="no annotation at all of 'c2'"):
-            draw_references(get_protocol("custom"), protocol_data(dataset, dataset, None), 1, 5)
+            draw_references(get_protocol("custom"), protocol_data(dataset, dataset, ["c1", "c2"]), 1, 5)
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +24,13 @@ from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
 from .annotated import ANNOTATIONS, Annotation, parse_annotations
+from .coco_files import load_coco_files
 from .comparison import compare_runs
 from .episodes import EPISODES_PER_FOLD
 from .head_run import compare_heads
 from .heads import HEADS, TRAINING_FREE
 from .jobs import UNITS_PER_PART, Settings
-from .layouts import LAYOUTS, LayoutError, ProtocolData, load, protocol_data
+from .layouts import LAYOUTS, ProtocolData, load
 from .protocols import PROTOCOLS, Protocol, describe, get_protocol
 from .report import comparison_markdown, table
 from .run_folder import differing_settings, read_config
@@ -130,7 +130,10 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--references", help="COCO .json file, or fiftyone:<dataset> or fiftyone:<dataset>/<saved view>")
     own.add_argument("--targets", help="the same")
     own.add_argument("--label-field", default="ground_truth", help="of FiftyOne's labels (%(default)s)")
-    own.add_argument("--classes", nargs="+", help="evaluate these (all); of `heads` the novel ones")
+    own.add_argument(
+        "--classes", nargs="+", help="evaluate these (all that have a reference); of `heads` the novel ones"
+    )
+    own.add_argument("--crowds-as-objects", action="store_true", help="of COCO files: do not heed iscrowd")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -225,9 +228,18 @@ def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:
         if not args.references or not args.targets:
             raise ValueError("custom needs --references and --targets")
         if args.references.startswith(_FIFTYONE) and args.targets.startswith(_FIFTYONE):
+            if args.crowds_as_objects:
+                raise ValueError("--crowds-as-objects is for COCO files: in FiftyOne, change the attribute iscrowd")
             return _fiftyone_data(args)
-        references, targets = (_read_coco(Path(path), args.data) for path in (args.references, args.targets))
-        return protocol_data(references, targets, args.classes)
+        if _FIFTYONE in (args.references[: len(_FIFTYONE)], args.targets[: len(_FIFTYONE)]):
+            raise ValueError("--references and --targets must both be COCO files, or both of FiftyOne")
+        return load_coco_files(
+            args.references,
+            args.targets,
+            args.data,
+            classes=args.classes,
+            crowds_as_objects=args.crowds_as_objects,
+        )
     if args.data is None:
         raise ValueError(f"--data is needed: {LAYOUTS[protocol.layout]}")
     return load(protocol, args.data, edition=args.edition, classes=args.classes)
@@ -239,17 +251,6 @@ def _fiftyone_data(args: argparse.Namespace) -> ProtocolData:
 
     references, targets = (view_of(source.removeprefix(_FIFTYONE)) for source in (args.references, args.targets))
     return custom_data(references, targets, args.label_field, classes=args.classes)
-
-
-def _read_coco(path: Path, images: Path | None) -> dict:
-    """A COCO file, with the path of every image: relative to ``images``, or to the file."""
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-        for image in dataset["images"]:
-            image["path"] = str((images or path.parent).absolute() / image["file_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LayoutError(f"{path} is no COCO data set: {type(error).__name__}: {error}") from error
-    return dataset
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..instances import Instances
+from ..names import as_names
 from .average_precision import Curves, Summary, accumulate, objects_to_find, summarise
 from .crowds import is_crowd as is_crowd
 from .matches import Matches, ResultAreas, match
@@ -101,7 +102,7 @@ def evaluate(
 def summarise_matches(
     boxes: Matches,
     masks: Matches,
-    base_classes: Sequence[str] = (),
+    base_classes: str | Sequence[str] = (),
     curves: tuple[Curves, Curves] | None = None,
 ) -> NovelAP:
     """The figures of matches that were made before, image by image perhaps, or stored.
@@ -114,6 +115,7 @@ def summarise_matches(
     Raises:
         ValueError: if the two do not belong together, a base class is unknown, or no class is novel.
     """
+    base_classes = as_names(base_classes) or []
     if (boxes.iou_type, masks.iou_type) != ("boxes", "masks"):
         raise ValueError(f"matches of boxes and of masks are needed, got {boxes.iou_type} and {masks.iou_type}")
     if boxes.image_ids != masks.image_ids or boxes.classes != masks.classes or len(boxes) != len(masks):

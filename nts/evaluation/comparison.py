@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..names import as_names
 from .bootstrap import pair, paired_bootstrap, percentiles, share_better
 from .coco import without_nan
 from .episode_job import counts_of_draw
@@ -23,7 +24,7 @@ def compare_runs(
     a: Path,
     b: Path,
     *,
-    figures: Sequence[str] = ("ap", "ap50", "ap75"),
+    figures: str | Sequence[str] = ("ap", "ap50", "ap75"),
     draws: int = 1000,
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
@@ -68,7 +69,7 @@ def compare_runs(
         for iou_type in protocol.iou_types:
             first, second = (read_matches(parts_of(folder), f"{draw.key} {iou_type}") for folder in (a, b))
             first, second = pair(first, second)
-            for figure in figures:
+            for figure in as_names(figures) or []:
                 found = paired_bootstrap(first, second, figure=figure, draws=draws)
                 name = f"{iou_type} {figure}"
                 rows.append(

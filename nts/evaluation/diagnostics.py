@@ -28,6 +28,7 @@ from ..masks import boxes_of_masks, draw_masks
 from ..matching import pool_tokens
 from .average_precision import accumulate, objects_to_find, summarise
 from .coco import without_nan
+from .crowds import is_crowd
 from .matches import AREA_RANGES, IouType, Matches, assign, geometries, match
 
 FOUND_IOU = 0.5
@@ -223,7 +224,7 @@ def _judge(
         for row, annotation in enumerate(annotations)
         if annotation["image_id"] in image_of
         and annotation["category_id"] in label_of
-        and not annotation.get("iscrowd", 0)
+        and not is_crowd(annotation.get("iscrowd"))
     ]
     image, objects, object_label = np.array(sorted(rows), np.int64).reshape(-1, 3).T
 

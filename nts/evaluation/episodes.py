@@ -30,6 +30,7 @@ from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import Segmenter
 from ..vrp.prompt import ReferencePrompt
+from .crowds import is_crowd
 from .layouts import mask_of_annotation, read_annotated_image
 from .matches import number_then_word
 from .semantic import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
@@ -394,7 +395,7 @@ def _images_of_classes(dataset: dict) -> dict[int, list[int | str]]:
     """Sorted ids of the images that show each class, crowds alone not enough."""
     images: dict[int, set[int | str]] = {}
     for annotation in dataset["annotations"]:
-        if not annotation.get("iscrowd", 0):
+        if not is_crowd(annotation.get("iscrowd")):
             images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
     return {class_id: sorted(ids, key=number_then_word) for class_id, ids in images.items()}
 

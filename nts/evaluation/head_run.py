@@ -35,6 +35,7 @@ from .heads import (
     choose_thresholds,
     default_threshold,
 )
+from .jobs import same_files
 from .layouts import ProtocolData
 
 PAINT_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -173,8 +174,9 @@ def compare_heads(
     if prompt is not None:
         names = {category["id"]: category["name"] for category in data.targets["categories"]}
         prompt.check_novel(names[class_id] for class_id in data.class_ids)
+    usable, notes = without_references_of_other_ids(data)
     references = EpisodeImages(with_masks(data.references), exif=preset.exif, keep=64)
-    targets = EpisodeImages(with_masks(data.targets), exif=preset.exif)
+    targets = EpisodeImages(with_masks(usable), exif=preset.exif)
     groups = {"novel": data.class_ids} | ({"base": data.base_class_ids} if data.base_class_ids else {})
     lists = draw_lists(references, targets, groups, shots=shots, seed=seed, count=episodes)
     validation = None
@@ -193,6 +195,8 @@ def compare_heads(
     )
     if folder is not None:
         write_lists(folder / "episodes", lists)
+    for note in notes:
+        progress(note)
     progress(f"{sum(len(of_list.episodes) for of_list in lists)} episodes")
     table = evaluate_heads(
         references,
@@ -215,7 +219,7 @@ def compare_heads(
             "side": side,
             "thresholds": thresholds,
             "thresholds_chosen_on": "base classes" if validation else "nothing: the heads' own",
-            "notes": list(data.notes),
+            "notes": [*data.notes, *notes],
         },
         tick=tick,
     )
@@ -223,3 +227,26 @@ def compare_heads(
         write_file(folder / "heads.json", table.to_json().encode())
         write_file(folder / "heads.md", table.to_markdown().encode())
     return table
+
+
+def without_references_of_other_ids(data: ProtocolData) -> tuple[dict, list[str]]:
+    """The targets without images that are references under another id, and a note of them.
+
+    An episode takes no target as its own reference, but knows it by its id alone.
+    """
+    targets = data.targets
+    if data.references is targets:
+        return targets, []
+    images = {image["id"]: image for image in data.references["images"]}
+    twins = same_files(targets["images"], images.values())
+    for image in targets["images"]:
+        if image["id"] in twins and image["id"] in images and same_files([image], [images[image["id"]]]):
+            twins.remove(image["id"])
+    if not twins:
+        return targets, []
+    kept = {
+        **targets,
+        "images": [image for image in targets["images"] if image["id"] not in twins],
+        "annotations": [a for a in targets["annotations"] if a["image_id"] not in twins],
+    }
+    return kept, [f"{len(twins)} images of the targets are references under another id, and were left out."]

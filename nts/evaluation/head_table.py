@@ -185,6 +185,7 @@ class HeadTable:
         notes += [f"SAM2 drew nothing of {count} references: {name}." for name, count in self.not_promoted.items()]
         if self.seconds:
             notes.append("Seconds: " + ", ".join(f"{row} {seconds:.0f}" for row, seconds in self.seconds.items()) + ".")
+        notes += self.about.get("notes", ())
         if self.skipped:
             listed = "\n".join(f"* {line}" for line in self.skipped)
             notes.append(f"{len(self.skipped)} episodes could not be used, and count as nothing found:\n\n{listed}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +25,9 @@ from ..promotion import promote_boxes
 from ..references import InvalidReference, Reference
 from .average_precision import accumulate, mean_of_known, summarise
 from .coco import coco_results, without_nan
+from .crowds import is_crowd
 from .diagnostics import ModelDiagnostics, diagnose, nearest_classes, proposal_hits
-from .jobs import Clock, Draw, Job, image_identity
+from .jobs import Clock, Draw, Job, image_identity, same_files
 from .layouts import has_mask, mask_of_annotation, read_annotated_image
 from .lvis import match_lvis_image, summarise_lvis
 from .matches import IouType, Matches, concatenate, match_image
@@ -40,11 +41,37 @@ class InstanceJob(Job):
     """Average precision."""
 
     @cached_property
+    def shown_too(self) -> set[int | str]:
+        """Ids of the targets whose files hold references of some draw, wherever the files lie."""
+        shown = {a["image_id"] for a in self.distinct_references}
+        images = [image for image in self.data.references["images"] if image["id"] in shown]
+        return same_files(self.data.targets["images"], images)
+
+    @cached_property
+    def candidates(self) -> list[int | str]:
+        """Ids of the images to evaluate, without a limit: those that hold references are only for published tables."""
+        ids = [image["id"] for image in self.data.targets["images"]]
+        if not self.leaves_out_references:
+            return ids
+        ids = [image_id for image_id in ids if image_id not in self.shown_too]
+        if not ids:
+            raise RunError(
+                "every image of the targets holds references, so nothing is left to evaluate: take other images as "
+                "targets, or fewer references"
+            )
+        return ids
+
+    @property
+    def leaves_out_references(self) -> bool:
+        """Whether targets that hold references are left out; a published protocol is kept as it is."""
+        return self.settings.protocol.layout == "fiftyone"
+
+    @cached_property
     def units(self) -> list[int | str]:
-        return [image["id"] for image in self.data.targets["images"]][: self.settings.limit]
+        return self.candidates[: self.settings.limit]
 
     def deviations(self) -> list[str]:
-        images = len(self.data.targets["images"])
+        images = len(self.candidates)
         few = [f"a try, on the first {len(self.units)} of {images} images only"] if len(self.units) < images else []
         return few + super().deviations()
 
@@ -219,7 +246,7 @@ class InstanceJob(Job):
 
     def _objects(self, image_id: int | str, target: EncodedTarget) -> _Objects:
         """How well the models know the objects of an image, crowds and those without a mask left out."""
-        of_image = [a for a in self.annotations[image_id] if not a.get("iscrowd", 0) and has_mask(a)]
+        of_image = [a for a in self.annotations[image_id] if not is_crowd(a.get("iscrowd")) and has_mask(a)]
         if not of_image:
             return _Objects.none(len(self.heads))
         height, width = target.image_size
@@ -286,8 +313,8 @@ class InstanceJob(Job):
             "errors": self._errors(),
             "unit": "images",
             "images": len(self.units),
-            "all_images": len(self.data.targets["images"]),
-            "objects": sum(not a.get("iscrowd", 0) for of_image in self.annotations.values() for a in of_image),
+            "all_images": len(self.candidates),
+            "objects": sum(not is_crowd(a.get("iscrowd")) for of_image in self.annotations.values() for a in of_image),
             "skipped_references": self.skipped_references,
             "per_class_figures": [f"{iou_type} {name}" for iou_type in protocol.iou_types for name in ("ap", "ap50")],
             "conventions": {
@@ -375,15 +402,23 @@ class InstanceJob(Job):
 
     def _notes(self) -> list[str]:
         notes = list(self.data.notes)
-        shown = {a["image_id"] for a in self.distinct_references}
-        paths = {image["path"] for image in self.data.references["images"] if image["id"] in shown}
-        if both := sum(self.images[unit]["path"] in paths for unit in self.units):
+        if self.leaves_out_references and self.shown_too:
+            notes.append(
+                f"{len(self.shown_too)} images of the targets hold references too, by the content of their files, and "
+                f"were left out: {self._named(self.shown_too)}."
+            )
+        elif both := sum(unit in self.shown_too for unit in self.units):
             notes.append(f"{both} of the images evaluated hold references too: figures are too good by that.")
         if self.data.box_references:
             notes.append("References without a mask got theirs from the segmenter, prompted by the box.")
         if self.filled_references:
             notes.append(f"Of {self.filled_references} boxes the segmenter drew nothing: the whole box was taken.")
         return notes
+
+    def _named(self, image_ids: Collection[int | str]) -> str:
+        """The files of some images, at most five of them."""
+        names = [image["file_name"] for image in self.data.targets["images"] if image["id"] in image_ids]
+        return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
     def _join_predictions(self, parts: Sequence[Path]) -> None:
         """One COCO results file per draw, of those of the parts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..encoder import Encoder
+from ..images import ImageError, digest_content, read_file
 from ..presets import Preset
 from ..segmenter import Segmenter
 from ..vrp.prompt import ReferencePrompt
@@ -269,3 +270,32 @@ def image_identity(record: Mapping[str, Any]) -> list[Any]:
     path = Path(record["path"])
     known = {key: value for key, value in record.items() if key != "path"}
     return [known, path.stat().st_size if path.is_file() else None]
+
+
+def same_files(records: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> set[int | str]:
+    """Ids of images whose files have the content of one of other images, under whatever name.
+
+    Only files of equal size are read. Files that cannot be read are the same as none.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for path in {Path(record["path"]) for record in others}:
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    contents: dict[int, set[str]] = {}
+    found: set[int | str] = set()
+    for record in records:
+        path = Path(record["path"])
+        size = path.stat().st_size if path.is_file() else -1
+        if size in by_size:
+            if size not in contents:
+                contents[size] = {digest for of_size in by_size[size] if (digest := _content(of_size))}
+            if _content(path) in contents[size]:
+                found.add(record["id"])
+    return found
+
+
+def _content(path: Path) -> str:
+    try:
+        return digest_content(read_file(path))
+    except ImageError:  # it is told of where the image is read
+        return ""

@@ -1,15 +1,13 @@
 """Data sets as they lie on disk, brought to COCO's dictionaries with everything a protocol needs kept.
 
 Annotations stay in the order of their files, which decides the published draw of references. Every image says where its
-file is (``path``). What the evaluators rely on is made sure of: annotation ids are unique and not 0 (pycocotools takes
-a match with annotation 0 for none), every annotation has a box and an ``area`` and says whether it is a crowd, and
-every image has a size. An annotation that cannot be made fit is left out, and a note tells of it.
+file is (``path``). What the evaluators rely on is made sure of by :mod:`nts.evaluation.repair`.
 """
 
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +15,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..images import ImageError, read_image
+from ..names import as_names
 from ..references import InvalidReference
 from .matches import to_rle
 from .protocols import VOC_CLASSES, Protocol
+from .repair import LayoutError as LayoutError
+from .repair import check_structure, complete, unify_ids
+from .repair import has_mask as has_mask
 
 IGNORE = 255
 """The value of a pixel that counts neither as a class nor as background in PASCAL VOC's segmentations."""
@@ -50,10 +52,6 @@ LAYOUTS = {
 VOC_REFERENCES = (("VOC2007", "trainval"), ("VOC2012", "trainval"))
 VOC_TARGETS = (("VOC2007", "test"),)
 """Years and lists of PASCAL VOC that few-shot detection draws references from, and evaluates."""
-
-
-class LayoutError(ValueError):
-    """A data set that is not as its layout says. The message names the file, and what the folder must look like."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class ProtocolData:
 
 
 def load(
-    protocol: Protocol, data: Path | str, *, edition: str | None = None, classes: Sequence[str] | None = None
+    protocol: Protocol, data: Path | str, *, edition: str | None = None, classes: str | Sequence[str] | None = None
 ) -> ProtocolData:
     """Read a protocol's data set.
 
@@ -119,24 +117,46 @@ def load(
         case "voc":
             references = _load_voc_detection(voc_root(folder), VOC_REFERENCES)
             targets = _load_voc_detection(voc_root(folder), VOC_TARGETS)
-    loaded = protocol_data(references, targets, protocol.novel_classes if classes is None else classes, notes)
+    evaluated = protocol.novel_classes if classes is None else classes
+    if evaluated is None:
+        evaluated = [category["name"] for category in targets["categories"]]
+    loaded = protocol_data(references, targets, evaluated, notes, strict=True)
     return replace(loaded, edition=year)
 
 
 def protocol_data(
-    references: dict, targets: dict, novel_classes: Sequence[str] | None, notes: Sequence[str] = ()
+    references: dict,
+    targets: dict,
+    novel_classes: str | Sequence[str] | None,
+    notes: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    crowds_as_objects: bool = False,
 ) -> ProtocolData:
     """Two COCO data sets as a protocol's data: their classes compared and their annotations made fit.
 
     Args:
-        references: to draw references from.
+        references: to draw references from. Both are changed in place.
         targets: to evaluate.
-        novel_classes: names of the classes to evaluate; all of ``targets`` where ``None``.
+        novel_classes: names of the classes to evaluate; without, all of ``targets`` that have a reference: an
+            annotation that is no crowd.
         notes: see :class:`ProtocolData`.
+        strict: they are published, see :func:`nts.evaluation.repair.complete`. Otherwise categories without any
+            annotation, such as the root category of many exporters, are left out, and notes tell of classes that
+            cannot be evaluated.
+        crowds_as_objects: count crowds like any other object.
 
     Raises:
-        LayoutError: if a class to evaluate is missing, or the data sets number or name their classes differently.
+        LayoutError: if a class to evaluate is missing, the data sets number or name their classes differently, or
+            their parts are not those of a COCO data set.
     """
+    wanted = as_names(novel_classes)
+    roles = {"targets": targets} if references is targets else {"references": references, "targets": targets}
+    told = list(notes)
+    for role, dataset in roles.items():
+        check_structure(dataset, f"the COCO data set of the {role}")
+        told += unify_ids(dataset, role)
+    unused = [] if strict else _drop_unused_categories(list(roles.values()), set(wanted or ()))
     names = _names(targets, "the targets")
     reference_names = _names(references, "the references")
     for class_id in names.keys() & reference_names.keys():
@@ -146,36 +166,126 @@ def protocol_data(
                 "references: the two files do not belong together"
             )
     ids = {name: class_id for class_id, name in names.items()}
-    wanted = list(ids) if novel_classes is None else list(novel_classes)
-    if missing := [name for name in wanted if name not in ids]:
+    if missing := [name for name in wanted or () if name not in ids]:
         raise LayoutError(f"the data set has no class {', '.join(map(repr, missing))}; it has {', '.join(ids)}")
     reference_ids = {name: class_id for class_id, name in reference_names.items()}
-    for name in wanted:
+    for name in ids if wanted is None else wanted:
         if reference_ids.get(name, ids[name]) != ids[name]:
             raise LayoutError(
                 f"the class {name!r} is category {ids[name]} in the targets, but {reference_ids[name]} in the "
                 "references: give it one id in both files"
             )
-    if missing := [name for name in wanted if name not in reference_ids]:
+    if missing := [name for name in wanted or () if name not in reference_ids]:
         raise LayoutError(f"the references have no class {', '.join(map(repr, missing))}")
+    for role, dataset in roles.items():
+        told += complete(dataset, role, strict=strict, crowds_as_objects=crowds_as_objects)
+    if wanted is None:
+        with_reference = {a["category_id"] for a in references["annotations"] if not a["iscrowd"]}
+        wanted = [name for name, class_id in ids.items() if class_id in with_reference]
+        if not wanted:
+            raise LayoutError(" ".join([_no_reference(references), *told]))
+        told += _notes_of_others(names, reference_names, {ids[name] for name in wanted}, unused, targets)
     novel = {ids[name] for name in wanted}
-    left_out = _complete(targets, "targets")
-    if references is not targets:
-        left_out = [*_complete(references, "references"), *left_out]
+    if not strict:
+        told += _notes_of_objects(names, novel, targets)
     return ProtocolData(
         references=references,
         targets=targets,
         class_ids=tuple(sorted(novel)),
         base_class_ids=tuple(sorted(set(names) - novel)),
         box_references=any(a["category_id"] in novel and not has_mask(a) for a in references["annotations"]),
-        notes=(*notes, *left_out),
+        notes=tuple(told),
     )
 
 
-def has_mask(annotation: dict) -> bool:
-    """Whether a COCO annotation has a mask: polygons or a run-length code that are not empty."""
-    segmentation = annotation.get("segmentation")
-    return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
+_CROWDS = (
+    "Set iscrowd to 0 where it marks single objects (CVAT writes 1 for every mask), or run COCO files with "
+    "--crowds-as-objects."
+)
+
+
+def _drop_unused_categories(datasets: Sequence[dict], wanted: set[str]) -> list[str]:
+    """Take categories out of data sets that have no annotation of them, if no other needs their names; these names.
+
+    A class may have annotations in one of the data sets only. One name may be that of the root category and of a class.
+    """
+    used = [{a["category_id"] for a in d["annotations"] if _is_labelled(a)} for d in datasets]
+    needed = set(wanted)
+    for dataset, here in zip(datasets, used, strict=True):
+        needed |= {category["name"] for category in dataset["categories"] if category["id"] in here}
+    anywhere = set().union(*used)
+    dropped: dict[str, None] = {}
+    for dataset, here in zip(datasets, used, strict=True):
+        kept = []
+        for category in dataset["categories"]:
+            of_name = [c for c in dataset["categories"] if c["name"] == category["name"]]
+            twin = any(c is not category and c["id"] in anywhere for c in of_name)
+            if category["id"] in here or (category["name"] in needed and not twin):
+                kept.append(category)
+            else:
+                dropped[category["name"]] = None
+        dataset["categories"] = kept
+    return list(dropped)
+
+
+def _is_labelled(annotation: Any) -> bool:
+    return isinstance(annotation, dict) and isinstance(annotation.get("category_id"), int)
+
+
+def _no_reference(references: dict) -> str:
+    crowds = sum(a["iscrowd"] for a in references["annotations"])
+    if crowds and crowds == len(references["annotations"]):
+        return f"all {crowds} annotations of the references are crowds, which cannot be references. {_CROWDS}"
+    return (
+        "no class of the targets has a usable reference: there are no annotations of it in the references, or they "
+        "were left out."
+    )
+
+
+def _notes_of_others(
+    names: Mapping[int, str],
+    reference_names: Mapping[int, str],
+    evaluated: set[int],
+    unused: Sequence[str],
+    targets: dict,
+) -> list[str]:
+    """Notes of the classes that are not evaluated because a reference or a target is missing."""
+    counts = Counter(annotation["category_id"] for annotation in targets["annotations"])
+    distractors = [f"{name} ({counts[k]})" for k, name in names.items() if k not in evaluated and counts[k]]
+    without = [name for k, name in names.items() if k not in evaluated and not counts[k]]
+    without += [name for name in unused if name not in names.values()]
+    beyond = [name for k, name in reference_names.items() if k not in names]
+    notes = []
+    if without:
+        notes.append(f"Categories without a reference, not evaluated: {', '.join(without)}.")
+    if distractors:
+        notes.append(
+            f"Categories without a reference, not evaluated, whose objects are distractors: {', '.join(distractors)}."
+        )
+    if beyond:
+        notes.append(f"Categories of the references that the targets do not have, not evaluated: {', '.join(beyond)}.")
+    return notes
+
+
+def _notes_of_objects(names: Mapping[int, str], novel: set[int], targets: dict) -> list[str]:
+    """Notes of evaluated classes that have no AP, and of objects whose masks are not known."""
+    of_novel = [a for a in targets["annotations"] if a["category_id"] in novel]
+    everything = Counter(a["category_id"] for a in of_novel)
+    crowds = Counter(a["category_id"] for a in of_novel if a["iscrowd"])
+    notes = []
+    if only := [f"{names[k]} ({crowds[k]})" for k in sorted(novel) if everything[k] and crowds[k] == everything[k]]:
+        notes.append(
+            f"{sum(crowds.values())} of the {len(of_novel)} objects of the targets are crowds (iscrowd), which count "
+            f"for nothing. Classes of which every object is one, and which have no AP: {', '.join(only)}. {_CROWDS}"
+        )
+    if absent := [names[k] for k in sorted(novel) if not everything[k]]:
+        notes.append(f"Classes without an object in the targets, which have no AP: {', '.join(absent)}.")
+    if boxes := sum(not has_mask(a) for a in of_novel):
+        notes.append(
+            f"{boxes} objects of the targets have no mask: their boxes stand in for it, so the AP of masks means "
+            "little."
+        )
+    return notes
 
 
 def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:
@@ -200,7 +310,7 @@ def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarr
         InvalidReference: if there is no segmentation, or none of this size.
     """
     segmentation = annotation.get("segmentation")
-    if not segmentation:
+    if not has_mask(annotation):
         raise InvalidReference(f"annotation {annotation.get('id')!r} has no segmentation")
     rle = to_rle(segmentation, (height, width), annotation.get("image_id", ""))
     mask = coco_mask.decode(rle).astype(bool)
@@ -425,120 +535,53 @@ def _encode(mask: np.ndarray) -> dict:
 # All of them
 
 
-def _read_json(path: Path, layout: str) -> dict:
-    """A COCO data set, its annotations in the order of the file."""
+def read_json(path: Path) -> dict:
+    """A COCO data set, its annotations in the order of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        LayoutError: if it cannot be read, or is no COCO data set.
+    """
     try:
         dataset = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path} is no JSON: it is not text in UTF-8 ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise LayoutError(f"{path} is no JSON: {error}") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise LayoutError(f"{path} cannot be read: {error.strerror or error}") from error
+    check_structure(dataset, str(path))
+    return dataset
+
+
+def _read_json(path: Path, layout: str) -> dict:
+    try:
+        return read_json(path)
     except FileNotFoundError:
         raise LayoutError(_not_found([path], layout)) from None
-    except ValueError as error:
-        raise LayoutError(f"{path} is no JSON: {error}") from error
-    if missing := [key for key in ("images", "annotations", "categories") if key not in dataset]:
-        raise LayoutError(f"{path} is no COCO data set: it lacks {', '.join(missing)}")
-    return dataset
 
 
 def _with_paths(dataset: dict, folder: Path, layout: str) -> dict:
     """Give every image its path. That of the first is looked up: all files are missing more often than one is."""
     for image in dataset["images"]:
-        if "file_name" not in image:
-            raise LayoutError(f"the image {image.get('id')!r} of the data set in {folder} has no file_name")
-        image["path"] = str(folder / image["file_name"])
+        image["path"] = str(folder / file_name(image, str(folder)))
     if dataset["images"] and not Path(dataset["images"][0]["path"]).is_file():
         raise LayoutError(_not_found([Path(dataset["images"][0]["path"])], layout))
     return dataset
 
 
-_LISTED = 5
-_TURNED = (5, 6, 7, 8)
-"""EXIF's orientations that exchange width and height."""
+def file_name(image: Mapping, where: str) -> str:
+    """The name of an image's file.
 
-
-def _complete(dataset: dict, where: str) -> list[str]:
-    """Fill in what evaluators take for granted, see the head of this module; notes of what was left out."""
-    for image in dataset["images"]:
-        if image.get("width") is None or image.get("height") is None:
-            image["width"], image["height"] = _size_of_file(image)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
-    faults = {n: fault for n, a in enumerate(dataset["annotations"]) if (fault := _fault(a, sizes))}
-    notes = []
-    if faults:
-        named = [f"annotation {dataset['annotations'][n].get('id', f'number {n + 1}')}: {faults[n]}" for n in faults]
-        more = "; and so on" if len(named) > _LISTED else ""
-        notes = [f"Annotations of the {where} that were left out: {len(named)} ({'; '.join(named[:_LISTED])}{more})."]
-        dataset["annotations"] = [a for n, a in enumerate(dataset["annotations"]) if n not in faults]
-    annotations = dataset["annotations"]
-    ids = {annotation.get("id") for annotation in annotations}
-    if len(ids) < len(annotations) or ids & {0, None}:
-        for number, annotation in enumerate(annotations, start=1):
-            annotation["id"] = number
-    for annotation in annotations:
-        if annotation.get("iscrowd") is None:
-            annotation["iscrowd"] = 0
-        if annotation.get("area") is None or not annotation.get("bbox"):
-            _measure(annotation, sizes[annotation["image_id"]])
-    return notes
-
-
-def _measure(annotation: dict, size: tuple[int, int]) -> None:
-    """Fill in box and area: of the mask, where there is one."""
-    rle = to_rle(annotation["segmentation"], size, annotation["image_id"]) if has_mask(annotation) else None
-    if not annotation.get("bbox"):
-        annotation["bbox"] = coco_mask.toBbox(rle).tolist()
-    if annotation.get("area") is None:
-        _, _, width, height = annotation["bbox"]
-        annotation["area"] = width * height if rle is None else int(coco_mask.area(rle))
-
-
-def _fault(annotation: dict, sizes: dict[int | str, tuple[int, int]]) -> str:
-    """What makes an annotation useless; empty where nothing does."""
-    image_id = annotation.get("image_id")
-    if image_id not in sizes:
-        return f"there is no image {image_id!r}"
-    if "category_id" not in annotation:
-        return "it has no category_id"
-    box = annotation.get("bbox")
-    if not box and not has_mask(annotation):
-        return "it has neither box nor mask"
-    if box and not (len(box) == 4 and all(isinstance(v, int | float) and math.isfinite(v) for v in box)):
-        return f"its box {box} is not four finite numbers"
-    return _fault_of_mask(annotation, sizes[image_id]) if has_mask(annotation) else ""
-
-
-def _fault_of_mask(annotation: dict, size: tuple[int, int]) -> str:
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, dict):
-        height, width = size
-        counts, of = segmentation.get("counts"), list(segmentation.get("size", ()))
-        if of != [height, width]:
-            return f"its mask is of (height, width) {of}, its image of {[height, width]}"
-        whole = sum(counts) == height * width if isinstance(counts, list) else isinstance(counts, str | bytes)
-        return "" if whole else "the runs of its mask do not make up its image"
-    try:
-        if not math.isfinite(sum(map(sum, segmentation))):
-            return "its polygons are not finite"
-        # Drawing every mask of a large data set only to see that it can be drawn would take minutes.
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            to_rle(segmentation, size, annotation["image_id"])
-    except Exception as error:  # pycocotools raises whatever its C code stumbles over
-        return f"its polygons cannot be drawn ({error})"
-    return ""
-
-
-def _size_of_file(image: dict) -> tuple[int, int]:
-    """``(W, H)`` of an image of which the data set does not say it."""
-    name = f"the image {image.get('id')!r} has no width and height in the data set"
-    try:
-        with Image.open(image["path"]) as file:
-            size, turned = file.size, file.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    except (OSError, KeyError) as error:
-        raise LayoutError(f"{name}, and its file cannot be read: {error}") from error
-    if turned:
-        raise LayoutError(
-            f"{name}, and {image['path']} is turned by EXIF, so that either side may be its width: write both into "
-            "the data set, as its annotations count them"
-        )
-    return size
+    Raises:
+        LayoutError: if it has none.
+    """
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise LayoutError(f"the image {image.get('id')!r} of the data set in {where} has no file_name")
+    return name
 
 
 def _names(dataset: dict, where: str) -> dict[int, str]:

@@ -23,6 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .crowds import is_crowd
+
 IouType = Literal["boxes", "masks"]
 ResultAreas = Literal["own", "box"]
 ImageId = int | str
@@ -291,6 +293,8 @@ def concatenate(parts: Sequence[Matches]) -> Matches:
 def to_rle(segmentation: Any, size: tuple[int | None, int | None], image_id: ImageId) -> dict[str, Any]:
     """A COCO segmentation as compressed RLE; polygons are drawn at ``size`` ``(H, W)``. No polygon: an empty mask.
 
+    Polygons of fewer than three points enclose nothing. pycocotools would take one of two points for a box.
+
     Raises:
         ValueError: if there are polygons and the size is not known.
     """
@@ -301,9 +305,10 @@ def to_rle(segmentation: Any, size: tuple[int | None, int | None], image_id: Ima
     height, width = size
     if height is None or width is None:
         raise ValueError(f"image {image_id!r} has polygons, but neither height nor width to draw them")
-    if not segmentation:
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
         return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-    return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
 
 
 def geometries(
@@ -392,7 +397,7 @@ def _match(
     found = [results[i] for i in row.tolist()]
     gt_geometry = geometries(truth, gt_image, sizes, image_ids, iou_type)
     geometry = geometries(found, image, sizes, image_ids, iou_type)
-    crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in truth], bool)
+    crowd = np.array([is_crowd(annotation.get("iscrowd")) for annotation in truth], bool)
     gt_areas, areas = areas_of(gt_geometry, truth, "area"), areas_of(geometry, found, result_areas)
     gt_ignored = _out_of_range(gt_areas) | crowd
 

@@ -364,7 +364,12 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], align: str
     """A Markdown table; ``align`` has ``l`` or ``r`` for every column."""
     bars = ["---:" if side == "r" else "---" for side in align[: len(header)]]
     lines = [header, bars, *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """A value within a line of a table; names may hold anything."""
+    return " ".join(str(value).split("\n")).replace("|", "\\|").replace("\r", " ")
 
 
 def figure_name(name: str) -> str:

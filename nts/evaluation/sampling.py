@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Literal
 
+from .crowds import is_crowd
 from .layouts import ProtocolData
 from .protocols import Protocol
 
@@ -215,7 +216,7 @@ def _stratified_references(data: ProtocolData, shots: int, seed: int) -> dict[in
     annotations: dict[str, dict] = {}
     candidates = []
     for annotation in data.references["annotations"]:
-        if annotation["category_id"] not in wanted or annotation["iscrowd"]:
+        if annotation["category_id"] not in wanted or is_crowd(annotation.get("iscrowd")):
             continue
         class_name, image = class_names[annotation["category_id"]], names[annotation["image_id"]]
         key = candidate_key(image, class_name, annotation["bbox"], annotations)
@@ -262,7 +263,7 @@ def qualifies(annotation: dict, image_width: int, image_height: int) -> bool:
     """Whether the published rule lets an annotation be a reference."""
     x, y, width, height = annotation["bbox"]
     return (
-        not annotation.get("iscrowd", 0)
+        not is_crowd(annotation.get("iscrowd"))
         and min(width, height) >= MIN_SIDE
         and min(x, y, image_width - x - width, image_height - y - height) >= MIN_BORDER_DISTANCE
     )

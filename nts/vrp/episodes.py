@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..annotations import simulate
+from ..evaluation.crowds import is_crowd
 from ..evaluation.episodes import EpisodeImages
 from ..references import Kind
 
@@ -68,7 +69,7 @@ def images_of_classes(dataset: Mapping, class_ids: Iterable[int], forbidden: Ite
     held_out = {a["image_id"] for a in dataset["annotations"] if a["category_id"] in forbidden}
     images: dict[int, set[ImageId]] = {c: set() for c in sorted(set(class_ids))}
     for annotation in dataset["annotations"]:
-        shown = annotation["category_id"] in images and not annotation.get("iscrowd", 0)
+        shown = annotation["category_id"] in images and not is_crowd(annotation.get("iscrowd"))
         if shown and annotation["image_id"] not in held_out:
             images[annotation["category_id"]].add(annotation["image_id"])
     everything = tuple(sorted((image["id"] for image in dataset["images"] if image["id"] not in held_out), key=str))
