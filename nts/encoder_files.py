@@ -90,15 +90,25 @@ def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:
             f"{file}: image_size {content['image_size']} is no multiple of patch_size {content['patch_size']}"
         )
     try:
-        return family, family.config(**_architecture(family, content))
-    except Exception as error:  # each version of transformers checks in its own way
+        return family, family.config(**_architecture(family, content, file))
+    except Exception as error:  # each version of transformers has its own checks and errors
         raise WeightsNotFound(f"{file} is damaged: {first_line(error)}") from error
 
 
-def _architecture(family: EncoderFamily, content: dict[str, Any]) -> dict[str, Any]:
-    """What the configuration says about the architecture, without anything that says how to load or run it."""
+def _architecture(family: EncoderFamily, content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What the configuration says about the architecture, without anything that says how to load, train or run it."""
     known = inspect.signature(family.config).parameters.keys() - inspect.signature(PretrainedConfig).parameters.keys()
-    return {key: content[key] for key in sorted(known & content.keys()) if not key.startswith(("_", "out_"))}
+    defaults = family.config()
+    found = {}
+    for key in sorted(known & content.keys()):
+        if key.startswith(("_", "out_", "pos_embed_")):
+            continue
+        value, kind = content[key], type(getattr(defaults, key))
+        # Some versions take any type, and fail with the first image.
+        if type(value) not in ((int, float) if kind in (int, float) else (kind,)):
+            raise WeightsNotFound(f"{file} is damaged: {key} is {value!r}, and must be of type {kind.__name__}")
+        found[key] = value
+    return found
 
 
 def _check_complete(found: dict[str, Any], model_type: str, file: Path) -> None:

@@ -126,6 +126,7 @@ def class_maps_job(
     checks.check_output_field(view, name, runs.CLASS_MAPS)
     prompt = chosen_prompt(view, bank, "vrp", reference_prompt)
     preset = get_preset(preset or bank.preset)
+    precision = preset.precision_for(precision)
 
     ids, paths = view.values(["id", "filepath"])  # read once: the view may filter on the fields that are written
     yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")

@@ -109,7 +109,7 @@ def heatmaps_job(
     ids, paths = view.values(["id", "filepath"])  # read once: the view may filter on the fields that are written
     yield Progress(0, len(ids), f"loading the encoder {encoder or bank.encoder.name}")
     preset = get_preset(preset or bank.preset)
-    loaded = load_encoder(encoder or bank.encoder.name, device, precision)
+    loaded = load_encoder(encoder or bank.encoder.name, device, preset.precision_for(precision))
     bank.check_encoder(loaded.info)
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
 
