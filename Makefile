@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 .PHONY: help
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The stamp is written last, so an interrupted installation is taken up again, and a second run starts at once.
 $(READY): requirements.txt requirements-dev.txt constraints.txt tools/setup.sh tools/ensure_mongod.py
@@ -28,6 +28,17 @@ WITHOUT_BROWSER := $(filter no,$(BROWSER))
 .PHONY: test
 test: lint types $(if $(WITHOUT_BROWSER),,browser)  ## Lint, format and type checks, and all tests with the coverage of the engine
 	@$(BIN)/python -m pytest $(if $(WITHOUT_BROWSER),-m "not browser") --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+# Python 3.11, for which all of these versions exist. Some of them have no wheels for later ones.
+LOWEST := .venv-lowest
+
+$(LOWEST)/.ready: requirements.txt requirements-dev.txt constraints-lowest.txt tools/setup.sh tools/ensure_mongod.py
+	@VENV=$(LOWEST) CONSTRAINTS=constraints-lowest.txt PYTHON=$(or $(PYTHON),python3.11) tools/setup.sh
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.ready  ## All tests but those in the browser, with the lowest versions of requirements.txt
+	@$(LOWEST)/bin/python -m pytest -m "not browser"
 
 .PHONY: browser
 browser: $(READY)  ## Find a Chromium for the tests, or install one
@@ -62,6 +73,6 @@ pins: $(READY)  ## Write the versions in .venv into constraints.txt, after the t
 	@mv .venv/constraints.txt constraints.txt
 
 .PHONY: clean
-clean:  ## Remove the virtual environment, the caches and what the demo drew
-	rm -rf .venv demo/output .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
+clean:  ## Remove the virtual environments, the caches and what the demo drew
+	rm -rf .venv .venv-lowest demo/output .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,49 +6,53 @@ from a local folder or file. Loaded models are kept, so that the next caller doe
 
 from __future__ import annotations
 
-import pickle
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import sam2
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from safetensors import SafetensorError
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from sam2.modeling.sam2_base import SAM2Base
-from transformers import Dinov2Config, Dinov2Model
 
 from .devices import resolve_device, resolve_precision
-from .encoder import Encoder, fingerprint
+from .encoder import FAMILIES, Encoder, fingerprint
+from .encoder_files import read_encoder
+from .sam2_config import build_sam2
 from .segmenter import Segmenter
 from .vrp.prompt import ReferencePrompt
+from .weights import WeightsNotFound, check_finite, first_line
+
+__all__ = [
+    "ENCODERS",
+    "PROMPTS",
+    "SEGMENTERS",
+    "SMALL",
+    "WeightsNotFound",
+    "build_sam2",
+    "load_encoder",
+    "load_reference_prompt",
+    "load_segmenter",
+    "segmenter_name",
+]
 
 SMALL = Path(__file__).parent / "small"
 
-ENCODERS = ("small", *(f"facebook/dinov2-{size}" for size in ("small", "base", "large", "giant")))
-"""Names that :func:`load_encoder` knows; any folder in Hugging Face's DINOv2 format will do as well."""
+ENCODERS = ("small", *(name for family in FAMILIES.values() for name in family.names))
+"""Names that :func:`load_encoder` knows; a folder with a model of these families will do as well."""
 
 _SAM2_REPOSITORIES = {Path(file).stem: (repo, config) for repo, (config, file) in HF_MODEL_ID_TO_FILENAMES.items()}
 
 SEGMENTERS = ("small", *sorted(_SAM2_REPOSITORIES))
-"""Names that :func:`load_segmenter` knows; any checkpoint file of these models will do as well."""
-
+"""Names that :func:`load_segmenter` knows; a checkpoint file of these models will do as well."""
 
 PROMPTS = ("small",)
 """Reference prompts that come with the project; any file of a trained one will do as well."""
 
 
-class WeightsNotFound(RuntimeError):
-    """Weights that could not be had. The message says which file, from where, and how to give it by hand."""
-
-
 @lru_cache(maxsize=2)
 def load_encoder(name: str = "small", device: str = "auto", precision: str = "auto") -> Encoder:
-    """Load a DINOv2.
+    """Load a DINOv2, with or without registers, or a DINOv3.
 
     Args:
         name: one of :data:`ENCODERS`, or a folder with ``config.json`` and ``model.safetensors``.
@@ -56,72 +60,67 @@ def load_encoder(name: str = "small", device: str = "auto", precision: str = "au
         precision: one of :data:`nts.devices.PRECISIONS`.
 
     Raises:
-        WeightsNotFound: if the name is unknown, or the weights cannot be fetched or read.
+        WeightsNotFound: if the name is unknown, the weights cannot be fetched, or they are not exactly those of the
+            model that ``config.json`` describes.
     """
-    folder = SMALL / "encoder" if name == "small" else Path(name).expanduser()
-    if folder.is_dir():
-        _require(folder, "config.json", "model.safetensors")
-    elif name not in ENCODERS:
-        raise WeightsNotFound(
-            f"there is no encoder {name!r}: it is neither one of {', '.join(ENCODERS)} nor a folder on this machine"
-        )
-    source = str(folder) if folder.is_dir() else name
-    try:
-        config = Dinov2Config.from_pretrained(source)
-        model = Dinov2Model.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsNotFound(
-            f"the weights of the encoder {name!r} could not be loaded: config.json and model.safetensors from "
-            f"{'the folder' if folder.is_dir() else 'the Hugging Face repository'} {source}. "
-            "Without a network, copy those two files into a folder and give the folder's path as the encoder. "
-            f"({_first_line(error)})"
-        ) from error
+    model = read_encoder(*_find_encoder(name))
     where = resolve_device(device)
     return Encoder(model, name, where, resolve_precision(precision, where))
 
 
-@lru_cache(maxsize=2)
 def load_segmenter(
     name: str = "small", device: str = "auto", precision: str = "auto", *, compiled: bool = False
 ) -> Segmenter:
     """Load a SAM2.
 
     Args:
-        name: one of :data:`SEGMENTERS`; or a checkpoint file that has a released model's name
-            (``.../sam2_hiera_large.pt``); or a folder that holds one ``.yaml`` (the model, in the ``sam2`` package's
-            format) and one ``.pt``.
+        name: one of :data:`SEGMENTERS`; or its repository on the Hugging Face hub (``facebook/sam2.1-hiera-large``); or
+            a checkpoint file that has a released model's name (``.../sam2_hiera_large.pt``); or a folder that holds
+            one ``.yaml`` (the model, in the ``sam2`` package's format, see :func:`nts.sam2_config.build_sam2`) and
+            one ``.pt``.
         device: ``"auto"``, or as in torch.
         precision: one of :data:`nts.devices.PRECISIONS`.
         compiled: compile the decoder with ``torch.compile``, for runs over many images: the first takes half a minute
             longer, the others are decoded in about three quarters of the time. A CPU needs a C++ compiler for it.
 
     Raises:
-        WeightsNotFound: if the name is unknown, or the weights cannot be fetched or read.
+        WeightsNotFound: if the name is unknown, the weights cannot be fetched, or the files are damaged, do not belong
+            together, or describe anything but a SAM2.
     """
+    return _load_segmenter(segmenter_name(name), device, precision, compiled)
+
+
+def segmenter_name(name: str) -> str:
+    """The name in :data:`SEGMENTERS` of a repository on the hub; any other name, file or folder is returned as it is.
+
+    >>> segmenter_name("facebook/sam2.1-hiera-large")
+    'sam2.1_hiera_large'
+    """
+    if name in HF_MODEL_ID_TO_FILENAMES and not Path(name).exists():
+        return Path(HF_MODEL_ID_TO_FILENAMES[name][1]).stem
+    return name
+
+
+@lru_cache(maxsize=2)
+def _load_segmenter(name: str, device: str, precision: str, compiled: bool) -> Segmenter:
     config_file, checkpoint = _find_segmenter(name)
     model = build_sam2(config_file)
-    try:
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsNotFound(
-            f"the checkpoint {checkpoint} of the segmenter {name!r} is damaged, or belongs to another model than "
-            f"{Path(config_file).name}: {_first_line(error)}"
-        ) from error
+    _load_checkpoint(model, checkpoint, name, config_file)
     where = resolve_device(device)
     return Segmenter(model, name, fingerprint(model), where, resolve_precision(precision, where), compiled=compiled)
 
 
-def build_sam2(config_file: str | Path, **options: Any) -> SAM2Base:
-    """A SAM2 with random weights.
-
-    Args:
-        config_file: ``.yaml`` in the ``sam2`` package's format.
-        options: values of its model that take the place of the file's.
-    """
-    config = OmegaConf.load(config_file)
-    OmegaConf.resolve(config)
-    config.model.update(options)
-    return instantiate(config.model, _recursive_=True)
+def _load_checkpoint(model: SAM2Base, checkpoint: Path, name: str, config_file: Path) -> None:
+    try:
+        # weights_only: the unpickler makes tensors and plain containers, and calls nothing else.
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+        model.load_state_dict(weights, strict=True)
+    except Exception as error:  # a damaged file makes torch's reader fail in any way
+        raise WeightsNotFound(
+            f"the checkpoint {checkpoint} of the segmenter {name!r} is damaged, or belongs to another model than "
+            f"{config_file.name}: {first_line(error)}"
+        ) from error
+    check_finite(model, f"the checkpoint {checkpoint} of the segmenter {name!r}")
 
 
 def load_reference_prompt(name: str = "small") -> ReferencePrompt:
@@ -143,6 +142,39 @@ def load_reference_prompt(name: str = "small") -> ReferencePrompt:
     return ReferencePrompt.load(path)
 
 
+def _find_encoder(name: str) -> tuple[Path, Path]:
+    """``config.json`` and ``model.safetensors`` of an encoder."""
+    folder = SMALL / "encoder" if name == "small" else Path(name).expanduser()
+    files = ("config.json", "model.safetensors")
+    if folder.is_dir():
+        for file in files:
+            if not (folder / file).is_file():
+                raise WeightsNotFound(
+                    f"the folder {folder} lacks {file}: an encoder's folder holds {' and '.join(files)}. Other "
+                    "formats, such as pickled weights (.bin, .pth), are not read"
+                )
+        return folder / files[0], folder / files[1]
+    family = next((family for family in FAMILIES.values() if name in family.names), None)
+    if family is None:
+        raise WeightsNotFound(
+            f"there is no encoder {name!r}: it is neither one of {', '.join(ENCODERS)} nor a folder on this machine"
+        )
+    access = ""
+    if family.gated:
+        access = (
+            f"They are gated: accept their licence on https://huggingface.co/{name}, then log in with `hf auth login`, "
+            "or set HF_TOKEN. "
+        )
+    try:
+        return Path(hf_hub_download(name, files[0])), Path(hf_hub_download(name, files[1]))
+    except Exception as error:  # of the hub, of its HTTP client, or of the disk: the reason follows
+        raise WeightsNotFound(
+            f"the weights of the encoder {name!r} could not be fetched: {' and '.join(files)} from the Hugging Face "
+            f"repository {name}. {access}Without a network, copy those two files into a folder and give the folder's "
+            f"path as the encoder. ({first_line(error)})"
+        ) from error
+
+
 def _find_segmenter(name: str) -> tuple[Path, Path]:
     """The model file and the checkpoint of a segmenter."""
     path = SMALL / "segmenter" if name == "small" else Path(name).expanduser()
@@ -158,16 +190,17 @@ def _find_segmenter(name: str) -> tuple[Path, Path]:
         return _packaged_config(path.stem), path
     if name not in _SAM2_REPOSITORIES:
         raise WeightsNotFound(
-            f"there is no segmenter {name!r}: it is neither one of {', '.join(SEGMENTERS)} nor a file on this machine"
+            f"there is no segmenter {name!r}: it is neither one of {', '.join(SEGMENTERS)}, nor one of these models' "
+            "repositories on the Hugging Face hub, nor a file or folder on this machine"
         )
     repository, _ = _SAM2_REPOSITORIES[name]
     try:
         return _packaged_config(name), Path(hf_hub_download(repository, f"{name}.pt"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of its HTTP client, or of the disk: the reason follows
         raise WeightsNotFound(
             f"the weights of the segmenter {name!r} could not be fetched: {name}.pt from the Hugging Face repository "
             f"{repository}. Without a network, copy that file to this machine and give its path as the segmenter. "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
 
 
@@ -180,13 +213,3 @@ def _the_only(folder: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise WeightsNotFound(f"the folder {folder} must hold exactly one {pattern}, it holds {len(found)}")
     return found[0]
-
-
-def _require(folder: Path, *names: str) -> None:
-    for name in names:
-        if not (folder / name).is_file():
-            raise WeightsNotFound(f"the folder {folder} lacks {name}: a DINOv2 folder holds {' and '.join(names)}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

@@ -114,8 +114,9 @@ def build_memory(
 
     >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
     """
-    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     preset = get_preset(preset)
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, precision=preset.precision_for("auto"))
     memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
 
     def usable() -> Iterator[Reference]:
@@ -251,7 +252,7 @@ class ReferenceSegmenter:
         if scorer != "prototype" and prompt is None:
             raise ValueError(f"the scorer {scorer!r} needs a trained reference prompt")
         self.preset = get_preset(preset)
-        precision = self.preset.precision
+        precision = self.preset.precision_for("auto")
         self.encoder = load_encoder(encoder, precision=precision) if isinstance(encoder, str) else encoder
         self.segmenter = load_segmenter(segmenter, precision=precision) if isinstance(segmenter, str) else segmenter
         self.memory = memory

@@ -21,7 +21,8 @@ class Preset:
         patch_weights: how a reference's mask weighs the patches, see :func:`nts.references.prepare_reference`.
         box_convention: width and height in COCO results: ``"half-open"`` spans all pixels of the mask, ``"inclusive"``
             is one pixel short, as published.
-        precision: of the models, where nothing else is asked for; see :data:`nts.devices.PRECISIONS`.
+        precision: of the models, unless the caller asks for another; see :data:`nts.devices.PRECISIONS`. Whoever loads
+            models for a preset gets it from :meth:`precision_for`.
         proposals: how masks are proposed.
         matching: how proposals become instances.
     """
@@ -36,7 +37,11 @@ class Preset:
     matching: MatchingConfig = field(default_factory=MatchingConfig)
 
     def precision_for(self, asked: str) -> str:
-        """The precision that was asked for, or the preset's own where that was ``"auto"``."""
+        """The precision to load models in.
+
+        Args:
+            asked: one of :data:`nts.devices.PRECISIONS`; ``"auto"`` leaves the choice to the preset.
+        """
         return self.precision if asked == "auto" else asked
 
 
@@ -47,6 +52,7 @@ PAPER = Preset(
     antialias=False,
     patch_weights="corner",
     box_convention="inclusive",
+    precision="float32",
     proposals=ProposalConfig(add_no_mem_embed=False),
 )
 FAST = Preset("fast", precision="fast", proposals=ProposalConfig(guidance=Guidance()))

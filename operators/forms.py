@@ -249,7 +249,7 @@ def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = Fa
 
 
 def encoder(inputs: types.Object) -> None:
-    """The choice of a DINOv2."""
+    """The choice of a DINOv2 or DINOv3."""
     from ..nts.models import ENCODERS
 
     _model(inputs, "encoder", ENCODERS, "Encoder", "a folder with config.json and model.safetensors")
@@ -259,7 +259,13 @@ def segmenter(inputs: types.Object, label: str = "Segmenter") -> None:
     """The choice of a SAM2."""
     from ..nts.models import SEGMENTERS
 
-    _model(inputs, "segmenter", SEGMENTERS, label, "a checkpoint file with a released model's name")
+    _model(
+        inputs,
+        "segmenter",
+        SEGMENTERS,
+        label,
+        "a checkpoint file with a released model's name, or of a folder with its .yaml and .pt",
+    )
 
 
 def _model(inputs: types.Object, name: str, known: Sequence[str], label: str, by_hand: str) -> None:
@@ -304,8 +310,8 @@ def device(inputs: types.Object, *, precision: bool = True) -> None:
         "precision",
         list(PRECISIONS),
         label="Precision",
-        description="'auto' is bfloat16 on a GPU that computes in it, else float32, the publication's precision; "
-        "'fast' (what 'auto' is for the preset 'fast') is bfloat16 on CPUs that compute in it, too",
+        description="'auto' is float32 for the preset 'paper', as published, and 'fast' for the preset 'fast'. For the "
+        "default it is bfloat16 on a GPU that computes in it, else float32; 'fast' is bfloat16 on such CPUs, too",
         default="auto",
         required=False,
     )

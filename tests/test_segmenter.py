@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sam2
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
-from transformers import Dinov2Config, Dinov2Model
 
 from benchmarks.published_pipeline import decode_prompts, encode_image
 from nts.images import normalise, stretch
-from nts.models import SEGMENTERS, SMALL, WeightsNotFound, build_sam2, load_encoder, load_segmenter
+from nts.models import SMALL, build_sam2, load_encoder, load_segmenter
 from nts.promotion import promote_boxes
 from nts.references import InvalidReference, Reference
 from nts.segmenter import ProposalConfig, Segmenter, point_grid
@@ -155,91 +153,12 @@ def test_boxes_that_are_none_are_refused_and_no_boxes_give_no_masks(small_segmen
         promote_boxes(image, [[1, 2, 3, np.nan]], small_segmenter)
 
 
-def test_released_checkpoint_formats_load_by_file_name(tmp_path):
-    """A checkpoint with the names and shapes of `sam2.1_hiera_tiny.pt`, with random weights."""
-    model = random_sam2(Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml")
-    torch.save({"model": model.state_dict()}, tmp_path / "sam2.1_hiera_tiny.pt")
-    segmenter = load_segmenter(str(tmp_path / "sam2.1_hiera_tiny.pt"), "cpu")
-    assert segmenter.input_size == 1024
-    assert segmenter.points_per_side == 32
-    proposals = segmenter.propose(
-        segmenter.embed(torch.zeros(3, 1024, 1024)), ProposalConfig(points_per_side=2, iou_threshold=0.0)
-    )
-    assert proposals.mask_logits.shape == (4, 256, 256)
-
-    torch.save({"model": model.state_dict()}, tmp_path / "sam2_hiera_large.pt")
-    with pytest.raises(WeightsNotFound, match="belongs to another model than sam2_hiera_l.yaml"):
-        load_segmenter(str(tmp_path / "sam2_hiera_large.pt"), "cpu")
-
-
-def test_released_dinov2_format_loads_and_gives_the_normalised_patch_tokens(tmp_path):
-    torch.manual_seed(0)
-    model = Dinov2Model(
-        Dinov2Config(hidden_size=384, num_hidden_layers=2, num_attention_heads=6, image_size=518)
-    ).eval()
-    model.save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path), "cpu")
-    pixels = torch.randn(2, 3, 518, 518)
-    tokens = encoder.encode(pixels)
-    assert tokens.shape == (2, 37, 37, 384)
-    with torch.inference_mode():
-        expected = model(pixel_values=pixels).last_hidden_state[:, 1:]
-    assert torch.allclose(tokens.flatten(1, 2), expected, atol=1e-5)
-    assert encoder.info.input_size == 518
-    assert encoder.info.fingerprint == load_encoder(str(tmp_path), "cpu", "bfloat16").info.fingerprint
-
-
 def test_bfloat16_gives_nearly_the_same_tokens(small_encoder):
     half = load_encoder("small", "cpu", "bfloat16")
     size = small_encoder.info.input_size
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(3))
     cosine = torch.cosine_similarity(half.encode(pixels), small_encoder.encode(pixels), dim=-1)
     assert cosine.min() > 0.99
-
-
-@pytest.mark.parametrize("name", [SEGMENTERS[-1], "sam2.1_hiera_tiny"])
-def test_weights_that_cannot_be_fetched_say_which_file_and_how_to_give_it(name):
-    with pytest.raises(
-        WeightsNotFound, match=rf"{name}.pt from the Hugging Face repository facebook/sam2.*give its path"
-    ):
-        load_segmenter(name, "cpu")
-
-
-def test_encoder_that_cannot_be_fetched_says_which_files_and_how_to_give_them():
-    with pytest.raises(WeightsNotFound, match=r"model.safetensors from the Hugging Face repository.*folder's path"):
-        load_encoder("facebook/dinov2-large", "cpu")
-
-
-def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(WeightsNotFound, match="no encoder 'dino'.*facebook/dinov2-large"):
-        load_encoder("dino", "cpu")
-    with pytest.raises(WeightsNotFound, match=r"no segmenter 'sam'.*sam2.1_hiera_large"):
-        load_segmenter("sam", "cpu")
-
-
-def test_damaged_or_incomplete_model_files_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(WeightsNotFound, match="lacks model.safetensors"):
-        load_encoder(str(tmp_path), "cpu")
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(WeightsNotFound, match="could not be loaded"):
-        load_encoder(str(tmp_path), "cpu")
-    (tmp_path / "sam2.1_hiera_tiny.pt").write_bytes(b"no weights")
-    with pytest.raises(WeightsNotFound, match="damaged"):
-        load_segmenter(str(tmp_path / "sam2.1_hiera_tiny.pt"), "cpu")
-    (tmp_path / "mine.pt").write_bytes(b"")
-    with pytest.raises(WeightsNotFound, match="which model does"):
-        load_segmenter(str(tmp_path / "mine.pt"), "cpu")
-    with pytest.raises(WeightsNotFound, match=r"exactly one \*\.yaml, it holds 0"):
-        load_segmenter(str(tmp_path), "cpu")
-
-
-def test_device_and_precision_are_checked():
-    with pytest.raises(ValueError, match="precision must be one of"):
-        load_encoder("small", "cpu", "int4")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="'cuda' is not available"):
-            load_encoder("small", "cuda")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="a CPU needs a C++ compiler")

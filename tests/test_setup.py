@@ -73,8 +73,18 @@ def test_the_ranges_admit_the_versions_that_were_tested(name):
         assert requirement.specifier.contains(pin.version), f"{requirement} does not admit {pin.version}"
 
 
-def test_every_tested_version_is_exact_and_comes_from_an_index():
-    for pin in requirements("constraints.txt"):
+def test_the_lowest_versions_that_are_tested_are_the_bounds_of_the_ranges():
+    pins = {canonicalize_name(pin.name): str(pin.specifier) for pin in requirements("constraints-lowest.txt")}
+    for requirement in requirements("requirements.txt"):
+        (bound,) = requirement.specifier
+        assert (bound.operator, pins[canonicalize_name(requirement.name)]) == (">=", f"=={bound.version}")
+    for requirement in requirements("requirements-dev.txt"):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)].removeprefix("=="))
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-lowest.txt"])
+def test_every_tested_version_is_exact_and_comes_from_an_index(name):
+    for pin in requirements(name):
         assert pin.url is None, f"{pin.name} is pinned to a place, not to a version"
         assert [specifier.operator for specifier in pin.specifier] == ["=="]
 

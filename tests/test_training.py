@@ -138,7 +138,7 @@ def test_an_exported_encoder_is_in_half_precision_and_loads(tmp_path: Path):
     model = build("encoder").average.encoder
     train_encoder.export(model, tmp_path)
     loaded = Dinov2Model.from_pretrained(tmp_path, dtype=torch.float32)
-    assert Dinov2Model.from_pretrained(tmp_path).dtype == torch.float16
+    assert Dinov2Model.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16
     for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)
     assert load_encoder(str(tmp_path), device="cpu").grid == (8, 8)

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository's root and installs the tested versions into it. Called by make; PYTHON=... chooses the interpreter.
+# Makes .venv in the repository's root and installs the tested versions into it. Called by make; PYTHON=... chooses the interpreter,
+# VENV=... another folder, CONSTRAINTS=... other versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+venv="${VENV:-.venv}"
+constraints="${CONSTRAINTS:-constraints.txt}"
 
 fail() {
     printf '\nset-up: %s\n' "$*" >&2
@@ -22,20 +25,20 @@ find_python() {
     fail "needs Python 3.11, 3.12 or 3.13 (found: $(python3 --version 2>&1 || echo none)). Name one: make PYTHON=/path/to/python3.11"
 }
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python="$(find_python)"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv"
-    echo "set-up: making .venv with $("$python" --version); about 6 GB will be installed into it"
-    "$python" -m venv --clear .venv
+    echo "set-up: making $venv with $("$python" --version); about 6 GB will be installed into it"
+    "$python" -m venv --clear "$venv"
 fi
 
 # Some packages (sam2 among them) come as source only. An isolated build would fetch its own second copy of torch for
-# each of them; built with the pinned setuptools of .venv they need neither torch nor a compiler, as long as sam2's
+# each of them; built with the pinned setuptools of the environment they need neither torch nor a compiler, as long as sam2's
 # CUDA extension, which is not used here, stays out.
 export SAM2_BUILD_CUDA=0
-pip_install() { .venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt "$@"; }
+pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --constraint "$constraints" "$@"; }
 pip_install setuptools wheel
 pip_install --no-build-isolation --requirement requirements.txt --requirement requirements-dev.txt
 
-.venv/bin/python tools/ensure_mongod.py
+"$venv/bin/python" tools/ensure_mongod.py

@@ -69,12 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     seeds = evaluate.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", type=int, metavar="N", help="the first N published seeds (all)")
     seeds.add_argument("--seed", type=int, nargs="+", help="these seeds")
-    evaluate.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
-    evaluate.add_argument("--segmenter", default="small", help="name, file or folder of a SAM2")
+    evaluate.add_argument("--encoder", default="small", help="name, or folder of a DINOv2 or DINOv3")
+    evaluate.add_argument("--segmenter", default="small", help="name, repository on the hub, file or folder of a SAM2")
     evaluate.add_argument("--preset", choices=list(PRESETS), help="(paper; of your own data: default)")
     evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--precision", choices=PRECISIONS, help="(preset paper: float32, as published)")
+    evaluate.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="(the preset's own; paper: float32, as published)"
+    )
     evaluate.add_argument("--limit", type=int, help="only the first so many images, or episodes: a try")
     evaluate.add_argument("--save-predictions", action="store_true", help="keep the COCO results of every draw")
     evaluate.add_argument(
@@ -104,13 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     heads.add_argument("--validation-episodes", type=int, default=50, help="to choose thresholds by (%(default)s)")
     heads.add_argument("--seed", type=int, default=0, help="of all draws")
     heads.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
-    heads.add_argument("--encoder", default="small", help="name, or folder of a DINOv2")
-    heads.add_argument("--segmenter", default="small", help="name, file or folder of a SAM2")
+    heads.add_argument("--encoder", default="small", help="name, or folder of a DINOv2 or DINOv3")
+    heads.add_argument("--segmenter", default="small", help="name, repository on the hub, file or folder of a SAM2")
     heads.add_argument("--prompt", help="trained reference prompt, for the rows that need one: 'small', or a file")
     heads.add_argument("--preset", choices=list(PRESETS), default="default")
     heads.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     heads.add_argument("--device", default="auto")
-    heads.add_argument("--precision", choices=PRECISIONS, default="auto")
+    heads.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="(the preset's own; paper: float32, as published)"
+    )
     heads.add_argument("--edition", help="year of COCO, where it is not the published one")
     _add_own_data(heads)
 
@@ -162,7 +166,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
     seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
     preset = _preset(args, protocol)
-    precision = args.precision or ("float32" if preset.name == "paper" else preset.precision)
+    precision = preset.precision_for(args.precision)
     data = _data(args, protocol)
     encoder = load_encoder(args.encoder, args.device, precision)
     segmenter = load_segmenter(args.segmenter, args.device, precision)
@@ -191,8 +195,9 @@ def _heads(args: argparse.Namespace) -> None:
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=args.points))
     annotations = parse_annotations(args.annotations) if args.annotations else ANNOTATIONS
     data = _data(args, protocol)
-    encoder = load_encoder(args.encoder, args.device, args.precision)
-    segmenter = load_segmenter(args.segmenter, args.device, args.precision)
+    precision = preset.precision_for(args.precision)
+    encoder = load_encoder(args.encoder, args.device, precision)
+    segmenter = load_segmenter(args.segmenter, args.device, precision)
     with tqdm(unit="episode") as bar:
         table = compare_heads(
             data,

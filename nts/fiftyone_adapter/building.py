@@ -121,6 +121,7 @@ def memory_job(
 
     yield Progress(0, total, f"loading the encoder {encoder}")
     preset = get_preset(preset)
+    precision = preset.precision_for(precision)
     loaded = load_encoder(encoder, device, precision)
     bank, skipped = MemoryBank(loaded.info, preset.name), list[Skipped]()
     names = names_of_values(view, label_field)

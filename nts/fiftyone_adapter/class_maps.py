@@ -127,6 +127,7 @@ def class_maps_job(
     checks.check_output_field(view, name, runs.CLASS_MAPS)
     prompt = chosen_prompt(view, bank, "vrp", reference_prompt)
     preset = get_preset(preset or bank.preset)
+    precision = preset.precision_for(precision)
 
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")

@@ -12,7 +12,7 @@ import fiftyone as fo
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..evaluation.coco import is_crowd
+from ..evaluation.crowds import is_crowd
 from ..images import ImageError, image_size
 from ..references import InvalidReference
 from .checks import InputError

@@ -113,7 +113,7 @@ def heatmaps_job(
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name}")
     preset = get_preset(preset or bank.preset)
-    loaded = load_encoder(encoder or bank.encoder.name, device, precision)
+    loaded = load_encoder(encoder or bank.encoder.name, device, preset.precision_for(precision))
     bank.check_encoder(loaded.info)
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
 

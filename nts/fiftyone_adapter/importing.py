@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fiftyone as fo
 
-from ..evaluation.coco import is_crowd
+from ..evaluation.crowds import is_crowd
 from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
 from ..evaluation.protocols import Protocol, get_protocol
 from ..evaluation.sampling import Candidate, candidate_key, stratified_sample

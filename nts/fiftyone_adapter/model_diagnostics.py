@@ -47,7 +47,9 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
     made: dict[str, Any] = runs.config(view, predictions_field, runs.SEGMENTATION)
     bank, preset = runs.load_memory(view, made["memory_key"]), get_preset(made["preset"])
     yield Progress(0, data.images, f"loading the encoder {made['encoder']} and the segmenter {made['segmenter']}")
-    encoder, segmenter = load_encoder(made["encoder"]), load_segmenter(made["segmenter"])
+    precision = preset.precision_for("auto")
+    encoder = load_encoder(made["encoder"], precision=precision)
+    segmenter = load_segmenter(made["segmenter"], precision=precision)
     prototypes = bank.prototypes().to(encoder.device)
     label_of = {data.category_ids[name]: k for k, name in enumerate(bank.classes) if name in data.category_ids}
     paths = dict(zip(*view.values(["id", "filepath"]), strict=True))

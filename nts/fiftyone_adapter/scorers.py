@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..memory import MemoryBank
-from ..models import PROMPTS, SEGMENTERS, WeightsNotFound, load_reference_prompt
+from ..models import PROMPTS, SEGMENTERS, WeightsNotFound, load_reference_prompt, segmenter_name
 from ..pipeline import SCORERS, Scorer
 from ..vrp.head import whole_images
 from ..vrp.prompt import ReferencePrompt
@@ -78,6 +78,7 @@ def prompt_problem(
             f"{memory['encoder']!r}: choose another prompt, or build the memory with that encoder"
         )
     # The weights at a path are known when they are loaded, and compared then.
+    segmenter = segmenter and segmenter_name(segmenter)
     if segmenter in SEGMENTERS and facts.segmenter in SEGMENTERS and segmenter != facts.segmenter:
         return (
             f"the reference prompt {name!r} was trained for the segmenter {facts.segmenter!r}, not for {segmenter!r}: "

@@ -268,6 +268,6 @@ def preset_fingerprint(preset: Preset) -> str:
     # Fingerprints of runs that were stored before there was a choice must stay what they are.
     if plain["proposals"]["guidance"] is None:
         del plain["proposals"]["guidance"]
-    if plain["precision"] == "auto":
+    if plain["precision"] == "auto" or (preset.name == "paper" and plain["precision"] == "float32"):
         del plain["precision"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
