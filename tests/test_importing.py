@@ -168,6 +168,21 @@ def test_labels_outside_their_image_are_left_out_and_told_of(importing, drawn):
     assert "lies outside its image" in note
 
 
+def test_crowds_can_be_counted_as_objects(importing, drawn):
+    for sample in drawn.match_tags("target").iter_samples(autosave=True):
+        for label in sample.ground_truth.detections:
+            label["iscrowd"] = "1"
+
+    def crowds(**options) -> int:
+        views = drawn.match_tags("reference"), drawn.match_tags("target")
+        return sum(
+            a["iscrowd"] for a in importing.custom_data(*views, "ground_truth", **options).targets["annotations"]
+        )
+
+    assert crowds() == drawn.match_tags("target").count("ground_truth.detections")
+    assert crowds(crowd=None) == 0
+
+
 def test_images_that_cannot_be_read_are_left_out_and_named(importing, drawn):
     broken = drawn.match_tags("target").first()
     Path(broken.filepath).write_bytes(b"nothing")

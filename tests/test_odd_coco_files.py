@@ -547,9 +547,6 @@ def test_the_command_ends_before_models_are_loaded(files, monkeypatch):
         command.main(["run", "custom", "--references", references, "--targets", targets])
     with pytest.raises(SystemExit, match="must both be COCO files, or both of FiftyOne"):
         command.main(["run", "custom", "--references", references, "--targets", "fiftyone:x"])
-    words = ["--references", "fiftyone:x", "--targets", "fiftyone:y", "--crowds-as-objects"]
-    with pytest.raises(SystemExit, match="--crowds-as-objects is for COCO files"):
-        command.main(["run", "custom", *words])
 
 
 def test_a_run_with_names_of_all_kinds_and_unreadable_images_ends_in_a_report(files):

@@ -137,7 +137,7 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--classes", nargs="+", help="evaluate these (all that have a reference); of `heads` the novel ones"
     )
-    own.add_argument("--crowds-as-objects", action="store_true", help="of COCO files: do not heed iscrowd")
+    own.add_argument("--crowds-as-objects", action="store_true", help="ignore iscrowd")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -233,8 +233,6 @@ def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:
         if not args.references or not args.targets:
             raise ValueError("custom needs --references and --targets")
         if args.references.startswith(_FIFTYONE) and args.targets.startswith(_FIFTYONE):
-            if args.crowds_as_objects:
-                raise ValueError("--crowds-as-objects is for COCO files: in FiftyOne, change the attribute iscrowd")
             return _fiftyone_data(args)
         if _FIFTYONE in (args.references[: len(_FIFTYONE)], args.targets[: len(_FIFTYONE)]):
             raise ValueError("--references and --targets must both be COCO files, or both of FiftyOne")
@@ -255,7 +253,8 @@ def _fiftyone_data(args: argparse.Namespace) -> ProtocolData:
     from ..fiftyone_adapter.importing import custom_data, view_of
 
     references, targets = (view_of(source.removeprefix(_FIFTYONE)) for source in (args.references, args.targets))
-    return custom_data(references, targets, args.label_field, classes=args.classes)
+    crowd = None if args.crowds_as_objects else "iscrowd"
+    return custom_data(references, targets, args.label_field, classes=args.classes, crowd=crowd)
 
 
 def _compare(args: argparse.Namespace) -> None:
