@@ -174,6 +174,15 @@ def test_a_build_ends_in_words_when_its_labels_or_its_name_are_gone(nts_fo, draw
     assert drawn.list_runs() == ["m"]
 
 
+def test_a_field_that_somebody_else_makes_while_models_load_is_not_written(fo, nts_fo, drawn, targets, memory):
+    job = begin(nts_fo.segmentation_job(targets, memory, "p"), steps=1)
+    drawn.add_sample_field("p", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    with pytest.raises(nts_fo.InputError, match="it is never overwritten"):
+        nts_fo.run(job)
+    assert "p" not in drawn.list_runs()
+    assert not drawn.has_field("p_error")
+
+
 # ---- read-only fields and names --------------------------------------------------------------------------------------
 
 

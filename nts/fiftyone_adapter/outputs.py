@@ -16,7 +16,7 @@ from typing import Any
 import fiftyone as fo
 
 from ..images import ImageError
-from . import runs
+from . import checks, runs
 from .errors import InputError, RunEnded
 from .locking import locked
 from .runs import Collection
@@ -111,6 +111,7 @@ class Output:
 
         with locked(view):
             runs.check_memory(view, made.memory_key, settings["memory_fingerprint"])
+            checks.check_output_field(view, name, made.method)  # somebody else may have made it since
             earlier = runs.configs(view, made.method).get(name)
             if earlier is not None:
                 differences = _differences(earlier, settings)
