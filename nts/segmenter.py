@@ -26,8 +26,11 @@ Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
+
+_LEAST_PROMPTS = 4
+"""Prompts in a chunk, however large an image's tokens: matrices of fewer rows multiply slowly."""
 
 _DRAWN_POSITIONS = {"cpu": 1024, "cuda": 1 << 18}
 """Image tokens, of one prompt or several, from which masks are drawn at a time."""
@@ -328,7 +331,8 @@ class Segmenter:
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose intermediates stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
-        return max(1, min(self._most_prompts, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
+        fitting = _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt
+        return min(self._most_prompts, max(_LEAST_PROMPTS, fitting))
 
     def _look(self, embedding: ImageEmbedding) -> SharedImage:
         no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
