@@ -463,8 +463,12 @@ def _as_products(rows: Tensor) -> Tensor:
 
 
 def _plus(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast."""
-    if products.dtype == a.dtype == b.dtype:
+    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast.
+
+    Compiled code chooses by itself what is done in place, and torch's compiler fails at it for products whose prompts
+    do not follow each other in memory.
+    """
+    if products.dtype == a.dtype == b.dtype and not torch.compiler.is_compiling():
         return products.baddbmm_(a, b)
     return torch.baddbmm(products, a, b)
 
