@@ -26,7 +26,7 @@ Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
 
 _LEAST_PROMPTS = 4

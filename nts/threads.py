@@ -5,7 +5,7 @@ on a machine that has other work: the threads meet after every operation, and wh
 others spin. Chunks that run side by side, with one intra-op thread each, meet once.
 
 The threads flush denormal numbers to zero. Sharp attention makes many of them, and a product of matrices that meets
-them is a hundred times slower on some processors (Intel's). torch can set that for the current thread only, not for
+them is a hundred times slower on some processors. torch can set that for the current thread only, not for
 its intra-op threads, which is why a single chunk runs in such a thread, too.
 """
 
