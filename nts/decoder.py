@@ -262,7 +262,7 @@ class SharedDecoder:
             to_tokens = module.cross_attn_image_to_token
             keys = self._by_heads(to_tokens.k_proj(tokens + first))
             scores = self._products(keys, layer.queries, of_image.queries, alpha, coefficients, values)
-            weights = scores.unflatten(1, (self._heads, -1)).softmax(2).flatten(1, 2)
+            weights = _as_products(_rows_first(scores).unflatten(0, (self._heads, -1)).softmax(1).flatten(0, 1))
             values.append(self._by_heads(to_tokens.v_proj(tokens)))
             inverse = None if alpha is None else 1 / alpha
             inverses.append(inverse)
@@ -345,12 +345,13 @@ class SharedDecoder:
     ) -> Tensor:
         """Attention of tokens ``[B, k, C]`` to the image: ``[B, k, C]``."""
         queries = self._by_heads(attention.q_proj(queries))
-        weights = self._products(queries, maps.keys, of_image.keys, alpha, coefficients, values).softmax(-1)
+        products = self._products(queries, maps.keys, of_image.keys, alpha, coefficients, values)
+        weights = _as_products(_rows_first(products).softmax(-1))
         if alpha is not None:
             weights = weights * alpha[:, None]
         batch, heads, tokens, _ = queries.shape
-        by_head = weights.unflatten(1, (heads, tokens)).transpose(0, 1).reshape(heads, batch * tokens, -1)
-        attended = (by_head @ of_image.values.transpose(1, 2)).unflatten(1, (batch, tokens)).transpose(0, 1)
+        by_head = _rows_first(weights).reshape(heads, tokens * batch, -1)
+        attended = (by_head @ of_image.values.transpose(1, 2)).unflatten(1, (tokens, batch)).permute(2, 0, 1, 3)
         for v, coefficient, rows in zip(values, coefficients, maps.values.rows, strict=True):
             seen = (weights @ coefficient.transpose(1, 2)).unflatten(1, (heads, tokens))
             attended = attended + seen @ self._by_heads(self._vectors(v, rows))
@@ -441,15 +442,33 @@ def _centre(x: Tensor, dim: int) -> Tensor:
 
 
 def _with_image(tokens: Tensor, of_image: Tensor) -> Tensor:
-    """Products of tokens ``[B, H, k, d]`` and what is shared by all prompts ``[H, d, N]``: ``[B, H k, N]``."""
+    """Products of tokens ``[B, H, k, d]`` and what is shared by all prompts ``[H, d, N]``: ``[B, H k, N]``.
+
+    In memory they are ``[H k, B, N]``, as is all that is computed from them. The products of a head with all prompts
+    are then one matrix, and so are those of a prompt with all heads; neither has to be copied for the other.
+    """
     batch, heads, count, _ = tokens.shape
-    products = tokens.transpose(0, 1).reshape(heads, batch * count, -1) @ of_image
-    return products.unflatten(1, (batch, count)).transpose(0, 1).flatten(1, 2)
+    products = tokens.permute(1, 2, 0, 3).reshape(heads, count * batch, -1) @ of_image
+    return _as_products(products.reshape(heads * count, batch, -1))
+
+
+def _rows_first(products: Tensor) -> Tensor:
+    """``[B, H k, N]`` as it lies in memory, ``[H k, B, N]``: some of torch's functions copy what is not contiguous."""
+    return products.transpose(0, 1)
+
+
+def _as_products(rows: Tensor) -> Tensor:
+    """``[H k, B, N]`` to ``[B, H k, N]``, without a copy."""
+    return rows.transpose(0, 1)
 
 
 def _plus(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast."""
-    if products.dtype == a.dtype == b.dtype:
+    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast.
+
+    Compiled code chooses by itself what is done in place, and torch's compiler fails at it for products whose prompts
+    do not follow each other in memory.
+    """
+    if products.dtype == a.dtype == b.dtype and not torch.compiler.is_compiling():
         return products.baddbmm_(a, b)
     return torch.baddbmm(products, a, b)
 

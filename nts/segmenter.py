@@ -8,7 +8,9 @@ share is computed once, see :mod:`nts.decoder`. The masks are the same as those 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,17 @@ from torch import Tensor
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
 from .guidance import Guidance
+from .threads import map_chunks
+
+Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+_CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 """Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
+
+_LEAST_PROMPTS = 4
+"""Prompts in a chunk, however large an image's tokens: matrices of fewer rows multiply slowly."""
 
 _DRAWN_POSITIONS = {"cpu": 1024, "cuda": 1 << 18}
 """Image tokens, of one prompt or several, from which masks are drawn at a time."""
@@ -161,6 +169,8 @@ class Segmenter:
         self._compiled = compiled
         if compiled:
             self._decoder.compile()
+        # A GPU is given one chunk after the other; what is compiled runs in the threads that torch gives it.
+        self._parallel = device.type == "cpu" and not compiled
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
@@ -210,18 +220,26 @@ class Segmenter:
             logger.warning("the device has not the memory for so many prompts: %d are decoded at a time", chunk)
 
     def _propose(self, embedding: ImageEmbedding, points: Tensor, iou_threshold: float, chunk: int) -> Proposals:
-        kept_points, logits, predicted = [], [], []
-        with autocast(self.device, self._dtype):
-            shared = self._look(embedding)
-            for prompts in points.split(chunk):
-                labels = torch.ones(len(prompts), 1, device=self.device)
-                prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
-                predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
-                keep = (predicted_iou > iou_threshold).nonzero()[:, 0]
-                kept_points.append(prompts[keep])
-                predicted.append(predicted_iou[keep])
-                logits.append(self._draw(shared, prompted[keep], 1 + best[keep]))
-        return Proposals(torch.cat(logits), torch.cat(predicted), torch.cat(kept_points))
+        shared = self._look(embedding)
+
+        def decode(prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            labels = torch.ones(len(prompts), 1, device=self.device)
+            prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
+            predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
+            keep = (predicted_iou > iou_threshold).nonzero()[:, 0]
+            return self._draw(shared, prompted[keep], 1 + best[keep]), predicted_iou[keep], prompts[keep]
+
+        return Proposals(*self._in_chunks(decode, points.split(chunk)))
+
+    def _in_chunks(self, function: Callable[[Chunk], tuple[Tensor, ...]], chunks: Sequence[Chunk]) -> list[Tensor]:
+        """What a function gives for chunks of prompts, joined; on a CPU several chunks are decoded at the same time."""
+
+        def decode(chunk: Chunk) -> tuple[Tensor, ...]:
+            with torch.inference_mode(), autocast(self.device, self._dtype):
+                return function(chunk)
+
+        parts = map_chunks(decode, chunks) if self._parallel else [decode(chunk) for chunk in chunks]
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     @torch.inference_mode()
     def masks_of_boxes(self, embedding: ImageEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,15 +258,15 @@ class Segmenter:
         if len(boxes) == 0:
             return torch.zeros(0, self.mask_side, self.mask_side, device=self.device), boxes.new_zeros(0)
         boxes = boxes.to(self.device, torch.float32)
-        logits, predicted = [], []
-        with autocast(self.device, self._dtype):
-            shared = self._look(embedding)
-            for prompts in boxes.split(self._chunk_size(embedding)):
-                prompted = self._prompt(shared, self._embed_boxes(prompts))
-                single = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
-                predicted.append(self._predicted_iou(shared, prompted)[:, 0])
-                logits.append(self._draw(shared, prompted, single))
-        return torch.cat(logits), torch.cat(predicted)
+        shared = self._look(embedding)
+
+        def decode(prompts: Tensor) -> tuple[Tensor, Tensor]:
+            prompted = self._prompt(shared, self._embed_boxes(prompts))
+            single = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
+            return self._draw(shared, prompted, single), self._predicted_iou(shared, prompted)[:, 0]
+
+        logits, predicted = self._in_chunks(decode, boxes.split(self._chunk_size(embedding)))
+        return logits, predicted
 
     def decode(self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None) -> Decoded:
         """Decode prompts that something else than SAM2's prompt encoder made. Gradients reach the prompts.
@@ -298,25 +316,29 @@ class Segmenter:
         points = points.to(self.device, torch.float32)
         labels = torch.ones(points.shape[:2]) if labels is None else labels
         drawn = (1, 2, 3) if multimask else (0,)
-        logits, predicted = [], []
-        with autocast(self.device, self._dtype):
-            shared, chunk = self._look(embedding), self._chunk_size(embedding)
-            for prompts, marks in zip(points.split(chunk), labels.to(self.device).split(chunk), strict=True):
-                prompted = self._prompt(shared, self._embed_points(prompts, marks))
-                predicted.append(self._predicted_iou(shared, prompted)[:, list(drawn)])
-                of_token = [torch.full((len(prompts),), token, device=self.device) for token in drawn]
-                logits.append(torch.stack([self._draw(shared, prompted, chosen) for chosen in of_token], 1))
-        return torch.cat(logits), torch.cat(predicted)
+        shared, chunk = self._look(embedding), self._chunk_size(embedding)
+
+        def decode(chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            prompted = self._prompt(shared, self._embed_points(*chunk))
+            of_token = [torch.full((len(prompted),), token, device=self.device) for token in drawn]
+            masks = torch.stack([self._draw(shared, prompted, chosen) for chosen in of_token], 1)
+            return masks, self._predicted_iou(shared, prompted)[:, list(drawn)]
+
+        chunks = list(zip(points.split(chunk), labels.to(self.device).split(chunk), strict=True))
+        logits, predicted = self._in_chunks(decode, chunks)
+        return logits, predicted
 
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Prompts whose intermediates stay in the cache of a CPU, or fill a GPU without exhausting it."""
         bytes_per_prompt = embedding.features.numel() * 4
-        return max(1, min(self._most_prompts, _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt))
+        fitting = _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt
+        return min(self._most_prompts, max(_LEAST_PROMPTS, fitting))
 
     def _look(self, embedding: ImageEmbedding) -> SharedImage:
         no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
         levels = embedding.high_resolution if self._model.sam_mask_decoder.use_high_res_features else ()
-        return self._decoder.look(embedding.features[0] + no_mask, levels)
+        with autocast(self.device, self._dtype):
+            return self._decoder.look(embedding.features[0] + no_mask, levels)
 
     def _prompt(self, shared: SharedImage, sparse: Tensor, chunk: int | None = None) -> Prompted:
         """What has been compiled is given full chunks only: for another number it would be compiled again."""

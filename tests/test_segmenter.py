@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from nts.images import normalise, stretch
 from nts.models import SMALL, build_sam2, load_encoder, load_segmenter
 from nts.promotion import promote_boxes
 from nts.references import InvalidReference, Reference
-from nts.segmenter import ProposalConfig, Segmenter, point_grid
+from nts.segmenter import ProposalConfig, Proposals, Segmenter, point_grid
 from nts.small.scenes import Scene, target_scenes
 
 
@@ -64,6 +66,72 @@ def test_no_prompt_above_the_threshold_gives_no_proposals(small_segmenter):
     assert len(proposals) == 0
     assert proposals.mask_logits.shape == (0, 64, 64)
     assert proposals.points.shape == (0, 2)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(found: Proposals, expected: Proposals) -> bool:
+    return all(torch.equal(getattr(found, name), getattr(expected, name)) for name in vars(expected))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_chunks_in_threads_give_the_proposals_of_chunks_one_after_another_to_the_bit(scene, two_threads, precision):
+    segmenter = load_segmenter("small", "cpu", precision)
+    embedding = segmenter.embed(normalise(stretch(scene.image, 256)))
+    config = ProposalConfig(9, prompts_per_chunk=5)
+    found = segmenter.propose(embedding, config)
+    torch.set_num_threads(1)
+    expected = segmenter.propose(embedding, config)
+    assert len(expected) > 4
+    assert same(found, expected)
+
+
+def test_chunks_in_threads_give_the_masks_of_boxes_and_points_in_their_order(small_segmenter, scene, monkeypatch):
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    boxes, points = torch.from_numpy(boxes_of(scene)), point_grid(4, 256)[:, None]
+    calls = [
+        lambda: small_segmenter.masks_of_boxes(embedding, boxes),
+        lambda: small_segmenter.masks_of_points(embedding, points),
+    ]
+    expected = [call() for call in calls]
+    monkeypatch.setattr(small_segmenter, "_chunk_size", lambda embedding: 1)
+    for call, (logits, predicted_iou) in zip(calls, expected, strict=True):
+        found_logits, found_iou = call()
+        assert torch.allclose(found_logits, logits, atol=1e-3)
+        assert torch.allclose(found_iou, predicted_iou, atol=1e-5)
+
+
+def test_two_images_may_be_decoded_at_the_same_time(small_segmenter, two_threads):
+    embeddings = [small_segmenter.embed(normalise(stretch(scene.image, 256))) for scene in target_scenes(2)]
+    config = ProposalConfig(8, prompts_per_chunk=3)
+    expected = [small_segmenter.propose(embedding, config) for embedding in embeddings]
+    assert not same(*expected)
+    with ThreadPoolExecutor(2) as callers:
+        found = list(callers.map(lambda embedding: small_segmenter.propose(embedding, config), embeddings * 3))
+    assert all(same(*pair) for pair in zip(found, expected * 3, strict=True))
+
+
+def test_where_the_memory_does_not_suffice_fewer_prompts_are_decoded_at_a_time(
+    small_segmenter, scene, two_threads, monkeypatch
+):
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    expected = small_segmenter.propose(embedding, ProposalConfig(8, prompts_per_chunk=4))
+    tokens = small_segmenter._tokens
+
+    def limited(sparse: torch.Tensor) -> torch.Tensor:
+        if len(sparse) > 5:
+            raise torch.OutOfMemoryError("no memory for more than five prompts")
+        return tokens(sparse)
+
+    monkeypatch.setattr(small_segmenter, "_tokens", limited)
+    monkeypatch.setattr(small_segmenter, "_most_prompts", small_segmenter._most_prompts)
+    assert same(small_segmenter.propose(embedding, ProposalConfig(8, prompts_per_chunk=16)), expected)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from benchmarks import fast, growth, levers, second_run, speed
+from benchmarks import contention, fast, growth, levers, second_run, speed
 from benchmarks.measuring import PeakMemory, random_pair, shown, spread_predicted_iou, threshold_between
 from benchmarks.published_pipeline import Found
 from nts.images import prepare_target
@@ -198,3 +200,27 @@ def test_a_second_run_is_compared_with_the_first(tmp_path):
     assert json.loads((tmp_path / "second_run_small.json").read_text()) == numbers
     assert numbers["ratio"] == pytest.approx(numbers["seconds"]["first"] / numbers["seconds"]["second"])
     assert numbers["bytes_per_image"] > 1000
+
+
+def test_every_stage_is_measured_beside_busy_processes(tmp_path):
+    numbers = contention.run("small", points_per_side=6, busy=(0, 1), repeats=1, output=tmp_path)
+    assert json.loads((tmp_path / "contention_small.json").read_text()) == numbers
+    assert numbers["prompts"] == 36
+    assert numbers["proposals"] > 0
+    assert numbers["same_prompts_survive"]
+    stages = {row["stage"]: row for row in numbers["stages"]}
+    assert {"DINOv2", "SAM2 encoder", contention.SEQUENTIAL, contention.PARALLEL, "draw masks"} < set(stages)
+    assert all(seconds > 0 for row in stages.values() for seconds in row["seconds"])
+    for row in stages.values():
+        assert row["ratio"] == pytest.approx([1, row["seconds"][1] / row["seconds"][0]])
+    sequential, parallel = (stages[stage]["seconds"] for stage in (contention.SEQUENTIAL, contention.PARALLEL))
+    assert numbers["gain"] == pytest.approx([a / b for a, b in zip(sequential, parallel, strict=True)])
+    assert "| 1 busy, ms |" in (tmp_path / "contention_small.md").read_text()
+
+
+def test_busy_processes_end_with_their_block():
+    before = len(psutil.Process().children())
+    with contextlib.suppress(KeyError), contention.busy_processes(2):
+        assert len(psutil.Process().children()) == before + 2
+        raise KeyError
+    assert len(psutil.Process().children()) == before

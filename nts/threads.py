@@ -1,0 +1,112 @@
+"""Work on the CPU in chunks that run side by side, each in a thread of its own.
+
+torch spreads every operation over its intra-op threads. Where operations are small, that gains little, and costs much
+on a machine that has other work: the threads meet after every operation, and while one of them waits for a core, the
+others spin. Chunks that run side by side, with one intra-op thread each, meet once.
+
+The threads flush denormal numbers to zero. Sharp attention makes many of them, and a product of matrices that meets
+them is a hundred times slower on some processors. torch can set that for the current thread only, not for
+its intra-op threads, which is why a single chunk runs in such a thread, too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+
+
+def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> list[Result]:
+    """Call a function for every chunk, in as many threads as torch uses for one operation in the caller's.
+
+    The threads are shared by all callers in the process, so that concurrent calls do not use more cores than there are.
+    Chunks are handed out one at a time, so that it does not matter if some take longer. A call from within a chunk runs
+    in its thread.
+
+    Args:
+        function: gets one intra-op thread. It must enter by itself what torch keeps per thread: inference mode,
+            autocast and the like.
+        chunks: of work on the CPU.
+
+    Returns:
+        the results, in the order of the chunks.
+
+    Raises:
+        Exception: the first one that the function raises. Chunks that have not begun by then are not run.
+    """
+    if getattr(_local, "is_worker", False):
+        return [function(chunk) for chunk in chunks]
+    waiting = deque(enumerate(chunks))
+    results: dict[int, Result] = {}
+
+    def work() -> None:
+        try:
+            while waiting:
+                try:
+                    index, chunk = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                results[index] = function(chunk)
+        except BaseException:
+            waiting.clear()
+            raise
+
+    futures: list[Future[None]] = []
+    try:
+        pool = _pool()
+        futures.extend(pool.submit(work) for _ in range(min(torch.get_num_threads(), len(chunks))))
+        for future in futures:
+            future.result()
+    finally:
+        # An error, or an interrupt by the user, must not leave threads behind that still use the chunks.
+        waiting.clear()
+        wait(futures)
+    return [results[index] for index in range(len(chunks))]
+
+
+_local = threading.local()
+_lock = threading.Lock()
+_the_pool: ThreadPoolExecutor | None = None
+
+
+def _pool() -> ThreadPoolExecutor:
+    """The threads of this process, started when they are needed."""
+    global _the_pool
+    with _lock:
+        if _the_pool is None:
+            _the_pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="chunks", initializer=_set_up_thread)
+        return _the_pool
+
+
+def _set_up_thread() -> None:
+    """Set up the current thread, which is new, and leave the settings of all others as they are.
+
+    ``torch.set_num_threads`` sets the number for the current thread, and the default for threads that have yet to run
+    their first operation. A new thread knows the default; a thread of its own sets it back.
+    """
+    with _lock:
+        default = torch.get_num_threads()
+        torch.set_num_threads(1)
+        restoring = threading.Thread(target=torch.set_num_threads, args=(default,))
+        restoring.start()
+        restoring.join()
+    torch.set_flush_denormal(True)  # of the current thread; without effect where the processor cannot do it
+    _local.is_worker = True
+
+
+def _forget_pool() -> None:
+    """Start anew after a fork: the child has none of its parent's threads, and the lock may be held by one of them."""
+    global _lock, _the_pool
+    _lock, _the_pool = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
