@@ -43,6 +43,7 @@ from nts.masks import draw_masks
 from nts.matching import match_proposals, pool_tokens
 from nts.pipeline import build_memory
 from nts.segmenter import ImageEmbedding, ProposalConfig, Proposals
+from nts.threads import in_one_thread
 
 SEQUENTIAL, PARALLEL = "SAM2 decoder, chunks one after another", "SAM2 decoder, chunks side by side"
 SEQUENTIAL_BYTES = 16 << 20
@@ -146,22 +147,29 @@ def stages_of(pair: Pair, image: Any, config: ProposalConfig) -> dict[str, Calla
     prototypes = build_memory(draw_references(3, 1), encoder)[0].prototypes()
     features = pool_tokens(tokens, proposals.mask_logits > 0)
     size = image.shape[:2]
+
+    def one_thread(stage: Callable[[], Any]) -> Callable[[], Any]:
+        """As :class:`~nts.pipeline.ReferenceSegmenter` runs it."""
+        return partial(in_one_thread, stage, encoder.device)
+
     return {
         "DINOv2": partial(encoder.encode, pixels[None]),
         "SAM2 encoder": partial(segmenter.embed, segmenter_pixels),
         SEQUENTIAL: partial(propose_sequentially, pair, embedding, config),
         PARALLEL: partial(segmenter.propose, embedding, config),
-        "pool": lambda: pool_tokens(tokens, proposals.mask_logits > 0),
-        "match and merge": partial(
-            match_proposals,
-            tokens,
-            proposals.mask_logits,
-            proposals.predicted_iou,
-            prototypes,
-            size,
-            features=features,
+        "pool": one_thread(lambda: pool_tokens(tokens, proposals.mask_logits > 0)),
+        "match and merge": one_thread(
+            partial(
+                match_proposals,
+                tokens,
+                proposals.mask_logits,
+                proposals.predicted_iou,
+                prototypes,
+                size,
+                features=features,
+            )
         ),
-        "draw masks": partial(draw_masks, proposals.mask_logits, size),
+        "draw masks": one_thread(partial(draw_masks, proposals.mask_logits, size)),
     }
 
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from .devices import autocast
 from .memory import EncoderInfo
+from .threads import in_one_thread, is_small
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Encoder:
         self.precision = str(dtype).removeprefix("torch.")
         self._prefix_tokens = family.prefix_tokens(config)
         self._model = model.float().to(device).eval().requires_grad_(False)
+        self._is_small = is_small(model)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -111,8 +113,12 @@ class Encoder:
         Returns:
             float ``[B, h, w, C]`` on the encoder's device.
         """
-        with autocast(self.device, self._dtype):
-            tokens = self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
+
+        def encode() -> Tensor:
+            with autocast(self.device, self._dtype):
+                return self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
+
+        tokens = in_one_thread(encode, self.device) if self._is_small else encode()
         return tokens.float().unflatten(1, self.grid)
 
 

@@ -34,6 +34,7 @@ from .references import (
 from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .target_cache import target_key, target_settings
 from .targets import Target, make_target
+from .threads import in_one_thread
 from .vrp.head import ClassMaps, PromptHead, whole_images
 from .vrp.prompt import ReferencePrompt
 from .vrp.scoring import score_proposals
@@ -159,7 +160,9 @@ class EncodedTarget:
 
     def target(self) -> Target:
         """What is worth keeping of it, see :mod:`nts.targets`."""
-        return make_target(self.features, self.proposals, self.image_size)
+        return in_one_thread(
+            lambda: make_target(self.features, self.proposals, self.image_size), self.proposals.mask_logits.device
+        )
 
 
 def encode_target(
@@ -341,11 +344,18 @@ class ReferenceSegmenter:
         if self._head is not None:
             raise ValueError("a reference prompt looks at the image itself: encode it by this segmenter")
         prototypes, references, labels = self._on_cpu
-        return _with_references(match_target(target, prototypes, self.preset.matching), references, labels)
+        return in_one_thread(
+            lambda: _with_references(match_target(target, prototypes, self.preset.matching), references, labels),
+            prototypes.device,
+        )
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget) -> Instances:
         """Find instances in an image that was encoded before, for this memory or another."""
+        scores = self._class_scores(target)
+        return in_one_thread(lambda: self._match(target, scores), self.encoder.device)
+
+    def _match(self, target: EncodedTarget, class_scores: Tensor | None) -> Instances:
         instances = match_proposals(
             target.tokens,
             target.proposals.mask_logits,
@@ -354,7 +364,7 @@ class ReferenceSegmenter:
             target.image_size,
             self.preset.matching,
             target.features,
-            self._class_scores(target),
+            class_scores,
         )
         return _with_references(instances, self._references, self._reference_labels)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .devices import autocast
 from .guidance import Guidance
-from .threads import map_chunks
+from .threads import in_one_thread, is_small, map_chunks
 
 Chunk = TypeVar("Chunk")
 
@@ -171,6 +171,7 @@ class Segmenter:
             self._decoder.compile()
         # A GPU is given one chunk after the other; what is compiled runs in the threads that torch gives it.
         self._parallel = device.type == "cpu" and not compiled
+        self._is_small = is_small(model)
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
@@ -181,11 +182,15 @@ class Segmenter:
             pixels: ``[3, s, s]`` ImageNet-normalised, ``s = input_size``.
             add_no_mem_embed: see :class:`ProposalConfig`.
         """
-        with autocast(self.device, self._dtype):
-            *high_resolution, features = self._model.forward_image(pixels[None].to(self.device))["backbone_fpn"]
-            if add_no_mem_embed:
-                features = self._add_no_mem_embed(features)
-        return ImageEmbedding(features, tuple(high_resolution))
+
+        def embed() -> ImageEmbedding:
+            with autocast(self.device, self._dtype):
+                *high_resolution, features = self._model.forward_image(pixels[None].to(self.device))["backbone_fpn"]
+                if add_no_mem_embed:
+                    features = self._add_no_mem_embed(features)
+            return ImageEmbedding(features, tuple(high_resolution))
+
+        return in_one_thread(embed, self.device) if self._is_small else embed()
 
     @torch.inference_mode()
     def with_no_mem_embed(self, embedding: ImageEmbedding) -> ImageEmbedding:

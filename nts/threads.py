@@ -72,6 +72,31 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> 
     return [results[index] for index in range(len(chunks))]
 
 
+SMALL_MODEL = 10_000_000
+"""Parameters below which a model's operations are too small for several intra-op threads to pay."""
+
+
+def in_one_thread(function: Callable[[], Result], device: torch.device) -> Result:
+    """Call a function of many small operations with a single intra-op thread, where it works on the CPU.
+
+    The caller's inference mode holds in it; other settings that torch keeps per thread do not.
+    """
+    if device.type != "cpu":
+        return function()
+    inference = torch.is_inference_mode_enabled()
+
+    def call(_: None) -> Result:
+        with torch.inference_mode(inference):
+            return function()
+
+    return map_chunks(call, [None])[0]
+
+
+def is_small(model: torch.nn.Module) -> bool:
+    """Whether a model has fewer than :data:`SMALL_MODEL` parameters."""
+    return sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
+
+
 _local = threading.local()
 _lock = threading.Lock()
 _the_pool: ThreadPoolExecutor | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nts.threads import map_chunks
+from nts.threads import in_one_thread, is_small, map_chunks
 
 ROOT = Path(__file__).parents[1]
 BARRIER_SECONDS = 60
@@ -94,7 +94,7 @@ def test_threads_are_left_as_they_are_by_the_first_call_of_a_process():
     code = """
 import torch
 from concurrent.futures import ThreadPoolExecutor
-from nts.threads import map_chunks
+from nts.threads import in_one_thread, is_small, map_chunks
 
 torch.set_num_threads(3)
 map_chunks(lambda chunk: chunk, range(12))
@@ -177,7 +177,7 @@ def test_concurrent_callers_get_their_own_results():
 def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os, torch
-from nts.threads import map_chunks
+from nts.threads import in_one_thread, is_small, map_chunks
 
 torch.set_num_threads(2)
 squares = [chunk * chunk for chunk in range(20)]
@@ -200,3 +200,37 @@ def test_the_threads_do_not_keep_the_process_from_ending():
     code = "from nts.threads import map_chunks; print(map_chunks(lambda chunk: chunk, range(3)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "[0, 1, 2]"), done.stderr
+
+
+# ---- one thread ------------------------------------------------------------------------------------------------------
+
+
+def test_small_operations_run_in_one_thread_with_the_callers_inference_mode():
+    def facts() -> tuple[int, bool, bool]:
+        return torch.get_num_threads(), torch.is_inference_mode_enabled(), threading.current_thread() is here
+
+    here, before = threading.current_thread(), torch.get_num_threads()
+    assert in_one_thread(facts, torch.device("cpu")) == (1, False, False)
+    with torch.inference_mode():
+        assert in_one_thread(facts, torch.device("cpu")) == (1, True, False)
+        assert in_one_thread(facts, torch.device("meta")) == (before, True, True)
+    assert torch.get_num_threads() == before
+
+
+def test_errors_of_one_thread_reach_the_caller():
+    with pytest.raises(KeyError, match="missing"):
+        in_one_thread(lambda: {}["missing"], torch.device("cpu"))
+
+
+def test_only_small_models_run_in_one_thread(small_encoder, small_segmenter):
+    assert small_encoder._is_small
+    assert small_segmenter._is_small
+    assert is_small(torch.nn.Linear(3000, 3000))
+    assert not is_small(torch.nn.Linear(4000, 4000))
+
+
+def test_a_small_encoder_gives_the_same_in_one_thread_as_in_torchs(small_encoder, small_segmenter):
+    pixels = torch.randn(2, 3, 1, 1).expand(2, 3, small_encoder.info.input_size, small_encoder.info.input_size)
+    with torch.inference_mode():
+        expected = small_encoder._model(pixel_values=pixels).last_hidden_state[:, 1:].unflatten(1, small_encoder.grid)
+    assert torch.allclose(small_encoder.encode(pixels), expected, atol=1e-5)
