@@ -44,6 +44,7 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> 
     """
     if getattr(_local, "is_worker", False):
         return [function(chunk) for chunk in chunks]
+    threads = min(torch.get_num_threads(), len(chunks))
     waiting = deque(enumerate(chunks))
     results: dict[int, Result] = {}
 
@@ -62,7 +63,7 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> 
     futures: list[Future[None]] = []
     try:
         pool = _pool()
-        futures.extend(pool.submit(work) for _ in range(min(torch.get_num_threads(), len(chunks))))
+        futures.extend(pool.submit(work) for _ in range(threads))
         for future in futures:
             future.result()
     finally:
@@ -103,28 +104,48 @@ _the_pool: ThreadPoolExecutor | None = None
 
 
 def _pool() -> ThreadPoolExecutor:
-    """The threads of this process, started when they are needed."""
+    """The threads of this process, started when they are first needed."""
     global _the_pool
     with _lock:
         if _the_pool is None:
-            _the_pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="chunks", initializer=_set_up_thread)
+            _the_pool = _start_pool()
         return _the_pool
 
 
-def _set_up_thread() -> None:
-    """Set up the current thread, which is new, and leave the settings of all others as they are.
+def _start_pool() -> ThreadPoolExecutor:
+    """Start a thread for every core, and leave the settings of all other threads as they are.
 
-    ``torch.set_num_threads`` sets the number for the current thread, and the default for threads that have yet to run
-    their first operation. A new thread knows the default; a thread of its own sets it back.
+    ``torch.set_num_threads`` sets the number for the current thread, but also the default for threads that have yet to
+    run their first operation. The default is set back as soon as all threads have started, so that this is done once
+    in a process.
     """
-    with _lock:
-        default = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restoring = threading.Thread(target=torch.set_num_threads, args=(default,))
-        restoring.start()
-        restoring.join()
+    default = _in_new_thread(torch.get_num_threads)
+    count = os.cpu_count() or 1
+    started = threading.Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, "chunks", initializer=_set_up_thread, initargs=(started,))
+    try:
+        for _ in range(count):
+            pool.submit(int)  # starts a thread, for no other is idle before the barrier
+        started.wait()
+    except BaseException:
+        started.abort()
+        raise
+    finally:
+        _in_new_thread(torch.set_num_threads, default)
+    return pool
+
+
+def _set_up_thread(started: threading.Barrier) -> None:
+    torch.get_num_threads()  # makes torch take over the default now, not at the first operation
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # of the current thread; without effect where the processor cannot do it
     _local.is_worker = True
+    started.wait()
+
+
+def _in_new_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _forget_pool() -> None:

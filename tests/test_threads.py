@@ -90,16 +90,20 @@ def test_threads_of_the_caller_and_of_new_threads_are_left_as_they_are():
     assert (torch.get_num_threads(), default_threads()) == (2, 2)
 
 
-def test_threads_are_left_as_they_are_by_the_first_call_of_a_process():
+def test_the_first_call_of_a_process_limits_its_own_threads_alone():
     code = """
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from nts.threads import in_one_thread, is_small, map_chunks
 
+def threads(_=None):
+    torch.rand(100_000).exp()
+    return torch.get_num_threads()
+
 torch.set_num_threads(3)
-map_chunks(lambda chunk: chunk, range(12))
+assert set(map_chunks(threads, range(12))) == {1}
 with ThreadPoolExecutor(1) as pool:
-    print(torch.get_num_threads(), pool.submit(torch.get_num_threads).result())
+    print(threads(), pool.submit(threads).result())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["3", "3"]), done.stderr
