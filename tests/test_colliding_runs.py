@@ -237,6 +237,42 @@ def test_a_deletion_is_whole_or_not_at_all(nts_fo, drawn, targets, memory, field
     assert drawn.list_runs() == drawn.list_evaluations() == []
 
 
+def test_read_only_counts_of_an_evaluation_are_found_before_it_is_made_again_or_deleted(nts_fo, drawn, targets, memory):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    nts_fo.auto_segment_view(targets, memory, "q")
+    for field in ("p", "q"):
+        nts_fo.evaluate_nap(targets, field, "ground_truth")
+    before = sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))
+    lock(drawn, "nap_q_tp")
+    steps = []
+    with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
+        steps.extend(nts_fo.evaluation_job(targets, "q", "ground_truth", overwrite=True))
+    assert steps == []
+    for delete, name in (("memory", memory), ("segmentation", "q"), ("evaluation", "nap_q")):
+        with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
+            getattr(nts_fo, f"delete_{delete}")(drawn, name)
+    assert (sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))) == before
+
+
+def test_a_sample_that_is_deleted_meanwhile_leaves_the_run_complete(nts_fo, drawn, targets, memory):
+    job = begin(nts_fo.segmentation_job(targets, memory, "p"))
+    drawn.delete_samples([targets.last().id])
+    nts_fo.run(job)
+    config = drawn.get_run_info("p").config
+    assert (config.status, config.segmented) == ("complete", TARGETS - 1)
+
+
+def test_names_that_are_too_long_for_files_are_refused(nts_fo, drawn, references, targets, memory):
+    name = "x" * 101
+    for job in (
+        nts_fo.memory_job(references, "ground_truth", name),
+        nts_fo.segmentation_job(targets, memory, name),
+        nts_fo.prompt_job(references, "ground_truth", name),
+    ):
+        with pytest.raises(nts_fo.InputError, match="it has 101 characters, and at most 100 are possible"):
+            nts_fo.run(job)
+
+
 @pytest.mark.parametrize("name", ["self", "clean", "get_field", "to_dict", "save", "pk", "frames"])
 def test_names_that_break_fiftyones_documents_are_refused(nts_fo, drawn, targets, memory, name):
     with pytest.raises(nts_fo.InputError, match=f"'{name}' cannot be the name of a field: FiftyOne's samples use it"):

@@ -245,9 +245,21 @@ def check_editable(view: Collection, names: Iterable[str]) -> None:
 
 
 def _fields_of(view: Collection, key: str, method: str) -> list[str]:
-    """Fields that a run wrote."""
+    """Fields that a run wrote, and those that the evaluations of a segmentation wrote."""
     made = config(view, key, method)
-    return list(made["fields"]) if method == HEATMAPS else [made["output_field"], made["error_field"]]
+    if method == HEATMAPS:
+        return list(made["fields"])
+    evaluations = _evaluations_of(view, key) if method == SEGMENTATION else []
+    of_evaluations = [field for name in evaluations for field in _fields_of_evaluation(view, name)]
+    return [made["output_field"], made["error_field"], *of_evaluations]
+
+
+def _fields_of_evaluation(view: Collection, key: str) -> list[str]:
+    """Fields that an evaluation, or an attempt at it, wrote in the samples or in the labels of."""
+    fields = {path.split(".detections.")[0] for path in label_attributes(view, key)}
+    if feeds_model_evaluation(view, key):
+        fields |= {f"{key}{suffix}" for suffix in COUNT_SUFFIXES}
+    return sorted(fields)
 
 
 def _fields_made_with_memory(view: Collection, key: str) -> list[str]:
@@ -510,7 +522,8 @@ def reference_sources(view: Collection, predictions_field: str, memory_key: str)
     made = configs(view, SEGMENTATION).get(predictions_field)
     if made is not None and made["memory_key"] == memory_key:
         stored = results(view, predictions_field, SEGMENTATION)
-        return set(stored["reference_sample_ids"]), set(stored.get("reference_files", ()))
+        if "reference_sample_ids" in stored:
+            return set(stored["reference_sample_ids"]), set(stored.get("reference_files", ()))
     entries = load_memory(view, memory_key).entries
     return {entry.sample_id for entry in entries}, {entry.file for entry in entries if entry.file}
 
@@ -662,7 +675,7 @@ def delete_evaluation(view: Collection, key: str) -> list[str]:
     Returns what was deleted, in words; raises RunNotFound if there is neither a result nor an attempt of this name.
     """
     there, attempted = key in configs(view, EVALUATION), key in drafts(view, EVALUATION)
-    check_editable(view, {path.split(".detections.")[0] for path in label_attributes(view, key)})
+    check_editable(view, _fields_of_evaluation(view, key))
     words = [f"unfinished evaluation {key!r}"] if attempted and not there else made_with_evaluation(view, key)
     delete_model_evaluation(view, key)
     if attempted:
@@ -688,6 +701,10 @@ def delete_model_evaluation(view: Collection, key: str) -> None:
 
 ATTRIBUTE_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
 """Ends of the names, and types, of what an evaluation writes on every label."""
+
+
+COUNT_SUFFIXES = ("_tp", "_fp", "_fn")
+"""Ends of the names of what an evaluation writes on every sample."""
 
 
 def error_attribute(predictions_field: str, key: str) -> str:
