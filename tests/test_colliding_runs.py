@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,26 @@ def test_a_build_ends_in_words_when_its_labels_or_its_name_are_gone(nts_fo, draw
     with pytest.raises(nts_fo.RunEnded, match="'ground_truth' was deleted meanwhile"):
         nts_fo.run(job)
     assert drawn.list_runs() == ["m"]
+
+
+def test_threads_of_one_process_can_read_one_memory(nts_fo, drawn, memory):
+    expected = nts_fo.load_memory(drawn, memory).shots
+    with ThreadPoolExecutor(8) as pool:
+        shots = list(pool.map(lambda _: nts_fo.load_memory(drawn, memory).shots, range(64)))
+    assert shots == [expected] * 64
+
+
+def test_a_damaged_evaluation_says_so_and_can_be_deleted(nts_fo, drawn, targets, memory):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    nts_fo.evaluate_nap(targets, "p", "ground_truth")
+    drawn.save_run_results("nap_p", drawn.init_run_results("nap_p", other=1), overwrite=True)
+    for read in (nts_fo.open_evaluation, nts_fo.load_evaluation):
+        with pytest.raises(nts_fo.InputError, match="the evaluation 'nap_p' is damaged"):
+            read(drawn, "nap_p")
+    drawn.save_run_results("p", drawn.init_run_results("p", other=1), overwrite=True)
+    nts_fo.evaluate_nap(targets, "p", "ground_truth", overwrite=True)
+    nts_fo.delete_memory(drawn, memory)
+    assert drawn.list_runs() == drawn.list_evaluations() == []
 
 
 # ---- read-only fields and names --------------------------------------------------------------------------------------

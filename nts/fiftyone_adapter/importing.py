@@ -67,9 +67,18 @@ def import_layout(
 
 
 def view_of(name: str) -> Collection:
-    """A dataset, or a view saved in one, by ``"dataset"`` or ``"dataset/view"``."""
-    dataset, _, view = name.partition("/")
-    return fo.load_dataset(dataset).load_saved_view(view) if view else fo.load_dataset(dataset)
+    """A dataset, or a view saved in one, by ``"dataset"`` or ``"dataset/view"``; both names may hold slashes.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if fo.dataset_exists(name):
+        return fo.load_dataset(name)
+    for position in (index for index, letter in enumerate(name) if letter == "/"):
+        dataset, view = name[:position], name[position + 1 :]
+        if fo.dataset_exists(dataset) and fo.load_dataset(dataset).has_saved_view(view):
+            return fo.load_dataset(dataset).load_saved_view(view)
+    raise InputError(f"there is no dataset {name!r}, nor a dataset with a saved view as in '<dataset>/<view>'")
 
 
 def custom_data(

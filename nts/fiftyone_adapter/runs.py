@@ -22,6 +22,7 @@ import binascii
 import hashlib
 import json
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,9 @@ LOCK_FILE = ".lock"
 
 PENDING = "pending"
 """Stands for the stamp of an evaluation of FiftyOne's kind that a draft is about to register."""
+
+_reading = threading.Lock()
+"""FiftyOne reads results through one file object per run, which the threads of a process (two tabs) would share."""
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 
@@ -118,7 +122,8 @@ def config(view: Collection, key: str, method: str) -> dict[str, Any]:
 def results(view: Collection, key: str, method: str) -> dict[str, Any]:
     """The results stored under ``key``; raises as :func:`config`."""
     config(view, key, method)
-    stored = view.load_run_results(key, cache=False, load_view=False)
+    with _reading:
+        stored = view.load_run_results(key, cache=False, load_view=False)
     return {} if stored is None else {name: value for name, value in stored.serialize().items() if name != "cls"}
 
 
@@ -760,7 +765,8 @@ def model_evaluation_stamp(view: Collection, key: str) -> str:
 @lru_cache(maxsize=64)
 def _token_in_results(dataset_name: str, key: str, _stamp: str) -> str | None:
     """The token that :func:`.model_evaluation.feed` put into the results of an evaluation of FiftyOne's kind."""
-    results = fo.load_dataset(dataset_name).load_evaluation_results(key, cache=False, load_view=False)
+    with _reading:
+        results = fo.load_dataset(dataset_name).load_evaluation_results(key, cache=False, load_view=False)
     return ((getattr(results, "custom_metrics", None) or {}).get(METRIC) or {}).get("token")
 
 
