@@ -182,6 +182,20 @@ def test_threads_of_one_process_can_read_one_memory(nts_fo, drawn, memory):
     assert shots == [expected] * 64
 
 
+def test_deleting_a_training_in_a_clone_keeps_the_checkpoints_of_the_original(nts_fo, drawn, tmp_path):
+    from nts.fiftyone_adapter import runs
+
+    (tmp_path / "scratch").mkdir()
+    draft = {"scratch_folder": str(tmp_path / "scratch"), "dataset_id": str(drawn._doc.id), "status": "interrupted"}
+    runs.begin(drawn, "prompt", runs.PROMPT, draft)
+    clone = drawn.clone()
+    nts_fo.delete_prompt(clone, "prompt")
+    clone.delete()
+    assert (tmp_path / "scratch").is_dir()
+    nts_fo.delete_prompt(drawn, "prompt")
+    assert not (tmp_path / "scratch").exists()
+
+
 def test_a_damaged_evaluation_says_so_and_can_be_deleted(nts_fo, drawn, targets, memory):
     nts_fo.auto_segment_view(targets, memory, "p")
     nts_fo.evaluate_nap(targets, "p", "ground_truth")

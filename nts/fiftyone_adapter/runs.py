@@ -287,9 +287,10 @@ def _discard_attempt(view: Collection, key: str, method: str) -> list[str]:
     """
     attempted = key in drafts(view, method)
     if attempted:
-        folder = drafts(view, method)[key].get("scratch_folder")
+        made, own = drafts(view, method)[key], str(view._root_dataset._doc.id)
+        folder = made.get("scratch_folder")
         discard_draft(view, key)
-        if folder and Path(folder).is_dir():
+        if folder and made.get("dataset_id", own) == own and Path(folder).is_dir():
             _remove_unless_in_use(Path(folder))
     if key in configs(view, method):
         return []
