@@ -18,14 +18,18 @@ def resolve_device(device: str) -> torch.device:
     """``"auto"`` takes CUDA where there is one, then Apple's MPS, then the CPU.
 
     Raises:
-        ValueError: if a device is named that this machine does not have.
+        ValueError: if a device is named that torch does not know, or this machine does not have.
     """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    resolved = torch.device(device)
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{device!r} is no device that torch knows; use 'auto', 'cpu' or 'cuda:0'") from error
+    cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
+    available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not available.get(resolved.type, False):
         raise ValueError(f"the device {device!r} is not available on this machine; use 'auto' or 'cpu'")
     return resolved

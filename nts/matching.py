@@ -41,6 +41,12 @@ class MatchingConfig:
     score_threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("nms_iou", "merge_exponent", "score_threshold"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}")
+        for name in ("max_instances", "candidates_per_instance"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if not 0 <= self.nms_iou <= 1:
             raise ValueError(f"nms_iou must lie in [0, 1], got {self.nms_iou}")
         if self.max_instances < 1 or self.candidates_per_instance < 1:

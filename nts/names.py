@@ -12,7 +12,13 @@ def as_names(names: str | Iterable[str] | None) -> list[str] | None:
 
     Args:
         names: one name, several, or ``None`` for no choice, which is passed through.
+
+    Raises:
+        ValueError: if something else than a text is among them.
     """
     if names is None:
         return None
-    return [names] if isinstance(names, str) else list(names)
+    listed = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if wrong := [name for name in listed if not isinstance(name, str)]:
+        raise ValueError(f"names must be texts, got {wrong[0]!r}")
+    return listed

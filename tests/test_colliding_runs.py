@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,40 @@ def test_a_field_that_somebody_else_makes_while_models_load_is_not_written(fo, n
     assert not drawn.has_field("p_error")
 
 
+def test_threads_of_one_process_can_read_one_memory(nts_fo, drawn, memory):
+    expected = nts_fo.load_memory(drawn, memory).shots
+    with ThreadPoolExecutor(8) as pool:
+        shots = list(pool.map(lambda _: nts_fo.load_memory(drawn, memory).shots, range(64)))
+    assert shots == [expected] * 64
+
+
+def test_deleting_a_training_in_a_clone_keeps_the_checkpoints_of_the_original(nts_fo, drawn, tmp_path):
+    from nts.fiftyone_adapter import runs
+
+    (tmp_path / "scratch").mkdir()
+    draft = {"scratch_folder": str(tmp_path / "scratch"), "dataset_id": str(drawn._doc.id), "status": "interrupted"}
+    runs.begin(drawn, "prompt", runs.PROMPT, draft)
+    clone = drawn.clone()
+    nts_fo.delete_prompt(clone, "prompt")
+    clone.delete()
+    assert (tmp_path / "scratch").is_dir()
+    nts_fo.delete_prompt(drawn, "prompt")
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_damaged_evaluation_says_so_and_can_be_deleted(nts_fo, drawn, targets, memory):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    nts_fo.evaluate_nap(targets, "p", "ground_truth")
+    drawn.save_run_results("nap_p", drawn.init_run_results("nap_p", other=1), overwrite=True)
+    for read in (nts_fo.open_evaluation, nts_fo.load_evaluation):
+        with pytest.raises(nts_fo.InputError, match="the evaluation 'nap_p' is damaged"):
+            read(drawn, "nap_p")
+    drawn.save_run_results("p", drawn.init_run_results("p", other=1), overwrite=True)
+    nts_fo.evaluate_nap(targets, "p", "ground_truth", overwrite=True)
+    nts_fo.delete_memory(drawn, memory)
+    assert drawn.list_runs() == drawn.list_evaluations() == []
+
+
 # ---- read-only fields and names --------------------------------------------------------------------------------------
 
 
@@ -244,6 +279,42 @@ def test_a_deletion_is_whole_or_not_at_all(nts_fo, drawn, targets, memory, field
     lock(drawn, field, read_only=False)
     nts_fo.delete_memory(drawn, memory)
     assert drawn.list_runs() == drawn.list_evaluations() == []
+
+
+def test_read_only_counts_of_an_evaluation_are_found_before_it_is_made_again_or_deleted(nts_fo, drawn, targets, memory):
+    nts_fo.auto_segment_view(targets, memory, "p")
+    nts_fo.auto_segment_view(targets, memory, "q")
+    for field in ("p", "q"):
+        nts_fo.evaluate_nap(targets, field, "ground_truth")
+    before = sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))
+    lock(drawn, "nap_q_tp")
+    steps = []
+    with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
+        steps.extend(nts_fo.evaluation_job(targets, "q", "ground_truth", overwrite=True))
+    assert steps == []
+    for delete, name in (("memory", memory), ("segmentation", "q"), ("evaluation", "nap_q")):
+        with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
+            getattr(nts_fo, f"delete_{delete}")(drawn, name)
+    assert (sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))) == before
+
+
+def test_a_sample_that_is_deleted_meanwhile_leaves_the_run_complete(nts_fo, drawn, targets, memory):
+    job = begin(nts_fo.segmentation_job(targets, memory, "p"))
+    drawn.delete_samples([targets.last().id])
+    nts_fo.run(job)
+    config = drawn.get_run_info("p").config
+    assert (config.status, config.segmented) == ("complete", TARGETS - 1)
+
+
+def test_names_that_are_too_long_for_files_are_refused(nts_fo, drawn, references, targets, memory):
+    name = "x" * 101
+    for job in (
+        nts_fo.memory_job(references, "ground_truth", name),
+        nts_fo.segmentation_job(targets, memory, name),
+        nts_fo.prompt_job(references, "ground_truth", name),
+    ):
+        with pytest.raises(nts_fo.InputError, match="it has 101 characters, and at most 100 are possible"):
+            nts_fo.run(job)
 
 
 @pytest.mark.parametrize("name", ["self", "clean", "get_field", "to_dict", "save", "pk", "frames"])

@@ -241,3 +241,12 @@ def _named(view) -> list[tuple]:
 def _with_metadata(view):
     view.compute_metadata()
     return view
+
+
+def test_names_of_datasets_and_views_may_hold_slashes(importing, make_dataset, fo, tmp_path):
+    dataset = make_dataset([fo.Sample(tmp_path / "a.png"), fo.Sample(tmp_path / "b.png")], name="of/birds")
+    dataset.save_view("to/check", dataset.limit(1))
+    assert len(importing.view_of("of/birds")) == 2
+    assert len(importing.view_of("of/birds/to/check")) == 1
+    with pytest.raises(importing.InputError, match="there is no dataset 'of/birds/elsewhere'"):
+        importing.view_of("of/birds/elsewhere")

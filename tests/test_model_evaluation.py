@@ -134,7 +134,7 @@ def test_names_that_would_overwrite_something_are_refused(nts_fo, predicted):
     predicted.evaluate_detections("found", "ground_truth", eval_key="theirs", progress=False)
     with pytest.raises(nts_fo.InputError, match="'theirs' is taken by an evaluation that FiftyOne made"):
         nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key="theirs", overwrite=True)
-    with pytest.raises(nts_fo.InputError, match="the dataset has found.detections.mask"):
+    with pytest.raises(nts_fo.InputError, match="'mask' is part of every label"):
         nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key="mask")
     assert predicted.list_runs() == []
 

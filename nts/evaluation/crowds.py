@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
+
+import numpy as np
 
 _TRUE = {"true", "t", "yes", "y", "on"}
 
@@ -29,4 +32,6 @@ def is_crowd(value: Any) -> bool:
             value = float(word)
         except ValueError:
             return False
+    if not isinstance(value, numbers.Number | np.bool_):
+        return False
     return bool(value == value and value)  # NaN differs from itself

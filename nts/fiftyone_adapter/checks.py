@@ -67,10 +67,10 @@ class LabelCounts:
 def label_counts(view: Collection) -> dict[str, LabelCounts]:
     """For every field of type Detections what labels it has, in the order of :func:`detections_fields`."""
     fields = detections_fields(view)
-    masks = [fo.Count(f"{name}.detections.{where}") for name in fields for where in ("mask", "mask_path")]
+    masks = [_count_where(f"{name}.detections", True, _has_mask()) for name in fields]
     classes = [fo.CountValues(f"{name}.detections.label") for name in fields]
     results = iter(view.aggregate(masks + classes))
-    mask_counts = [next(results) + next(results) for _ in fields]
+    mask_counts = [next(results) for _ in fields]
     return {
         name: LabelCounts(sum(counts.values()), in_field, tuple(sorted(filter(None, counts))))
         for name, in_field, counts in zip(fields, mask_counts, results, strict=True)
@@ -155,14 +155,18 @@ def reference_counts(view: Collection, fields: Iterable[str] | None = None) -> d
     return {name: _reference_counts(view, name, types[name], *islice(results, 3)) for name in fields}
 
 
+def _has_mask() -> fo.ViewExpression:
+    """Whether a detection has a mask; a new expression each time, since FiftyOne binds it to where it is used."""
+    return (F("mask") != None) | (F("mask_path") != None)  # noqa: E711 (an expression of the database's)
+
+
 def _aggregations(name: str, document_type: type) -> list[fo.Aggregation]:
     """How many labels a field has, how many of them are masks, and how many there are of each class."""
     in_list = document_type in LABEL_LISTS
     labels = f"{name}.{LABEL_LISTS[document_type]}" if in_list else name
     masks = fo.Count(f"{labels}.id")
     if document_type in (fo.Detections, fo.Detection):
-        has_mask = (F("mask") != None) | (F("mask_path") != None)  # noqa: E711 (an expression of the database's)
-        masks = _count_where(labels, in_list, has_mask)
+        masks = _count_where(labels, in_list, _has_mask())
     elif document_type in (fo.Polylines, fo.Polyline):
         masks = _count_where(labels, in_list, F("closed") | F("filled"))
     classes = fo.Count(name) if document_type is fo.Segmentation else fo.CountValues(f"{labels}.label")
@@ -210,10 +214,7 @@ def _found(view: Collection, name: str) -> str:
 def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> None:
     """Raise unless a run of the given method may be stored under ``key``."""
     kind = runs.KINDS[method]
-    if not _is_name(key):
-        raise InputError(
-            f"{key!r} cannot be the name of a {kind}: use letters, digits and underscores, and begin with a letter"
-        )
+    _check_name(key, kind)
     if key not in view.list_runs():
         return
     if key not in runs.configs(view, method):
@@ -244,10 +245,7 @@ _WRITERS = {runs.SEGMENTATION: "auto_segment_view", runs.CLASS_MAPS: "map_classe
 
 def check_output_field(view: Collection, name: str, method: str = runs.SEGMENTATION) -> None:
     """Raise unless ``name`` is free, or a field that a run of the method made and may make again."""
-    if not _is_name(name):
-        raise InputError(
-            f"{name!r} cannot be the name of a field: use letters, digits and underscores, and begin with a letter"
-        )
+    _check_name(name, "field")
     dataset = view._root_dataset  # a view may hide fields
     check_not_reserved(dataset, (name, runs.error_field(name)))
     runs.check_editable(dataset, (name, runs.error_field(name)))
@@ -282,6 +280,8 @@ def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> 
     if not present:
         raise InputError(f"{where} has no labels with a class")
     wanted = list(wanted)
+    if not wanted:
+        raise InputError(f"choose at least one class; {where} has: {', '.join(present)}")
     if not set(wanted) & set(present):
         raise InputError(f"{where} has no label of the classes {', '.join(wanted)}; it has: {', '.join(present)}")
 
@@ -301,6 +301,25 @@ def suggest_output_field(view: Collection, memory_key: str, method: str = runs.S
 
 def _numbered(base: str) -> Iterator[str]:
     return (f"{base}_{number}" for number in itertools.count(2))
+
+
+_LONGEST_NAME = 100
+"""Characters of a name; it also becomes part of file names, which may have 255."""
+
+
+def _check_name(name: str, kind: str) -> None:
+    """Raise unless something of this kind may have the name."""
+    article = "an" if kind[0] in "aeiou" else "a"
+    if not _is_name(name):
+        raise InputError(
+            f"{name!r} cannot be the name of {article} {kind}: use letters, digits and underscores, and begin with a "
+            "letter"
+        )
+    if len(name) > _LONGEST_NAME:
+        raise InputError(
+            f"{name[:20]!r}... cannot be the name of {article} {kind}: it has {len(name)} characters, and at most "
+            f"{_LONGEST_NAME} are possible"
+        )
 
 
 def _is_name(name: str) -> bool:

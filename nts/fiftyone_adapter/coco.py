@@ -123,10 +123,16 @@ class CocoData:
         self, sample: fo.Sample, name: str, classes: Container[str], size: tuple[int, int]
     ) -> Iterator[tuple[fo.Detection, dict[str, Any]]]:
         """Yield every label of some classes, with its image, category, box, area and mask."""
+        seen = set[str]()
         for label in detections(sample, name):
-            if label.label not in classes:
+            if label.label and label.label not in classes:
                 continue
             try:
+                if not label.label:
+                    raise InvalidReference("it has no class")
+                if label.id in seen:
+                    raise InvalidReference("another label of this sample has the same id: only the first one is used")
+                seen.add(label.id)
                 mask, box = label_mask(label, size), box_pixels(label, size)
             except InvalidReference as error:
                 self.unplaced.append(f"label {label.label!r} in field {name!r} of {sample.filepath}: {error}")

@@ -17,8 +17,10 @@ from fiftyone.core.odm import DatasetDocument
 from PIL import ImageColor
 
 from ..pictures import Colour, class_colours
+from .locking import exclusive
 
 
+@exclusive
 def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable[str]) -> None:
     """Give every class the same colour in all of the fields, in the dataset's colour scheme.
 
@@ -68,6 +70,7 @@ def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -
     return defaults | {str(value["value"]): value["color"] for value in values if _is_readable(value.get("color"))}
 
 
+@exclusive
 def forget_colours(view: Collection, fields: Iterable[str]) -> None:
     """Take fields that are gone out of the colour scheme."""
     gone, scheme = set(fields), _scheme(view)

@@ -294,6 +294,10 @@ def load_evaluation(view: Collection, eval_key: str) -> dict[str, Any]:
     """The stored :class:`EvaluationReport` as plain values; raises RunNotFound if there is none."""
     stored = runs.results(view, eval_key, runs.EVALUATION)
     names = ("eval_key", "result", "left_out_references", "without_predictions", "notes")
+    if missing := [name for name in names if name not in stored]:
+        raise InputError(
+            f"the evaluation {eval_key!r} is damaged, its {missing[0]} is missing: delete it and evaluate again"
+        )
     return {name: stored[name] for name in names}
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import fiftyone as fo
+from bson import ObjectId
+from fiftyone import ViewField as F
 
 from ..evaluation.crowds import is_crowd
 from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
@@ -64,9 +67,18 @@ def import_layout(
 
 
 def view_of(name: str) -> Collection:
-    """A dataset, or a view saved in one, by ``"dataset"`` or ``"dataset/view"``."""
-    dataset, _, view = name.partition("/")
-    return fo.load_dataset(dataset).load_saved_view(view) if view else fo.load_dataset(dataset)
+    """A dataset, or a view saved in one, by ``"dataset"`` or ``"dataset/view"``; both names may hold slashes.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if fo.dataset_exists(name):
+        return fo.load_dataset(name)
+    for position in (index for index, letter in enumerate(name) if letter == "/"):
+        dataset, view = name[:position], name[position + 1 :]
+        if fo.dataset_exists(dataset) and fo.load_dataset(dataset).has_saved_view(view):
+            return fo.load_dataset(dataset).load_saved_view(view)
+    raise InputError(f"there is no dataset {name!r}, nor a dataset with a saved view as in '<dataset>/<view>'")
 
 
 def custom_data(
@@ -95,7 +107,7 @@ def custom_data(
         checks.check_detections_field(view, label_field, "label field")
         present.append({name for name in view.distinct(f"{label_field}.detections.label") if name})
     where = f"the field {label_field!r} of the references"
-    wanted = sorted(set(as_names(classes) or present[0]))
+    wanted = sorted(present[0] if classes is None else set(as_names(classes) or ()))
     checks.check_classes(wanted, present[0], where)
     if missing := sorted(set(wanted) - present[0]):
         raise InputError(f"{where} has no label of the classes {', '.join(missing)}")
@@ -142,28 +154,56 @@ def sample_references_view(
     checks.check_view(view)
     checks.check_detections_field(view, label_field, "label field")
     labels = f"{label_field}.detections"
-    fields = ["filepath", f"{labels}.id", f"{labels}.label", f"{labels}.bounding_box"]
+    fields = ["id", "filepath", f"{labels}.id", f"{labels}.label", f"{labels}.bounding_box"]
     columns = view.values(fields)
-    path = f"{labels}.{crowd}"
-    crowds = view.values(path) if crowd is not None and view.has_field(path) else [None] * len(columns[0])
+    # An expression, since the dataset need not declare the attribute.
+    crowds = view.values(F(labels).map(F(crowd))) if crowd else [None] * len(columns[0])
 
-    ids: dict[str, str] = {}
+    ids: dict[str, tuple[str, str]] = {}
+    seen = set[tuple[str, str]]()
     candidates = []
-    for filepath, *of_sample, marks in zip(*columns, crowds, strict=True):
+    for sample_id, filepath, *of_sample, marks in zip(*columns, crowds, strict=True):
         of_sample = [values or [] for values in of_sample]
         marks = marks or [None] * len(of_sample[0])
         for label_id, name, box, in_crowd in zip(*of_sample, marks, strict=True):
-            if not name or is_crowd(in_crowd) or not _is_usable(box):
+            if not name or is_crowd(in_crowd) or not _is_usable(box) or (sample_id, label_id) in seen:
                 continue
+            seen.add((sample_id, label_id))
             key = candidate_key(Path(filepath).name, name, box, ids)
-            ids[key] = label_id
+            ids[key] = sample_id, label_id
             candidates.append(Candidate(key, name, filepath, box[2] * box[3]))
     present = {candidate.class_name for candidate in candidates}
-    wanted = set(as_names(classes) or present)
+    wanted = present if classes is None else set(as_names(classes) or ())
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
     draw = stratified_sample((c for c in candidates if c.class_name in wanted), shots, seed)
     chosen = [ids[c.key] for of_class in draw.chosen.values() for c in of_class]
-    return view.select_labels(ids=chosen, fields=label_field)
+    return _select_pairs(view, label_field, chosen, columns[0], columns[2])
+
+
+def _select_pairs(
+    view: Collection, label_field: str, chosen: Sequence[tuple[str, str]], sample_ids: Sequence, label_ids: Sequence
+) -> fo.DatasetView:
+    """A view of labels by the ids of sample and label: labels that were copied between samples share an id.
+
+    Args:
+        view: to select from.
+        label_field: a field of type Detections.
+        chosen: ``(sample id, label id)``.
+        sample_ids: of the view.
+        label_ids: of each of its samples.
+    """
+    selected = view.select_labels(ids=list({label_id for _, label_id in chosen}), fields=label_field)
+    pairs = {(sample, label) for sample, labels in zip(sample_ids, label_ids, strict=True) for label in labels or []}
+    samples_with = Counter(label for _, label in pairs)
+    shared = sorted({label for _, label in chosen if samples_with[label] > 1})
+    if not shared:
+        return selected
+    wanted = [
+        (F("_id") == ObjectId(label)) & (F("$_id") == ObjectId(sample))
+        for sample, label in chosen
+        if samples_with[label] > 1
+    ]
+    return selected.filter_labels(label_field, ~F("_id").is_in([ObjectId(i) for i in shared]) | F.any(wanted))
 
 
 def _is_usable(box: list | None) -> bool:

@@ -25,6 +25,9 @@ from ..references import InvalidReference
 VOID = 255
 """Value of pixels without a class in PASCAL VOC's segmentations."""
 
+_LARGEST_SIDE = 2
+"""Objects may reach beyond their image, but a box or polygon this many times as large as the image is in pixels."""
+
 
 def detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
     """Labels of a field of type Detections; none where the field is not set."""
@@ -67,7 +70,8 @@ def box_fractions(detection: fo.Detection) -> tuple[float, float, float, float]:
     """The box of a detection: ``x, y, width, height`` as fractions of the image.
 
     Raises:
-        InvalidReference: if it is missing, is not four finite numbers, or has no area.
+        InvalidReference: if it is missing, is not four finite numbers, has no area, lies outside the image, or is so
+            large that it must be in pixels.
     """
     box = detection.bounding_box
     if box is None or not len(box):
@@ -82,6 +86,13 @@ def box_fractions(detection: fo.Detection) -> tuple[float, float, float, float]:
         raise InvalidReference(f"its box {_short(box)} is not finite")
     if width <= 0 or height <= 0:
         raise InvalidReference(f"its box {_short(box)} has no area: width and height must be positive")
+    if x >= 1 or y >= 1 or x + width <= 0 or y + height <= 0:
+        raise InvalidReference(f"its box {_short(box)} lies outside its image")
+    if max(width, height) > _LARGEST_SIDE:
+        raise InvalidReference(
+            f"its box {_short(box)} is larger than {_LARGEST_SIDE} times its image: boxes are fractions of the image, "
+            "not pixels"
+        )
     return x, y, width, height
 
 
@@ -106,6 +117,11 @@ def polyline_mask(polyline: fo.Polyline, image_size: tuple[int, int]) -> np.ndar
         raise InvalidReference("it has no vertices")
     if not all(np.isfinite(shape).all() for shape in shapes):
         raise InvalidReference("a coordinate of it is not finite")
+    vertices = np.concatenate(shapes)
+    if (np.ptp(vertices, axis=0) > _LARGEST_SIDE * np.array(image_size[::-1])).any():
+        raise InvalidReference(
+            f"it is larger than {_LARGEST_SIDE} times its image: vertices are fractions of the image, not pixels"
+        )
     if polyline.closed or polyline.filled:
         polygons = [shape for shape in shapes if len(np.unique(shape, axis=0)) >= 3]
         if not polygons:

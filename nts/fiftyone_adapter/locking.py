@@ -9,21 +9,29 @@ database that all processes share, under which this process first catches up wit
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import fiftyone as fo
 import fiftyone.core.odm as foo
 import fiftyone.core.sample as fos
 from mongoengine.errors import DoesNotExist
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .errors import InputError, RunEnded
+
+Collection = fo.core.collections.SampleCollection
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+logger = logging.getLogger(__name__)
 
 LEASE = 30.0
 """Seconds after which the lease of a process that is gone can be taken over. It is renewed while it is held."""
@@ -43,7 +51,7 @@ _held = _Held()
 
 
 @contextlib.contextmanager
-def locked(view: fo.core.collections.SampleCollection, patience: float = _PATIENCE) -> Iterator[fo.Dataset]:
+def locked(view: Collection, patience: float = _PATIENCE) -> Iterator[fo.Dataset]:
     """Hold the lock of a view's dataset. A thread that holds it may take it again.
 
     Args:
@@ -72,7 +80,18 @@ def locked(view: fo.core.collections.SampleCollection, patience: float = _PATIEN
         lease.release()
 
 
-def refresh(view: fo.core.collections.SampleCollection) -> None:
+def exclusive(function: Callable[Concatenate[Collection, _P], _R]) -> Callable[Concatenate[Collection, _P], _R]:
+    """Decorator that runs a function of a view under the lock of its dataset."""
+
+    @functools.wraps(function)
+    def under_lock(view: Collection, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with locked(view):
+            return function(view, *args, **kwargs)
+
+    return under_lock
+
+
+def refresh(view: Collection) -> None:
     """Bring the schema and the runs of a dataset in memory up to date with the database, unsaved samples untouched.
 
     Raises:
@@ -86,7 +105,7 @@ def refresh(view: fo.core.collections.SampleCollection) -> None:
     _declare_stored_fields(dataset)
 
 
-def _dataset_and_id(view: fo.core.collections.SampleCollection) -> tuple[fo.Dataset, str]:
+def _dataset_and_id(view: Collection) -> tuple[fo.Dataset, str]:
     try:
         dataset = view._root_dataset
         return dataset, str(dataset._doc.id)
@@ -177,7 +196,10 @@ class _Lease:
 
     def _renew(self) -> None:
         while not self._released.wait(LEASE / 3):
-            _collection().update_one({"_id": self._key, "owner": self._owner}, self._values())
+            try:
+                _collection().update_one({"_id": self._key, "owner": self._owner}, self._values())
+            except PyMongoError as error:  # the next time may do, and what holds the lock meets the same error
+                logger.warning("the lock of a dataset could not be renewed: %s", error)
 
     def _values(self) -> list[dict[str, Any]]:
         until = {"$add": ["$$NOW", int(1000 * LEASE)]}

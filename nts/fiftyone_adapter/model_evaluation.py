@@ -37,8 +37,6 @@ from .runs import Collection
 
 IOU = 0.5
 
-_SAMPLE_SUFFIXES = ("_tp", "_fp", "_fn")
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -60,9 +58,10 @@ def check_evaluation_fields(view: Collection, key: str, predictions_field: str, 
     for name in (f"{key}{suffix}" for suffix in (*runs.ATTRIBUTE_SUFFIXES, "_error")):
         if name == "self" or hasattr(fo.Detection, name):
             raise InputError(f"the name {key!r} will not do: {name!r} is part of every label; choose another name")
-    checks.check_not_reserved(dataset, [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES])
+    counts = [f"{key}{suffix}" for suffix in runs.COUNT_SUFFIXES]
+    checks.check_not_reserved(dataset, counts)
     ours = runs.label_attributes(dataset, key)
-    runs.check_editable(dataset, (predictions_field, ground_truth_field))
+    runs.check_editable(dataset, (predictions_field, ground_truth_field, *counts))
     if runs.feeds_model_evaluation(view, key):
         ours |= set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
     elif key in dataset.list_evaluations():
@@ -89,7 +88,7 @@ def delete_remains(view: Collection, key: str, predictions_field: str, ground_tr
 
 def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[str]:
     """All that an evaluation writes."""
-    paths = [f"{key}{suffix}" for suffix in _SAMPLE_SUFFIXES]
+    paths = [f"{key}{suffix}" for suffix in runs.COUNT_SUFFIXES]
     for field in (predictions_field, ground_truth_field):
         paths += [f"{field}.detections.{key}{suffix}" for suffix in runs.ATTRIBUTE_SUFFIXES]
     return [*paths, runs.error_attribute(predictions_field, key)]

@@ -187,10 +187,11 @@ class Output:
         with locked(self._dataset):
             self.write()
             done, failed = self.done(), set(self._images.exists(self.error_field).values("id"))
+            wanted = set(ids) & set(self._images.values("id"))  # samples may have been deleted meanwhile
             runs.update(
                 self._dataset,
                 self.name,
-                status="complete" if done | failed >= set(ids) else "incomplete",
+                status="complete" if done | failed >= wanted else "incomplete",
                 segmented=len(done),
                 failed=len(failed),
                 **{name: self._images.count(f"{self.name}.{path}") for name, path in counts.items()},

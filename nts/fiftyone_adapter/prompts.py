@@ -162,6 +162,7 @@ def prompt_job(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "status": "running",
         "scratch_folder": None if folder else str(place),
+        "dataset_id": str(view._root_dataset._doc.id),  # a clone has this draft, too, but not the folder
     }
     token = runs.begin(view, prompt_key, runs.PROMPT, description)
     try:

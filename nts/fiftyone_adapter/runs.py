@@ -22,12 +22,13 @@ import binascii
 import hashlib
 import json
 import shutil
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import fiftyone as fo
 from filelock import FileLock, Timeout
@@ -37,7 +38,7 @@ from ..memory import MemoryBank, MemoryFileError
 from ..vrp.prompt import PromptFileError, ReferencePrompt
 from . import colours
 from .errors import InputError, RunEnded, RunNotFound
-from .locking import locked, refresh
+from .locking import exclusive, refresh
 
 MEMORY, SEGMENTATION, EVALUATION, HEATMAPS = "nts_memory", "nts_segmentation", "nts_nap", "nts_heatmaps"
 PROMPT, CLASS_MAPS = "nts_prompt", "nts_class_maps"
@@ -65,18 +66,8 @@ LOCK_FILE = ".lock"
 PENDING = "pending"
 """Stands for the stamp of an evaluation of FiftyOne's kind that a draft is about to register."""
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
-
-
-def _exclusive(function: Callable[Concatenate[Collection, _P], _R]) -> Callable[Concatenate[Collection, _P], _R]:
-    """Run a function of a view under the lock of its dataset."""
-
-    @wraps(function)
-    def under_lock(view: Collection, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with locked(view):
-            return function(view, *args, **kwargs)
-
-    return under_lock
+_reading = threading.Lock()
+"""FiftyOne reads results through one file object per run, which the threads of a process (two tabs) would share."""
 
 
 def all_images(view: Collection) -> Collection:
@@ -118,11 +109,12 @@ def config(view: Collection, key: str, method: str) -> dict[str, Any]:
 def results(view: Collection, key: str, method: str) -> dict[str, Any]:
     """The results stored under ``key``; raises as :func:`config`."""
     config(view, key, method)
-    stored = view.load_run_results(key, cache=False, load_view=False)
+    with _reading:
+        stored = view.load_run_results(key, cache=False, load_view=False)
     return {} if stored is None else {name: value for name, value in stored.serialize().items() if name != "cls"}
 
 
-@_exclusive
+@exclusive
 def store(
     view: Collection, key: str, method: str, config: dict[str, Any], results: dict[str, Any] | None = None
 ) -> str:
@@ -156,7 +148,7 @@ def check_owner(view: Collection, key: str, token: str, fields: Iterable[str]) -
         raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: this run of {key!r} ends here")
 
 
-@_exclusive
+@exclusive
 def begin(view: Collection, key: str, method: str, config: dict[str, Any]) -> str:
     """Register the draft of a run on a view; an earlier draft under the same key is dropped, an earlier run stays.
 
@@ -183,7 +175,7 @@ def check_draft(view: Collection, key: str, token: str) -> None:
         raise RunEnded(f"{key!r} was started again meanwhile, or deleted: this run of it ends here")
 
 
-@_exclusive
+@exclusive
 def complete(view: Collection, key: str, token: str, results: dict[str, Any] | None = None, **changes: Any) -> None:
     """Make the draft under ``key`` the run, with its results, and with changes to its configuration.
 
@@ -202,14 +194,14 @@ def complete(view: Collection, key: str, token: str, results: dict[str, Any] | N
     dataset.rename_run(draft, key)
 
 
-@_exclusive
+@exclusive
 def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None:
     """Change values in the configuration of the draft under ``key``, such as its status; raises as :func:`complete`."""
     check_draft(view, key, token)
     update(view, _DRAFT + key, **changes)
 
 
-@_exclusive
+@exclusive
 def discard_draft(view: Collection, key: str) -> bool:
     """Drop the draft under ``key``; returns whether there was one."""
     there = _DRAFT + key in view.list_runs()
@@ -218,7 +210,7 @@ def discard_draft(view: Collection, key: str) -> bool:
     return there
 
 
-@_exclusive
+@exclusive
 def update(view: Collection, key: str, **changes: Any) -> None:
     """Change values in the configuration stored under ``key``."""
     run = view.get_run_info(key).config
@@ -245,9 +237,21 @@ def check_editable(view: Collection, names: Iterable[str]) -> None:
 
 
 def _fields_of(view: Collection, key: str, method: str) -> list[str]:
-    """Fields that a run wrote."""
+    """Fields that a run wrote, and those that the evaluations of a segmentation wrote."""
     made = config(view, key, method)
-    return list(made["fields"]) if method == HEATMAPS else [made["output_field"], made["error_field"]]
+    if method == HEATMAPS:
+        return list(made["fields"])
+    evaluations = _evaluations_of(view, key) if method == SEGMENTATION else []
+    of_evaluations = [field for name in evaluations for field in _fields_of_evaluation(view, name)]
+    return [made["output_field"], made["error_field"], *of_evaluations]
+
+
+def _fields_of_evaluation(view: Collection, key: str) -> list[str]:
+    """Fields that an evaluation, or an attempt at it, wrote in the samples or in the labels of."""
+    fields = {path.split(".detections.")[0] for path in label_attributes(view, key)}
+    if feeds_model_evaluation(view, key):
+        fields |= {f"{key}{suffix}" for suffix in COUNT_SUFFIXES}
+    return sorted(fields)
 
 
 def _fields_made_with_memory(view: Collection, key: str) -> list[str]:
@@ -270,9 +274,10 @@ def _discard_attempt(view: Collection, key: str, method: str) -> list[str]:
     """
     attempted = key in drafts(view, method)
     if attempted:
-        folder = drafts(view, method)[key].get("scratch_folder")
+        made, own = drafts(view, method)[key], str(view._root_dataset._doc.id)
+        folder = made.get("scratch_folder")
         discard_draft(view, key)
-        if folder and Path(folder).is_dir():
+        if folder and made.get("dataset_id", own) == own and Path(folder).is_dir():
             _remove_unless_in_use(Path(folder))
     if key in configs(view, method):
         return []
@@ -308,7 +313,7 @@ def list_evaluations(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, EVALUATION)
 
 
-@_exclusive
+@exclusive
 def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) -> None:
     """Keep a memory in the dataset, registered on the view of its references."""
     shots = bank.shots
@@ -381,7 +386,7 @@ def explained(view: Collection, *fields: str) -> Iterator[None]:
         raise
 
 
-@_exclusive
+@exclusive
 def delete_memory(view: Collection, key: str) -> list[str]:
     """Delete a memory and everything made with it; returns what was deleted, in words.
 
@@ -433,7 +438,7 @@ def list_unfinished_prompts(view: Collection) -> dict[str, dict[str, Any]]:
     return drafts(view, PROMPT)
 
 
-@_exclusive
+@exclusive
 def store_prompt(
     view: Collection,
     key: str,
@@ -478,7 +483,7 @@ def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
     return ReferencePrompt.from_bytes(content, source=name)
 
 
-@_exclusive
+@exclusive
 def delete_prompt(view: Collection, key: str) -> list[str]:
     """Delete a reference prompt, and what is left of an unfinished training of it; returns what was deleted, in words.
 
@@ -510,12 +515,13 @@ def reference_sources(view: Collection, predictions_field: str, memory_key: str)
     made = configs(view, SEGMENTATION).get(predictions_field)
     if made is not None and made["memory_key"] == memory_key:
         stored = results(view, predictions_field, SEGMENTATION)
-        return set(stored["reference_sample_ids"]), set(stored.get("reference_files", ()))
+        if "reference_sample_ids" in stored:
+            return set(stored["reference_sample_ids"]), set(stored.get("reference_files", ()))
     entries = load_memory(view, memory_key).entries
     return {entry.sample_id for entry in entries}, {entry.file for entry in entries if entry.file}
 
 
-@_exclusive
+@exclusive
 def delete_segmentation(view: Collection, key: str) -> list[str]:
     """Delete a segmentation: its evaluations, its fields, itself; returns what was deleted, in words."""
     if attempt := _discard_attempt(view, key, SEGMENTATION):
@@ -538,7 +544,7 @@ def made_with_segmentation(view: Collection, key: str) -> list[str]:
     return [*fields, *saved_view, *words, f"segmentation {key!r}"]
 
 
-@_exclusive
+@exclusive
 def delete_fields(view: Collection, key: str) -> None:
     """Delete the fields that a segmentation made, with all that is in them, and the saved view of them."""
     made = config(view, key, SEGMENTATION)
@@ -570,7 +576,7 @@ def has_review_view(view: Collection, field: str) -> bool:
     return dataset.has_saved_view(name) and dataset.get_saved_view_info(name)["description"] == _REVIEW_MARK
 
 
-@_exclusive
+@exclusive
 def save_review_view(labels: Collection, field: str) -> str:
     """Save a view under that name, in the place of an earlier one of ours; returns the name."""
     delete_review_view(labels, field)
@@ -578,7 +584,7 @@ def save_review_view(labels: Collection, field: str) -> str:
     return review_view(field)
 
 
-@_exclusive
+@exclusive
 def delete_review_view(view: Collection, field: str) -> None:
     """Delete the saved view of that name, if it is not one of the user's own."""
     if has_review_view(view, field):
@@ -598,7 +604,7 @@ def heatmaps_key(memory_key: str, shown: str = "similarity") -> str:
     return f"{memory_key}_{shown}"
 
 
-@_exclusive
+@exclusive
 def delete_heatmaps(view: Collection, key: str) -> list[str]:
     """Delete a set of heat maps: its fields and itself; returns what was deleted, in words."""
     if attempt := _discard_attempt(view, key, HEATMAPS):
@@ -624,7 +630,7 @@ def list_class_maps(view: Collection) -> dict[str, dict[str, Any]]:
     return configs(view, CLASS_MAPS)
 
 
-@_exclusive
+@exclusive
 def delete_class_maps(view: Collection, key: str) -> list[str]:
     """Delete class maps: their fields, the names of their values, themselves; returns what was deleted, in words."""
     if attempt := _discard_attempt(view, key, CLASS_MAPS):
@@ -655,14 +661,14 @@ def delete_output(view: Collection, key: str, method: str) -> list[str]:
 # ---- evaluations -----------------------------------------------------------------------------------------------------
 
 
-@_exclusive
+@exclusive
 def delete_evaluation(view: Collection, key: str) -> list[str]:
     """Delete an evaluation, with what it feeds FiftyOne's Model Evaluation panel, and what is left of an attempt at it.
 
     Returns what was deleted, in words; raises RunNotFound if there is neither a result nor an attempt of this name.
     """
     there, attempted = key in configs(view, EVALUATION), key in drafts(view, EVALUATION)
-    check_editable(view, {path.split(".detections.")[0] for path in label_attributes(view, key)})
+    check_editable(view, _fields_of_evaluation(view, key))
     words = [f"unfinished evaluation {key!r}"] if attempted and not there else made_with_evaluation(view, key)
     delete_model_evaluation(view, key)
     if attempted:
@@ -672,7 +678,7 @@ def delete_evaluation(view: Collection, key: str) -> list[str]:
     return words
 
 
-@_exclusive
+@exclusive
 def delete_model_evaluation(view: Collection, key: str) -> None:
     """Delete what our evaluation ``key`` feeds the Model Evaluation panel, and what it says of wrong predictions."""
     dataset = view._root_dataset
@@ -688,6 +694,10 @@ def delete_model_evaluation(view: Collection, key: str) -> None:
 
 ATTRIBUTE_SUFFIXES = {"": fo.StringField, "_id": fo.StringField, "_iou": fo.FloatField}
 """Ends of the names, and types, of what an evaluation writes on every label."""
+
+
+COUNT_SUFFIXES = ("_tp", "_fp", "_fn")
+"""Ends of the names of what an evaluation writes on every sample."""
 
 
 def error_attribute(predictions_field: str, key: str) -> str:
@@ -743,7 +753,8 @@ def model_evaluation_stamp(view: Collection, key: str) -> str:
 @lru_cache(maxsize=64)
 def _token_in_results(dataset_name: str, key: str, _stamp: str) -> str | None:
     """The token that :func:`.model_evaluation.feed` put into the results of an evaluation of FiftyOne's kind."""
-    results = fo.load_dataset(dataset_name).load_evaluation_results(key, cache=False, load_view=False)
+    with _reading:
+        results = fo.load_dataset(dataset_name).load_evaluation_results(key, cache=False, load_view=False)
     return ((getattr(results, "custom_metrics", None) or {}).get(METRIC) or {}).get("token")
 
 

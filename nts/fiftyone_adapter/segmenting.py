@@ -132,6 +132,8 @@ def segmentation_job(
     bank = runs.load_memory(view, memory_key)
     output_field = output_field or checks.suggest_output_field(view, memory_key)
     checks.check_output_field(view, output_field)
+    if limit is not None and not isinstance(limit, int):
+        raise InputError(f"limit must be a whole number, got {limit!r}")
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
     preset = get_preset(preset or bank.preset)

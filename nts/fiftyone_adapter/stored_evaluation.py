@@ -301,7 +301,7 @@ def open_evaluation(dataset: fo.Dataset, key: str) -> StoredEvaluation:
 
     Raises:
         RunNotFound: if there is none.
-        InputError: if an earlier version of the plugin stored it, without what is needed.
+        InputError: if an earlier version of the plugin stored it, without what is needed, or it is damaged.
     """
     config = runs.config(dataset, key, runs.EVALUATION)
     if config["schema"] != runs.SCHEMAS[runs.EVALUATION]:
@@ -314,7 +314,14 @@ def _opened(dataset_name: str, key: str, _created: str, _stamp: str) -> StoredEv
     """Read once: a slider is moved many times. An evaluation of the same name made later has another stamp."""
     dataset = fo.load_dataset(dataset_name)
     config = runs.config(dataset, key, runs.EVALUATION)
-    return StoredEvaluation(key, config, runs.results(dataset, key, runs.EVALUATION))
+    content = runs.results(dataset, key, runs.EVALUATION)
+    if missing := [
+        name for name in ("result", "curves", "confidence", "diagnostics", "matches") if name not in content
+    ]:
+        raise InputError(
+            f"the evaluation {key!r} is damaged, its {missing[0]} is missing: delete it and evaluate again"
+        )
+    return StoredEvaluation(key, config, content)
 
 
 @dataclass(frozen=True)
