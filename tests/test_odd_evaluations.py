@@ -189,3 +189,32 @@ def test_an_evaluation_can_be_deleted_after_its_fields_were_renamed(nts_fo, pred
     nts_fo.delete_evaluation(drawn, "nap_p")
     assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
     nts_fo.evaluate_nap(predicted, "q", "truth", eval_key="nap_p", memory_key="m")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": "0.5"}, "score_threshold must be a number"),
+        ({"score_threshold": None}, "score_threshold must be a number"),
+        ({"max_instances": 1.5}, "max_instances must be a whole number"),
+        ({"limit": 2.5}, "limit must be a whole number"),
+        ({"device": "tpu"}, "'tpu' is no device that torch knows|is not available on this machine"),
+        ({"device": "cuda:99"}, "the device 'cuda:99' is not available"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused_in_words(nts_fo, predicted, options, message):
+    with pytest.raises(ValueError, match=message):
+        nts_fo.auto_segment_view(predicted, "m", "q", **options)
+    assert not predicted._dataset.has_field("q")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"), [([], "choose at least one class"), ([None], "must be texts"), (5, "must be texts")]
+)
+def test_classes_that_are_none_or_no_names_are_refused_in_words(nts_fo, predicted, references, classes, message):
+    with pytest.raises(ValueError, match=message):
+        nts_fo.build_reference_memory(references, "ground_truth", "n", classes=classes)
+    with pytest.raises(ValueError, match=message):
+        nts_fo.evaluate_nap(predicted, "p", "ground_truth", classes=classes)
+    with pytest.raises(ValueError, match=message):
+        nts_fo.sample_references_view(references, "ground_truth", 1, 0, classes)
