@@ -55,10 +55,10 @@ def test_prompts_that_do_not_fit_are_decoded_fewer_at_a_time(small_segmenter, mo
     found = small_segmenter.propose(embedding, config)
     assert torch.allclose(found.mask_logits, expected.mask_logits, atol=1e-3)
     assert torch.equal(found.points, expected.points)
-    assert [chunk for chunk in chunks if chunk <= 10] == [9, 9, 9, 9]
+    assert sorted(chunk for chunk in chunks if chunk <= 10) == [4, 8, 8, 8, 8]
     chunks.clear()
     small_segmenter.propose(embedding, config)  # what was learned is remembered
-    assert chunks == [9, 9, 9, 9]
+    assert sorted(chunks) == [4, 8, 8, 8, 8]
 
 
 MATCHING = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from nts.evaluation.__main__ import main
 from nts.pipeline import ReferenceSegmenter, build_memory
 from nts.presets import DEFAULT, FAST, PAPER, PRESETS
 from nts.references import Reference
-from nts.small.scenes import NOVEL_SPECIES, reference_scenes, species_name, write_coco
+from nts.small.scenes import NOVEL_SPECIES, draw_scene, reference_scenes, species_name, write_coco
 
 
 @pytest.fixture
@@ -69,15 +70,15 @@ def test_the_engine_loads_models_in_the_precision_of_the_preset(preset, asked):
 @pytest.mark.parametrize("command", ["run", "heads"])
 def test_the_command_line_loads_models_in_the_precision_of_the_preset(command, options, expected, asked, tmp_path):
     species = NOVEL_SPECIES[:3]
-    scenes = [scene for number in species for scene in reference_scenes(number, 2)]
+    scenes = {
+        "references": [scene for number in species for scene in reference_scenes(number, 2)],
+        "targets": [draw_scene([5, k], species) for k in range(4)],
+    }
     words = [command, "custom", "--points", "2", "--device", "cpu", "--shots", "1", "--out", str(tmp_path / "out")]
-    for name in ("references", "targets"):
-        words += [
-            f"--{name}",
-            str(write_coco(tmp_path / name, scenes, species)),
-            "--data",
-            str(tmp_path / name / "data"),
-        ]
+    for name, of_role in scenes.items():
+        labels = write_coco(tmp_path / name, of_role, species)
+        shutil.copytree(tmp_path / name / "data", labels.parent, dirs_exist_ok=True)  # where the file looks for them
+        words += [f"--{name}", str(labels)]
     if command == "heads":
         words += ["--classes", species_name(species[0]), "--episodes", "1", "--validation-episodes", "1"]
         words += ["--annotations", "mask"]
