@@ -253,8 +253,11 @@ def _orientation(file: Image.Image) -> int:
     # PNG's own getexif() decodes the image, because metadata may be behind it.
     exif = Image.Image.getexif(file)
     if ExifTags.Base.Orientation not in exif and file.format == "PNG" and file.tile and file.fp:  # type: ignore[attr-defined]
-        with Image.open(io.BytesIO(_png_without_pixels(file.fp))) as header:  # type: ignore[attr-defined]
-            exif = Image.Image.getexif(header)
+        try:
+            with Image.open(io.BytesIO(_png_without_pixels(file.fp))) as header:  # type: ignore[attr-defined]
+                exif = Image.Image.getexif(header)
+        except _ON_BROKEN_CONTENT:
+            return 1  # the image can be decoded; only what stands behind its pixels is damaged
     return exif.get(ExifTags.Base.Orientation, 1)
 
 
@@ -265,7 +268,9 @@ def _png_without_pixels(stream: IO[bytes]) -> bytes:
     kept = stream.read(len(_PNG))
     while len(head := stream.read(8)) == 8:
         length, name = struct.unpack(">I4s", head)
-        if name in (b"IDAT", b"IEND"):
+        if name == b"IEND":  # what follows it is no part of the image
+            break
+        if name == b"IDAT":
             stream.seek(length + 4, os.SEEK_CUR)
         else:
             kept += head + stream.read(length + 4)

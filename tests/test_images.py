@@ -374,3 +374,14 @@ def test_box_of_the_mask_is_taken_where_none_is_given():
 def test_references_that_cannot_be_are_refused(mask, box, message):
     with pytest.raises(InvalidReference, match=message):
         Reference(COLOUR, "a", mask, box)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "gif", "bmp", "webp"])
+def test_bytes_after_the_end_of_an_image_are_not_looked_at(tmp_path, suffix):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).save(path)
+    expected = read_image(path)
+    for trailing in (b"\0", b"\n", bytes(range(16)), b"\0\0\0\x04IDATabcd" + bytes(4), bytes(5000)):
+        path.write_bytes(path.read_bytes() + trailing)
+        assert np.array_equal(read_image(path), expected)
+        assert image_size(path) == (20, 30)
