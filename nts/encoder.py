@@ -87,6 +87,7 @@ class Encoder:
         grid: ``(h, w)`` patches of an input.
         device: where it runs.
         precision: that it computes in, as torch calls it.
+        is_small: it runs with one intra-op thread on a CPU, see :mod:`nts.threads`.
     """
 
     def __init__(self, model: PreTrainedModel, name: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -101,7 +102,7 @@ class Encoder:
         self.precision = str(dtype).removeprefix("torch.")
         self._prefix_tokens = family.prefix_tokens(config)
         self._model = model.float().to(device).eval().requires_grad_(False)
-        self._is_small = is_small(model)
+        self.is_small = is_small(model)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class Encoder:
             with autocast(self.device, self._dtype):
                 return self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
 
-        tokens = in_one_thread(encode, self.device) if self._is_small else encode()
+        tokens = in_one_thread(encode, self.device) if self.is_small else encode()
         return tokens.float().unflatten(1, self.grid)
 
 

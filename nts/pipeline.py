@@ -34,7 +34,7 @@ from .references import (
 from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .target_cache import target_key, target_settings
 from .targets import Target, make_target
-from .threads import in_one_thread
+from .threads import in_one_thread, side_by_side
 from .vrp.head import ClassMaps, PromptHead, whole_images
 from .vrp.prompt import ReferencePrompt
 from .vrp.scoring import score_proposals
@@ -207,8 +207,16 @@ def _encode(
     image: PreparedImage, encoder: Encoder, segmenter: Segmenter, preset: Preset
 ) -> tuple[Tensor, ImageEmbedding]:
     """Patch tokens ``[h, w, C]`` and the embedding of an image."""
-    tokens = encoder.encode(image.encoder_input[None])[0]
-    return tokens, segmenter.embed(image.segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
+
+    def encode() -> Tensor:
+        return encoder.encode(image.encoder_input[None])[0]
+
+    def embed() -> ImageEmbedding:
+        return segmenter.embed(image.segmenter_input, add_no_mem_embed=preset.proposals.add_no_mem_embed)
+
+    if encoder.is_small and segmenter.is_small and encoder.device.type == segmenter.device.type == "cpu":
+        return side_by_side(encode, embed)
+    return encode(), embed()
 
 
 def _for_prompts(embedding: ImageEmbedding, segmenter: Segmenter, preset: Preset) -> ImageEmbedding:

@@ -143,6 +143,7 @@ class Segmenter:
         points_per_side: the grid of points that suits it.
         device: where it runs.
         precision: that it computes in, as torch calls it.
+        is_small: its image encoder runs with one intra-op thread on a CPU, see :mod:`nts.threads`.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Segmenter:
             self._decoder.compile()
         # A GPU is given one chunk after the other; what is compiled runs in the threads that torch gives it.
         self._parallel = device.type == "cpu" and not compiled
-        self._is_small = is_small(model)
+        self.is_small = is_small(model)
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
 
     @torch.inference_mode()
@@ -190,7 +191,7 @@ class Segmenter:
                     features = self._add_no_mem_embed(features)
             return ImageEmbedding(features, tuple(high_resolution))
 
-        return in_one_thread(embed, self.device) if self._is_small else embed()
+        return in_one_thread(embed, self.device) if self.is_small else embed()
 
     @torch.inference_mode()
     def with_no_mem_embed(self, embedding: ImageEmbedding) -> ImageEmbedding:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nts.pipeline import encode_target, prepare_image
+from nts.small.scenes import draw_scene
 from nts.threads import in_one_thread, is_small, map_chunks
 
 ROOT = Path(__file__).parents[1]
@@ -227,8 +229,8 @@ def test_errors_of_one_thread_reach_the_caller():
 
 
 def test_only_small_models_run_in_one_thread(small_encoder, small_segmenter):
-    assert small_encoder._is_small
-    assert small_segmenter._is_small
+    assert small_encoder.is_small
+    assert small_segmenter.is_small
     assert is_small(torch.nn.Linear(3000, 3000))
     assert not is_small(torch.nn.Linear(4000, 4000))
 
@@ -238,3 +240,11 @@ def test_a_small_encoder_gives_the_same_in_one_thread_as_in_torchs(small_encoder
     with torch.inference_mode():
         expected = small_encoder._model(pixel_values=pixels).last_hidden_state[:, 1:].unflatten(1, small_encoder.grid)
     assert torch.allclose(small_encoder.encode(pixels), expected, atol=1e-5)
+
+
+def test_both_encoders_give_the_same_side_by_side(small_encoder, small_segmenter):
+    image = draw_scene([3, 0], [100, 102]).image
+    encoded = encode_target(image, small_encoder, small_segmenter, keep_embedding=True)
+    prepared = prepare_image(image, small_encoder, small_segmenter)
+    assert torch.equal(encoded.tokens, small_encoder.encode(prepared.encoder_input[None])[0])
+    assert torch.equal(encoded.embedding.features, small_segmenter.embed(prepared.segmenter_input).features)
