@@ -43,7 +43,7 @@ from nts.masks import draw_masks
 from nts.matching import match_proposals, pool_tokens
 from nts.pipeline import build_memory
 from nts.segmenter import ImageEmbedding, ProposalConfig, Proposals
-from nts.threads import in_one_thread
+from nts.utils.threads import in_one_thread
 
 SEQUENTIAL, PARALLEL = "SAM2 decoder, chunks one after another", "SAM2 decoder, chunks side by side"
 SEQUENTIAL_BYTES = 16 << 20

@@ -26,10 +26,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from nts.evaluation.average_precision import accumulate
-from nts.evaluation.bootstrap import paired_bootstrap
-from nts.evaluation.coco import NovelAP, evaluate, summarise_matches
-from nts.evaluation.matches import IouType, Matches, concatenate, match, match_image
+from nts.metrics.average_precision import accumulate
+from nts.metrics.bootstrap import paired_bootstrap
+from nts.metrics.coco import NovelAP, evaluate, summarise_matches
+from nts.metrics.matches import IouType, Matches, concatenate, match, match_image
 from tools import private_mongod
 
 WIDTH, HEIGHT = 640, 480

@@ -23,21 +23,21 @@ from torch import Tensor
 from benchmarks.measuring import RESULTS, draw_references, markdown_table, surroundings, write_report
 from benchmarks.scenes import REFERENCES_PER_CLASS, draw_prototypes, figures
 from benchmarks.speed import compare
-from nts.devices import resolve_device, resolve_precision
-from nts.evaluation.coco import coco_results, evaluate
-from nts.guidance import led_prompts
 from nts.instances import Instances
 from nts.matching import match_proposals
+from nts.metrics.coco import coco_results, evaluate
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import EncodedTarget, encode_references, encode_target
 from nts.presets import FAST, PAPER, Preset
 from nts.segmenter import Proposals, point_grid
-from nts.small.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
+from nts.segmenter.guidance import guided_points
+from nts.utils.devices import resolve_device, resolve_precision
+from synthetic.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
 
 
 def led(target: EncodedTarget, prototypes: Tensor, points_per_side: int, input_size: int) -> EncodedTarget:
     """The target as it would be with prompts led by the prototypes: some of all its proposals."""
-    which = led_prompts(target.tokens, prototypes, points_per_side, FAST.proposals.guidance)
+    which = guided_points(target.tokens, prototypes, points_per_side, FAST.proposals.guidance)
     kept = {tuple(point) for point in point_grid(points_per_side, input_size)[which.cpu()].tolist()}
     proposals = target.proposals
     rows = [k for k, point in enumerate(proposals.points.tolist()) if tuple(point) in kept]

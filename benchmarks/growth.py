@@ -34,11 +34,11 @@ from benchmarks.measuring import (
     time_call,
     write_report,
 )
-from nts.devices import resolve_device
 from nts.matching import match_proposals
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry, instance_prototype
 from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
 from nts.presets import DEFAULT
+from nts.utils.devices import resolve_device
 
 GRID_SIDES = (8, 12, 16, 24, 32)
 CLASSES = (1, 10, 80, 300, 1203)

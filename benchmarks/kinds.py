@@ -18,25 +18,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.scenes import (
-    DRAWS,
-    MERGING,
-    REFERENCES_PER_CLASS,
-    draw_prototypes,
-    figures,
-    match_all,
-    summary,
-    table,
-)
-from nts.annotations import EVALUATION, simulate_reference
-from nts.evaluation.coco import evaluate
+from benchmarks.scenes import DRAWS, MERGING, REFERENCES_PER_CLASS, draw_prototypes, figures, match_all, summary, table
+from nts.datasets.annotations import EVALUATION, simulate_reference
 from nts.memory import MemoryEntry
+from nts.metrics.coco import evaluate
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import encode_references, encode_target
 from nts.presets import get_preset
 from nts.promotion import promote
 from nts.references import Kind, Reference
-from nts.small.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name, target_scenes
+from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name, target_scenes
 
 ROWS: dict[str, tuple[Kind, int | None]] = {
     "box": ("box", None),

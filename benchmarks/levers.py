@@ -26,7 +26,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import published_pipeline
 from benchmarks.measuring import (
     ENCODER_SHAPES,
     RESULTS,
@@ -43,11 +42,12 @@ from benchmarks.measuring import (
     time_call,
     write_report,
 )
-from nts.devices import resolve_device
 from nts.images import prepare_target
 from nts.masks import draw_masks, overlaps_of_masks
 from nts.matching import pool_tokens
 from nts.segmenter import ImageEmbedding, ProposalConfig
+from nts.utils.devices import resolve_device
+from reference_implementation import published_pipeline
 
 CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Image tokens of the prompts that are decoded at a time: what stays in a cache, or fills a GPU."""

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
-from benchmarks import published_pipeline
 from nts.encoder import Encoder
 from nts.images import normalise, stretch
 from nts.models import build_sam2, load_encoder, load_segmenter
 from nts.references import Reference
 from nts.segmenter import Segmenter
-from nts.small.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, draw_scene, reference_scenes, species_name
+from reference_implementation import published_pipeline
+from synthetic.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, draw_scene, reference_scenes, species_name
 
 Result = TypeVar("Result")
 Size = Literal["tiny", "small", "base", "large"]

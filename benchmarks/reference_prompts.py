@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nts.evaluation.head_table import Row, draw_lists, evaluate_heads
-from nts.evaluation.heads import Baselines, PromptedMap
+from nts.evaluation.predictor_table import Row, draw_lists, evaluate_heads
+from nts.evaluation.predictors import Baselines, PromptedMap
 from nts.models import load_encoder, load_segmenter
-from nts.small.episodes import drawn_images
-from nts.small.scenes import NOVEL_SPECIES
 from nts.vrp.features import FeatureStore
 from nts.vrp.model import VRPConfig, paper
-from nts.vrp.prompt import ReferencePrompt
+from nts.vrp.prompt import TrainedPrompt
 from nts.vrp.training import PAPER, TrainingConfig, default_vrp, run_training, split_classes, train
+from synthetic.episodes import drawn_images
+from synthetic.scenes import NOVEL_SPECIES
 from training.train_reference_prompt import draw_data
 
 OURS = "ours"
@@ -63,7 +63,7 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
     }
 
 
-def train_all(folder: Path, steps: int, classes: int, scenes: int, names: Sequence[str]) -> dict[str, ReferencePrompt]:
+def train_all(folder: Path, steps: int, classes: int, scenes: int, names: Sequence[str]) -> dict[str, TrainedPrompt]:
     """Train the variants, or go on where an earlier call was interrupted."""
     dataset = draw_data(folder / "data", classes, scenes)
     store = FeatureStore(load_encoder(), load_segmenter(), folder=folder / "features")

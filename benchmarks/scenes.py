@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nts.evaluation.coco import NovelAP, coco_results, evaluate
 from nts.evaluation.diagnostics import (
     ERROR_KINDS,
     Diagnostics,
@@ -34,11 +33,12 @@ from nts.evaluation.diagnostics import (
 )
 from nts.matching import MatchingConfig, match_proposals
 from nts.memory import class_prototype
+from nts.metrics.coco import NovelAP, coco_results, evaluate
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import EncodedTarget, encode_references, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
-from nts.small.scenes import (
+from synthetic.scenes import (
     DISTRACTOR_SPECIES,
     NOVEL_SPECIES,
     SIDE,

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nts.evaluation.coco import coco_results, evaluate
 from nts.memory import MemoryBank, MemoryEntry
+from nts.metrics.coco import coco_results, evaluate
 from nts.models import load_encoder, load_reference_prompt, load_segmenter
 from nts.pipeline import SCORERS, EncodedTarget, ReferenceSegmenter, encode_references, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
-from nts.small.scenes import NOVEL_SPECIES, Scene, coco_dataset, reference_scenes, species_name, target_scenes
+from synthetic.scenes import NOVEL_SPECIES, Scene, coco_dataset, reference_scenes, species_name, target_scenes
 
 from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
 

@@ -38,15 +38,15 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed import jpeg_file, read_file
 from nts.cache import TensorCache
-from nts.cached import CachedSegmenter
-from nts.devices import resolve_device
+from nts.cache.targets import keep_target
+from nts.cached_segmenter import CachedSegmenter
 from nts.images import digest_content
 from nts.memory import MemoryBank, MemoryEntry
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT
 from nts.segmenter import Proposals
-from nts.target_cache import keep_target
 from nts.targets import Target, make_target
+from nts.utils.devices import resolve_device
 
 CLASSES = 20
 ROUNDS = 5

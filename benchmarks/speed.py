@@ -36,7 +36,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import Dinov2Model
 
-from benchmarks import published_pipeline
 from benchmarks.measuring import (
     ENCODER_SHAPES,
     RESULTS,
@@ -57,15 +56,16 @@ from benchmarks.measuring import (
     synchronise,
     write_report,
 )
-from benchmarks.published_pipeline import Constants, Found
 from nts import pipeline
-from nts.devices import resolve_device, resolve_precision
 from nts.encoder import Encoder
-from nts.evaluation.coco import coco_results
 from nts.images import prepare_target
 from nts.instances import Instances
+from nts.metrics.coco import coco_results
 from nts.pipeline import ReferenceSegmenter, build_memory
 from nts.presets import PAPER, Preset, get_preset
+from nts.utils.devices import resolve_device, resolve_precision
+from reference_implementation import published_pipeline
+from reference_implementation.published_pipeline import Constants, Found
 
 DECODE_FILE, RESIZE, DINO, SAM_ENCODER, SAM_DECODER, MATCH, WRITE = STAGES = (
     "decode the file",

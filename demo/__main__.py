@@ -24,7 +24,7 @@ from nts import fiftyone_adapter as nts  # noqa: E402
 from nts.fiftyone_adapter.colours import set_class_colours  # noqa: E402
 from nts.images import read_image  # noqa: E402
 from nts.pictures import class_colours, contact_sheet, draw_instances  # noqa: E402
-from nts.small.scenes import write_data_set  # noqa: E402
+from synthetic.scenes import write_data_set  # noqa: E402
 
 DATASET = "reference-segmentation-demo"
 MEMORY = "demo"

@@ -95,7 +95,7 @@ def similarity(features: Tensor, prototypes: Tensor) -> Tensor:
     return (features @ prototypes.T).clamp(min=0, max=1)
 
 
-def runners_up(similarities: Tensor, labels: Tensor) -> Tensor:
+def second_best_similarity(similarities: Tensor, labels: Tensor) -> Tensor:
     """The similarity of every mask to its second best class.
 
     Args:
@@ -247,7 +247,7 @@ def choose_instances(
         labels=labels[candidates],
         scores=scores,
         similarities=similarities[candidates],
-        margins=similarities[candidates] - runners_up(class_scores[candidates], labels[candidates]),
+        margins=similarities[candidates] - second_best_similarity(class_scores[candidates], labels[candidates]),
         predicted_iou=predicted_iou[candidates].float(),
         features=features[candidates],
         proposals=candidates,
@@ -255,7 +255,7 @@ def choose_instances(
     )
 
 
-def most_alike_references(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
+def nearest_references(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
     """For every mask the reference of its own class that it is most alike.
 
     Args:

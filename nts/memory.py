@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import pack_tensors, unpack_tensors, write_file
+from .utils.files import pack_tensors, unpack_tensors, write_file
 
 SCHEMA_VERSION = 3
 """2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. Files of
@@ -125,7 +125,7 @@ class MemoryEntry:
         kind: geometry of the annotation: ``"mask"``, ``"box"``, ``"point"`` or ``"scribble"``.
         weight: patches that the mask covers on the encoder's grid.
         promoted: the mask was drawn by SAM2 from an annotation of this kind.
-        file: identity of the content of its image's file, see :func:`nts.files.content_id`; empty if unknown.
+        file: identity of the content of its image's file, see :func:`nts.utils.files.content_id`; empty if unknown.
         whole_image: kept for visual reference prompts, if asked for; some hundred times the size of a prototype.
     """
 

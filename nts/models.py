@@ -15,12 +15,12 @@ from huggingface_hub import hf_hub_download
 from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from sam2.modeling.sam2_base import SAM2Base
 
-from .devices import resolve_device, resolve_precision
 from .encoder import FAMILIES, Encoder, fingerprint
-from .encoder_files import read_encoder
-from .sam2_config import build_sam2
+from .encoder.files import read_encoder
 from .segmenter import Segmenter
-from .vrp.prompt import ReferencePrompt
+from .segmenter.config import build_sam2
+from .utils.devices import resolve_device, resolve_precision
+from .vrp.prompt import TrainedPrompt
 from .weights import WeightsNotFound, check_finite, first_line
 
 __all__ = [
@@ -57,7 +57,7 @@ def load_encoder(name: str = "small", device: str = "auto", precision: str = "au
     Args:
         name: one of :data:`ENCODERS`, or a folder with ``config.json`` and ``model.safetensors``.
         device: ``"auto"``, or as in torch.
-        precision: one of :data:`nts.devices.PRECISIONS`.
+        precision: one of :data:`nts.utils.devices.PRECISIONS`.
 
     Raises:
         WeightsNotFound: if the name is unknown, the weights cannot be fetched, or they are not exactly those of the
@@ -76,10 +76,10 @@ def load_segmenter(
     Args:
         name: one of :data:`SEGMENTERS`; or its repository on the Hugging Face hub (``facebook/sam2.1-hiera-large``); or
             a checkpoint file that has a released model's name (``.../sam2_hiera_large.pt``); or a folder that holds
-            one ``.yaml`` (the model, in the ``sam2`` package's format, see :func:`nts.sam2_config.build_sam2`) and
+            one ``.yaml`` (the model, in the ``sam2`` package's format, see :func:`nts.segmenter.config.build_sam2`) and
             one ``.pt``.
         device: ``"auto"``, or as in torch.
-        precision: one of :data:`nts.devices.PRECISIONS`.
+        precision: one of :data:`nts.utils.devices.PRECISIONS`.
         compiled: compile the decoder with ``torch.compile``, for runs over many images: the first takes half a minute
             longer, the others are decoded in about three quarters of the time. A CPU needs a C++ compiler for it.
 
@@ -123,7 +123,7 @@ def _load_checkpoint(model: SAM2Base, checkpoint: Path, name: str, config_file: 
     check_finite(model, f"the checkpoint {checkpoint} of the segmenter {name!r}")
 
 
-def load_reference_prompt(name: str = "small") -> ReferencePrompt:
+def load_reference_prompt(name: str = "small") -> TrainedPrompt:
     """A trained visual reference prompt.
 
     Args:
@@ -139,7 +139,7 @@ def load_reference_prompt(name: str = "small") -> ReferencePrompt:
             f"there is no reference prompt {name!r}: it is neither {PROMPTS[0]!r}, which comes with the project, "
             "nor a file on this machine"
         )
-    return ReferencePrompt.load(path)
+    return TrainedPrompt.load(path)
 
 
 def _find_encoder(name: str) -> tuple[Path, Path]:

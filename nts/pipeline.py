@@ -13,30 +13,23 @@ import torch
 from torch import Tensor
 
 from .cache import TensorCache
-from .devices import halving
+from .cache.references import KeptReferences
+from .cache.targets import target_key, target_settings
 from .encoder import Encoder
-from .guidance import led_prompts
 from .images import PreparedImage, prepare_target
 from .instances import Instances
-from .kept_references import KeptReferences
-from .matching import match_proposals, match_target, most_alike_references, pool_tokens, similarity
+from .matching import match_proposals, match_target, nearest_references, pool_tokens, similarity
 from .memory import MemoryBank, MemoryEntry, WholeImage
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
-from .references import (
-    InvalidReference,
-    Reference,
-    annotation_weights,
-    by_image,
-    contradictions,
-    prepare_reference,
-)
+from .references import InvalidReference, Reference, annotation_weights, by_image, contradictions, prepare_reference
 from .segmenter import ImageEmbedding, Proposals, Segmenter
-from .target_cache import target_key, target_settings
+from .segmenter.guidance import guided_points
 from .targets import Target, make_target
-from .threads import in_one_thread, side_by_side
+from .utils.devices import halving
+from .utils.threads import in_one_thread, side_by_side
 from .vrp.head import ClassMaps, PromptHead, whole_images
-from .vrp.prompt import ReferencePrompt
+from .vrp.prompt import TrainedPrompt
 from .vrp.scoring import score_proposals
 
 Scorer = Literal["prototype", "vrp", "both"]
@@ -186,7 +179,7 @@ def encode_target(
     which = None
     if preset.proposals.guidance is not None and prototypes is not None:
         side = preset.proposals.points_per_side or segmenter.points_per_side
-        which = led_prompts(tokens, prototypes, side, preset.proposals.guidance)
+        which = guided_points(tokens, prototypes, side, preset.proposals.guidance)
     proposals = segmenter.propose(embedding, preset.proposals, which)
     if not keep_embedding:
         return EncodedTarget(tokens, proposals, image.image_size)
@@ -256,7 +249,7 @@ class ReferenceSegmenter:
         preset: str | Preset = "default",
         *,
         scorer: Scorer = "prototype",
-        prompt: ReferencePrompt | None = None,
+        prompt: TrainedPrompt | None = None,
     ) -> None:
         if scorer not in SCORERS:
             raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
@@ -335,7 +328,7 @@ class ReferenceSegmenter:
         return self._head is None
 
     def target_key(self, content: str) -> str:
-        """Names the target of an image for a cache, see :func:`nts.target_cache.target_key`."""
+        """Names the target of an image for a cache, see :func:`nts.cache.targets.target_key`."""
         return target_key(content, self._target_settings)
 
     @cached_property
@@ -386,7 +379,7 @@ class ReferenceSegmenter:
 
 def _with_references(instances: Instances, references: Tensor, labels: Tensor) -> Instances:
     """With the most alike of the references ``[R, C]`` of classes ``[R]`` for every instance."""
-    found = most_alike_references(instances.features, instances.labels, references, labels)
+    found = nearest_references(instances.features, instances.labels, references, labels)
     return replace(instances, references=found)
 
 

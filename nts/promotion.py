@@ -143,7 +143,7 @@ def _draw_boxes(
     height, width = image_size
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     scale = segmenter.input_size / np.array([width, height, width, height])
-    return segmenter.masks_of_boxes(embedding, torch.from_numpy(corners * scale))
+    return segmenter.predict_boxes(embedding, torch.from_numpy(corners * scale))
 
 
 def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Segmenter) -> tuple[Tensor, float]:
@@ -155,7 +155,7 @@ def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Seg
     height, width = marks.shape
     points = torch.from_numpy(spread_points(marks) * segmenter.input_size / np.array([width, height]))
     prompts = [points[:, None]] if len(points) == 1 else [points[None], points[:, None]]
-    drawn = [segmenter.masks_of_points(embedding, prompt) for prompt in prompts]
+    drawn = [segmenter.predict_points(embedding, prompt) for prompt in prompts]
     logits = torch.cat([of_prompt.flatten(0, 1) for of_prompt, _ in drawn])
     predicted_iou = torch.cat([of_prompt.flatten() for _, of_prompt in drawn])
     masks = (logits > 0).float()

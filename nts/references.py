@@ -49,7 +49,7 @@ class Reference:
         sample_id: id of the sample that it came from.
         label_id: id of the label that it came from.
         promoted: the mask is that of the object, drawn by SAM2 from an annotation of this kind.
-        file: identity of the content of the image's file, see :func:`nts.files.content_id`; empty if unknown.
+        file: identity of the content of the image's file, see :func:`nts.utils.files.content_id`; empty if unknown.
     """
 
     image: np.ndarray

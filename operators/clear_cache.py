@@ -27,8 +27,8 @@ class ClearCache(SimpleOperator):
 
     def form(self, ctx, inputs) -> None:
         from ..nts.cache import default_cache
-        from ..nts.kept_references import REFERENCE
-        from ..nts.target_cache import TARGET
+        from ..nts.cache.references import REFERENCE
+        from ..nts.cache.targets import TARGET
 
         cache = default_cache()
         inputs.view(

@@ -294,7 +294,7 @@ def preset(inputs: types.Object, default: str = "default") -> None:
 
 def device(inputs: types.Object, *, precision: bool = True) -> None:
     """Where the models run, and in which precision, where that is a choice."""
-    from ..nts.devices import PRECISIONS
+    from ..nts.utils.devices import PRECISIONS
 
     inputs.str(
         "device",

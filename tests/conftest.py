@@ -15,13 +15,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from paths import ROOT
 
 import private_mongod
 
 if TYPE_CHECKING:
     import fiftyone
 
-ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="reference-segmentation-tests-"))
 
 # Read by the libraries when they are imported, hence set here, before any test module is.
@@ -81,6 +81,20 @@ def fo(fiftyone_db: str) -> ModuleType:
 
     foo.list_operators()  # loads the plugins
     return fiftyone
+
+
+@pytest.fixture(scope="session")
+def nts_fo(fo: ModuleType) -> ModuleType:
+    """The adapter, imported once FiftyOne has its own database."""
+    from nts import fiftyone_adapter
+
+    return fiftyone_adapter
+
+
+@pytest.fixture(scope="session")
+def operator(fo: ModuleType) -> Callable[[str], fiftyone.operators.Operator]:
+    """`operator(name)`: an operator of the plugin, as a user gets it."""
+    return lambda name: fo.operators.get_operator(f"@nts/reference-segmentation/{name}")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from nts.small.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, Scene, draw_scene, reference_scenes, species_name
+from synthetic.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, Scene, draw_scene, reference_scenes, species_name
 
 if TYPE_CHECKING:
     import fiftyone

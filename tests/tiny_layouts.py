@@ -8,8 +8,8 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from nts.evaluation.protocols import Protocol
-from nts.small.layouts import WRITERS, write_cd_fsod
+from nts.datasets.protocols import Protocol
+from synthetic.layouts import WRITERS, write_cd_fsod
 
 CD_FSOD_SETS = ("clipart1k", "FISH", "UODD")
 """The sets of CD-FSOD that are drawn for tests: one of everything that they know."""

@@ -258,7 +258,7 @@ def _training_samples(folder: Path) -> list[Any]:
     import fiftyone as fo
     from PIL import Image
 
-    from nts.small.scenes import draw_scene, species_name
+    from synthetic.scenes import draw_scene, species_name
 
     species, samples = (100, 102, 104, 106, 108), []
     for k in range(12):

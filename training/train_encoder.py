@@ -26,7 +26,8 @@ from transformers import Dinov2Config, Dinov2Model
 from nts.images import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_bicubic, stretch, to_float
 from nts.matching import patch_weights
 from nts.references import Reference, prepare_reference
-from nts.small.scenes import (
+from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
+from synthetic.scenes import (
     APPENDAGES,
     MARKS,
     OUTLINES,
@@ -37,7 +38,6 @@ from nts.small.scenes import (
     draw_scene,
     make_species,
 )
-from nts.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 
 OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
 PATCH = 14

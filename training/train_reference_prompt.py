@@ -17,9 +17,9 @@ import torch
 from tqdm import tqdm
 
 from nts.models import SMALL, load_encoder, load_segmenter
-from nts.small.scenes import TRAIN_SPECIES, draw_scene, write_coco
 from nts.vrp.features import FeatureStore
 from nts.vrp.training import TrainingConfig, run_training, split_classes, train
+from synthetic.scenes import TRAIN_SPECIES, draw_scene, write_coco
 
 OUT = SMALL / "reference_prompt.safetensors"
 CLASSES_PER_SCENE = 4

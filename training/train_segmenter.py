@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nts.models import build_sam2
-from nts.small.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
-from nts.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from nts.utils.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from synthetic.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
 LOGIT_SIDE = 64

@@ -19,19 +19,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..devices import PRECISIONS, resolve_precision
+from ..datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
+from ..datasets.coco_files import load_coco_files
+from ..datasets.episodes import EPISODES_PER_FOLD
+from ..datasets.layouts import LAYOUTS, ProtocolData, load
+from ..datasets.protocols import PROTOCOLS, Protocol, describe, get_protocol
 from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
-from .annotated import ANNOTATIONS, Annotation, parse_annotations
-from .coco_files import load_coco_files
+from ..utils.devices import PRECISIONS, resolve_precision
 from .comparison import compare_runs
-from .episodes import EPISODES_PER_FOLD
-from .head_run import compare_heads
-from .heads import HEADS, TRAINING_FREE
-from .jobs import UNITS_PER_PART, Settings
-from .layouts import LAYOUTS, ProtocolData, load
-from .protocols import PROTOCOLS, Protocol, describe, get_protocol
+from .predictor_run import compare_heads
+from .predictors import PREDICTORS, TRAINING_FREE
+from .protocol_run import UNITS_PER_PART, Settings
 from .report import comparison_markdown, table
 from .run_folder import differing_settings, read_config
 from .runner import run
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument(
         "--threshold", type=float, help="least score that is painted, or least prior (the head's own)"
     )
-    episodes.add_argument("--head", choices=HEADS, default=TRAINING_FREE, help="(%(default)s)")
+    episodes.add_argument("--head", choices=PREDICTORS, default=TRAINING_FREE, help="(%(default)s)")
     episodes.add_argument("--prompt", help="trained reference prompt of the heads vrp-…: 'small', or a file")
     episodes.add_argument("--kind", choices=KINDS, default="mask", help="what marks the references (%(default)s)")
     episodes.add_argument("--promoted", action="store_true", help="SAM2 draws masks from the weaker kinds")

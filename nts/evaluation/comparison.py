@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..names import as_names
-from .bootstrap import pair, paired_bootstrap, percentiles, share_better
-from .coco import without_nan
-from .episode_job import counts_of_draw
-from .episodes import read_episodes
-from .jobs import Draw
-from .protocols import get_protocol
+from ..datasets.episodes import read_episodes
+from ..datasets.protocols import get_protocol
+from ..metrics.bootstrap import pair, paired_bootstrap, percentiles, share_better
+from ..metrics.coco import without_nan
+from ..metrics.miou import bootstrap_episodes, summarise_episodes
+from ..utils.names import as_names
+from .episode_run import counts_of_draw
+from .protocol_run import Draw
 from .run_folder import RunError, finished_numbers, parts_of, read_matches, read_parts
-from .semantic import bootstrap_episodes, summarise_episodes
 
 
 def compare_runs(
@@ -35,7 +35,7 @@ def compare_runs(
 
     Args:
         a, b: folders of the runs.
-        figures: which of :data:`nts.evaluation.bootstrap.FIGURES`, for boxes and for masks; of episodes always both.
+        figures: which of :data:`nts.metrics.bootstrap.FIGURES`, for boxes and for masks; of episodes always both.
         draws: samples of images.
         shots: only these, where given.
         seeds: only these, where given.

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from ..masks import boxes_of_masks, draw_masks
 from ..matching import pool_tokens
-from .average_precision import accumulate, objects_to_find, summarise
-from .coco import without_nan
-from .crowds import is_crowd
-from .matches import AREA_RANGES, IouType, Matches, assign, geometries, match
+from ..metrics.average_precision import accumulate, objects_to_find, summarise
+from ..metrics.coco import without_nan
+from ..metrics.crowds import is_crowd
+from ..metrics.matches import AREA_RANGES, IouType, Matches, assign, geometries, match
 
 FOUND_IOU = 0.5
 """From here on a prediction shows an object."""
@@ -150,7 +150,7 @@ def diagnose(
             at which F1 over all classes is best.
 
     Raises:
-        ValueError: as :func:`~nts.evaluation.matches.match`; if a class id is both evaluated and a distractor, or a
+        ValueError: as :func:`~nts.metrics.matches.match`; if a class id is both evaluated and a distractor, or a
             distractor is unknown.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_file
-from .protocols import Protocol, Published
+from ..datasets.protocols import Protocol, Published
+from ..utils.files import write_file
 
 SEED_OF_THE_TABLES = 33
-"""Published headline figures are those of this seed, see :mod:`nts.evaluation.protocols`."""
+"""Published headline figures are those of this seed, see :mod:`nts.datasets.protocols`."""
 
 MAX_CLASSES = 100
 """With more classes than this the table of classes is left out of the Markdown."""

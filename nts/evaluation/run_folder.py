@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_file
-from .matches import Matches, concatenate
+from ..metrics.matches import Matches, concatenate
+from ..utils.files import write_file
 
 
 class RunError(ValueError):

@@ -21,12 +21,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..datasets.layouts import ProtocolData
 from ..encoder import Encoder
 from ..segmenter import Segmenter
-from .episode_job import EpisodeJob
-from .instance_job import InstanceJob
-from .jobs import Job, Settings
-from .layouts import ProtocolData
+from .episode_run import EpisodeRun
+from .instance_run import InstanceRun
+from .protocol_run import ProtocolRun, Settings
 from .report import write_report
 from .run_folder import RunError, claim, write_part
 
@@ -63,7 +63,7 @@ def run(
         raise RunError(f"the limit must be at least 1, got {settings.limit}")
     if not data.targets["images"]:
         raise RunError("there is no image to evaluate")
-    kind: type[Job] = EpisodeJob if settings.protocol.evaluator == "episodes" else InstanceJob
+    kind: type[ProtocolRun] = EpisodeRun if settings.protocol.evaluator == "episodes" else InstanceRun
     job = kind(settings, data, encoder, segmenter, folder)
     folder.mkdir(parents=True, exist_ok=True)
     claim(folder, job.config())

@@ -22,7 +22,17 @@ from .checks import (
 )
 from .class_maps import MAP_OUTPUTS, ClassMapsReport, class_maps_job, map_classes
 from .errors import RunEnded, RunNotFound
-from .evaluating import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
+from .evaluation_job import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
+from .evaluation_results import (
+    COMPARED_FIGURES,
+    MOST_LABELS,
+    against_shots,
+    compare_evaluations,
+    list_runs,
+    list_unfinished_evaluations,
+    open_evaluation,
+    percent,
+)
 from .heatmaps import MOST_CLASSES, HeatmapsReport, heatmap_fields, heatmaps_job, similarity_heatmaps
 from .importing import custom_data, import_layout, sample_references_view
 from .inspecting import (
@@ -36,15 +46,8 @@ from .inspecting import (
 )
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
-from .model_evaluation import check_evaluation_fields, nap_of_evaluation
-from .prompts import (
-    PromptReport,
-    export_prompt,
-    import_prompt,
-    load_prompt,
-    prompt_job,
-    train_reference_prompt,
-)
+from .native_evaluation import check_evaluation_fields, nap_of_evaluation
+from .prompts import PromptReport, export_prompt, import_prompt, load_prompt, prompt_job, train_reference_prompt
 from .reviewing import (
     REVIEW,
     REVIEW_SHARE,
@@ -81,16 +84,6 @@ from .runs import (
 )
 from .scorers import PromptFacts, find_prompt, prompt_facts, prompt_problem
 from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
-from .stored_evaluation import (
-    COMPARED_FIGURES,
-    MOST_LABELS,
-    against_shots,
-    compare_evaluations,
-    list_runs,
-    list_unfinished_evaluations,
-    open_evaluation,
-    percent,
-)
 
 __all__ = [
     "CLASS_MAPS",

@@ -11,14 +11,14 @@ from typing import Any, Literal
 from ..cache import default_cache
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..names import as_names
 from ..pipeline import Skipped, encode_references
 from ..presets import Preset, get_preset
 from ..promotion import promote
 from ..references import KINDS, Kind, Reference, by_image
+from ..utils.names import as_names
 from . import checks, colours, runs
 from .checks import InputError
-from .jobs import Job, OnProgress, Progress, run, some
+from .jobs import Job, OnProgress, Progress, first_few, run
 from .labels import names_of_values
 from .locking import locked
 from .references import annotations_of_sample, references_of_sample
@@ -99,7 +99,7 @@ def memory_job(
             an image with the encoder ``small``, 2.8 MB with ``facebook/dinov2-large``.
         overwrite: replace a memory of this name.
         device: for the models, ``"auto"`` or as in torch.
-        precision: for the models, one of :data:`nts.devices.PRECISIONS`.
+        precision: for the models, one of :data:`nts.utils.devices.PRECISIONS`.
         use_cache: read and keep what the encoder makes of references.
 
     Raises:
@@ -168,7 +168,7 @@ def memory_job(
         advice = ""
         if weak_labels == "skip" and any("no mask" in reason for reason in reasons):
             advice = "; give the labels masks, or choose to have masks drawn for them, or to take them as they are"
-        raise InputError(f"no label of {where} could be used: {some(reasons)}{advice}")
+        raise InputError(f"no label of {where} could be used: {first_few(reasons)}{advice}")
     kinds = _kinds(bank)
     promoted = sum(entry.promoted for entry in bank.entries)
     weak = len(bank) - kinds.get("mask", 0)

@@ -17,17 +17,16 @@ from ..masks import draw_class_map
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
-from ..presets import Preset, get_preset
+from ..presets import Preset, get_preset, preset_fingerprint
 from ..vrp.head import ClassMaps
 from . import checks, colours, runs
 from .checks import InputError
 from .heatmaps import MOST_CLASSES, HeatmapsOutput, to_heatmaps
-from .jobs import Job, OnProgress, Progress, run, some
+from .jobs import Job, OnProgress, Progress, first_few, run
 from .locking import locked
-from .outputs import Made, Output, failure, pace, paths_by_id
+from .outputs import LabelWriter, OutputSpec, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import chosen_prompt
-from .segmenting import preset_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def class_maps_job(
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         preset: ``"default"`` or ``"paper"``; the one that made the memory without.
         device: for both models, ``"auto"`` or as in torch.
-        precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+        precision: for both models, one of :data:`nts.utils.devices.PRECISIONS`.
 
     Raises:
         InputError: if the view, the field or the settings will not do, or no image could be mapped.
@@ -184,12 +183,12 @@ def class_maps_job(
         finally:
             writer.close(list(paths))
     if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images could be mapped: {some(failed.values())}")
+        raise InputError(f"none of the {len(paths)} images could be mapped: {first_few(failed.values())}")
     mapped = len(todo) - len(failed)
     return ClassMapsReport(writer.fields, mapped, len(done), images, failed, time.monotonic() - begin)
 
 
-class _Segmentations(Output):
+class _Segmentations(LabelWriter):
     """Maps as one segmentation per image."""
 
     def __init__(
@@ -202,7 +201,7 @@ class _Segmentations(Output):
         about: Mapping[str, Any],
         overwrite: bool,
     ) -> None:
-        made = Made(
+        made = OutputSpec(
             runs.CLASS_MAPS,
             fo.Segmentation,
             f"Classes of the reference memory {memory_key!r}, by a reference prompt",

@@ -12,8 +12,8 @@ import fiftyone as fo
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..evaluation.crowds import is_crowd
 from ..images import ImageError, image_size
+from ..metrics.crowds import is_crowd
 from ..references import InvalidReference
 from .checks import InputError
 from .labels import box_pixels, detections, label_mask

@@ -18,12 +18,12 @@ from ..encoder import Encoder
 from ..heatmaps import enlarge, similarity_maps
 from ..images import prepare_target, read_image
 from ..models import load_encoder
-from ..names import as_names
 from ..presets import Preset, get_preset
+from ..utils.names import as_names
 from . import checks, runs
 from .checks import InputError
 from .errors import RunEnded
-from .jobs import Job, OnProgress, Progress, run, some
+from .jobs import Job, OnProgress, Progress, first_few, run
 from .locking import locked
 from .outputs import Ownership, failure, paths_by_id
 from .runs import Collection
@@ -92,7 +92,7 @@ def heatmaps_job(
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         preset: ``"default"`` or ``"paper"``; the one that made the memory without.
         device: for the encoder, ``"auto"`` or as in torch.
-        precision: for the encoder, one of :data:`nts.devices.PRECISIONS`.
+        precision: for the encoder, one of :data:`nts.utils.devices.PRECISIONS`.
 
     Raises:
         InputError: if the view or the classes will not do, or no image could be read.
@@ -140,7 +140,7 @@ def heatmaps_job(
         finally:
             output.close(list(paths))
     if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images can be read: {some(failed.values())}")
+        raise InputError(f"none of the {len(paths)} images can be read: {first_few(failed.values())}")
     seconds = time.monotonic() - begin
     return HeatmapsReport(output.field_of_class, len(todo) - len(failed), len(done), failed, seconds)
 

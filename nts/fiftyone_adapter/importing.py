@@ -17,16 +17,16 @@ import fiftyone as fo
 from bson import ObjectId
 from fiftyone import ViewField as F
 
-from ..evaluation.crowds import is_crowd
-from ..evaluation.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
-from ..evaluation.protocols import Protocol, get_protocol
-from ..evaluation.sampling import Candidate, candidate_key, stratified_sample
-from ..names import as_names
+from ..datasets.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
+from ..datasets.protocols import Protocol, get_protocol
+from ..datasets.sampling import Candidate, candidate_key, stratified_sample
+from ..metrics.crowds import is_crowd
 from ..references import InvalidReference
+from ..utils.names import as_names
 from . import checks
 from .checks import InputError
 from .coco import CocoData
-from .jobs import some
+from .jobs import first_few
 from .labels import box_fractions
 from .runs import Collection
 
@@ -41,8 +41,8 @@ def import_layout(
     """Import a protocol's data set with FiftyOne's importers.
 
     Args:
-        protocol_name: a name of :data:`nts.evaluation.protocols.PROTOCOLS`.
-        data: folder of the data set, see :data:`nts.evaluation.layouts.LAYOUTS`.
+        protocol_name: a name of :data:`nts.datasets.protocols.PROTOCOLS`.
+        data: folder of the data set, see :data:`nts.datasets.layouts.LAYOUTS`.
         name: of the dataset.
         overwrite: replace a dataset of that name.
 
@@ -117,7 +117,7 @@ def custom_data(
     for view, role in ((references, REFERENCES), (targets, TARGETS)):
         data = view_to_coco(view, role, label_field, names, crowd=crowd)
         if not data.images:
-            raise InputError(f"none of the images of the {role} can be read: {some(data.unplaced)}")
+            raise InputError(f"none of the images of the {role} can be read: {first_few(data.unplaced)}")
         notes += _notes(data, role, label_field)
         datasets.append(data.ground_truth)
     return protocol_data(*datasets, wanted, notes)
@@ -317,5 +317,5 @@ def _notes(data: CocoData, role: str, label_field: str) -> list[str]:
             "the AP of masks means little"
         )
     if data.unplaced:
-        notes.append(f"{len(data.unplaced)} labels or images of the {role} were left out: {some(data.unplaced)}")
+        notes.append(f"{len(data.unplaced)} labels or images of the {role} were left out: {first_few(data.unplaced)}")
     return notes

@@ -42,7 +42,7 @@ def run(job: Job[Report], progress: OnProgress = None) -> Report:
             progress(step)
 
 
-def some(reasons: Iterable[str], most: int = 3) -> str:
+def first_few(reasons: Iterable[str], most: int = 3) -> str:
     """The first few different reasons, and how many more there are."""
     reasons = list(dict.fromkeys(reasons))
     more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""

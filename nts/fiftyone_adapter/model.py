@@ -9,12 +9,12 @@ import fiftyone.core.models as fom
 import numpy as np
 
 from ..cache import default_cache
-from ..cached import CachedSegmenter
+from ..cached_segmenter import CachedSegmenter
 from ..memory import MemoryBank
 from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
-from ..vrp.prompt import ReferencePrompt
+from ..vrp.prompt import TrainedPrompt
 from .labels import to_detections
 
 
@@ -55,7 +55,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         preset: ``"default"``, ``"paper"``, ``"fast"`` or a :class:`~nts.presets.Preset`; the one that made the memory
             without.
         device: for both models, ``"auto"`` or as in torch.
-        precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+        precision: for both models, one of :data:`nts.utils.devices.PRECISIONS`.
         scorer: what judges the class of a proposal, as in :class:`~nts.pipeline.ReferenceSegmenter`.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt (:func:`~nts.fiftyone_adapter.load_prompt`
             has those of a dataset), or a name for :func:`nts.models.load_reference_prompt`.
@@ -71,7 +71,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         device: str = "auto",
         precision: str = "auto",
         scorer: Scorer = "prototype",
-        reference_prompt: ReferencePrompt | str | None = None,
+        reference_prompt: TrainedPrompt | str | None = None,
         use_cache: bool = True,
     ) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ _CHECK_AFTER = 1.0  # seconds
 
 
 @dataclass(frozen=True)
-class Made:
+class OutputSpec:
     """What an output is of, and what it is stored as.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ownership:
             self.check()
 
 
-class Output:
+class LabelWriter:
     """The field, the field of its errors, and the run. Results are written in batches.
 
     Args:
@@ -102,7 +102,9 @@ class Output:
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
 
-    def __init__(self, view: Collection, name: str, made: Made, settings: dict[str, Any], *, overwrite: bool) -> None:
+    def __init__(
+        self, view: Collection, name: str, made: OutputSpec, settings: dict[str, Any], *, overwrite: bool
+    ) -> None:
         self.name, self.error_field = name, runs.error_field(name)
         self._dataset, self._images = view._root_dataset, runs.all_images(view)
         self._labels: dict[str, fo.Label] = {}
@@ -197,7 +199,7 @@ class Output:
                 **{name: self._images.count(f"{self.name}.{path}") for name, path in counts.items()},
             )
 
-    def _declare_fields(self, made: Made) -> None:
+    def _declare_fields(self, made: OutputSpec) -> None:
         dataset = self._dataset
         if not dataset.has_sample_field(self.name):
             dataset.add_sample_field(

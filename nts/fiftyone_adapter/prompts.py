@@ -18,14 +18,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pycocotools import mask as coco_mask
 
-from ..evaluation.layouts import has_mask, read_annotated_image
+from ..datasets.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
 from ..images import ImageError
 from ..models import load_encoder, load_reference_prompt, load_segmenter
-from ..names import as_names
 from ..references import Kind
+from ..utils.names import as_names
 from ..vrp.features import FeatureStore
-from ..vrp.prompt import ReferencePrompt
+from ..vrp.prompt import TrainedPrompt
 from ..vrp.training import (
     PAPER,
     TrainingConfig,
@@ -257,7 +257,7 @@ def _note_end(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def load_prompt(view: Collection, name: str) -> ReferencePrompt:
+def load_prompt(view: Collection, name: str) -> TrainedPrompt:
     """A reference prompt by its name in the dataset; else as :func:`nts.models.load_reference_prompt` knows it.
 
     Raises:
@@ -289,7 +289,7 @@ def export_prompt(view: Collection, prompt_key: str, path: str | os.PathLike, *,
 
 def import_prompt(
     view: Collection, path: str | os.PathLike, prompt_key: str | None = None, *, overwrite: bool = False
-) -> ReferencePrompt:
+) -> TrainedPrompt:
     """Keep a file of a reference prompt in the dataset; returns the prompt.
 
     Args:
@@ -305,7 +305,7 @@ def import_prompt(
     path = Path(path).expanduser()
     prompt_key = prompt_key or path.stem
     checks.check_key(view, prompt_key, runs.PROMPT, overwrite=overwrite)
-    prompt = ReferencePrompt.load(path)
+    prompt = TrainedPrompt.load(path)
     runs.store_prompt(view._root_dataset, prompt_key, prompt, source=str(path))
     return prompt
 

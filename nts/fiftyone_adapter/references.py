@@ -17,18 +17,11 @@ from functools import partial
 import fiftyone as fo
 import numpy as np
 
-from ..files import content_id
 from ..images import ImageError, read_file, read_image
 from ..pipeline import Skipped
 from ..references import InvalidReference, Kind, Reference, contradictions
-from .labels import (
-    box_pixels,
-    class_values,
-    keypoint_mask,
-    label_mask,
-    place_mask,
-    polyline_mask,
-)
+from ..utils.files import content_id
+from .labels import box_pixels, class_values, keypoint_mask, label_mask, place_mask, polyline_mask
 
 LABEL_LISTS = {fo.Detections: "detections", fo.Polylines: "polylines", fo.Keypoints: "keypoints"}
 """Types of fields that hold a list of labels, and the name of the list."""

@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..memory import MemoryBank, MemoryFileError
-from ..vrp.prompt import PromptFileError, ReferencePrompt
+from ..vrp.prompt import PromptFileError, TrainedPrompt
 from . import colours
 from .errors import InputError, RunEnded, RunNotFound
 from .locking import exclusive, refresh
@@ -442,7 +442,7 @@ def list_unfinished_prompts(view: Collection) -> dict[str, dict[str, Any]]:
 def store_prompt(
     view: Collection,
     key: str,
-    prompt: ReferencePrompt,
+    prompt: TrainedPrompt,
     log: Sequence[dict[str, float]] = (),
     *,
     token: str | None = None,
@@ -468,7 +468,7 @@ def store_prompt(
         complete(view, key, token, results, **config)
 
 
-def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
+def load_stored_prompt(view: Collection, key: str) -> TrainedPrompt:
     """The reference prompt kept under ``key``.
 
     Raises:
@@ -480,7 +480,7 @@ def load_stored_prompt(view: Collection, key: str) -> ReferencePrompt:
         content = base64.b64decode(results(view, key, PROMPT)["prompt"])
     except (KeyError, binascii.Error) as error:
         raise PromptFileError(f"{name} is damaged: its content is missing or cut off") from error
-    return ReferencePrompt.from_bytes(content, source=name)
+    return TrainedPrompt.from_bytes(content, source=name)
 
 
 @exclusive
@@ -510,7 +510,7 @@ def reference_sources(view: Collection, predictions_field: str, memory_key: str)
     otherwise (by ``apply_model``) it is that of the memory named.
 
     Returns:
-        ids of the samples, and the content of their files (:func:`nts.files.content_id`) as far as it is known.
+        ids of the samples, and the content of their files (:func:`nts.utils.files.content_id`) as far as it is known.
     """
     made = configs(view, SEGMENTATION).get(predictions_field)
     if made is not None and made["memory_key"] == memory_key:

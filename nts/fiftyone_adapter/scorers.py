@@ -13,7 +13,7 @@ from ..memory import MemoryBank
 from ..models import PROMPTS, SEGMENTERS, WeightsNotFound, load_reference_prompt, segmenter_name
 from ..pipeline import SCORERS, Scorer
 from ..vrp.head import whole_images
-from ..vrp.prompt import ReferencePrompt
+from ..vrp.prompt import TrainedPrompt
 from . import runs
 from .checks import InputError
 from .prompts import load_prompt
@@ -89,7 +89,7 @@ def prompt_problem(
 
 def chosen_prompt(
     view: Collection, bank: MemoryBank, scorer: Scorer, reference_prompt: str | None
-) -> ReferencePrompt | None:
+) -> TrainedPrompt | None:
     """The prompt of a scorer; ``None`` for the one that needs none.
 
     Raises:
@@ -112,7 +112,7 @@ def chosen_prompt(
     return find_prompt(view, reference_prompt)
 
 
-def find_prompt(view: Collection, name: str) -> ReferencePrompt:
+def find_prompt(view: Collection, name: str) -> TrainedPrompt:
     """A prompt by name or path.
 
     Raises:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,17 +13,17 @@ from typing import Any
 import fiftyone as fo
 
 from ..cache import default_cache
-from ..cached import CachedSegmenter, Segmented
+from ..cached_segmenter import CachedSegmenter, Segmented
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pacing import Behind, ahead
 from ..pipeline import ReferenceSegmenter, Scorer
-from ..presets import Preset, get_preset
+from ..presets import Preset, get_preset, preset_fingerprint
+from ..utils.prefetch import BackgroundWriter, prefetch
 from . import checks, colours, runs
 from .checks import InputError
-from .jobs import Job, OnProgress, Progress, run, some
+from .jobs import Job, OnProgress, Progress, first_few, run
 from .labels import DETECTION_ATTRIBUTES, to_detections
-from .outputs import Made, Output, failure, pace, paths_by_id
+from .outputs import LabelWriter, OutputSpec, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import chosen_prompt
 
@@ -116,7 +114,7 @@ def segmentation_job(
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: the name of a prompt of the dataset, ``"small"``, or
             a file. The memory must have been built with ``keep_images``.
         device: for both models, ``"auto"`` or as in torch.
-        precision: for both models, one of :data:`nts.devices.PRECISIONS`.
+        precision: for both models, one of :data:`nts.utils.devices.PRECISIONS`.
         use_cache: read and keep what the models make of images. Only the scorer ``"prototype"`` can.
         compiled: compile SAM2's decoder, for many images, see :func:`nts.models.load_segmenter`.
 
@@ -168,7 +166,7 @@ def segmentation_job(
         "scorer": scorer,
         "prompt_fingerprint": prompt and prompt.fingerprint,
     }
-    made = Made(
+    made = OutputSpec(
         runs.SEGMENTATION,
         fo.Detections,
         f"Instances found by the reference memory {memory_key!r}",
@@ -185,7 +183,7 @@ def segmentation_job(
             "reference_files": sorted({entry.file for entry in bank.entries if entry.file}),
         },
     )
-    output = Output(view, output_field, made, settings, overwrite=overwrite)
+    output = LabelWriter(view, output_field, made, settings, overwrite=overwrite)
     colours.set_class_colours(view, [output_field], bank.classes)
     done = output.done() & set(paths)
     todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
@@ -194,9 +192,9 @@ def segmentation_job(
     begin = time.monotonic()
     with runs.explained(view, output_field, output.error_field):
         try:
-            with Behind() as behind:
+            with BackgroundWriter() as behind:
                 for number, ((sample_id, path), found) in enumerate(
-                    ahead(lambda item: cached.look_up_file(item[1]), todo)
+                    prefetch(lambda item: cached.look_up_file(item[1]), todo)
                 ):
                     yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
                     try:
@@ -212,7 +210,7 @@ def segmentation_job(
             output.close(list(all_paths), instances="detections")
     failed = writer.failed
     if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images could be segmented: {some(failed.values())}")
+        raise InputError(f"none of the {len(paths)} images could be segmented: {first_few(failed.values())}")
     return SegmentationReport(
         output_field=output_field,
         error_field=output.error_field,
@@ -236,7 +234,7 @@ class _Writer:
         failed: ``{sample id: reason}``.
     """
 
-    def __init__(self, output: Output, bank: MemoryBank, cached: CachedSegmenter) -> None:
+    def __init__(self, output: LabelWriter, bank: MemoryBank, cached: CachedSegmenter) -> None:
         self._output, self._bank, self._cached = output, bank, cached
         self.instances: Counter[str] = Counter()
         self.empty = self.from_cache = 0
@@ -260,16 +258,3 @@ class _Writer:
         self.failed[sample_id] = reason = failure(path, error)
         logger.warning("not segmented: %s", reason)
         self._output.add_failure(sample_id, reason)
-
-
-def preset_fingerprint(preset: Preset) -> str:
-    """SHA-256 over all that a preset decides, but for what stands among the settings by itself or changes no result."""
-    matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
-    proposals = replace(preset.proposals, prompts_per_chunk=None)
-    plain = asdict(replace(preset, matching=matching, proposals=proposals))
-    # Fingerprints of runs that were stored before there was a choice must stay what they are.
-    if plain["proposals"]["guidance"] is None:
-        del plain["proposals"]["guidance"]
-    if plain["precision"] == "auto" or (preset.name == "paper" and plain["precision"] == "float32"):
-        del plain["precision"]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

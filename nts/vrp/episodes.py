@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..annotations import simulate
-from ..evaluation.crowds import is_crowd
-from ..evaluation.episodes import EpisodeImages
+from ..datasets.annotations import simulate
+from ..datasets.episodes import EpisodeImages
+from ..metrics.crowds import is_crowd
 from ..references import Kind
 
 ImageId = int | str

@@ -14,7 +14,7 @@ from ..memory import MemoryBank, WholeImage
 from ..references import KINDS
 from ..segmenter import ImageEmbedding, Segmenter
 from .model import ABSENT, ReferenceState
-from .prompt import PromptMismatch, ReferencePrompt
+from .prompt import PromptMismatch, TrainedPrompt
 
 _REFERENCES_AT_ONCE = 32
 """Of all classes that are looked at together: what they take grows with their number, that of the patches squared."""
@@ -50,7 +50,7 @@ class PromptHead:
         PromptMismatch: if it was trained for other models.
     """
 
-    def __init__(self, prompt: ReferencePrompt, encoder: Encoder, segmenter: Segmenter) -> None:
+    def __init__(self, prompt: TrainedPrompt, encoder: Encoder, segmenter: Segmenter) -> None:
         prompt.check_models(encoder, segmenter)
         self.prompt = prompt
         self._segmenter = segmenter

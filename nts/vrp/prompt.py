@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..encoder import Encoder, fingerprint
-from ..files import pack_tensors, unpack_tensors, write_file
 from ..memory import EncoderInfo
 from ..segmenter import Segmenter, SegmenterInfo
+from ..utils.files import pack_tensors, unpack_tensors, write_file
 from .model import VisualReferencePrompt, VRPConfig
 
 SCHEMA_VERSION = 1
@@ -29,7 +29,7 @@ class PromptMismatch(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class ReferencePrompt:
+class TrainedPrompt:
     """A trained visual reference prompt.
 
     Attributes:
@@ -94,7 +94,7 @@ class ReferencePrompt:
         return pack_tensors(state, _FORMAT, SCHEMA_VERSION, header)
 
     @classmethod
-    def from_bytes(cls, data: bytes, source: str = "the reference prompt") -> ReferencePrompt:
+    def from_bytes(cls, data: bytes, source: str = "the reference prompt") -> TrainedPrompt:
         """Read one from the content of its file; ``source`` names it in messages.
 
         Raises:
@@ -131,7 +131,7 @@ class ReferencePrompt:
             ) from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> ReferencePrompt:
+    def load(cls, path: str | os.PathLike) -> TrainedPrompt:
         """Read one from a file.
 
         Raises:

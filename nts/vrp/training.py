@@ -31,18 +31,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .. import __version__, training_loop
-from ..evaluation.episodes import Episode, EpisodeImages, draw_episodes
+from .. import __version__
+from ..datasets.episodes import Episode, EpisodeImages, draw_episodes
 from ..evaluation.run_folder import claim, fingerprint
-from ..evaluation.semantic import SemanticAccuracy, count_pixels, summarise_episodes
 from ..masks import draw_masks
+from ..metrics.miou import SemanticAccuracy, count_pixels, summarise_episodes
 from ..pictures import contact_sheet, draw_instances
 from ..references import KINDS, Kind, annotation_weights
 from ..segmenter import Decoded, ImageEmbedding
+from ..utils import training_loop
 from .episodes import ClassImages, TrainingEpisode, annotate, draw_training_episode, images_of_classes
 from .features import FeatureStore, ImageFeatures, stack
 from .model import ABSENT, VisualReferencePrompt, VRPConfig, paper
-from .prompt import ReferencePrompt
+from .prompt import TrainedPrompt
 
 FEW_CLASSES = 12
 """With fewer classes than this a prompt learns the classes rather than the task, and the user is warned."""
@@ -159,7 +160,7 @@ class TrainingReport:
         warnings: what to bear in mind.
     """
 
-    prompt: ReferencePrompt
+    prompt: TrainedPrompt
     best_step: int
     validation: float
     log: list[dict[str, float]]
@@ -260,14 +261,14 @@ def train(
         if accuracy.miou > best["miou"]:
             best = {"miou": accuracy.miou, "step": state.step}
             about = {"training": asdict(config), "step": state.step, "validation_miou": round(accuracy.miou, 4)}
-            prompt = ReferencePrompt(state.average, store.encoder.info, store.segmenter.info, classes, about)
+            prompt = TrainedPrompt(state.average, store.encoder.info, store.segmenter.info, classes, about)
             prompt.save(folder / "best.safetensors")
         (folder / "pictures").mkdir(exist_ok=True)
         run.draw(state.average, episodes[:4], names).save(folder / "pictures" / f"{state.step:06d}.png")
         training_loop.save(state, checkpoint, **best)
         yield Progress(state.step, config.steps, entry["loss"], accuracy.miou)
         since = []
-    prompt = ReferencePrompt.load(folder / "best.safetensors")
+    prompt = TrainedPrompt.load(folder / "best.safetensors")
     yield TrainingReport(prompt, int(best["step"]), best["miou"], training_loop.read_log(log), warnings)
 
 

@@ -21,7 +21,7 @@ def clicked(make_dataset: Callable, tmp_path: Path):
     """Drawn scenes of which a person clicked three times on every object; kept until the test ends."""
     import fiftyone as fo
 
-    from nts.annotations import simulate
+    from nts.datasets.annotations import simulate
     from nts.fiftyone_adapter.labels import detection_mask
 
     samples = []

@@ -10,7 +10,7 @@ from app_page import AppPage
 from PIL import Image
 from playwright.sync_api import expect
 
-from nts.small.scenes import draw_scene, species_name
+from synthetic.scenes import draw_scene, species_name
 
 SPECIES = (100, 102, 104, 106)
 TRAIN = "Train reference prompt"

@@ -1,6 +1,6 @@
 """Write the golden cases beside this file: `python tests/golden/make.py`, from the repository's root.
 
-The answers come from `benchmarks/published_recipe.py`, the slow and obvious form of the publication.
+The answers come from `reference_implementation/published_recipe.py`, the slow and obvious form of the publication.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 from problems import make_problem  # noqa: E402
 
-from benchmarks import published_recipe  # noqa: E402
+from reference_implementation import published_recipe  # noqa: E402
 
 CASES = {
     "one_shot": ({"shots": 1}, {}),

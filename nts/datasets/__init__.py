@@ -1,0 +1,1 @@
+"""Datasets: protocols, their layouts on disk, sampling of references, episodes, simulated annotations."""

@@ -1,0 +1,5 @@
+"""DINOv2 and DINOv3: images to patch tokens."""
+
+from .model import FAMILIES, Encoder, fingerprint
+
+__all__ = ["FAMILIES", "Encoder", "fingerprint"]

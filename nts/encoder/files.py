@@ -1,0 +1,132 @@
+"""Reads an encoder from ``config.json`` and ``model.safetensors``, and refuses what is not complete.
+
+Transformers gives missing layers random weights and drops what it does not know; both would go unnoticed in a
+prototype. Only these two files are read: no pickled weights, adapters or code that lie beside them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PretrainedConfig, PreTrainedModel
+
+from ..weights import WeightsNotFound, check_finite, first_line, listed
+from .model import FAMILIES, EncoderFamily
+
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "num_channels")
+"""Keys that every configuration must have. Transformers would take those of another model for missing ones."""
+
+_UNUSED = frozenset({"embeddings.mask_token"})
+"""Weights that only training uses: in DINOv2's files even where ``use_mask_token`` says that the model has none."""
+
+
+def read_encoder(config_file: Path, weights_file: Path) -> PreTrainedModel:
+    """A model of one of :data:`nts.encoder.FAMILIES`, in single precision.
+
+    Args:
+        config_file: ``config.json`` in Hugging Face's format.
+        weights_file: ``model.safetensors``.
+
+    Raises:
+        WeightsNotFound: if a file is damaged, the model is of no known family, or the weights are not exactly those of
+            the model: one is missing, has another shape, is not finite, or belongs to another model.
+    """
+    family, config = _read_config(config_file)
+    try:
+        weights = load_file(weights_file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsNotFound(
+            f"{weights_file} could not be loaded: it is damaged or no .safetensors file ({first_line(error)})"
+        ) from error
+    try:
+        loaded: Any = family.model.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,
+            # Set here, for a configuration may name a kernel on the hub, which would be fetched and run.
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises whatever impossible sizes or shapes lead to
+        raise WeightsNotFound(
+            f"no {config.model_type} could be built from {config_file} and {weights_file}: {first_line(error)}"
+        ) from error
+    model, found = loaded
+    _check_complete(found, config.model_type, weights_file)
+    check_finite(model, str(weights_file))
+    return model
+
+
+def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsNotFound(f"{file} could not be read as JSON: {first_line(error)}") from error
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise WeightsNotFound(
+            f"{file} describes no supported encoder: its model_type is {model_type!r}, supported are "
+            f"{', '.join(FAMILIES)}"
+        )
+    sizes = (*_SIZES, *(["num_register_tokens"] if family.registers else []))
+    for key in sizes if family.side is not None else (*sizes, "image_size"):
+        least = 0 if key == "num_register_tokens" else 1
+        if type(content.get(key)) is not int or content[key] < least:
+            given = f"is {content[key]!r}" if key in content else "is missing"
+            raise WeightsNotFound(f"{file} is damaged: {key} {given}, and must be a whole number of at least {least}")
+    if content["num_channels"] != 3:
+        raise WeightsNotFound(f"{file}: num_channels is {content['num_channels']}, but images have 3 channels")
+    if family.side is None and content["image_size"] % content["patch_size"]:
+        raise WeightsNotFound(
+            f"{file}: image_size {content['image_size']} is no multiple of patch_size {content['patch_size']}"
+        )
+    try:
+        return family, family.config(**_architecture(family, content, file))
+    except Exception as error:  # each version of transformers has its own checks and errors
+        raise WeightsNotFound(f"{file} is damaged: {first_line(error)}") from error
+
+
+def _architecture(family: EncoderFamily, content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What the configuration says about the architecture, without anything that says how to load, train or run it."""
+    known = inspect.signature(family.config).parameters.keys() - inspect.signature(PretrainedConfig).parameters.keys()
+    defaults = family.config()
+    found = {}
+    for key in sorted(known & content.keys()):
+        if key.startswith(("_", "out_", "pos_embed_")):
+            continue
+        value, kind = content[key], type(getattr(defaults, key))
+        # Some versions take any type, and fail with the first image.
+        if type(value) not in ((int, float) if kind in (int, float) else (kind,)):
+            raise WeightsNotFound(f"{file} is damaged: {key} is {value!r}, and must be of type {kind.__name__}")
+        found[key] = value
+    return found
+
+
+def _check_complete(found: dict[str, Any], model_type: str, file: Path) -> None:
+    mismatched = sorted(item if isinstance(item, str) else item[0] for item in found["mismatched_keys"])
+    missing = sorted(set(found["missing_keys"]) - set(mismatched))
+    unexpected = sorted(set(found["unexpected_keys"]) - _UNUSED)
+    problems = [
+        f"{what} {listed(names)}"
+        for what, names in (
+            ("it lacks", missing),
+            ("of another shape than config.json says are", mismatched),
+            (f"a {model_type} does not have", unexpected),
+        )
+        if names
+    ]
+    problems += [str(message) for message in found.get("error_msgs", [])]
+    if problems:
+        raise WeightsNotFound(
+            f"{file} does not hold the weights of the {model_type} that config.json describes: {'; '.join(problems)}. "
+            "Take both files from the same model, in Hugging Face's format"
+        )

@@ -1,0 +1,159 @@
+"""DINOv2 and DINOv3: from pixels to patch tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from ..memory import EncoderInfo
+from ..utils.devices import autocast
+from ..utils.threads import in_one_thread, is_small
+
+
+@dataclass(frozen=True)
+class EncoderFamily:
+    """One architecture of encoders.
+
+    Attributes:
+        config: its configuration class.
+        model: its model class.
+        names: its models on the Hugging Face hub.
+        registers: register tokens stand between the CLS token and the patch tokens.
+        side: patches per side of the input. ``None`` takes the input size from the configuration's ``image_size``.
+        gated: the weights are fetched only for accounts that accepted their licence.
+    """
+
+    config: type[PretrainedConfig]
+    model: type[PreTrainedModel]
+    names: tuple[str, ...]
+    registers: bool = False
+    side: int | None = None
+    gated: bool = False
+
+    def prefix_tokens(self, config: PretrainedConfig) -> int:
+        """Number of tokens before the patch tokens."""
+        return 1 + (config.num_register_tokens if self.registers else 0)
+
+    def input_size(self, config: PretrainedConfig) -> int:
+        """Side of the square input in pixels."""
+        return config.image_size if self.side is None else self.side * config.patch_size
+
+
+_SIZES = ("small", "base", "large", "giant")
+
+FAMILIES: Mapping[str, EncoderFamily] = {
+    "dinov2": EncoderFamily(Dinov2Config, Dinov2Model, tuple(f"facebook/dinov2-{size}" for size in _SIZES)),
+    "dinov2_with_registers": EncoderFamily(
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
+        tuple(f"facebook/dinov2-with-registers-{size}" for size in _SIZES),
+        registers=True,
+    ),
+    # DINOv3's position encoding suits any input; its image_size of 224 is only what its image processor resizes to.
+    # DINOv2's 518 pixels are 37 patches of 14. The same grid of patches of 16 takes 592 pixels, so small objects
+    # cover as many patches, and prototypes take as much memory.
+    "dinov3_vit": EncoderFamily(
+        DINOv3ViTConfig,
+        DINOv3ViTModel,
+        tuple(f"facebook/dinov3-{size}-pretrain-lvd1689m" for size in ("vits16", "vits16plus", "vitb16", "vitl16")),
+        registers=True,
+        side=37,
+        gated=True,
+    ),
+}
+"""The supported families by ``model_type``, as ``config.json`` has it."""
+
+
+class Encoder:
+    """A loaded DINOv2 or DINOv3.
+
+    Attributes:
+        info: name, fingerprint of the weights, input size and token length.
+        grid: ``(h, w)`` patches of an input.
+        device: where it runs.
+        precision: that it computes in, as torch calls it.
+        is_small: it runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        config = model.config
+        family = FAMILIES[config.model_type]
+        size = family.input_size(config)
+        side = size // config.patch_size
+        self.info = EncoderInfo(name, fingerprint(model), size, config.hidden_size)
+        self.grid = (side, side)
+        self.device = device
+        self._dtype = dtype
+        self.precision = str(dtype).removeprefix("torch.")
+        self._prefix_tokens = family.prefix_tokens(config)
+        self._model = model.float().to(device).eval().requires_grad_(False)
+        self.is_small = is_small(model)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Patch tokens after the final LayerNorm (``x_norm_patchtokens`` of the official code), not normalised.
+
+        Args:
+            pixels: ``[B, 3, s, s]`` ImageNet-normalised, ``s = info.input_size``.
+
+        Returns:
+            float ``[B, h, w, C]`` on the encoder's device.
+        """
+
+        def encode() -> Tensor:
+            with autocast(self.device, self._dtype):
+                return self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
+
+        tokens = in_one_thread(encode, self.device) if self.is_small else encode()
+        return tokens.float().unflatten(1, self.grid)
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of all weights: equal for equal models, wherever they were loaded from.
+
+    Memories and prompts store it, so it must not change with the version of transformers.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(_with_stable_names(model.state_dict()), key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Transformers 5 renamed weights of DINOv2 and DINOv3. The new names are the ones in stored fingerprints.
+_RENAMED = (
+    (re.compile(r"^(encoder\.layer\.\d+\.attention)\.attention\.query\."), r"\1.q_proj."),
+    (re.compile(r"^(encoder\.layer\.\d+\.attention)\.attention\.key\."), r"\1.k_proj."),
+    (re.compile(r"^(encoder\.layer\.\d+\.attention)\.attention\.value\."), r"\1.v_proj."),
+    (re.compile(r"^(encoder\.layer\.\d+\.attention)\.output\.dense\."), r"\1.o_proj."),
+    (re.compile(r"^(encoder\.layer\.\d+\.mlp)\.weights_out\."), r"\1.down_proj."),
+    (re.compile(r"^layer\."), "model.layer."),
+)
+_GATED = re.compile(r"^(encoder\.layer\.\d+\.mlp)\.weights_in\.(weight|bias)$")
+"""Two layers in one tensor before transformers 5."""
+
+
+def _with_stable_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in state.items():
+        if gated := _GATED.match(name):
+            for part, half in zip(("gate_proj", "up_proj"), value.chunk(2), strict=True):
+                yield f"{gated[1]}.{part}.{gated[2]}", half
+            continue
+        for pattern, replacement in _RENAMED:
+            name = pattern.sub(replacement, name)
+        yield name, value

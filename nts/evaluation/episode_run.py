@@ -1,0 +1,187 @@
+"""mIoU and FB-IoU of every list of episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.annotated_images import MASKS, AnnotatedImages
+from ..datasets.episodes import (
+    EPISODES_PER_FOLD,
+    Episode,
+    EpisodeImages,
+    draw_episodes,
+    evaluate_episodes,
+    write_episodes,
+)
+from ..datasets.layouts import has_mask
+from ..metrics.miou import summarise_episodes
+from .predictors import TRAINING_FREE, make_predictor
+from .protocol_run import Clock, Draw, ProtocolRun
+from .run_folder import RunError, lines_array, read_parts
+
+
+class EpisodeRun(ProtocolRun):
+    """mIoU and FB-IoU."""
+
+    @cached_property
+    def shown(self) -> tuple[dict, dict]:
+        """References and targets, without annotations that have no mask."""
+        return with_masks(self.data.references), with_masks(self.data.targets)
+
+    def _notes(self) -> list[str]:
+        without = len(self.data.targets["annotations"]) - len(self.shown[1]["annotations"])
+        told = [f"{without} annotations of the targets have no mask, and count for nothing."] if without else []
+        return [*self.data.notes, *told]
+
+    def _notes_of_parts(self, parts: Sequence[Path]) -> list[str]:
+        lines = read_parts(parts, "not_promoted")
+        if not (labels := {label for part in lines for label in json.loads(part.tobytes())}):
+            return []
+        return [f"SAM2 drew nothing of {len(labels)} references, which were shown as they were annotated."]
+
+    @cached_property
+    def episodes(self) -> dict[Draw, list[Episode]]:
+        data, settings = self.data, self.settings
+        return {
+            draw: draw_episodes(
+                *self.shown,
+                data.class_ids,
+                shots=draw.shots,
+                seed=draw.seed or 0,
+                count=settings.episodes,
+            )[: settings.limit]
+            for draw in settings.draws
+        }
+
+    def deviations(self) -> list[str]:
+        asked, found = self.settings.episodes, super().deviations()
+        if self.settings.head != TRAINING_FREE:
+            found.insert(0, f"by the head {self.settings.head!r}")
+        if self.settings.annotation != MASKS:
+            found.insert(0, f"references annotated by {self.settings.annotation}")
+        drawn = asked if self.settings.limit is None else min(asked, self.settings.limit)
+        if drawn < asked:
+            return [f"a try, on the first {drawn} of {asked} episodes only", *found]
+        return found if asked == EPISODES_PER_FOLD else [f"{asked} episodes instead of {EPISODES_PER_FOLD}", *found]
+
+    @cached_property
+    def units(self) -> list[int | str]:
+        targets = {episode.target for episodes in self.episodes.values() for episode in episodes}
+        return [image["id"] for image in self.data.targets["images"] if image["id"] in targets]
+
+    def drawn(self) -> Any:
+        return {draw.key: [asdict(episode) for episode in episodes] for draw, episodes in self.episodes.items()}
+
+    def config(self) -> dict[str, Any]:
+        settings = self.settings
+        if settings.save_predictions:
+            raise RunError("predictions are kept of instances, not of episodes: leave --save-predictions out")
+        return super().config() | {
+            "episodes": settings.episodes,
+            "threshold": settings.head_threshold,
+            "side": settings.side,
+            "head": settings.head,
+            "annotation": str(settings.annotation),
+            "prompt": None if settings.prompt is None else settings.prompt.fingerprint,
+        }
+
+    def prepare(self, progress: Callable[[str], None]) -> None:
+        """Write the lists of episodes, and make the head."""
+        (self.folder / "episodes").mkdir(exist_ok=True)
+        for draw, episodes in self.episodes.items():
+            path = self.folder / "episodes" / f"{draw.key}.json"
+            write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
+        settings, preset = self.settings, self.settings.preset
+        if settings.prompt is not None:
+            settings.prompt.check_novel(self.classes.values())
+        self.head = make_predictor(
+            settings.head, self.encoder, self.segmenter, preset, settings.head_threshold, prompt=settings.prompt
+        )
+        images = EpisodeImages(self.shown[0], exif=preset.exif)
+        self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter)
+        self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
+        progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
+
+    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+        by_target: dict[int | str, list[tuple[int, int, Episode]]] = {unit: [] for unit in units}
+        for d, episodes in enumerate(self.episodes.values()):
+            for number, episode in enumerate(episodes):
+                if episode.target in by_target:
+                    by_target[episode.target].append((d, number, episode))
+        rows, skipped, clock = [], [], Clock()
+        for on_target in by_target.values():
+            clock.start()
+            asked = [episode for _, _, episode in on_target]
+            outcomes = evaluate_episodes(
+                asked, self.reference_images, self.target_images, self.head, side=self.settings.side
+            )
+            for (d, number, _), outcome in zip(on_target, outcomes, strict=True):
+                rows.append([d, number, *asdict(outcome.counts).values()])
+                if outcome.error:
+                    skipped.append(f"episode {number} of {self.settings.draws[d].key}: {outcome.error}")
+            clock.lap("all", self.encoder.device)
+            tick()
+        return {
+            "episodes": np.array(rows, np.int64).reshape(-1, 6),
+            "skipped": lines_array(skipped),
+            "not_promoted": lines_array(sorted(self.reference_images.not_promoted)),
+            "seconds": clock.seconds,
+        }
+
+    def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
+        counts = np.concatenate(read_parts(parts, "episodes"))
+        draws = []
+        for d, (draw, episodes) in enumerate(self.episodes.items()):
+            class_ids = [episode.class_id for episode in episodes]
+            accuracy = summarise_episodes(class_ids, counts_of_draw(counts, d), self.classes)
+            draws.append(
+                {
+                    "shots": draw.shots,
+                    "seed": draw.seed,
+                    "references": draw.shots * len(episodes),
+                    "without_reference": list(accuracy.without_episodes),
+                    "figures": {"miou": 100 * accuracy.miou, "fb-iou": 100 * accuracy.fb_iou},
+                    "per_class": {name: {"iou": 100 * value} for name, value in accuracy.per_class.items()},
+                    "episodes": accuracy.episodes,
+                }
+            )
+        settings = self.settings
+        size = "the image's own size" if settings.side is None else f"{settings.side} x {settings.side} pixels"
+        return self.common_numbers(parts, draws) | {
+            "unit": "episodes",
+            "images": len(next(iter(self.episodes.values()))),
+            "all_images": settings.episodes,
+            "objects": None,
+            "diagnostics": None,
+            "errors": [],
+            "skipped_references": [],
+            "per_class_figures": ["iou"],
+            "conventions": {
+                "head": f"`{settings.head}`, references annotated by {settings.annotation}",
+                **(
+                    {"painted": f"instances of a score of at least {settings.head_threshold}"}
+                    if settings.head == TRAINING_FREE
+                    else {"found": f"pixels of a normalised prior of at least {settings.head_threshold}"}
+                ),
+                "masks compared at": size,
+            },
+            "notes": [*self._notes(), *self._notes_of_parts(parts)],
+        }
+
+
+def with_masks(dataset: dict) -> dict:
+    """A COCO dataset without the annotations that have no mask."""
+    return {**dataset, "annotations": [a for a in dataset["annotations"] if has_mask(a)]}
+
+
+def counts_of_draw(rows: np.ndarray, draw: int) -> np.ndarray:
+    """From rows of draw, number and four counts, in any order, the counts of one draw by number: int64 ``[E, 4]``."""
+    rows = rows[rows[:, 0] == draw]
+    return rows[rows[:, 1].argsort()][:, 2:]

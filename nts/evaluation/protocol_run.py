@@ -1,0 +1,301 @@
+"""What a run is asked, and what the two kinds of runs have in common."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..datasets.annotated_images import MASKS, Annotation
+from ..datasets.episodes import EPISODES_PER_FOLD
+from ..datasets.layouts import ProtocolData
+from ..datasets.protocols import Protocol, describe
+from ..encoder import Encoder
+from ..images import ImageError, digest_content, read_file
+from ..metrics.coco import without_nan
+from ..metrics.matches import ResultAreas
+from ..presets import Preset, stored_settings
+from ..segmenter import Segmenter
+from ..vrp.prompt import TrainedPrompt
+from .predictors import PROMPTED, TRAINING_FREE, default_threshold
+from .report import compare_with_published, summarise_seeds
+from .run_folder import RunError, code_fingerprint, fingerprint, read_config, read_parts
+
+UNITS_PER_PART = 50
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of references, or one list of episodes; ``seed`` is ``None`` where the references are fixed."""
+
+    shots: int
+    seed: int | None
+
+    @property
+    def key(self) -> str:
+        """As in names of files."""
+        return f"{self.shots}shot" + ("" if self.seed is None else f"-seed{self.seed}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run.
+
+    Attributes:
+        protocol: see :mod:`nts.datasets.protocols`.
+        shots: numbers of references per class.
+        seeds: of the draws; without effect where the references are fixed.
+        preset: how images are read, masks proposed and matched.
+        precision: of the models, in words, for the report.
+        limit: only the first so many images (of every list, so many episodes).
+        save_predictions: keep the COCO results of every draw.
+        units_per_part: so many images are lost at most when a run is interrupted.
+        episodes: how many in a list.
+        threshold: the head's own where ``None`` (episodes): instances of at least this score are painted, or pixels of
+            at least this prior found.
+        side: compare masks at so many pixels squared (episodes); at the image's own size where ``None``.
+        head: one of :data:`nts.evaluation.predictors.PREDICTORS` (episodes).
+        annotation: how the references are annotated (episodes).
+        prompt: a trained reference prompt, for the heads that need one (episodes).
+    """
+
+    protocol: Protocol
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    preset: Preset
+    precision: str = "float32"
+    limit: int | None = None
+    save_predictions: bool = False
+    units_per_part: int = UNITS_PER_PART
+    episodes: int = EPISODES_PER_FOLD
+    threshold: float | None = None
+    side: int | None = None
+    head: str = TRAINING_FREE
+    annotation: Annotation = MASKS
+    prompt: TrainedPrompt | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            default_threshold(self.head)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if (self.head in PROMPTED) != (self.prompt is not None):
+            needs = "needs" if self.prompt is None else "has no use for"
+            raise RunError(f"the head {self.head!r} {needs} a trained reference prompt")
+        if self.protocol.evaluator != "episodes" and (self.head, self.annotation) != (TRAINING_FREE, MASKS):
+            raise RunError(
+                f"{self.protocol.name} is of instances: another head, or references that are no masks, are for episodes"
+            )
+        counts = {
+            "limit": self.limit,
+            "number of episodes": self.episodes,
+            "number of images per part": self.units_per_part,
+            "side": self.side,
+            "number of shots": min(self.shots, default=None),
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise RunError(f"the {name} must be at least 1, got {value}")
+
+    @property
+    def head_threshold(self) -> float:
+        """The threshold that is used."""
+        return default_threshold(self.head) if self.threshold is None else self.threshold
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """Every number of shots with every seed."""
+        seeds = (None,) if self.protocol.draw == "shot-files" else self.seeds
+        return tuple(dict.fromkeys(Draw(shots, seed) for shots in self.shots for seed in seeds))
+
+    @property
+    def result_areas(self) -> ResultAreas:
+        """Where boxes are published ones, so are the areas by which masks are small, medium or large."""
+        return "box" if self.preset.box_convention == "inclusive" else "own"
+
+
+class ProtocolRun(ABC):
+    """What the two kinds of runs have in common; a unit is a target image."""
+
+    def __init__(
+        self, settings: Settings, data: ProtocolData, encoder: Encoder, segmenter: Segmenter, folder: Path
+    ) -> None:
+        self.settings, self.data, self.folder = settings, data, folder
+        self.encoder, self.segmenter = encoder, segmenter
+        names = {category["id"]: category["name"] for category in data.targets["categories"]}
+        self.classes = {class_id: names[class_id] for class_id in data.class_ids}
+        self.images = {image["id"]: image for image in data.targets["images"]}
+
+    @property
+    @abstractmethod
+    def units(self) -> Sequence[int | str]:
+        """Ids of the target images, in the order of the run."""
+
+    @abstractmethod
+    def drawn(self) -> Any:
+        """What identifies all draws, as plain values."""
+
+    @abstractmethod
+    def prepare(self, progress: Callable[[str], None]) -> None:
+        """Whatever comes before the first target."""
+
+    @abstractmethod
+    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+        """Evaluate some images: the arrays of their part."""
+
+    @abstractmethod
+    def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
+        """Put the parts together."""
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the numbers."""
+        settings, preset = self.settings, self.settings.preset
+        annotations = [a for a in self.data.targets["annotations"] if a["category_id"] in self.classes]
+        return {
+            "protocol": settings.protocol.name,
+            "draw": settings.protocol.draw,
+            "evaluator": settings.protocol.evaluator,
+            "iou_types": settings.protocol.iou_types,
+            "max_detections": settings.protocol.max_detections,
+            "classes": list(self.classes.values()),
+            "shots": list(dict.fromkeys(draw.shots for draw in settings.draws)),
+            "seeds": list(dict.fromkeys(draw.seed for draw in settings.draws)),
+            "limit": settings.limit,
+            "targets": fingerprint([image_identity(self.images[unit]) for unit in self.units], annotations),
+            "references": fingerprint(self.drawn()),
+            "encoder": asdict(self.encoder.info),
+            "segmenter": {
+                "name": self.segmenter.name,
+                "fingerprint": self.segmenter.fingerprint,
+                "input_size": self.segmenter.input_size,
+            },
+            "points_per_side": preset.proposals.points_per_side or self.segmenter.points_per_side,
+            "preset": stored_settings(preset),
+            "device": self.encoder.device.type,
+            "precision": settings.precision,
+            "torch": torch.__version__,
+            **{package: version(package) for package in ("pillow", "pycocotools")},
+            "code": code_fingerprint(),
+            "save_predictions": settings.save_predictions,
+            "units_per_part": settings.units_per_part,
+        }
+
+    @property
+    def other_classes(self) -> bool:
+        """Whether other classes are evaluated than the protocol's."""
+        protocol = self.settings.protocol
+        if protocol.novel_classes is not None:
+            return set(self.classes.values()) != set(protocol.novel_classes)
+        return protocol.class_count is not None and protocol.class_count != len(self.classes)
+
+    def deviations(self) -> list[str]:
+        """In what a run is not the protocol's: its figures are then not those that were published."""
+        protocol, found = self.settings.protocol, []
+        if self.other_classes:
+            wanted = protocol.class_count if protocol.novel_classes is None else len(protocol.novel_classes)
+            other = len(self.classes) == wanted
+            found.append(
+                "other classes than the protocol's"
+                if other
+                else f"{len(self.classes)} classes instead of the protocol's {wanted}"
+            )
+        if self.data.edition and self.data.edition != protocol.edition:
+            found.append(f"on the edition of {self.data.edition} instead of {protocol.edition}")
+        return found
+
+    def common_numbers(self, parts: Sequence[Path], draws: list[dict[str, Any]]) -> dict[str, Any]:
+        """The entries of the report that both kinds of runs have."""
+        protocol, draws = self.settings.protocol, without_nan(draws)
+        summary = summarise_seeds(draws)
+        seconds = np.sum(read_parts(parts, "seconds"), axis=0)
+        evaluated = list(self.classes.values()) if self.other_classes else None
+        deviations = self.deviations()
+        return {
+            "title": protocol.title,
+            "protocol": protocol.name,
+            "description": describe(protocol, evaluated, published=not deviations),
+            "deviations": deviations,
+            "limit": self.settings.limit,
+            "headline": protocol.headline,
+            "classes": list(self.classes.values()),
+            "config": read_config(self.folder),
+            "draws": draws,
+            "summary": summary,
+            "comparison": [] if deviations else compare_with_published(protocol, draws, summary),
+            "skipped": [line for part in read_parts(parts, "skipped") for line in json.loads(part.tobytes())],
+            "time": {
+                "seconds": float(seconds.sum()),
+                "images_per_second": len(self.units) / float(seconds.sum()),
+                **{
+                    f"{phase}_seconds": float(of_phase)
+                    for phase, of_phase in zip(Clock.PHASES[:-1], seconds, strict=False)
+                    if not seconds[-1]
+                },
+            },
+        }
+
+
+class Clock:
+    """Seconds spent reading, in the models, and matching; or on all of it, where that cannot be told apart."""
+
+    PHASES = ("read", "encode", "match", "all")
+
+    def __init__(self) -> None:
+        self.seconds = np.zeros(len(self.PHASES))
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str, device: torch.device | None = None) -> None:
+        """Count the time since the last lap as that of a phase; a GPU is waited for."""
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        self.seconds[self.PHASES.index(phase)] += now - self._last
+        self._last = now
+
+
+def image_identity(record: Mapping[str, Any]) -> list[Any]:
+    """What is known of an image, without the place where it lies, and the size of its file."""
+    path = Path(record["path"])
+    known = {key: value for key, value in record.items() if key != "path"}
+    return [known, path.stat().st_size if path.is_file() else None]
+
+
+def same_files(records: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> set[int | str]:
+    """Ids of images whose files have the content of one of other images, under whatever name.
+
+    Only files of equal size are read. Files that cannot be read are the same as none.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for path in {Path(record["path"]) for record in others}:
+        if path.is_file():
+            by_size.setdefault(path.stat().st_size, []).append(path)
+    contents: dict[int, set[str]] = {}
+    found: set[int | str] = set()
+    for record in records:
+        path = Path(record["path"])
+        size = path.stat().st_size if path.is_file() else -1
+        if size in by_size:
+            if size not in contents:
+                contents[size] = {digest for of_size in by_size[size] if (digest := _content(of_size))}
+            if _content(path) in contents[size]:
+                found.add(record["id"])
+    return found
+
+
+def _content(path: Path) -> str:
+    try:
+        return digest_content(read_file(path))
+    except ImageError:  # it is told of where the image is read
+        return ""

@@ -1,0 +1,5 @@
+"""SAM2: image embeddings, prompts, masks."""
+
+from .model import Decoded, ImageEmbedding, ProposalConfig, Proposals, Segmenter, SegmenterInfo, point_grid
+
+__all__ = ["Decoded", "ImageEmbedding", "ProposalConfig", "Proposals", "Segmenter", "SegmenterInfo", "point_grid"]

@@ -1,0 +1,141 @@
+"""What all trainings share: schedule, averaged weights, checkpoints that resume exactly, a log of JSON lines.
+
+The small models are trained by it, and visual reference prompts, by their users.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..images import normalise
+from .files import write_file
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass
+class Training(Generic[Model]):
+    """A model on its way: after `step` steps, with the running mean of its weights in `average`."""
+
+    model: Model
+    average: Model
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def start(model: Model, weight_decay: float = 0.05) -> Training[Model]:
+    """AdamW on a fresh model; biases, norms and embeddings (fewer than two wide dimensions) are not decayed."""
+    decayed = [p for p in model.parameters() if p.squeeze().ndim >= 2]
+    kept = [p for p in model.parameters() if p.squeeze().ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    return Training(model, average, optimizer)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+    """Linear warm-up, then a cosine down to 1 % of the peak at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def advance(
+    training: Training[Model],
+    step_loss: Callable[[Model, np.random.Generator], tuple[Tensor, dict[str, float]]],
+    *,
+    seed: int,
+    rate: float,
+    clip: float = 1.0,
+    decay: float = 0.999,
+) -> dict[str, float]:
+    """One optimisation step.
+
+    Its random numbers depend on (seed, step) only, so that a resumed run repeats the uninterrupted one.
+    """
+    rng = np.random.default_rng([seed, training.step])
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    training.model.train()
+    loss, parts = step_loss(training.model, rng)
+    training.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip)
+    training.optimizer.step()
+    training.step += 1
+    with torch.no_grad():
+        # Early on the mean must forget quickly, or it would stay at the random start.
+        momentum = min(decay, (1 + training.step) / (10 + training.step))
+        for mean, now in zip(training.average.parameters(), training.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - momentum)
+    return {"loss": float(loss.detach()), **parts}
+
+
+def save(training: Training, path: Path, **more: float) -> None:
+    """Write everything needed to go on, and ``more``; the old file is replaced only by a complete new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "model": training.model.state_dict(),
+        "average": training.average.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "step": training.step,
+        "more": more,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def resume(training: Training, path: Path) -> dict[str, float]:
+    """Load what `save` wrote into a training of the same shape; returns what it was given beside it."""
+    state = torch.load(path, weights_only=True)
+    training.model.load_state_dict(state["model"])
+    training.average.load_state_dict(state["average"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.step = state["step"]
+    return state["more"]
+
+
+def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
+    """Append one line of rounded numbers, and show it."""
+    line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    if show:
+        print(line, flush=True)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Entries of a log; none where there is no file yet. A last line that was cut off in the writing is dropped."""
+    content = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the entries after a step from a log: those steps will be done once more."""
+    kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
+    if path.is_file():
+        write_file(path, "".join(kept).encode())
+
+
+def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every key over entries of equal keys."""
+    return {key: float(np.mean([e[key] for e in entries])) for key in entries[0]}
+
+
+def images_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] → normalised float [B, 3, H, W]."""
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)

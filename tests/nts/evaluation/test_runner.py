@@ -1,0 +1,497 @@
+"""Runs: their numbers are those of the evaluation, whatever interrupts them, and no folder holds two of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_layouts import tiny
+
+from nts import pipeline
+from nts.datasets import episodes
+from nts.datasets.episodes import read_episodes, write_episodes
+from nts.datasets.layouts import ProtocolData, load, mask_of_annotation, protocol_data
+from nts.datasets.protocols import Published, get_protocol
+from nts.datasets.sampling import draw_references
+from nts.evaluation import instance_run
+from nts.evaluation.comparison import compare_runs
+from nts.evaluation.diagnostics import diagnose
+from nts.evaluation.episode_run import EpisodeRun
+from nts.evaluation.instance_run import InstanceRun
+from nts.evaluation.protocol_run import Draw, Settings
+from nts.evaluation.run_folder import RunError
+from nts.evaluation.runner import run
+from nts.images import read_image
+from nts.masks import draw_masks
+from nts.matching import pool_tokens
+from nts.memory import MemoryBank
+from nts.metrics.coco import coco_results, evaluate
+from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.presets import PAPER
+from nts.references import Reference
+from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
+
+SPECIES = NOVEL_SPECIES[:3]
+PRESET = replace(PAPER, proposals=replace(PAPER.proposals, points_per_side=6))
+SETTINGS = Settings(get_protocol("custom"), (1, 2), (33, 42), PRESET, save_predictions=True, units_per_part=2)
+
+
+def write_images(dataset: dict, scenes, folder: Path) -> dict:
+    folder.mkdir(parents=True)
+    for image, scene in zip(dataset["images"], scenes, strict=True):
+        image["path"] = str(folder / image["file_name"])
+        Image.fromarray(scene.image).save(image["path"])
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> ProtocolData:
+    """Six references of three classes, five targets."""
+    folder = tmp_path_factory.mktemp("data")
+    shown = [scene for number in SPECIES for scene in reference_scenes(number, 2)]
+    targets = [scene for scene in target_scenes(40) if set(scene.species.tolist()) & set(SPECIES)][:5]
+    return protocol_data(
+        write_images(coco_dataset(shown, SPECIES), shown, folder / "references"),
+        write_images(coco_dataset(targets, SPECIES), targets, folder / "targets"),
+        None,
+    )
+
+
+@pytest.fixture(scope="module")
+def start(data, small_encoder, small_segmenter) -> Callable[..., dict]:
+    """`start(folder, settings, data)` runs, and keeps what it said to itself."""
+
+    def start(folder: Path, settings: Settings = SETTINGS, of: ProtocolData = data) -> dict:
+        return run(settings, of, small_encoder, small_segmenter, folder, progress=lambda _: None)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    start(folder)
+    return folder
+
+
+def numbers_of(folder: Path) -> dict:
+    """The report, without what a clock says."""
+    return {key: value for key, value in json.loads((folder / "report.json").read_text()).items() if key != "time"}
+
+
+def percent(value: float) -> float | None:
+    return None if math.isnan(value) else pytest.approx(100 * value, abs=1e-9)
+
+
+def test_the_numbers_are_those_of_the_evaluation_of_all_results_together(data, finished):
+    numbers = numbers_of(finished)
+    assert [(draw["shots"], draw["seed"]) for draw in numbers["draws"]] == [(1, 33), (1, 42), (2, 33), (2, 42)]
+    for draw in numbers["draws"]:
+        key = Draw(draw["shots"], draw["seed"]).key
+        results = json.loads((finished / "predictions" / f"{key}.json").read_text())
+        expected = evaluate(data.targets, results, data.class_ids, result_areas="box")
+        for kind in ("boxes", "masks"):
+            precision = getattr(expected, kind)
+            for name, value in vars(precision.novel).items():
+                assert draw["figures"][f"{kind} {name}"] == percent(value)
+            for label, summary in precision.per_class.items():
+                assert draw["per_class"][label][f"{kind} ap"] == percent(summary.ap)
+    assert max(draw["figures"]["masks ap50"] for draw in numbers["draws"]) > 0
+
+
+def test_the_models_alone_and_the_errors_are_those_of_the_diagnostics(data, finished, small_encoder, small_segmenter):
+    numbers = numbers_of(finished)
+    truth = [a for a in data.targets["annotations"] if a["category_id"] in data.class_ids]
+    best = []
+    for image in data.targets["images"]:
+        target = encode_target(read_image(image["path"], exif=False), small_encoder, small_segmenter, PRESET)
+        for annotation in (a for a in truth if a["image_id"] == image["id"]):
+            mask = mask_of_annotation(annotation, 256, 256)
+            proposed = draw_masks(target.proposals.mask_logits, (256, 256)).numpy()
+            shared = (proposed & mask).sum((1, 2))
+            best.append((shared / (proposed | mask).sum((1, 2))).max())
+    everything = numbers["diagnostics"]["recall"][0]
+    assert (everything["area"], everything["objects"]) == ("all", len(truth))
+    assert everything["mean"] == pytest.approx(100 * np.mean(best), abs=0.1)
+    accuracy = numbers["diagnostics"]["accuracy_on_true_masks"]
+    assert [row["shots"] for row in accuracy] == [1, 2]
+    assert all(row["objects"] == len(truth) and 0 < row["accuracy"]["mean"] <= 100 for row in accuracy)
+
+    row = next(r for r in numbers["errors"] if (r["shots"], r["seed"], r["iou_type"]) == (2, 33, "masks"))
+    results = json.loads((finished / "predictions" / "2shot-seed33.json").read_text())
+    expected = diagnose(data.targets, results, data.class_ids, "masks").to_dict()
+    assert row == {"shots": 2, "seed": 33} | expected
+    text = (finished / "report.md").read_text()
+    assert "## The models alone" in text
+    assert "## What goes wrong" in text
+
+
+def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, small_encoder, small_segmenter):
+    drawn = draw_references(SETTINGS.protocol, data, 2, 42)
+    images = {image["id"]: image["path"] for image in data.references["images"]}
+    names = {category["id"]: category["name"] for category in data.targets["categories"]}
+    memory, _ = build_memory(
+        (
+            Reference(
+                read_image(images[a["image_id"]], exif=False),
+                names[class_id],
+                mask_of_annotation(a, 256, 256),
+                box=tuple(a["bbox"]),
+                label_id=str(a["id"]),
+            )
+            for class_id, annotations in drawn.items()
+            for a in annotations
+        ),
+        small_encoder,
+        PRESET,
+    )
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, PRESET)
+    target = data.targets["images"][3]
+    ids = {name: class_id for class_id, name in names.items()}
+    instances = segmenter.segment(read_image(target["path"], exif=False))
+    expected = coco_results(instances, target["id"], [ids[name] for name in memory.classes], "inclusive")
+    results = json.loads((finished / "predictions" / "2shot-seed42.json").read_text())
+    results = [result for result in results if result["image_id"] == target["id"]]
+    assert len(results) == len(expected) > 0
+    for found, wanted in zip(results, expected, strict=True):
+        assert found == wanted | {"score": pytest.approx(wanted["score"], abs=1e-5)}
+
+
+def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch):
+    def again(*_):
+        raise AssertionError("pooled for a draw")
+
+    pooled = []
+    monkeypatch.setattr("nts.matching.pool_tokens", again)
+    monkeypatch.setattr("nts.evaluation.diagnostics.pool_tokens", again)
+    for module in (instance_run, pipeline):
+        monkeypatch.setattr(module, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
+    numbers = start(tmp_path, replace(SETTINGS, limit=1, save_predictions=False))
+    assert len(numbers["draws"]) == 4
+    assert len(pooled) == 2  # the proposals, and the true masks
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numbers(
+    start, finished, tmp_path, monkeypatch
+):
+    encoded, original = [], instance_run.encode_target
+
+    def encode_target(image, *args, **more):
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        encoded.append(image)
+        return original(image, *args)
+
+    monkeypatch.setattr(instance_run, "encode_target", encode_target)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.npz"]
+    with pytest.raises(RunError, match="has not finished"):
+        compare_runs(finished, tmp_path)
+
+    def nothing_to_encode(*_):
+        raise AssertionError("references were encoded before")
+
+    encoded.clear()
+    monkeypatch.setattr(instance_run, "encode_references", nothing_to_encode)
+    monkeypatch.setattr(
+        instance_run, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+    )
+    start(tmp_path)
+    assert len(encoded) == 3
+    assert numbers_of(tmp_path) == numbers_of(finished)
+    encoded.clear()
+    start(tmp_path)
+    assert not encoded
+    for path in (finished / "predictions").glob("*.json"):
+        assert (tmp_path / "predictions" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_them(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(instance_run, "_REFERENCES_PER_SAVE", 2)
+    settings = replace(SETTINGS, seeds=(33,), limit=1, save_predictions=False)
+    encoded, original = [], instance_run.encode_references
+
+    def encode_references(references, *args):
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
+        for entry in original(references, *args):
+            encoded.append(entry.label_id)
+            yield entry
+
+    monkeypatch.setattr(instance_run, "encode_references", encode_references)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "interrupted", settings)
+    before, encoded = encoded, []
+    start(tmp_path / "interrupted", settings)
+    assert encoded
+    assert not set(before) & set(encoded)
+    monkeypatch.setattr(instance_run, "encode_references", original)
+    start(tmp_path / "whole", settings)
+    assert numbers_of(tmp_path / "interrupted") == numbers_of(tmp_path / "whole")
+    banks = [MemoryBank.load(tmp_path / run / "references.safetensors") for run in ("interrupted", "whole")]
+    assert torch.equal(*(bank.instance_prototypes() for bank in banks))
+
+
+def test_a_folder_that_holds_another_run_is_refused_and_says_what_differs(start, finished, data):
+    other = replace(PRESET, matching=replace(PRESET.matching, nms_iou=0.7))
+    with pytest.raises(RunError, match=r"holds another run(.|\n)*preset.matching.nms_iou: 0.5 there, 0.7 now"):
+        start(finished, replace(SETTINGS, preset=other))
+    with pytest.raises(RunError, match=r"max_detections: 100 there, 50 now"):
+        start(finished, replace(SETTINGS, protocol=replace(SETTINGS.protocol, max_detections=50)))
+    with pytest.raises(RunError, match=r"seeds: \[33, 42\] there, \[33\] now"):
+        start(finished, replace(SETTINGS, seeds=(33,)))
+    moved = copy.deepcopy(data.targets)
+    moved["annotations"][0]["bbox"][0] += 1
+    with pytest.raises(RunError, match=r"differs in\n  targets: \w+ there, \w+ now\n"):
+        start(finished, of=replace(data, targets=moved))
+
+
+def test_a_folder_without_a_configuration_is_not_taken_for_a_run(start, tmp_path):
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(RunError, match="has parts of a run, but no config.json"):
+        start(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config.json is damaged"):
+        start(tmp_path)
+    with pytest.raises(RunError, match="is no folder of a run"):
+        compare_runs(tmp_path / "parts", tmp_path)
+
+
+def test_a_damaged_part_is_named(start, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "parts" / "00001.npz").write_bytes(b"no")
+    with pytest.raises(RunError, match=r"00001.npz is damaged: delete it, and run again"):
+        start(tmp_path / "run")
+    (tmp_path / "run" / "parts" / "00001.npz").unlink()
+    start(tmp_path / "run")
+    assert numbers_of(tmp_path / "run") == numbers_of(finished)
+
+
+def test_an_image_that_cannot_be_used_is_listed_and_counts_as_nothing_found(data, start, finished, tmp_path):
+    broken = copy.deepcopy(data.targets)
+    broken["images"][1]["path"] = str(tmp_path / "gone.jpg")
+    settings = replace(SETTINGS, shots=(2,), seeds=(42,))
+    start(tmp_path / "run", settings, replace(data, targets=broken))
+    numbers = numbers_of(tmp_path / "run")
+    assert numbers["skipped"] == [f"the image {tmp_path / 'gone.jpg'} does not exist"]
+    assert "1 images could not be used" in (tmp_path / "run" / "report.md").read_text()
+    results = json.loads((finished / "predictions" / "2shot-seed42.json").read_text())
+    left = [result for result in results if result["image_id"] != broken["images"][1]["id"]]
+    assert len(left) < len(results)
+    expected = evaluate(data.targets, left, data.class_ids, result_areas="box")
+    assert numbers["draws"][0]["figures"]["masks ap"] == percent(expected.masks.novel.ap)
+    assert numbers["images"] == 5
+
+
+def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_empty(data, start, tmp_path):
+    broken = copy.deepcopy(data.references)
+    names = {category["id"]: category["name"] for category in broken["categories"]}
+    first = data.class_ids[0]
+    for annotation in broken["annotations"]:
+        if annotation["category_id"] == first:
+            annotation["segmentation"] = {"size": [5, 5], "counts": [25]}
+    settings = replace(SETTINGS, shots=(3,), seeds=(42,), limit=1)
+    start(tmp_path / "some", settings, replace(data, references=broken))
+    numbers = numbers_of(tmp_path / "some")
+    assert "has 5 x 5 pixels, its image 256 x 256" in numbers["skipped_references"][0]
+    assert numbers["draws"][0]["without_reference"] == [names[first]]
+    text = (tmp_path / "some" / "report.md").read_text()
+    assert "a try, on the first 1 of 5 images only" in text
+    few = {names[class_id]: 2 for class_id in data.class_ids[1:]}
+    assert numbers["draws"][0]["few_references"] == few
+    listed = ", ".join(f"{name} (2)" for name in few)
+    assert f"3 shots, seed 42: classes with fewer references than shots: {listed}" in text
+    for image in broken["images"]:
+        image["path"] = str(tmp_path / "gone.jpg")
+    with pytest.raises(RunError, match="none of the references of 3shot-seed42 could be used: .* does not exist"):
+        start(tmp_path / "none", settings, replace(data, references=broken))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "changes", "deviations"),
+    [
+        ("coco-fsod", {}, {}, []),
+        ("coco-fsod", {}, {"limit": 99}, []),
+        ("coco-fsod", {}, {"limit": 2}, ["a try, on the first 2 of 12 images only"]),
+        ("coco-fsod", {"classes": ["dog", "zebra"]}, {}, ["2 classes instead of the protocol's 20"]),
+        ("coco-80", {"classes": ["dog"]}, {}, ["1 classes instead of the protocol's 80"]),
+        ("coco-20i-0", {}, {}, []),
+        ("coco-20i-0", {}, {"limit": 5}, ["a try, on the first 5 of 1000 episodes only"]),
+        (
+            "coco-20i-0",
+            {"edition": "2017"},
+            {"episodes": 20},
+            ["20 episodes instead of 1000", "on the edition of 2017 instead of 2014"],
+        ),
+        ("cd-fsod-uodd", {}, {}, []),
+        ("cd-fsod-clipart1k", {}, {}, ["4 classes instead of the protocol's 20"]),
+    ],
+)
+def test_a_run_that_is_not_the_protocols_says_so(name, options, changes, deviations, tmp_path):
+    protocol = get_protocol(name)
+    loaded = load(protocol, tiny(protocol.layout), **options)
+    settings = Settings(protocol, (1,), (33,), PRESET, **changes)
+    kind = EpisodeRun if protocol.evaluator == "episodes" else InstanceRun
+    assert kind(settings, loaded, None, None, tmp_path).deviations() == deviations
+
+
+def test_other_classes_are_told_and_not_compared_with_published_figures(data, start, tmp_path):
+    names = {category["id"]: category["name"] for category in data.targets["categories"]}
+    published = (Published("somebody else", 1, "42", None, {"boxes ap": 50.0}, "a table"),)
+    protocol = replace(SETTINGS.protocol, novel_classes=tuple(names.values()), published=published)
+    settings = replace(SETTINGS, protocol=protocol, shots=(1,), seeds=(42,), save_predictions=False)
+    few = replace(data, targets=data.targets | {"images": data.targets["images"][:1]})
+    whole = start(tmp_path / "whole", settings, few)
+    assert [row["method"] for row in whole["comparison"]] == ["somebody else"]
+    part = start(tmp_path / "part", settings, replace(few, class_ids=data.class_ids[:2]))
+    assert part["comparison"] == []
+    text = (tmp_path / "part" / "report.md").read_text()
+    assert text.startswith(f"# {protocol.title}: 2 classes instead of the protocol's 3\n")
+    assert f"| Classes evaluated instead | 2: {', '.join(part['classes'])} |" in text
+    assert "somebody else" not in text
+
+
+def test_targets_that_are_references_by_content_are_left_out_of_own_data_and_told_of_in_published(
+    data, start, tmp_path
+):
+    settings = replace(SETTINGS, shots=(1,), seeds=(42,), save_predictions=False)
+    both = replace(data, references=copy.deepcopy(data.targets))
+    for image in both.references["images"]:
+        copied = tmp_path / f"copy of {image['file_name']}"
+        image["path"] = shutil.copy(image["path"], copied)
+    drawn = draw_references(settings.protocol, both, 1, 42).values()
+    images = {annotation["image_id"] for of_class in drawn for annotation in of_class}
+    numbers = start(tmp_path / "own", settings, both)
+    (note,) = numbers["notes"]
+    assert note.startswith(f"{len(images)} images of the targets hold references too")
+    assert numbers["images"] == numbers["all_images"] == len(data.targets["images"]) - len(images)
+    assert numbers["deviations"] == []
+    assert start(tmp_path / "own", settings, both)["draws"] == numbers["draws"]
+
+    published = replace(settings, protocol=replace(settings.protocol, layout="coco"))
+    (note,) = start(tmp_path / "published", published, both)["notes"]
+    assert note.startswith(f"{len(images)} of the images evaluated hold references too")
+
+    only = {**both.targets, "images": [image for image in both.targets["images"] if image["id"] in images]}
+    with pytest.raises(RunError, match="every image of the targets holds references"):
+        start(tmp_path / "nothing", settings, replace(both, targets=only))
+
+
+def test_two_runs_are_compared_draw_by_draw(start, finished, tmp_path):
+    one_class = replace(PRESET, matching=replace(PRESET.matching, merge_exponent=0.0))
+    start(tmp_path, replace(SETTINGS, preset=one_class, seeds=(42, 7), save_predictions=False))
+    rows = compare_runs(finished, tmp_path, figures=("ap", "ap50"), draws=20)
+    assert [(row["shots"], row["seed"], row["figure"]) for row in rows] == [
+        (shots, 42, f"{kind} {figure}") for shots in (1, 2) for kind in ("boxes", "masks") for figure in ("ap", "ap50")
+    ]
+    for row in rows:
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+        assert row["low"] <= row["high"]
+        assert row["samples"] == 5
+    assert all(row["difference"] == 0 == row["low"] for row in compare_runs(finished, finished, draws=5, shots=[1]))
+    with pytest.raises(RunError, match="no draw of references in common"):
+        compare_runs(finished, tmp_path, seeds=[33])
+    with pytest.raises(ValueError, match="unknown figure 'f1'"):
+        compare_runs(finished, tmp_path, figures=["f1"])
+
+
+def test_a_part_without_its_predictions_is_named(data, tmp_path):
+    job = InstanceRun(SETTINGS, data, None, None, tmp_path)
+    parts = [tmp_path / "parts" / f"{number:05d}.npz" for number in range(2)]
+    for draw in SETTINGS.draws:
+        (tmp_path / "predictions" / draw.key).mkdir(parents=True)
+        (tmp_path / "predictions" / draw.key / "00000.json").write_text("[]")
+    job._join_predictions(parts[:1])
+    with pytest.raises(RunError, match=r"1shot-seed33.00001.json is missing: delete .*00001.npz, and run again"):
+        job._join_predictions(parts)
+
+
+def test_an_annotation_without_a_mask_is_no_part_of_episodes_and_told(data, tmp_path):
+    scenes = copy.deepcopy(data.targets)
+    scenes["annotations"][0]["segmentation"] = []
+    settings = Settings(get_protocol("coco-20i-0"), (1,), (0,), PRESET, episodes=4)
+    job = EpisodeRun(settings, replace(data, references=scenes, targets=scenes), None, None, tmp_path)
+    assert len(job.shown[1]["annotations"]) == len(scenes["annotations"]) - 1
+    assert job._notes() == ["1 annotations of the targets have no mask, and count for nothing."]
+    images = episodes.EpisodeImages(job.shown[1])
+    for episode in job.episodes[settings.draws[0]]:
+        assert images.mask(episode.target, episode.class_id).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "the number of episodes must be at least 1, got 0"),
+        ({"units_per_part": -1}, "the number of images per part must be at least 1, got -1"),
+        ({"shots": (1, 0)}, "the number of shots must be at least 1, got 0"),
+        ({"side": 0}, "the side must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(RunError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_nothing_to_do_is_refused(start, data, tmp_path):
+    with pytest.raises(RunError, match="at least one number of shots"):
+        start(tmp_path, replace(SETTINGS, shots=()))
+    with pytest.raises(RunError, match="the limit must be at least 1, got 0"):
+        start(tmp_path, replace(SETTINGS, limit=0))
+    with pytest.raises(RunError, match="there is no image to evaluate"):
+        start(tmp_path, of=replace(data, targets={**data.targets, "images": []}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(data, start, tmp_path, monkeypatch):
+    targets = copy.deepcopy(data.targets)
+    protocol = replace(get_protocol("coco-20i-0"), published=())
+    settings = Settings(protocol, (1,), (0, 1), PRESET, units_per_part=1, episodes=4, threshold=0.6)
+    scenes = replace(data, references=targets, targets=targets)
+    start(tmp_path / "whole", settings, scenes)
+    whole = numbers_of(tmp_path / "whole")
+    lists = {seed: read_episodes(tmp_path / "whole" / "episodes" / f"1shot-seed{seed}.json") for seed in (0, 1)}
+
+    encoded, original = [], episodes.encode_target
+
+    def encode_target(image, *args, **more):
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(image)
+        return original(image, *args, **more)
+
+    monkeypatch.setattr(episodes, "encode_target", encode_target)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "interrupted", settings, scenes)
+    encoded.clear()
+    monkeypatch.setattr(
+        episodes, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+    )
+    start(tmp_path / "interrupted", settings, scenes)
+    assert numbers_of(tmp_path / "interrupted") == whole
+    assert len(encoded) == len({e.target for drawn in lists.values() for e in drawn}) - 2
+    assert all(row["difference"] == 0 for row in compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5))
+
+    target = lists[0][0].target
+    for image in targets["images"]:
+        if image["id"] == target:
+            image["path"] = str(tmp_path / "gone.jpg")
+    start(tmp_path / "broken", settings, scenes)
+    broken = numbers_of(tmp_path / "broken")
+    reason = f"the image {tmp_path / 'gone.jpg'} does not exist"
+    assert f"episode 0 of 1shot-seed0: {reason}" in broken["skipped"]
+    assert broken["draws"][0]["episodes"] == whole["draws"][0]["episodes"]
+
+    write_episodes(tmp_path / "interrupted" / "episodes" / "1shot-seed0.json", lists[1])
+    with pytest.raises(RunError, match="were not asked the same episodes in 1shot-seed0"):
+        compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5)

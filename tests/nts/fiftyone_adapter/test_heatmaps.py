@@ -1,0 +1,142 @@
+"""Maps of similarity as fields of a dataset: what is in them, whose they are, and how they go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_dataset import CLASSES, TARGETS, truncate
+
+from nts.heatmaps import similarity_maps
+from nts.images import prepare_target, read_image
+
+FIELDS = [f"shapes_{name.replace(' ', '_')}_similarity" for name in CLASSES]
+
+
+@pytest.fixture
+def memory(nts_fo, references):
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    return "shapes"
+
+
+def test_maps_are_the_similarity_that_the_matching_sees(nts_fo, drawn, targets, memory, small_encoder):
+    report = nts_fo.similarity_heatmaps(targets, memory)
+    assert (report.fields, report.mapped, report.resumed, report.failed) == (
+        dict(zip(CLASSES, FIELDS, strict=True)),
+        TARGETS,
+        0,
+        {},
+    )
+    sample = targets.first()
+    image = read_image(sample.filepath)
+    pixels, _ = prepare_target(image, small_encoder.info.input_size, 1024)
+    expected = similarity_maps(small_encoder.encode(pixels[None])[0], nts_fo.load_memory(drawn, memory).prototypes())
+    for field, patches in zip(FIELDS, expected.numpy(), strict=True):
+        heatmap = sample[field]
+        assert heatmap.range == [0, 1]
+        assert heatmap.map.shape == (128, 128)
+        assert heatmap.map.dtype == np.float32
+        # Every patch of the encoder's grid comes back where it was, but for the blur of the enlargement.
+        side = len(patches)
+        centres = ((np.arange(side) + 0.5) * 128 / side).astype(int)
+        assert np.abs(heatmap.map[np.ix_(centres, centres)] - patches).mean() < 0.05
+        assert np.array_equal(heatmap.map, heatmap.map.round(2))
+    assert not drawn.match_tags("reference").exists(FIELDS[0])
+
+
+def test_maps_are_brighter_on_objects_of_their_class_than_elsewhere(nts_fo, targets, memory):
+    nts_fo.similarity_heatmaps(targets, memory)
+    inside, outside = [], []
+    for sample in targets:
+        for name, field in zip(CLASSES, FIELDS, strict=True):
+            of_class = np.zeros((128, 128), bool)
+            for label in sample.ground_truth.detections:
+                if label.label == name:
+                    x, y, w, h = (round(128 * value) for value in label.bounding_box)
+                    of_class[y : y + h, x : x + w] = True
+            if of_class.any():
+                inside.append(sample[field].map[of_class].mean())
+                outside.append(sample[field].map[~of_class].mean())
+    assert np.mean(inside) > np.mean(outside) + 0.2
+
+
+def test_maps_made_before_are_kept_and_other_classes_are_added(nts_fo, drawn, targets, memory):
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
+    report = nts_fo.similarity_heatmaps(targets, memory, classes=CLASSES[:1])
+    assert (report.mapped, report.resumed) == (TARGETS - 1, 1)
+    report = nts_fo.similarity_heatmaps(targets, memory, classes=CLASSES[1:])
+    assert (report.fields, report.mapped) == ({CLASSES[1]: FIELDS[1]}, TARGETS)
+    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
+
+
+def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, drawn, targets, memory, monkeypatch):
+    before = fo.core.odm.DatasetDocument.objects.get(id=drawn._doc.id)
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
+    monkeypatch.setattr(drawn, "_doc", before)  # what the memory of this process holds, had another one made them
+    assert nts_fo.list_heatmaps(drawn) == {}
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[1:])
+    drawn.reload()
+    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
+    nts_fo.delete_heatmaps(drawn, "shapes_similarity")
+    assert not set(FIELDS) & set(drawn.get_field_schema())
+
+
+def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn, references, targets, memory):
+    nts_fo.similarity_heatmaps(targets, memory)
+    nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
+    with pytest.raises(ValueError, match="earlier state of the memory 'shapes' or other settings: switch on overwrite"):
+        nts_fo.similarity_heatmaps(targets, memory)
+    left = nts_fo.load_memory(drawn, memory).classes
+    assert set(nts_fo.similarity_heatmaps(targets, memory, overwrite=True).fields) == set(left)
+    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["classes"] == list(left)
+
+
+def test_one_broken_image_is_listed_and_the_others_are_mapped(nts_fo, drawn, targets, memory):
+    path = targets.first().filepath
+    truncate(path)
+    report = nts_fo.similarity_heatmaps(targets, memory)
+    assert report.mapped == TARGETS - 1
+    assert list(report.failed) == [targets.first().id]
+    assert f"{path} cannot be decoded" in report.failed[targets.first().id]
+    with pytest.raises(ValueError, match="none of the 1 images can be read: the image"):
+        nts_fo.similarity_heatmaps(targets.limit(1), memory)
+
+
+def test_deleting_leaves_nothing(nts_fo, drawn, references, targets, memory):
+    before = set(drawn.get_field_schema())
+    nts_fo.similarity_heatmaps(targets, memory)
+    words = [*(f"field {name!r}" for name in FIELDS), "heat maps 'shapes_similarity'"]
+    assert nts_fo.made_with_memory(drawn, memory) == words
+    assert nts_fo.delete_heatmaps(drawn, "shapes_similarity") == words
+    assert set(drawn.get_field_schema()) == before
+
+    nts_fo.similarity_heatmaps(targets, memory)
+    assert nts_fo.delete_memory(drawn, memory) == [*words, "memory 'shapes'"]
+    assert set(drawn.get_field_schema()) == before
+    assert drawn.list_runs(method="nts_heatmaps") == []
+
+
+def test_fields_have_names_that_are_free_and_differ(nts_fo, fo, dataset):
+    dataset.add_sample_field("m_cat_similarity", fo.StringField)
+    names = nts_fo.heatmap_fields(dataset, "m", ["cat", "big cat", "big.cat", "猫", "3d"])
+    assert list(names.values()) == [
+        "m_cat_similarity_2",
+        "m_big_cat_similarity",
+        "m_big_cat_similarity_2",
+        "m_class_similarity",
+        "m_3d_similarity",
+    ]
+
+
+def test_what_cannot_be_mapped_is_refused_with_its_reason(nts_fo, drawn, targets, memory):
+    with pytest.raises(ValueError, match="the memory 'shapes' has no class unicorn; it has: "):
+        nts_fo.similarity_heatmaps(targets, memory, classes=["unicorn"])
+    with pytest.raises(ValueError, match="choose 1 to 20 classes, not 0"):
+        nts_fo.similarity_heatmaps(targets, memory, classes=[])
+    with pytest.raises(ValueError, match="has no memory 'other'"):
+        nts_fo.similarity_heatmaps(targets, "other")
+    drawn.register_run("shapes_similarity", drawn.init_run(method="mine"))
+    with pytest.raises(ValueError, match="kept as 'shapes_similarity', and this name is taken by a run of another"):
+        nts_fo.similarity_heatmaps(targets, memory)
+    assert Path(targets.first().filepath).exists()

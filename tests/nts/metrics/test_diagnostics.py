@@ -1,0 +1,267 @@
+"""What is under a prediction decides what is wrong with it; oracles repair that and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from coco_cases import draw_case
+from pycocotools import mask as coco_mask
+
+from nts.evaluation.diagnostics import ERROR_KINDS, ModelDiagnostics, diagnose, nearest_classes, proposal_hits
+from nts.metrics.coco import evaluate
+from nts.metrics.matches import match
+
+SEEDS = range(24)
+
+
+def scene(*found, objects) -> tuple[dict, list[dict]]:
+    """One image of boxes; class 1 is "a", 2 is "b", 9 a distractor. A box is its left and right end, 10 pixels high."""
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": c, "bbox": [x1, 0, x2 - x1, 10], "area": 10 * (x2 - x1), "iscrowd": 0}
+        for i, (c, x1, x2) in enumerate(objects, 1)
+    ]
+    results = [
+        {"image_id": 1, "category_id": c, "bbox": [x1, 0, x2 - x1, 10], "score": score} for c, x1, x2, score in found
+    ]
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 9, "name": "bait"}]
+    images = [{"id": 1, "height": 100, "width": 400}]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+ALL_KINDS = scene(
+    (1, 0, 20, 0.9),  # right
+    (1, 2, 20, 0.8),  # again: a duplicate
+    (1, 45, 80, 0.7),  # on an object of class 2
+    (1, 100, 108, 0.6),  # less than half of an object of class 1
+    (1, 202, 220, 0.5),  # on the distractor
+    (1, 300, 320, 0.4),  # on nothing
+    (2, 101, 120, 0.3),  # on the object of class 1 that nothing has found
+    objects=[(1, 0, 20), (2, 40, 80), (1, 100, 120), (9, 200, 220)],
+)
+
+
+def test_every_kind_of_error_is_told_from_the_others():
+    ground_truth, results = ALL_KINDS
+    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.55)
+    assert found.classes == ("a", "b")
+    assert found.distractors == ("bait",)
+    expected = {
+        "right": 1,
+        "wrong_class": 1,
+        "duplicate": 1,
+        "poor_localisation": 1,
+        "distractor": 1,
+        "background": 1,
+        "missed": 1,
+    }
+    assert found.errors.of_class(0) == expected
+    assert found.errors.of_class(1) == dict.fromkeys(expected, 0) | {"wrong_class": 1, "missed": 1}
+    assert found.errors_above.of_class(0) == expected | {"distractor": 0, "background": 0}
+    assert found.errors.total() == {
+        name: value + (name in ("wrong_class", "missed")) for name, value in expected.items()
+    }
+
+
+def test_confusion_gives_each_object_to_one_prediction():
+    ground_truth, results = ALL_KINDS
+    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.0)
+    # Columns: a, b, distractor, background. The duplicate is in none.
+    assert found.confusion.tolist() == [[1, 1, 1, 2], [1, 0, 0, 0], [0, 0, 0, 0]]
+    above = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.65)
+    assert above.confusion.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
+
+
+def test_kinds_and_pairs_name_what_is_counted():
+    ground_truth, results = ALL_KINDS
+    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.55)
+    assert found.kinds == {
+        1: "duplicate",
+        2: "wrong_class",
+        3: "poor_localisation",
+        4: "distractor",
+        5: "background",
+        6: "wrong_class",
+    }
+    # The third prediction is above the confidence and shows nothing enough; the duplicate is in no pair.
+    assert sorted(found.pairs.tolist()) == [[-1, 2], [-1, 3], [0, 0], [2, 1], [3, -1]]
+    assert len(found.pairs) == found.confusion.sum()
+
+
+def test_distractors_are_background_where_they_are_not_told():
+    ground_truth, results = ALL_KINDS
+    found = diagnose(ground_truth, results, [1, 2], "boxes", distractor_class_ids=[])
+    assert found.errors.total()["distractor"] == 0
+    assert found.errors.total()["background"] == 2
+    assert found.distractors == ()
+
+
+def test_perfect_labels_find_what_was_called_something_else():
+    ground_truth, results = scene(
+        (1, 0, 20, 0.9),
+        (2, 0, 20, 0.8),
+        (2, 40, 60, 0.7),
+        (1, 80, 100, 0.6),
+        objects=[(1, 0, 20), (1, 40, 60), (9, 80, 100)],
+    )
+    found = diagnose(ground_truth, results, [1, 2], "boxes")
+    assert found.ap == pytest.approx(51 / 101)
+    assert found.ap_if_labels_perfect == pytest.approx(1)
+    assert found.ap_if_masks_perfect == found.ap
+
+
+def test_perfect_masks_find_what_was_outlined_badly():
+    ground_truth, results = scene(
+        (1, 0, 14, 0.9), (1, 40, 46, 0.8), (1, 40, 45, 0.7), (1, 0, 3, 0.6), objects=[(1, 0, 20), (1, 40, 60)]
+    )
+    found = diagnose(ground_truth, results, [1, 2], "boxes")
+    assert found.ap == pytest.approx(5 / 10 * 51 / 101)  # IoU 0.7: right up to that threshold
+    assert found.ap_if_masks_perfect == pytest.approx(1)
+    assert found.ap_if_labels_perfect == found.ap
+
+
+def test_the_default_confidence_is_that_of_the_best_f1():
+    ground_truth, results = scene(
+        (1, 0, 20, 0.9), (1, 300, 320, 0.5), (1, 40, 60, 0.5), (1, 330, 350, 0.1), objects=[(1, 0, 20), (1, 40, 60)]
+    )
+    assert diagnose(ground_truth, results, [1], "boxes").confidence == 0.5
+    assert diagnose(ground_truth, results[:2], [1], "boxes").confidence == 0.9
+    assert diagnose(ground_truth, [], [1], "boxes").confidence == 0
+
+
+def test_what_lies_on_a_crowd_is_not_judged():
+    ground_truth, results = scene((1, 0, 20, 0.9), objects=[(1, 0, 50)])
+    ground_truth["annotations"][0]["iscrowd"] = 1
+    found = diagnose(ground_truth, results, [1], "boxes", confidence=0)
+    assert sum(found.errors.total().values()) == 0
+    assert found.confusion.sum() == 0
+
+
+def kinds_slowly(ground_truth, results, evaluated, iou_type) -> dict[str, int]:
+    """The kinds of false positives, one at a time."""
+    matches = match(ground_truth, results, evaluated, iou_type)
+    key = {"boxes": "bbox", "masks": "segmentation"}[iou_type]
+    counts = dict.fromkeys(ERROR_KINDS, 0)
+    for i in np.flatnonzero(matches.false_positives()[0, 0]):
+        result = results[matches.result[i]]
+        objects = [a for a in ground_truth["annotations"] if a["image_id"] == result["image_id"] and not a["iscrowd"]]
+        ious = [float(coco_mask.iou([result[key]], [a[key]], [0])[0, 0]) for a in objects]
+        best = max(ious, default=0.0)
+        under = next((a["category_id"] for a, iou in zip(objects, ious, strict=True) if iou == best), None)
+        if best < 0.1:
+            counts["background"] += 1
+        elif under not in evaluated:
+            counts["distractor"] += 1
+        elif under != result["category_id"]:
+            counts["wrong_class"] += 1
+        else:
+            counts["duplicate" if best >= 0.5 else "poor_localisation"] += 1
+    return counts
+
+
+@pytest.mark.parametrize("iou_type", ["boxes", "masks"])
+def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
+    improved = 0
+    for seed in SEEDS:
+        ground_truth, results = draw_case(seed)
+        found = diagnose(ground_truth, results, [3, 17], iou_type)
+        total = found.errors.total()
+        assert {kind: total[kind] for kind in ERROR_KINDS} == kinds_slowly(ground_truth, results, [3, 17], iou_type)
+        objects = [a for a in ground_truth["annotations"] if not a["iscrowd"]]
+        for k, class_id in enumerate((3, 17)):
+            of_class = sum(a["category_id"] == class_id for a in objects)
+            assert found.errors.right[k] + found.errors.missed[k] == of_class
+            assert found.confusion[:, k].sum() == of_class
+        assert found.confusion[:, 2].sum() == sum(a["category_id"] == 90 for a in objects)
+        assert found.confusion[2, 3] == 0
+        assert len(found.pairs) == found.confusion.sum()
+        assert len(found.kinds) == sum(total[kind] for kind in ERROR_KINDS)
+        figures = evaluate(ground_truth, results, [3, 17])
+        np.testing.assert_equal(found.ap, getattr(figures, iou_type).novel.ap)
+        if not math.isnan(found.ap):
+            assert found.ap_if_labels_perfect >= found.ap - 0.02
+            assert found.ap_if_masks_perfect >= found.ap - 1e-12
+            improved += found.ap_if_masks_perfect > found.ap
+        json.dumps(found.to_dict(), allow_nan=False)
+    assert improved > 10
+
+
+def test_what_cannot_be_diagnosed_is_refused():
+    ground_truth, results = ALL_KINDS
+    with pytest.raises(ValueError, match=r"class ids \[2\] cannot be evaluated and distractors"):
+        diagnose(ground_truth, results, [1, 2], "boxes", [2, 9])
+    with pytest.raises(ValueError, match=r"unknown class ids \[5\]"):
+        diagnose(ground_truth, results, [1, 2], "boxes", [5])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# With the models
+
+
+@pytest.mark.parametrize(("proposals", "side"), [(7, 16), (1, 16), (0, 16), (70, 24)])
+def test_proposal_hits_equal_whole_masks(proposals, side, monkeypatch):
+    monkeypatch.setattr("nts.evaluation.diagnostics._PIXELS_AT_ONCE", 5000)  # several proposals at a time, not all
+    generator = torch.Generator().manual_seed(proposals)
+    logits = F.avg_pool2d(torch.randn(proposals, 1, side, side, generator=generator), 5, 1, 2)[:, 0]
+    true_masks = F.interpolate(torch.randn(5, 1, 6, 6, generator=generator), (40, 30), mode="bilinear")[:, 0] > 0.4
+    true_masks[3] = False
+    best = proposal_hits(true_masks, logits, (40, 30))
+    expected = torch.zeros(5, dtype=torch.float64)
+    for logit in logits:
+        whole = F.interpolate(logit[None, None], (40, 30), mode="bilinear", align_corners=False)[0, 0] > 0
+        for i, mask in enumerate(true_masks):
+            union = int((whole | mask).sum())
+            expected[i] = max(float(expected[i]), int((whole & mask).sum()) / union if union else 0.0)
+    torch.testing.assert_close(best, expected, rtol=0, atol=1e-12)
+
+
+def test_proposal_hits_need_masks_of_the_image_size():
+    with pytest.raises(ValueError, match=r"true masks are \(8, 9\), the image \(8, 8\)"):
+        proposal_hits(torch.ones(1, 8, 9, dtype=torch.bool), torch.ones(2, 4, 4), (8, 8))
+
+
+def test_nearest_class_is_that_of_the_tokens_under_the_mask():
+    tokens = torch.zeros(4, 4, 3)
+    tokens[:, :2, 0], tokens[:, 2:, 1] = 1, 1
+    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks[0, :, :6], masks[1, 4:9, 11:] = True, True
+    prototypes = torch.tensor([[0.0, 5.0, 0.0], [0.1, 0.0, 0.0]])
+    assert nearest_classes(tokens, masks, prototypes).tolist() == [1, 0, -1]
+    assert nearest_classes(tokens, masks[:0], prototypes).tolist() == []
+
+
+def test_model_diagnostics_gather_images():
+    gathered = ModelDiagnostics(["a", "b"])
+    gathered.add_proposals([100, 32**2, 96**2 + 1], torch.tensor([0.4, 0.6, 0.9]))
+    gathered.add_proposals(np.zeros(0), torch.zeros(0))
+    gathered.add_proposals([200], torch.tensor([0.8]))
+    gathered.add_labels([0, 1, -1], torch.tensor([0, 0, 1]))
+    gathered.add_labels([1, 1], torch.tensor([1, -1]))
+    summary = gathered.summary()
+    recall = {row.area: (row.objects, row.recall_50, row.recall_75) for row in summary.recall}
+    assert recall == {
+        "all": (4, 0.75, 0.5),
+        "small": (3, pytest.approx(2 / 3), pytest.approx(1 / 3)),
+        "medium": (1, 1.0, 0.0),  # the border belongs to both, as in COCO
+        "large": (1, 1.0, 1.0),
+    }
+    assert summary.recall[0].mean == pytest.approx(0.675)
+    assert (summary.objects, summary.accuracy) == (4, 0.5)
+    assert summary.per_class == {"a": 1.0, "b": pytest.approx(1 / 3)}
+    assert summary.confusion.tolist() == [[1, 1], [0, 1]]
+    json.dumps(summary.to_dict(), allow_nan=False)
+
+
+def test_model_diagnostics_of_nothing():
+    summary = ModelDiagnostics(["a"], {"any": (0, 1)}).summary()
+    assert math.isnan(summary.accuracy)
+    assert math.isnan(summary.recall[0].recall_50)
+    assert summary.to_dict()["accuracy"] is None
+    with pytest.raises(ValueError, match="2 sizes, but 1 objects"):
+        ModelDiagnostics(["a"]).add_proposals([1, 2], torch.ones(1))
+    with pytest.raises(ValueError, match="1 labels, but 2 objects"):
+        ModelDiagnostics(["a"]).add_labels([0], torch.zeros(2, dtype=torch.int64))

@@ -1,0 +1,104 @@
+"""SAM2 draws the masks that boxes, points and scribbles mean, on the reference image itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nts.datasets.annotations import EVALUATION, simulate_reference
+from nts.promotion import promote, spread_points
+from nts.references import Reference
+from synthetic.scenes import NOVEL_SPECIES, reference_scenes
+
+
+@pytest.fixture(scope="module")
+def masks() -> list[Reference]:
+    """One object of every novel class."""
+    scenes = [reference_scenes(number, 1)[0] for number in NOVEL_SPECIES]
+    return [Reference(scene.image, str(k), scene.masks[0], label_id=str(k)) for k, scene in enumerate(scenes)]
+
+
+def iou(one: Reference, other: Reference) -> float:
+    return (one.mask & other.mask).sum() / (one.mask | other.mask).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "least"), [("box", None, 0.7), ("scribble", None, 0.65), ("point", 20, 0.65), ("point", 1, 0.5)]
+)
+def test_promoted_masks_are_those_of_the_objects(small_segmenter, masks, kind, points, least):
+    weak = [
+        simulate_reference(reference, kind, np.random.default_rng([1, k]), EVALUATION, points=points)
+        for k, reference in enumerate(masks)
+    ]
+    promoted = list(promote(weak, small_segmenter))
+    assert [(each.class_name, each.label_id, each.kind, each.promoted) for each in promoted] == [
+        (each.class_name, each.label_id, kind, True) for each in masks
+    ]
+    assert all((drawn.mask & marked.mask).any() for drawn, marked in zip(promoted, weak, strict=True))
+    found = np.mean([iou(drawn, truth) for drawn, truth in zip(promoted, masks, strict=True)])
+    assert found > least
+    assert found > np.mean([iou(marked, truth) for marked, truth in zip(weak, masks, strict=True)])
+
+
+def test_masks_and_promoted_references_pass_through_and_need_no_embedding(masks):
+    class NeverAsked:
+        input_size = 256
+
+        def embed(self, *_):
+            raise AssertionError
+
+    promoted = Reference(masks[0].image, "a", masks[0].mask, kind="point", promoted=True)
+    references = [*masks, promoted]
+    assert [a is b for a, b in zip(promote(references, NeverAsked()), references, strict=True)] == [True] * 11
+
+
+def test_an_image_is_embedded_once_for_all_that_is_marked_in_it(small_segmenter, masks, monkeypatch):
+    embedded = []
+    embed = small_segmenter.embed
+    monkeypatch.setattr(small_segmenter, "embed", lambda *args: embedded.append(args) or embed(*args))
+    marked = [simulate_reference(masks[k], "point", np.random.default_rng(j)) for k in (0, 1) for j in range(3)]
+    assert len(list(promote(marked, small_segmenter))) == 6
+    assert len(embedded) == 2
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "scribble"])
+@pytest.mark.parametrize("drawn", ["nothing", "elsewhere"])
+def test_where_nothing_is_drawn_on_the_marks_the_reference_comes_back_as_it_was(small_segmenter, kind, drawn):
+    class Elsewhere:
+        input_size, embed = 256, small_segmenter.embed
+
+        def _logits(self, count: int) -> torch.Tensor:
+            logits = torch.full((count, 64, 64), -1.0)
+            if drawn == "elsewhere":
+                logits[:, 50:] = 1
+            return logits
+
+        def predict_boxes(self, embedding, boxes):
+            return self._logits(len(boxes)), torch.ones(len(boxes))
+
+        def predict_points(self, embedding, points):
+            return self._logits(3 * len(points)).unflatten(0, (-1, 3)), torch.ones(len(points), 3)
+
+    mask = np.zeros((60, 80), bool)
+    mask[5:9, 10:20] = True
+    weak = Reference(np.zeros((60, 80, 3), np.uint8), "a", mask, kind=kind)
+    (same,) = promote([weak], Elsewhere())
+    assert same is weak
+
+
+def test_points_are_spread_and_the_same_every_time():
+    mask = np.zeros((20, 30), bool)
+    mask[10, 2:29] = True
+    points = spread_points(mask, 3)
+    assert points.tolist() == [[15.5, 10.5], [2.5, 10.5], [28.5, 10.5]]
+    assert np.array_equal(spread_points(mask, 8), spread_points(mask, 8))
+    assert len(np.unique(spread_points(mask, 8), axis=0)) == 8
+    assert len(spread_points(mask, 100)) == 27
+
+
+def test_in_an_image_of_other_proportions_the_same_points_mean_the_same_object(small_segmenter, masks):
+    mark = simulate_reference(masks[3], "point", np.random.default_rng(0), points=5)
+    wide = Reference(np.repeat(mark.image, 2, axis=1), "a", np.repeat(mark.mask, 2, axis=1), kind="point")
+    one, other = promote([mark, wide], small_segmenter)
+    assert (one.mask == other.mask[:, ::2]).mean() > 0.97

@@ -1,0 +1,222 @@
+"""Encoded targets: matched from what is kept of them, they give what they gave when the models had just run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nts.cache import TensorCache
+from nts.cache.targets import keep_target, read_target, target_key, target_settings
+from nts.encoder import Encoder
+from nts.images import digest, digest_content, read_file
+from nts.masks import draw_crops, draw_masks, overlaps_of_masks
+from nts.matching import MatchingConfig, match_proposals, match_target, pool_tokens
+from nts.memory import MemoryBank
+from nts.merging import Overlaps
+from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.presets import DEFAULT, FAST, PAPER
+from nts.references import Reference
+from nts.segmenter import Proposals, Segmenter
+from nts.targets import make_target
+from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+
+SIZES = [(48, 64), (97, 131), (200, 30), (9, 7), (480, 640)]
+
+
+def random_blobs(n: int, side: int, seed: int = 0) -> torch.Tensor:
+    """Logits ``[n, side, side]``: ragged blobs of all sizes, one of them empty and one everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    line = torch.arange(side)
+    x, y, r = torch.rand(3, n, 1, 1, generator=generator)
+    noise = F.interpolate(torch.randn(n, 1, 8, 8, generator=generator), size=(side, side), mode="bilinear")[:, 0]
+    logits = (r * side / 2) ** 2 - (line - x * side) ** 2 - (line[:, None] - y * side) ** 2 + noise * side
+    logits[1], logits[2] = -1.0, 1.0
+    return logits
+
+
+def random_problem(n: int = 60, side: int = 32, channels: int = 12, classes: int = 5, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed + 1)
+    return (
+        torch.randn(9, 9, channels, generator=generator),
+        random_blobs(n, side, seed),
+        torch.rand(n, generator=generator),
+        torch.randn(classes, channels, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_crops_are_the_masks_cut_to_their_boxes(size):
+    logits = random_blobs(30, 32)
+    crops, boxes = draw_crops(logits, size)
+    for crop, (x1, y1, x2, y2), mask in zip(crops, boxes.tolist(), draw_masks(logits, size), strict=True):
+        whole = torch.zeros(size, dtype=torch.bool)
+        whole[y1:y2, x1:x2] = crop
+        assert torch.equal(whole, mask)
+        if mask.any():
+            assert crop.any(0)[[0, -1]].all()
+            assert crop.any(1)[[0, -1]].all()
+        else:
+            assert crop.numel() == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_kept_of_the_masks_are_the_masks(size):
+    _, logits, predicted_iou, _ = random_problem()
+    target = make_target(torch.zeros(60, 4), Proposals(logits, predicted_iou, torch.zeros(60, 2)), size)
+    which = torch.tensor([5, 1, 2, 40, 17])
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    found = target.overlaps(which, labels)
+    known = Overlaps.of_matrix(overlaps_of_masks(logits[which], size), labels)
+    assert torch.equal(found.areas, known.areas)
+    in_order = (found.worse * len(which) + found.better).argsort()
+    for name in ("worse", "better", "shared"):
+        assert torch.equal(getattr(found, name)[in_order], getattr(known, name)), name
+    crops, boxes = target.crops(which)
+    expected, expected_boxes = draw_crops(logits[which], size)
+    assert torch.equal(boxes, expected_boxes)
+    assert all(torch.equal(a, b) for a, b in zip(crops, expected, strict=True))
+    assert all(crop.is_contiguous() for crop in [*crops, *expected])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "config",
+    [
+        MatchingConfig(),
+        MatchingConfig(nms_iou=1, merge_exponent=0, score_threshold=0.2),
+        MatchingConfig(nms_iou=0.2, max_instances=7, candidates_per_instance=2),
+    ],
+)
+def test_a_target_gives_the_instances_of_its_proposals(seed, config):
+    tokens, logits, predicted_iou, prototypes = random_problem(seed=seed)
+    size = SIZES[seed]
+    features = pool_tokens(tokens, logits > 0)
+    target = make_target(features, Proposals(logits, predicted_iou, torch.zeros(60, 2)), size)
+    found = match_target(target, prototypes, config)
+    expected = match_proposals(tokens, logits, predicted_iou, prototypes, size, config)
+    assert len(found) == len(expected) > 0
+    for name in ("boxes", "labels", "scores", "similarities", "margins", "predicted_iou", "features", "proposals"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(found.masks, expected.masks)
+
+
+def test_no_proposals_are_a_target_as_well(tmp_path):
+    cache = TensorCache(tmp_path, 10**9)
+    nothing = Proposals(torch.zeros(0, 32, 32), torch.zeros(0), torch.zeros(0, 2))
+    keep_target(cache, "target-00", make_target(torch.zeros(0, 12), nothing, (40, 50)))
+    found = match_target(read_target(cache, "target-00"), torch.randn(3, 12))
+    assert len(found) == 0
+    assert found.masks.shape == (0, 40, 50)
+
+
+def test_a_target_comes_back_from_the_cache_as_it_went(tmp_path):
+    tokens, logits, predicted_iou, _ = random_problem()
+    target = make_target(
+        pool_tokens(tokens, logits > 0), Proposals(logits, predicted_iou, torch.zeros(60, 2)), (70, 90)
+    )
+    cache = TensorCache(tmp_path, 10**9)
+    keep_target(cache, "target-00", target)
+    again = read_target(cache, "target-00")
+    assert again.image_size == (70, 90)
+    for name, value in target.tensors.items():
+        assert value.dtype == again.tensors[name].dtype
+        assert torch.equal(value, again.tensors[name]), name
+    assert read_target(cache, "target-11") is None
+
+
+@pytest.fixture(scope="module")
+def memory(small_encoder) -> MemoryBank:
+    references = [
+        Reference(scene.image, species_name(number), scene.masks[0], label_id=f"{number}-{k}")
+        for number in NOVEL_SPECIES[:5]
+        for k, scene in enumerate(reference_scenes(number, 2))
+    ]
+    return build_memory(references, small_encoder)[0]
+
+
+def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, tmp_path, monkeypatch):
+    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    image = target_scenes(1)[0].image
+    cache = TensorCache(tmp_path, 10**9)
+    key = engine.target_key(digest(image))
+    keep_target(cache, key, engine.encode(image).target())
+
+    smaller = MemoryBank(memory.encoder)
+    for entry in memory.entries[:6]:
+        smaller.add(entry)
+    preset = replace(DEFAULT, matching=MatchingConfig(nms_iou=0.9, score_threshold=0.1, merge_exponent=0))
+    other = ReferenceSegmenter(smaller, small_encoder, small_segmenter, preset)
+    expected = other.segment(image)
+
+    def no_model(*_, **__):
+        raise AssertionError("a model ran")
+
+    for model, method in ((Encoder, "encode"), (Segmenter, "embed"), (Segmenter, "propose")):
+        monkeypatch.setattr(model, method, no_model)
+    assert other.target_key(digest(image)) == key
+    found = other.match_target(read_target(cache, key))
+    assert len(found) > 0
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.masks, expected.masks)
+    assert torch.equal(found.references, expected.references)
+
+
+def test_keys_change_with_all_that_changes_a_target(small_encoder, small_segmenter):
+    models = (small_encoder, small_segmenter)
+    prototypes, others = torch.randn(2, 3, 8)
+    finer = replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=20))
+    stricter = replace(DEFAULT, proposals=replace(DEFAULT.proposals, iou_threshold=0.5))
+    reduced = Segmenter(small_segmenter._model, "small", "", torch.device("cpu"), torch.bfloat16)
+    keys = [
+        target_key("image", target_settings(*models, DEFAULT)),
+        target_key("another", target_settings(*models, DEFAULT)),
+        target_key("image", target_settings(*models, PAPER)),
+        target_key("image", target_settings(*models, finer)),
+        target_key("image", target_settings(*models, stricter)),
+        target_key("image", target_settings(small_encoder, reduced, DEFAULT)),
+        target_key("image", target_settings(*models, FAST, prototypes)),
+        target_key("image", target_settings(*models, FAST, others)),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_keys_do_not_change_with_what_changes_no_target(small_encoder, small_segmenter):
+    models = (small_encoder, small_segmenter)
+    key = target_key("image", target_settings(*models, DEFAULT))
+    merging = replace(DEFAULT, matching=MatchingConfig(nms_iou=0.1, max_instances=3))
+    chunks = replace(DEFAULT, proposals=replace(DEFAULT.proposals, prompts_per_chunk=3, points_per_side=16))
+    assert target_key("image", target_settings(*models, merging)) == key
+    assert target_key("image", target_settings(*models, chunks)) == key
+    assert target_key("image", target_settings(*models, DEFAULT, torch.randn(2, 8))) == key
+
+
+def test_a_file_is_known_by_its_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345" * 10**6)
+    (tmp_path / "b").write_bytes(b"12345" * 10**6)
+    (tmp_path / "c").write_bytes(b"12346" * 10**6)
+    a, b, c = (digest_content(read_file(tmp_path / name)) for name in "abc")
+    assert a == b != c
+
+
+def test_large_masks_take_little_of_a_target():
+    """A hundred masks of 12 megapixels: 1.2 GB if they were drawn."""
+    logits = random_blobs(100, 64)
+    target = make_target(torch.zeros(100, 4), Proposals(logits, torch.rand(100), torch.zeros(100, 2)), (3000, 4000))
+    assert sum(value.nbytes for value in target.tensors.values()) < 5_000_000
+    assert int(target.areas.max()) == 12_000_000
+    assert np.isclose(float(target.areas[0]), float((logits[0] > 0).float().mean()) * 12e6, rtol=0.05)
+
+
+def test_prototypes_that_do_not_fit_are_refused():
+    target = make_target(
+        torch.zeros(2, 4), Proposals(random_blobs(3, 16)[[0, 2]], torch.rand(2), torch.zeros(2, 2)), (9, 9)
+    )
+    with pytest.raises(ValueError, match="C = 4"):
+        match_target(target, torch.ones(1, 3))
+    with pytest.raises(ValueError, match="a prototype holds NaN"):
+        match_target(target, torch.full((1, 4), torch.nan))

@@ -1,0 +1,116 @@
+"""Reading ahead and writing behind: order, bounds, errors, and nothing left running."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nts.utils.prefetch import BackgroundWriter, prefetch
+
+
+def test_results_come_in_the_order_of_the_items_and_off_the_callers_thread():
+    threads = set()
+
+    def square(x: int) -> int:
+        threads.add(threading.current_thread().name)
+        return x * x
+
+    found = [(item, future.result()) for item, future in prefetch(square, range(50), depth=3, workers=2)]
+    assert found == [(x, x * x) for x in range(50)]
+    assert threading.current_thread().name not in threads
+
+
+def test_no_more_is_ahead_than_asked_for():
+    asked = []
+
+    def items():
+        for x in range(20):
+            asked.append(x)
+            yield x
+
+    for done, (_, future) in enumerate(prefetch(lambda x: x, items(), depth=4), start=1):
+        future.result()
+        assert len(asked) <= done + 4 - 1
+
+
+def test_an_error_belongs_to_its_item_alone():
+    def read(x: int) -> int:
+        if x == 2:
+            raise ValueError("damaged")
+        return x
+
+    futures = [future for _, future in prefetch(read, range(5))]
+    assert isinstance(futures[2].exception(), ValueError)
+    assert [future.result() for k, future in enumerate(futures) if k != 2] == [0, 1, 3, 4]
+
+
+def test_who_stops_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    reading = prefetch(lambda x: x, range(1000))
+    next(reading)
+    reading.close()
+    assert threading.active_count() == before
+
+
+def test_tasks_are_done_in_order_and_all_of_them():
+    done: list[int] = []
+    with BackgroundWriter(depth=2) as behind:
+        for x in range(50):
+            behind.do(lambda x=x: done.append(x))
+    assert done == list(range(50))
+
+
+def test_who_gives_too_much_waits():
+    gate, given = threading.Event(), []
+
+    def give(behind: BackgroundWriter) -> None:
+        for x in range(6):
+            behind.do(gate.wait)
+            given.append(x)
+
+    with BackgroundWriter(depth=2) as behind:
+        giver = threading.Thread(target=give, args=(behind,))
+        giver.start()
+        giver.join(0.3)
+        assert giver.is_alive()
+        assert len(given) == 2
+        gate.set()
+        giver.join()
+    assert given == list(range(6))
+
+
+def test_an_error_reaches_who_gave_the_task():
+    def fail() -> None:
+        raise RuntimeError("the database is gone")
+
+    with pytest.raises(RuntimeError, match="the database is gone"), BackgroundWriter() as behind:
+        behind.do(fail)
+
+
+def test_an_error_stops_who_goes_on_giving():
+    def fail() -> None:
+        raise RuntimeError("the database is gone")
+
+    def give() -> None:
+        with BackgroundWriter(depth=1) as behind:
+            for _ in range(5):
+                behind.do(fail)
+                given.append(1)
+
+    given: list[int] = []
+    with pytest.raises(RuntimeError, match="the database is gone"):
+        give()
+    assert len(given) == 1
+
+
+def test_another_error_is_not_hidden_and_what_was_given_is_done():
+    def give() -> None:
+        with BackgroundWriter() as behind:
+            behind.do(lambda: done.append(1))
+            raise KeyError("mine")
+
+    done: list[int] = []
+    with pytest.raises(KeyError, match="mine"):
+        give()
+    assert done == [1]

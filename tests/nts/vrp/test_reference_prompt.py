@@ -1,0 +1,264 @@
+"""Promises of a trained reference prompt: its file, whose it is, its maps, and how it judges proposals."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from nts.instances import Instances
+from nts.memory import MemoryBank, WholeImage
+from nts.pipeline import ReferenceSegmenter, build_memory, encode_references
+from nts.references import Reference, annotation_weights
+from nts.vrp import head as head_module
+from nts.vrp.head import PromptHead, whole_images
+from nts.vrp.model import VisualReferencePrompt, VRPConfig
+from nts.vrp.prompt import PromptFileError, PromptMismatch, TrainedPrompt
+from nts.vrp.scoring import SURROUNDINGS, score_proposals
+from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+
+
+@pytest.fixture(scope="module")
+def prompt(small_encoder, small_segmenter) -> TrainedPrompt:
+    """Untrained, but for a dense prompt that says something."""
+    torch.manual_seed(0)
+    config = VRPConfig(small_encoder.info.dim, small_segmenter.info.prompt_dim, small_encoder.grid, queries=4)
+    model = VisualReferencePrompt(config).eval().requires_grad_(False)
+    torch.nn.init.normal_(model.dense[-1].weight, std=0.05)
+    return TrainedPrompt(model, small_encoder.info, small_segmenter.info, ("cat", "dog"), {"steps": 3})
+
+
+def drawn_references(species: int, count: int) -> list[Reference]:
+    return [
+        Reference(scene.image, species_name(species), scene.masks[0], label_id=f"{species}/{i}")
+        for i, scene in enumerate(reference_scenes(species, count))
+    ]
+
+
+@pytest.fixture(scope="module")
+def memory(small_encoder) -> MemoryBank:
+    """Ten classes; of one, two references."""
+    bank = MemoryBank(small_encoder.info)
+    references = [r for k, number in enumerate(NOVEL_SPECIES) for r in drawn_references(number, 2 if k == 0 else 1)]
+    for entry in encode_references(references, small_encoder, keep_images=True):
+        bank.add(entry)
+    return bank
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_it_comes_back_from_its_file_as_it_went(tmp_path, prompt):
+    path = tmp_path / "prompt.safetensors"
+    prompt.save(path)
+    again = TrainedPrompt.load(path)
+    assert (again.encoder, again.segmenter, again.classes) == (prompt.encoder, prompt.segmenter, prompt.classes)
+    assert again.about == {"steps": 3}
+    assert again.model.config == prompt.model.config
+    assert again.parameters == prompt.parameters
+    for name, value in prompt.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value.half().float())
+    assert path.stat().st_size < 4 << 20
+
+
+def with_header(data: bytes, **changes: str) -> bytes:
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"].update(changes)
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: b"nothing", "damaged or no reference prompt"),
+        (lambda data: data[:-9], "damaged or no reference prompt"),
+        (lambda data: save({"weight": torch.ones(2)}), "its format tag is not"),
+        (lambda data: with_header(data, schema_version="9"), "update the plugin"),
+        (lambda data: with_header(data, config='{"token_dim": 3}'), "do not agree"),
+        (lambda data: with_header(data, config="{"), "do not agree"),
+    ],
+)
+def test_damaged_files_are_refused_with_their_name(tmp_path, prompt, spoil, message):
+    path = tmp_path / "prompt.safetensors"
+    path.write_bytes(spoil(prompt.to_bytes()))
+    with pytest.raises(PromptFileError, match=rf"prompt.safetensors .*{message}"):
+        TrainedPrompt.load(path)
+    with pytest.raises(PromptFileError, match="could not be read"):
+        TrainedPrompt.load(tmp_path / "missing")
+    with pytest.raises(PromptFileError, match="could not be written"):
+        prompt.save(tmp_path / "missing" / "prompt.safetensors")
+
+
+def test_it_serves_the_models_that_it_was_trained_for_alone(prompt, small_encoder, small_segmenter):
+    PromptHead(prompt, small_encoder, small_segmenter)
+    other = replace(prompt, encoder=replace(prompt.encoder, name="other", fingerprint="f" * 64))
+    with pytest.raises(PromptMismatch, match="trained for the encoder 'other'"):
+        PromptHead(other, small_encoder, small_segmenter)
+    other = replace(prompt, segmenter=replace(prompt.segmenter, name="other", fingerprint="f" * 64))
+    with pytest.raises(PromptMismatch, match="trained for the segmenter 'other'"):
+        PromptHead(other, small_encoder, small_segmenter)
+
+
+def test_classes_that_it_was_trained_on_are_not_novel(prompt):
+    prompt.check_novel(["cow"])
+    with pytest.raises(PromptMismatch, match=r"trained on 'cat', 'dog': as novel classes they would be a leak"):
+        prompt.check_novel(["cow", "dog", "cat"])
+
+
+# ---- memories --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_one_image_share_its_tokens_and_mark_it_together(small_encoder):
+    scene = next(s for s in target_scenes(30) if len(s.masks) > 2)
+    references = [Reference(scene.image, "thing", mask, label_id=str(i)) for i, mask in enumerate(scene.masks)]
+    references.append(Reference(scene.image, "other", scene.masks[0] | scene.masks[1], label_id="both"))
+    bank = MemoryBank(small_encoder.info)
+    for entry in encode_references(references, small_encoder, keep_images=True):
+        bank.add(entry)
+    things, others = whole_images(bank)[1], whole_images(bank)[0]
+    assert len(things) == len(others) == 1
+    assert things[0].tokens is bank.entries[-1].whole_image.tokens
+    together = scene.masks.any(0)
+    assert ((things[0].weights > 0) == (annotation_weights(together, "mask", small_encoder.grid).flatten() > 0)).all()
+    again = MemoryBank.from_bytes(bank.to_bytes())
+    assert len(again.to_bytes()) < 2.5 * things[0].tokens.nbytes
+    for before, after in zip(bank.entries, again.entries, strict=True):
+        assert torch.equal(before.whole_image.tokens, after.whole_image.tokens)
+        assert torch.equal(before.whole_image.weights, after.whole_image.weights)
+        assert (before.whole_image.key, before.whole_image.kind) == (after.whole_image.key, after.whole_image.kind)
+
+
+def test_a_memory_may_hold_references_with_and_without_images(small_encoder):
+    bank = MemoryBank(small_encoder.info)
+    for keep in (True, False):
+        references = [replace(r, label_id=f"{r.label_id}/{keep}") for r in drawn_references(NOVEL_SPECIES[0], 2)]
+        for entry in encode_references(references, small_encoder, keep_images=keep):
+            bank.add(entry)
+    again = MemoryBank.from_bytes(bank.to_bytes())
+    assert [entry.whole_image is None for entry in again.entries] == [False, False, True, True]
+    with pytest.raises(PromptMismatch, match="2 of the 4 references of this memory were kept without their whole"):
+        whole_images(again)
+
+
+# ---- maps ------------------------------------------------------------------------------------------------------------
+
+
+def test_maps_of_many_classes_are_those_of_each(prompt, memory, small_encoder, small_segmenter, monkeypatch):
+    monkeypatch.setattr(head_module, "_REFERENCES_AT_ONCE", 8)  # so that they do not fit into one chunk
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
+    target = segmenter.encode(target_scenes(1)[0].image)
+    maps = segmenter.class_maps(target)
+    assert maps.logits.shape == (10, 64, 64)
+    assert ((maps.presence >= 0) & (maps.presence <= 1)).all()
+    head = PromptHead(prompt, small_encoder, small_segmenter)
+    assert len(head.look(whole_images(memory))) == 2
+    for k, images in enumerate(whole_images(memory)):
+        alone = head.maps(head.look([images]), target.tokens, target.embedding)
+        assert torch.allclose(maps.logits[k], alone.logits[0], atol=1e-4)
+        assert torch.allclose(maps.presence[k], alone.presence[0], atol=1e-5)
+
+
+def test_an_empty_reference_gives_a_map_all_the_same(prompt, small_encoder, small_segmenter, memory):
+    image = memory.entries[0].whole_image
+    empty = WholeImage("empty", image.tokens, torch.zeros_like(image.weights))
+    head = PromptHead(prompt, small_encoder, small_segmenter)
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
+    target = segmenter.encode(target_scenes(1)[0].image)
+    assert head.maps(head.look([[empty]]), target.tokens, target.embedding).logits.isfinite().all()
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+def slow_score(probability: np.ndarray, mask: np.ndarray) -> float:
+    if not mask.any():
+        return 0.0
+    ys, xs = mask.nonzero()
+    side = max(np.ptp(ys), np.ptp(xs)) + 1
+    margin = int(np.ceil(SURROUNDINGS * side))
+    rows = slice(max(0, ys.min() - margin), ys.max() + 1 + margin)
+    columns = slice(max(0, xs.min() - margin), xs.max() + 1 + margin)
+    inside = probability[mask].sum()
+    return inside / mask.sum() * inside / max(probability[rows, columns].sum(), 1e-6)
+
+
+def test_scores_are_those_of_the_slow_way():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((3, 20, 20)) ** 3
+    masks = np.zeros((12, 20, 20), bool)
+    for mask in masks[1:]:
+        y, x = rng.integers(0, 18, 2)
+        mask[y : y + rng.integers(1, 9), x : x + rng.integers(1, 9)] = True
+        mask &= rng.random((20, 20)) > 0.2
+        mask[y, x] = True
+    scores = score_proposals(torch.from_numpy(probabilities).float(), torch.from_numpy(masks))
+    expected = [[slow_score(p, mask) for p in probabilities] for mask in masks]
+    assert np.allclose(scores.numpy(), expected, atol=1e-5)
+
+
+def test_a_whole_beats_its_part_and_what_lies_beside_it():
+    probability = torch.full((1, 32, 32), 0.01)
+    probability[0, 8:20, 8:20] = 0.95
+    masks = torch.zeros(4, 32, 32, dtype=torch.bool)
+    masks[0, 8:20, 8:20] = True  # the object
+    masks[1, 8:14, 8:14] = True  # a part of it
+    masks[2, 4:24, 4:24] = True  # more than it
+    masks[3, 24:30, 24:30] = True  # something else
+    whole, part, more, other = score_proposals(probability, masks)[:, 0].tolist()
+    assert whole > part > other
+    assert whole > more > other
+    assert whole > 0.85
+
+
+@pytest.mark.parametrize("scorer", ["vrp", "both"])
+def test_a_prompt_judges_in_the_same_matching_and_merging(prompt, memory, small_encoder, small_segmenter, scorer):
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer=scorer, prompt=prompt)
+    target = segmenter.encode(target_scenes(1)[0].image)
+    instances = segmenter.match(target)
+    assert isinstance(instances, Instances)
+    masks = target.proposals.mask_logits > 0
+    scores = score_proposals(segmenter.class_maps(target).probabilities, masks)
+    if scorer == "both":
+        plain = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+        assert len(plain.match(target)) > 0
+        cosine = torch.stack([_cosine(target, masks, p) for p in memory.prototypes()], 1)
+        scores = cosine * scores.sqrt()
+    best, labels = scores.max(1)
+    assert torch.allclose(instances.similarities, best[instances.proposals], atol=1e-5)
+    assert torch.equal(instances.labels, labels[instances.proposals])
+
+
+def _cosine(target, masks, prototype):
+    from nts.matching import pool_tokens
+
+    return (pool_tokens(target.tokens, masks) @ prototype).clamp(0, 1)
+
+
+def test_a_scorer_without_what_it_needs_is_refused(prompt, memory, small_encoder, small_segmenter):
+    models = (small_encoder, small_segmenter)
+    with pytest.raises(ValueError, match="the scorer 'vrp' needs a trained reference prompt"):
+        ReferenceSegmenter(memory, *models, scorer="vrp")
+    with pytest.raises(ValueError, match="the scorer must be one of prototype, vrp, both, got 'best'"):
+        ReferenceSegmenter(memory, *models, scorer="best", prompt=prompt)
+    plain, _ = build_memory(drawn_references(NOVEL_SPECIES[0], 1), small_encoder)
+    with pytest.raises(PromptMismatch, match="build the memory again, with whole images"):
+        ReferenceSegmenter(plain, *models, scorer="both", prompt=prompt)
+    segmenter, image = ReferenceSegmenter(memory, *models, prompt=prompt), target_scenes(1)[0].image
+    with pytest.raises(ValueError, match="choose the scorer 'vrp' or 'both'"):
+        segmenter.map_classes(image)
+    with pytest.raises(ValueError, match="encoded without its embedding"):
+        segmenter.class_maps(segmenter.encode(image))
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_maps_need_no_proposals(prompt, memory, small_encoder, small_segmenter, preset):
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, preset, scorer="vrp", prompt=prompt)
+    image = target_scenes(1)[0].image
+    assert torch.equal(segmenter.map_classes(image).logits, segmenter.class_maps(segmenter.encode(image)).logits)

@@ -1,0 +1,421 @@
+"""The nAP panel, event by event, without a browser: what is sent to the App, and which samples are shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from drawn_dataset import CLASSES, PLUGIN
+from made_up_predictions import predict
+
+
+class Panel:
+    """The panel of a dataset as the App drives it: it keeps the state, and gathers what each event sends."""
+
+    def __init__(self, dataset):
+        self.dataset, self.state, self.data, self.layout = dataset, {}, {}, None
+        self.sent: list[tuple[str, dict]] = []
+
+    def event(self, method: str, **params):
+        import fiftyone.operators as foo
+        import pydash
+
+        context = {
+            "dataset": self.dataset,
+            "params": {"__method__": method, "panel_id": "panel", "panel_state": self.state, **params},
+        }
+        result = foo.execute_operator(f"{PLUGIN}/nap_panel", context)
+        assert result.error is None, result.error
+        self.sent = [
+            (request["operator_uri"].rpartition("/")[2], request["params"])
+            for request in (each.to_json() for each in result.executor._requests)
+        ]
+        for name, sent in self.sent:
+            if name == "patch_panel_state":
+                for path, value in sent["state"].items():
+                    pydash.set_(self.state, path, value)
+            elif name == "patch_panel_data":
+                for path, value in sent["data"].items():
+                    pydash.set_(self.data, path, value)
+            elif name == "show_panel_output":
+                self.layout = sent["output"]
+        json.dumps(self.sent, allow_nan=False)  # the App reads JSON, and knows no NaN
+        return self
+
+    def choose(self, path: str, value):
+        return self.event("on_choice", path=path, value=value)
+
+    def tab(self, name: str):
+        return self.event("on_tab", value=name)
+
+    @property
+    def words(self) -> str:
+        return json.dumps(self.layout)
+
+    def shown(self):
+        """The view that the last event put into the grid."""
+        import fiftyone as fo
+        from bson import json_util
+
+        (stages,) = [sent["view"] for name, sent in self.sent if name == "set_view"]
+        return fo.DatasetView._build(self.dataset, json_util.loads(json.dumps(stages)))
+
+    def prompted(self) -> dict:
+        (prompt,) = [sent for name, sent in self.sent if name == "prompt_user_for_operation"]
+        return prompt
+
+
+@pytest.fixture
+def nts_fo(fo):
+    import nts.fiftyone_adapter
+
+    return nts.fiftyone_adapter
+
+
+@pytest.fixture
+def evaluated(nts_fo, drawn):
+    """Two evaluations of the drawn scenes, `second` the newer."""
+    for seed, key in enumerate(("first", "second")):
+        predict(drawn, key, seed)
+        nts_fo.evaluate_nap(drawn, key, "ground_truth", eval_key=f"nap_{key}")
+    return drawn
+
+
+@pytest.fixture
+def panel(evaluated):
+    return Panel(evaluated).event("on_load")
+
+
+def test_opens_on_the_newest_evaluation(nts_fo, evaluated, panel):
+    assert panel.state["header"]["run"] == "nap_second"
+    summary = nts_fo.open_evaluation(evaluated, "nap_second").summary("masks")
+    assert f'"title": "{100 * summary["ap"]:.1f}"' in panel.words
+    assert "2 novel classes" in panel.words
+    assert "equal to pycocotools" in panel.words
+    assert [row["class"] for row in panel.data["summary"]["table"]] == ["All novel", *CLASSES]
+    bars = panel.data["summary"]["bars"]
+    assert [trace["name"] for trace in bars] == ["AP50", "AP"]
+    assert sorted(bars[1]["y"]) == sorted(CLASSES)
+
+
+def test_another_evaluation_and_boxes(nts_fo, evaluated, panel):
+    panel.event("on_run", value="nap_first")
+    masks = panel.data["summary"]["table"]
+    panel.choose("header.iou_type", "boxes")
+    boxes = panel.data["summary"]["table"]
+    ap = nts_fo.open_evaluation(evaluated, "nap_first").summary("boxes", CLASSES[0])["ap"]
+    assert boxes[1]["ap"] == f"{100 * ap:.1f}" != masks[1]["ap"]
+
+
+@pytest.mark.parametrize("click", ["row", "bar"])
+def test_a_class_shows_its_samples_and_labels(evaluated, panel, click):
+    if click == "row":
+        panel.event("on_table", row=2, column=0, path="summary.table")
+    else:
+        panel.event("on_class_bar", y=CLASSES[1], x=12.0, trace_idx=0)
+    view = panel.shown()
+    labels = view.distinct("second.detections.label") + view.distinct("ground_truth.detections.label")
+    assert set(labels) == {CLASSES[1]}
+    expected = [
+        sample.id
+        for sample in evaluated
+        if any(d.label == CLASSES[1] for d in [*sample.ground_truth.detections, *sample.second.detections])
+    ]
+    assert view.values("id") == expected
+    assert 0 < len(view) < len(evaluated)
+
+
+def test_a_heading_orders_the_table(panel):
+    for expected in (True, False):
+        panel.event("on_table", row=-1, column=1, path="summary.table")
+        rows = [float(row["ap"]) for row in panel.data["summary"]["table"][1:]]
+        assert rows == sorted(rows, reverse=expected)
+    panel.event("on_table", row=2, column=1, path="summary.table")
+    assert panel.shown().distinct("ground_truth.detections.label") == [panel.data["summary"]["table"][2]["class"]]
+
+
+def test_curves(panel):
+    panel.tab("curves")
+    assert panel.data["curves"]["plot"][0]["name"] == "All novel"
+    panel.choose("curves.choices.classes", [CLASSES[0]])
+    panel.choose("curves.choices.iou", "0.5")
+    at_half = panel.data["curves"]["plot"]
+    assert [trace["name"] for trace in at_half] == ["All novel", CLASSES[0]]
+    panel.choose("curves.choices.iou", "mean")
+    mean = panel.data["curves"]["plot"]
+    assert all(a >= b for a, b in zip(at_half[1]["y"], mean[1]["y"], strict=True))
+    assert at_half[1]["x"][0] == 0.0
+    assert at_half[1]["x"][-1] == 1.0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8])
+def test_confidence_moves_precision_and_recall(evaluated, panel, threshold):
+    panel.tab("confidence").choose("confidence.choices.threshold", threshold)
+    path = "second.detections"
+    outcomes, scores = evaluated.values([f"{path}.nap_second", f"{path}.confidence"], unwind=True)
+    right = sum(o == "tp" and s >= threshold for o, s in zip(outcomes, scores, strict=True))
+    wrong = sum(o == "fp" and s >= threshold for o, s in zip(outcomes, scores, strict=True))
+    objects = evaluated.count("ground_truth.detections")
+    assert f'"Right ({right})"' in panel.words
+    assert f'"Wrong ({wrong})"' in panel.words
+    assert f'"Missed ({objects - right})"' in panel.words
+    assert f'"title": "{100 * right / (right + wrong):.1f}"' in panel.words
+    for outcome, field, count in (("tp", "second", right), ("fp", "second", wrong)):
+        panel.event("on_outcome", outcome=outcome)
+        assert panel.shown().count(f"{field}.detections") == count
+    panel.event("on_outcome", outcome="fn")
+    assert panel.shown().count("ground_truth.detections") == objects - right
+
+
+def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
+    panel.choose("header.iou_type", "boxes").tab("confidence")
+    assert "choose masks to see the samples" in panel.words
+    panel.event("on_outcome", outcome="tp")
+    assert [sent["variant"] for name, sent in panel.sent if name == "notify"] == ["error"]
+    assert not [name for name, _ in panel.sent if name == "set_view"]
+
+
+def test_views_list_no_labels(evaluated, panel):
+    panel.tab("confidence").choose("confidence.choices.threshold", 0.5)
+    for outcome in ("tp", "fp", "fn"):
+        panel.event("on_outcome", outcome=outcome)
+        stages = json.dumps([sent["view"] for name, sent in panel.sent if name == "set_view"])
+        ids = evaluated.values("ground_truth.detections.id", unwind=True)
+        assert not [label_id for label_id in ids if label_id in stages]
+
+
+def test_missed_where_some_samples_have_no_predictions(evaluated, nts_fo):
+    sample = evaluated.first()
+    sample["second"] = None
+    sample.save()
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="sparse")
+    panel = Panel(evaluated).event("on_load").tab("confidence").choose("confidence.choices.threshold", 0.5)
+    panel.event("on_outcome", outcome="fn")
+    assert panel.state["header"]["run"] == "sparse"
+    missed = [view for view in panel.shown() if view.id == sample.id]
+    assert len(missed[0].ground_truth.detections) == len(sample.ground_truth.detections)
+
+
+def test_a_cell_of_very_many_labels_shows_the_first(panel, monkeypatch):
+    from fiftyone.plugins.orgs.nts.reference_segmentation.nts import fiftyone_adapter
+    from fiftyone.plugins.orgs.nts.reference_segmentation.nts.fiftyone_adapter import evaluation_results
+
+    for module in (fiftyone_adapter, evaluation_results):
+        monkeypatch.setattr(module, "MOST_LABELS", 1)
+    heat = panel.tab("errors").data["errors"]["confusion"][0]
+    found = {name: heat["z"][heat["y"].index(name)][heat["x"].index(name)] or 0 for name in CLASSES}
+    name = max(found, key=found.__getitem__)
+    assert found[name] > 1
+    panel.event("on_confusion_cell", x=name, y=name)
+    assert panel.shown().count("second.detections") == panel.shown().count("ground_truth.detections") == 1
+    assert "the first 1 of" in json.dumps(panel.sent)
+
+
+def test_errors_and_confusions_show_their_samples(nts_fo, evaluated, panel):
+    panel.tab("errors")
+    bars = panel.data["errors"]["kinds"]
+    assert len(panel.data["errors"]["oracles"][0]["x"]) == 3
+    counts = dict(zip(bars[0]["y"], bars[0]["x"], strict=True))
+    assert counts["Wrong class"] > 0
+    panel.event("on_error_bar", y="Wrong class", trace_idx=0)
+    assert panel.shown().count("second.detections") == counts["Wrong class"]
+    assert panel.shown().distinct("second.detections.nap_second_error") == ["wrong class"]
+
+    heat = panel.data["errors"]["confusion"][0]
+    seen = 0
+    for true, row in zip(heat["y"], heat["z"], strict=True):
+        for predicted, count in zip(heat["x"], row, strict=True):
+            if count is None:
+                continue
+            panel.event("on_confusion_cell", x=predicted, y=true)
+            objects, predictions = (panel.shown().count(f"{f}.detections") for f in ("ground_truth", "second"))
+            assert objects == (0 if true == "(background)" else count)
+            assert predictions == (0 if predicted == "(missed)" else count)
+            seen += 1
+    assert seen > 3
+
+
+def test_shots_need_two_numbers_of_references(nts_fo, evaluated, panel):
+    assert "One number of references so far" in panel.tab("shots").words
+    for key, shots in (("nap_first", [1, 1]), ("nap_second", [3, 3])):
+        info = evaluated.get_run_info(key)
+        info.config.shots = shots
+        evaluated.update_run_config(key, info.config)
+    panel = Panel(evaluated).event("on_load").tab("shots")
+    single, mean = panel.data["shots"]["plot"]
+    assert single["x"] == mean["x"] == [1, 3]
+    assert mean["error_y"]["array"] == [0.0, 0.0]
+    panel.event("on_shots_point", trace_idx=0, idx=0)
+    assert panel.state["header"]["run"] == "nap_first"
+
+
+def test_two_evaluations_compared(nts_fo, evaluated, panel):
+    assert "Choose another evaluation" in panel.tab("compare").words
+    assert "Choose another evaluation" not in panel.choose("compare.choices.other", "nap_first").words
+    first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
+    difference = 100 * (second.summary("masks")["ap"] - first.summary("masks")["ap"])
+    row = panel.data["compare"]["table"][0]
+    assert row["figure"] == "AP"
+    assert float(row["difference"]) == pytest.approx(difference, abs=0.06)
+    low, high = map(float, row["interval"].split(" … "))
+    assert low <= float(row["difference"]) <= high
+    assert set(panel.data["compare"]["bars"][0]["y"]) == set(CLASSES)
+
+
+def test_a_comparison_is_made_once_and_with_fewer_draws_of_many_predictions(nts_fo, evaluated, monkeypatch):
+    from nts.fiftyone_adapter import evaluation_results
+
+    monkeypatch.setattr(evaluation_results, "_MANY_PREDICTIONS", 10)
+    first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
+    comparison = nts_fo.compare_evaluations(first, second, "masks")
+    assert comparison.figures["ap"].draws == 200
+    evaluation_results._opened.cache_clear()
+    again = nts_fo.open_evaluation(evaluated, "nap_second")
+    assert again is not second
+    assert nts_fo.compare_evaluations(first, again, "masks") is comparison
+
+
+def test_evaluations_of_other_classes_are_not_compared(nts_fo, evaluated):
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="one_class", classes=CLASSES[:1])
+    panel = Panel(evaluated).event("on_load").tab("compare")
+    assert "These two cannot be compared" in panel.choose("compare.choices.other", "nap_first").words
+
+
+def test_runs_are_listed_with_their_status(nts_fo, evaluated, panel):
+    sample = evaluated.first()
+    sample.first.detections.append(sample.first.detections[0].copy())
+    sample.first.detections[-1].confidence = None
+    sample.save()
+    with pytest.raises(nts_fo.InputError):
+        nts_fo.evaluate_nap(evaluated, "first", "ground_truth", eval_key="broken")
+    job = nts_fo.evaluation_job(evaluated, "second", "ground_truth", eval_key="going")
+    next(job)
+    rows = {row["key"]: row for row in panel.tab("runs").data["runs"]["table"]}
+    assert rows["nap_second"]["status"] == "complete"
+    assert rows["going"]["status"] == "running"
+    assert rows["broken"]["status"].startswith("failed: a prediction")
+    job.close()
+    assert "going" not in [row["key"] for row in panel.event("on_refresh").data["runs"]["table"]]
+
+    listed = [row["key"] for row in panel.data["runs"]["table"]]
+    panel.event("on_open_run", row=listed.index("nap_first"))
+    assert (panel.state["header"]["run"], panel.state["tab"]) == ("nap_first", "summary")
+    panel.event("on_delete_run", row=listed.index("broken"))
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_evaluation"
+    assert panel.prompted()["params"] == {"eval_key": "broken"}
+
+
+def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
+    from nts.fiftyone_adapter import runs
+
+    made = {"memory_key": "shapes", "classes": list(CLASSES), "fields": [f"shapes_{name}" for name in CLASSES]}
+    runs.store(evaluated, "shapes_similarity", runs.HEATMAPS, made)
+    row = panel.tab("runs").data["runs"]["table"][0]
+    assert row["what"] == f"Set of heat maps. memory shapes: {', '.join(CLASSES)}"
+    assert row["status"] == "2 fields"
+    (button,) = panel.layout["type"]["properties"]["runs"]["type"]["properties"]["table"]["view"]["row_actions"]
+    assert (button["name"], button["tooltip"]) == ("delete", "Delete …")
+    panel.event("on_delete_run", row=0)
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_similarity_heatmaps"
+    assert panel.prompted()["params"] == {"heatmaps_key": "shapes_similarity"}
+
+
+def test_says_what_to_do_where_there_is_nothing(drawn):
+    panel = Panel(drawn).event("on_load")
+    assert "No evaluation yet" in panel.words
+    assert "build a reference memory" in panel.words
+    panel.event("on_next_step")
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/build_reference_memory"
+
+
+def test_evaluations_of_an_earlier_version_are_listed(evaluated):
+    info = evaluated.get_run_info("nap_second")
+    info.config.schema = 1
+    evaluated.update_run_config("nap_second", info.config)
+    panel = Panel(evaluated).event("on_load").event("on_run", value="nap_second")
+    assert "This evaluation cannot be shown" in panel.words
+    assert "evaluate again" in panel.words
+    assert "nap_first" in panel.words
+
+
+def test_says_when_what_came_of_each_object_is_gone(evaluated, panel):
+    evaluated.delete_evaluation("nap_second")
+    panel.tab("confidence").event("on_outcome", outcome="fp")
+    ((_, note),) = [(name, sent) for name, sent in panel.sent if name == "notify"]
+    assert note["variant"] == "error"
+    assert "evaluate again" in note["message"]
+
+
+def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel):
+    panel.tab("runs")
+    listed = [row["key"] for row in panel.data["runs"]["table"]]
+    nts_fo.delete_evaluation(evaluated, "nap_second")
+    panel.event("on_delete_run", row=listed.index("nap_second"))
+    assert [sent["message"] for name, sent in panel.sent if name == "notify"] == [
+        "There is no evaluation nap_second any more"
+    ]
+    assert "nap_second" not in [row["key"] for row in panel.data["runs"]["table"]]
+    panel.tab("summary").event("on_class_bar", y=CLASSES[0])
+    assert panel.state["header"]["run"] == "nap_first"
+
+
+@pytest.mark.parametrize("field", ["second", "ground_truth"])
+def test_says_when_a_field_was_deleted(evaluated, panel, field):
+    evaluated.delete_sample_field(field)
+    clicks = (
+        ("on_table", {"row": 1, "column": 0}),
+        ("on_class_bar", {"y": CLASSES[0]}),
+        ("on_outcome", {"outcome": "fn"}),
+        ("on_error_bar", {"y": "Wrong class", "trace_idx": 0}),
+        ("on_confusion_cell", {"x": CLASSES[0], "y": CLASSES[0]}),
+    )
+    for click, params in clicks:
+        panel.event(click, **params)
+        ((_, note),) = [(name, sent) for name, sent in panel.sent if name == "notify"]
+        assert f"'{field}' was deleted since this evaluation" in note["message"]
+
+
+def test_samples_are_those_that_were_evaluated_whatever_their_tags_are_since(nts_fo, evaluated):
+    chosen = evaluated.take(4, seed=1)
+    chosen.tag_samples("chosen")
+    nts_fo.evaluate_nap(evaluated.match_tags("chosen"), "second", "ground_truth", eval_key="of_four")
+    ids = set(chosen.values("id"))
+    evaluated.untag_samples("chosen")
+    stored = nts_fo.open_evaluation(evaluated, "of_four")
+    assert set(stored.samples(evaluated).values("id")) == ids
+    assert set(stored.samples_with(evaluated, CLASSES).values("id")) <= ids
+
+
+def test_class_names_that_look_like_numbers_are_names(nts_fo, evaluated):
+    names = {CLASSES[0]: "1", CLASSES[1]: "2020-01"}
+    for field in ("second", "ground_truth"):
+        labels = evaluated.values(f"{field}.detections.label")
+        evaluated.set_values(f"{field}.detections.label", [[names[label] for label in of] for of in labels])
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="numbers")
+    panel = Panel(evaluated).event("on_load")
+    assert '"type": "category"' in panel.words
+    panel.event("on_class_bar", y=1)
+    assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
+    panel.tab("errors")
+    assert panel.words.count('"type": "category"') == 2
+    panel.event("on_confusion_cell", x=1, y=1)
+    assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
+
+
+def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
+    scores = evaluated.values("second.detections.confidence")
+    evaluated.set_values("second.detections.confidence", [[10 * score - 5 for score in of] for of in scores])
+    nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="scores")
+    panel = Panel(evaluated).event("on_load").tab("confidence")
+    lines = panel.data["confidence"]["plot"][0]["x"]
+    assert min(lines) < 0 < 1 < max(lines)
+    assert f'"range": [{min(lines)}, {max(lines)}]' in panel.words
+
+
+def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
+    best = nts_fo.open_evaluation(evaluated, "nap_second").best_threshold("masks")
+    assert best - 0.001 < panel.state["confidence"]["choices"]["threshold"] <= best
+    panel.tab("confidence").choose("confidence.choices.threshold", 0.125).event("on_refresh")
+    assert panel.state["confidence"]["choices"]["threshold"] == 0.125
+    panel.event("on_run", value="nap_first")
+    assert panel.state["confidence"]["choices"]["threshold"] != 0.125

@@ -1,0 +1,374 @@
+"""The operators: from Python, in the App, delegated, and what their forms offer."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from app_requests import form, in_the_app, request, values
+from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, truncate
+from paths import ROOT
+
+import nts
+
+MANIFEST = yaml.safe_load((ROOT / "fiftyone.yml").read_text())
+OPERATORS = [*MANIFEST["operators"], *MANIFEST["panels"]]
+
+
+@pytest.fixture
+def memory(operator, references):
+    """The name of a memory of the drawn dataset."""
+    operator("build_reference_memory")(references, "ground_truth", "shapes")
+    return "shapes"
+
+
+# ---- the plugin ------------------------------------------------------------------------------------------------------
+
+
+def test_plugin_offers_the_operators_that_its_file_names(fo):
+    import fiftyone.operators as foo
+    import fiftyone.plugins as fop
+
+    registered = {o.name for o in foo.list_operators() if o.plugin_name == PLUGIN}
+    assert registered == set(OPERATORS)
+    plugin = fop.get_plugin(PLUGIN)
+    assert plugin.version == MANIFEST["version"] == nts.__version__
+
+
+def test_icons_are_there(operator):
+    for name in OPERATORS:
+        config = operator(name).config
+        for icon in filter(None, (config.light_icon, config.dark_icon)):
+            assert (ROOT / icon.lstrip("/")).read_text().startswith("<svg")
+
+
+def test_registering_the_plugin_does_not_import_torch():
+    code = "import sys, operators; assert operators.OPERATORS; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=120)
+
+
+# ---- the whole job ---------------------------------------------------------------------------------------------------
+
+
+def test_whole_job_from_python(operator, drawn, references, targets):
+    runs_before, fields_before = drawn.list_runs(), set(drawn.get_field_schema(flat=True))
+    built = operator("build_reference_memory")(references, "ground_truth", "shapes")
+    assert built.shots == dict.fromkeys(CLASSES, 2)
+    segmented = operator("auto_segment_view")(targets, "shapes")
+    assert segmented.segmented == TARGETS
+    assert operator("auto_segment_view")(targets, "shapes").resumed == TARGETS
+    evaluated = operator("evaluate_nap")(drawn, "nts_shapes", "ground_truth")
+    assert evaluated.result.images == TARGETS
+    assert evaluated.result.masks.novel.ap50 > 0
+    operator("delete_segmentation")(drawn, "nts_shapes")
+    assert drawn.list_runs() == ["shapes"]
+    operator("delete_memory")(drawn, "shapes")
+    assert drawn.list_runs() == runs_before
+    assert set(drawn.get_field_schema(flat=True)) == fields_before
+
+
+def test_whole_job_in_the_app(drawn, references, targets, tmp_path):
+    told = in_the_app(
+        "build_reference_memory", references, label_field="ground_truth", memory_key="shapes", encoder="small"
+    )
+    assert [call for call, _ in told[:-3]] == ["set_progress"] * (REFERENCES + 1)
+    assert [call for call, _ in told[-3:]] == ["reload_dataset", "show_output", "notify"]
+    output = told[-2][1]
+    assert output["results"]["summary"] == "The memory **shapes** holds 4 references of 2 classes."
+    assert output["results"]["rows"] == [{"class": name, "references": 2} for name in CLASSES]
+    columns = output["outputs"]["type"]["properties"]["rows"]["view"]["columns"]
+    assert [column["key"] for column in columns] == ["class", "references"]
+
+    told = in_the_app("auto_segment_view", targets, memory_key="shapes")
+    progress = [params["progress"] for call, params in told if call == "set_progress"]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+    assert told[-2][1]["results"]["summary"].startswith("**nts_shapes**: ")
+    drawn.reload()
+    assert drawn.exists("nts_shapes").count() == TARGETS
+
+    fields = {"predictions_field": "nts_shapes", "ground_truth_field": "ground_truth"}
+    told = in_the_app("evaluate_nap", drawn, **fields)
+    results = told[-2][1]["results"]
+    assert results["summary"].startswith("**nAP of masks ")
+    assert "4 reference samples were left out. Kept as **nap_nts_shapes**: see" in results["summary"]
+    assert [row["class"] for row in results["rows"]] == ["all", *CLASSES]
+
+    told = in_the_app("export_memory", drawn, memory_key="shapes", path=str(tmp_path))
+    assert told == [
+        ("reload_dataset", {}),
+        ("show_output", {"results": {"summary": f"Written to {tmp_path / 'shapes.safetensors'}"}}),
+    ]
+    told = in_the_app("import_memory", drawn, path=str(tmp_path / "shapes.safetensors"), memory_key="again")
+    assert told[-1][1]["results"]["summary"] == "The memory **again** holds 4 references of 2 classes."
+
+    told = in_the_app("delete_segmentation", drawn, output_field="nts_shapes")
+    assert told[-1][1]["results"]["summary"].startswith("**Deleted**\n\n- field 'nts_shapes'\n")
+    in_the_app("delete_memory", drawn, memory_key="shapes")
+    drawn.reload()
+    assert drawn.list_runs() == ["again"]
+
+
+def test_whole_job_delegated(fo, operator, drawn, references, targets):
+    import fiftyone.operators.delegated as food
+
+    service = food.DelegatedOperationService()
+
+    def run_queued():
+        service.execute_queued_operations()
+        (operation,) = service.list_operations()
+        service.delete_operation(operation.id)
+        drawn.reload()
+        return operation
+
+    assert operator("build_reference_memory")(references, "ground_truth", "shapes", delegate=True).delegated
+    operation = run_queued()
+    assert operation.run_state == "completed"
+    assert operation.result.result["rows"] == [{"class": name, "references": 2} for name in CLASSES]
+    assert operation.metadata["outputs_schema"]["type"]["properties"].keys() == {"summary", "rows"}
+    assert (operation.status.progress, operation.status.label) == (1, "4 references encoded, 0 left out")
+
+    path = targets.first().filepath
+    content = truncate(path)
+    operator("auto_segment_view")(targets, "shapes", delegate=True)
+    operation = run_queued()
+    assert operation.run_state == "completed"
+    assert "1 images could not be segmented (see the field nts_shapes_error)" in operation.result.result["summary"]
+    assert drawn.exists("nts_shapes").count() == TARGETS - 1
+    Path(path).write_bytes(content)
+
+    operator("evaluate_nap")(drawn, "nts_shapes", "ground_truth", delegate=True)
+    assert run_queued().run_state == "completed"
+    assert drawn.list_runs(method="nts_nap") == ["nap_nts_shapes"]
+
+    operator("auto_segment_view")(targets, "shapes", delegate=True, segmenter="nowhere")
+    operation = run_queued()
+    assert operation.run_state == "failed"
+    assert "there is no segmenter 'nowhere'" in operation.result.error
+
+
+# ---- in the App ------------------------------------------------------------------------------------------------------
+
+
+def test_error_is_shown_in_the_app_instead_of_a_frozen_bar(targets, memory):
+    told = []
+    with pytest.raises(RuntimeError, match="there is no segmenter 'nowhere'"):
+        in_the_app("auto_segment_view", targets, told, memory_key=memory, segmenter="nowhere")
+    assert [call for call, _ in told] == ["set_progress", "notify", "show_output"]
+    assert told[1][1] == {"message": "Auto-segment view failed", "variant": "error"}
+    shown = told[2][1]["outputs"]["type"]["properties"]["error"]["view"]
+    assert shown["label"] == "Auto-segment view failed"
+    assert shown["description"].startswith("There is no segmenter 'nowhere': it is neither one of small, ")
+
+
+def test_error_reaches_a_caller_in_python(targets, memory):
+    import fiftyone.operators as foo
+    from fiftyone.operators.executor import ExecutionError
+
+    context = {"view": targets, "params": {"memory_key": memory, "segmenter": "nowhere"}}
+    with pytest.raises(ExecutionError, match="there is no segmenter 'nowhere'"):
+        foo.execute_operator(f"{PLUGIN}/auto_segment_view", context)
+
+
+def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory):
+    from fiftyone.operators.executor import execute_or_delegate_operator
+
+    from nts.fiftyone_adapter import list_segmentations
+
+    async def watch_one_image_and_close_the_tab() -> None:
+        asked = execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", request(targets, memory_key=memory))
+        messages = (await asked).result
+        one_image_done = asyncio.Event()
+
+        async def watch() -> None:
+            async for message in messages:
+                if message.body.params["label"].startswith("1/"):
+                    one_image_done.set()
+
+        tab = asyncio.create_task(watch())
+        await one_image_done.wait()
+        tab.cancel()  # nobody closes `messages`, and they are still referred to: so it is in FiftyOne's server
+        deadline = asyncio.get_running_loop().time() + 60
+        while status() == "running":
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
+
+    def status() -> str:
+        drawn.reload()
+        return list_segmentations(drawn)["nts_shapes"]["status"]
+
+    asyncio.run(watch_one_image_and_close_the_tab())
+    assert status() == "incomplete"
+    done = drawn.exists("nts_shapes").count()
+    assert 1 <= done < TARGETS
+    assert operator("auto_segment_view")(targets, memory).resumed == done
+
+
+def test_failures_are_listed_in_the_summary(targets, memory):
+    path = targets.first().filepath
+    truncate(path)
+    told = in_the_app("auto_segment_view", targets, memory_key=memory)
+    summary = told[-2][1]["results"]["summary"]
+    assert "**1 images could not be segmented (see the field nts_shapes_error)**" in summary
+    assert f"- the image {path} cannot be decoded" in summary
+
+
+# ---- forms -----------------------------------------------------------------------------------------------------------
+
+
+def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
+    sample = drawn.first()
+    box = fo.Detection(label="a", bounding_box=[0, 0, 1, 1])
+    sample["boxes"] = fo.Detections(detections=[box])
+    sample["caption"] = "a"
+    sample["empty"] = fo.Detections()
+    sample["kind"] = fo.Classification(label="a")
+    sample.save()
+    build = operator("build_reference_memory")
+
+    shown = form(build, references)
+    assert values(shown["label_field"]) == ["ground_truth", "boxes"]
+    described = [choice["description"] for choice in shown["label_field"]["view"]["choices"]]
+    assert described == ["4 masks", "1 box"]
+    assert values(shown["classes"]) == list(CLASSES)
+    assert "weak_labels" not in shown
+    assert "segmenter" not in shown
+    shown = form(build, references, label_field="boxes")
+    assert values(shown["weak_labels"]) == ["promoted", "raw", "skip"]
+    assert shown["weak_labels"]["view"]["label"] == "1 box without a mask"
+    assert "segmenter" in shown
+    assert "segmenter" not in form(build, references, label_field="boxes", weak_labels="raw")
+
+
+def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator, drawn, references):
+    sample = references.first()
+    stroke, click = [[(0.1, 0.1), (0.5, 0.5)]], [(0.5, 0.5)]
+    polylines = [fo.Polyline(label="a", points=stroke), fo.Polyline(label="b", points=stroke, closed=True)]
+    sample["strokes"] = fo.Polylines(polylines=polylines)
+    sample["click"] = fo.Keypoint(label="a", points=click)
+    sample["regions"] = fo.Segmentation(mask=np.eye(4, dtype=np.uint8))
+    sample.save()
+    build = operator("build_reference_memory")
+    shown = form(build, references)
+    words = {choice["value"]: choice["description"] for choice in shown["label_field"]["view"]["choices"]}
+    assert words == {
+        "ground_truth": "4 masks",
+        "strokes": "1 mask, 1 scribble",
+        "click": "1 point",
+        "regions": "1 segmentation",
+    }
+    assert form(build, references, label_field="strokes")["weak_labels"]["view"]["label"] == "1 scribble without a mask"
+    # The values of this segmentation have no names, so nobody knows its classes before it is read.
+    shown = form(build, references, label_field="regions")
+    assert not shown.keys() & {"classes", "weak_labels", "segmenter"}
+    drawn.default_mask_targets = {1: "leaf"}
+    drawn.save()
+    assert values(form(build, references, label_field="regions")["classes"]) == ["leaf"]
+
+
+def test_labels_are_counted_once_while_a_form_is_open(operator, references, monkeypatch):
+    from fiftyone.operators.executor import ExecutionContext
+
+    build, aggregations = operator("build_reference_memory"), []
+    aggregate = type(references).aggregate
+    monkeypatch.setattr(type(references), "aggregate", lambda *args: aggregations.append(args) or aggregate(*args))
+    for typed in ("", "s", "sh"):
+        asked = request(references, memory_key=typed) | {"prompt_id": "test_labels_are_counted_once"}
+        build.resolve_input(ExecutionContext(asked, operator_uri=build.uri))
+    assert len([what for _, what in aggregations if isinstance(what, list)]) == 1
+
+
+def test_form_says_why_nothing_fits(operator, drawn, targets):
+    from fiftyone import ViewField as F
+
+    for name, view, reason in [
+        ("build_reference_memory", drawn.match(F("filepath") == ""), "The view has no samples"),
+        ("build_reference_memory", drawn.exclude_fields("ground_truth"), "These samples have no labels of type Detec"),
+        ("auto_segment_view", targets, "This dataset has no reference memory yet: run 'Build reference memory' first"),
+        ("delete_memory", drawn, "This dataset has no reference memory yet"),
+        ("delete_segmentation", drawn, "This dataset has no segmentation made by auto-segment view"),
+        ("export_memory", drawn, "This dataset has no reference memory yet"),
+    ]:
+        problem = form(operator(name), view)["problem"]
+        assert problem["invalid"]
+        assert problem["view"]["name"] == "Warning"
+        assert problem["view"]["description"].startswith(reason)
+
+
+def test_form_refuses_a_name_that_is_taken_or_no_name(operator, references, memory):
+    build = operator("build_reference_memory")
+    shown = form(build, references, memory_key=memory)
+    assert shown["memory_key"]["error_message"].startswith("The memory 'shapes' exists already")
+    assert not form(build, references, memory_key=memory, overwrite=True)["memory_key"]["invalid"]
+    shown = form(build, references, memory_key="my birds")
+    assert shown["memory_key"]["error_message"].startswith("'my birds' cannot be the name of a memory: use letters")
+    assert "overwrite" not in shown
+
+
+def test_form_suggests_an_output_field_and_guards_the_others(operator, targets, memory):
+    segment = operator("auto_segment_view")
+    shown = form(segment, targets)
+    assert shown["memory_key"]["default"] == memory
+    assert shown["output_field"]["view"]["placeholder"] == "nts_shapes"
+    assert "overwrite" not in shown
+    shown = form(segment, targets, output_field="ground_truth", overwrite=True)
+    assert "it is never overwritten" in shown["output_field"]["error_message"]
+
+    segment(targets, memory, limit=1)
+    shown = form(segment, targets)
+    assert shown["earlier"]["view"]["label"] == "nts_shapes holds 1 images by the memory 'shapes'"
+    assert "overwrite" in shown
+
+
+def test_form_of_the_evaluation_puts_predictions_and_truth_in_their_places(operator, drawn, targets, memory):
+    operator("auto_segment_view")(targets, memory)
+    evaluate = operator("evaluate_nap")
+    shown = form(evaluate, drawn)
+    assert shown["predictions_field"]["default"] == "nts_shapes"
+    assert shown["ground_truth_field"]["default"] == "ground_truth"
+    assert "memory_key" not in shown
+    evaluate(drawn, "nts_shapes", "ground_truth")
+    shown = form(evaluate, drawn)
+    assert shown["eval_key"]["error_message"].startswith("The evaluation 'nap_nts_shapes' exists already")
+    assert "overwrite" in shown
+    # Nothing says which memory made predictions that are not ours.
+    assert values(form(evaluate, drawn, predictions_field="ground_truth")["memory_key"]) == [memory]
+
+
+def test_form_of_a_deletion_lists_what_goes(operator, drawn, targets, memory):
+    operator("auto_segment_view")(targets, memory, limit=1)
+    made = "field 'nts_shapes', field 'nts_shapes_error', segmentation 'nts_shapes'"
+    assert form(operator("delete_memory"), drawn)["made"]["view"]["description"] == made
+    assert form(operator("delete_segmentation"), drawn)["made"]["view"]["description"] == made
+
+
+def test_selected_samples_can_be_the_target(fo, operator, drawn, memory):
+    from fiftyone.operators.executor import execute_or_delegate_operator
+
+    asked = request(drawn, memory_key=memory, view_target="SELECTED_SAMPLES")
+    asked["selected"] = [drawn.last().id]
+
+    async def run() -> int:
+        result = await execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", asked)
+        return len([message async for message in result.result])
+
+    assert asyncio.run(run())
+    drawn.reload()
+    assert drawn.exists("nts_shapes").values("id") == [drawn.last().id]
+
+
+def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
+    for sample in references.iter_samples(autosave=True):
+        for label in sample.ground_truth.detections:
+            label.mask = None
+    build = operator("build_reference_memory")
+    with pytest.raises(ValueError, match="it has a box but no mask; give the labels masks, or choose to"):
+        build(references, "ground_truth", "boxes", weak_labels="skip")
+    assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
+    told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
+    assert "references of 2 classes (4 boxes); for 4 of them SAM2 drew the mask." in told[-2][1]["results"]["summary"]

@@ -1,0 +1,150 @@
+"""Promises of the training scripts: their steps learn, and an interrupted training is the uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Dinov2Model
+
+from nts.models import load_encoder, load_segmenter
+from nts.utils import training_loop as loop
+from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES
+from training import train_encoder, train_segmenter
+
+STAGE = train_encoder.Stage(side=112, share=1.0, crops=3)
+ENCODER = train_encoder.EncoderTraining(
+    width=48, layers=1, heads=2, image_size=112, stages=(STAGE,), group_pool=2, group_uses=20
+)
+SEGMENTER = train_segmenter.SegmenterTraining(scenes=1, clicks=4, background_clicks=1)
+
+
+def build(kind: str) -> loop.Training:
+    torch.manual_seed(3)
+    return loop.start(train_encoder.build_model(ENCODER) if kind == "encoder" else train_segmenter.build_model())
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order: equal runs give equal numbers
+    yield
+    torch.set_num_threads(threads)
+
+
+def step_loss(kind: str, step: int):
+    if kind == "encoder":
+        return partial(train_encoder.step_loss, config=ENCODER, stage=STAGE, seed=4, step=step, dtype=torch.float32)
+    return partial(train_segmenter.step_loss, config=SEGMENTER, dtype=torch.float32)
+
+
+def losses(kind: str, training: loop.Training, steps: int, rate: float = 1e-3) -> list[float]:
+    return [loop.advance(training, step_loss(kind, training.step), seed=4, rate=rate)["loss"] for _ in range(steps)]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "segmenter"])
+def test_steps_lower_the_loss(kind: str):
+    training = build(kind)
+    loss_of = step_loss(kind, 0)
+
+    def held_out() -> float:
+        rngs = [np.random.default_rng([99, i]) for i in range(2)]
+        with torch.no_grad():
+            return float(np.mean([loss_of(training.model, rng)[0] for rng in rngs]))
+
+    before = held_out()
+    losses(kind, training, {"encoder": 40, "segmenter": 10}[kind], rate=2e-3)
+    assert held_out() < 0.9 * before
+
+
+@pytest.mark.parametrize("kind", ["encoder", "segmenter"])
+def test_a_resumed_training_repeats_the_uninterrupted_one(kind: str, tmp_path: Path):
+    whole = build(kind)
+    curve = losses(kind, whole, 4)
+
+    first = build(kind)
+    losses(kind, first, 2)
+    loop.save(first, tmp_path / "checkpoint.pt")
+    second = build(kind)
+    loop.resume(second, tmp_path / "checkpoint.pt")
+    assert second.step == 2
+    assert losses(kind, second, 2) == pytest.approx(curve[2:], rel=1e-5)
+    for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_the_learning_rate_warms_up_and_comes_down():
+    rates = [loop.learning_rate(step, 1000, 1.0, warmup=100) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[99] == pytest.approx(1.0)
+    assert rates == [*sorted(rates[:100]), *sorted(rates[100:], reverse=True)]
+    assert rates[-1] < 0.02
+
+
+def test_the_log_is_one_json_line_per_entry(tmp_path: Path):
+    for step in (1, 2):
+        loop.log(tmp_path / "run" / "log.jsonl", {"step": step, "loss": 0.123456789})
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.12346}, {"step": 2, "loss": 0.12346}]
+
+
+def test_training_sees_training_species_only():
+    rng = np.random.default_rng(0)
+    scenes = train_encoder.draw_batch(rng, ENCODER, STAGE, 4, 0) + train_segmenter.draw_batch(rng, TRAIN_SPECIES, 4)
+    seen = set(np.concatenate([scene.species for scene in scenes]).tolist())
+    assert seen <= set(TRAIN_SPECIES)
+    assert not seen & set(NOVEL_SPECIES)
+
+
+def test_the_same_object_is_neither_attracted_nor_repelled():
+    embeddings = torch.eye(4)
+    labels, instance = torch.tensor([7, 7, 7, -1]), torch.tensor([0, 0, 1, -1])
+    loss = train_encoder.contrastive_loss(embeddings, labels, instance, 0.1)
+    embeddings[0] = embeddings[1]
+    assert train_encoder.contrastive_loss(embeddings, labels, instance, 0.1) == pytest.approx(float(loss))
+
+
+def test_a_perfect_mask_costs_nothing_and_has_iou_one():
+    target = torch.zeros(1, 8, 8)
+    target[:, 2:6, 2:6] = 1
+    logits = (target[:, None] * 2 - 1) * 40
+    assert float(train_segmenter.mask_loss(logits, target, 20.0)) == pytest.approx(0, abs=1e-4)
+    assert float(train_segmenter.mask_iou(logits, target)) == 1
+    assert float(train_segmenter.mask_iou(-logits, target)) == 0
+
+
+def test_clicks_fall_on_their_objects_and_boxes_around_them():
+    rng = np.random.default_rng(1)
+    scenes = train_segmenter.draw_batch(rng, TRAIN_SPECIES, 2)
+    clicks = train_segmenter.draw_prompts(rng, scenes, 6, 2, boxes=False)
+    assert clicks.points.shape == (12, 1, 2)
+    real = clicks.wholes.amax((1, 2)) > 0
+    assert real.sum() == 8
+    assert (clicks.pieces <= clicks.wholes).all()
+    # A click may lie a pixel off: look at the cell and its neighbours.
+    near = torch.nn.functional.max_pool2d(clicks.wholes, 3, 1, 1)
+    x, y = (clicks.points[:, 0] / 4).long().clamp(0, 63).T
+    assert (near[torch.arange(12), y, x] > 0)[real].all()
+    boxes = train_segmenter.draw_prompts(rng, scenes, 3, 2, boxes=True)
+    assert (boxes.points[:, 1] > boxes.points[:, 0]).all()
+    assert boxes.labels.tolist() == [[2, 3]] * 6
+
+
+def test_an_exported_encoder_is_in_half_precision_and_loads(tmp_path: Path):
+    model = build("encoder").average.encoder
+    train_encoder.export(model, tmp_path)
+    loaded = Dinov2Model.from_pretrained(tmp_path, dtype=torch.float32)
+    assert Dinov2Model.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16
+    for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)
+    assert load_encoder(str(tmp_path), device="cpu").grid == (8, 8)
+
+
+def test_an_exported_segmenter_loads(tmp_path: Path):
+    train_segmenter.export(build("segmenter").average, tmp_path / "small_sam2.pt")
+    (tmp_path / "small_sam2.yaml").write_text(train_segmenter.MODEL_FILE.read_text())
+    assert load_segmenter(str(tmp_path), device="cpu").input_size == 256
