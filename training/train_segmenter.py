@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nts.images import normalise
 from nts.models import build_sam2
-from nts.utils.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 from synthetic.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
@@ -108,6 +109,11 @@ def draw_prompts(
     )
 
 
+def _model_input(images: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] → normalised float [B, 3, H, W]."""
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+
+
 def _random_pixel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:
     at = np.flatnonzero(mask)
     return divmod(int(at[rng.integers(len(at))]), mask.shape[1])
@@ -178,7 +184,7 @@ def step_loss(
     scenes = draw_batch(rng, TRAIN_SPECIES, config.scenes)
     boxes = rng.integers(config.boxes_every) == 0
     prompts = draw_prompts(rng, scenes, config.clicks, config.background_clicks, boxes)
-    images = images_tensor(np.stack([s.image for s in scenes]))
+    images = _model_input(np.stack([s.image for s in scenes]))
     # Some users of the decoder add no_mem_embed to the embedding and some do not: learn both.
     add_no_mem = bool(rng.integers(2))
     # The plain attention is the faster one: on a CPU the fused kernel's backward pass is slow for short sequences.
@@ -215,7 +221,7 @@ def validate(model: nn.Module, scenes: int = 48, clicks: int = 12) -> dict[str, 
     for _ in range(scenes // 8):
         batch = draw_batch(rng, VALIDATION_SPECIES, 8)
         prompts = draw_prompts(rng, batch, clicks, 2, boxes=False, side=SIDE)
-        images = images_tensor(np.stack([s.image for s in batch]))
+        images = _model_input(np.stack([s.image for s in batch]))
         with torch.autocast("cpu", torch.bfloat16):
             logits, iou, _ = decode(model, images, prompts, add_no_mem=False)
         truth = mask_iou(F.interpolate(logits[:, 1:], size=(SIDE, SIDE), mode="bilinear"), prompts.wholes)

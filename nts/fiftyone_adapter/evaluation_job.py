@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.diagnostics import Diagnostics, diagnose
 from ..metrics.average_precision import Curves, accumulate, counts_by_confidence
 from ..metrics.coco import NovelAP, summarise_matches, without_nan
+from ..metrics.error_types import Diagnostics, diagnose
 from ..metrics.matches import IouType, Matches, match
 from ..utils.files import content_id, same_content
 from ..utils.names import as_names
@@ -224,7 +224,7 @@ def evaluation_job(
             report = EvaluationReport(eval_key, result, everything - total, data.without_predictions, notes)
             yield Progress(total, total, "looking for what is wrong")
             evaluated_ids, distractor_ids = data.ids_of(data.classes), data.ids_of(data.distractors)
-            diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
+            diagnostics = diagnose(masks, data.ground_truth, data.results, evaluated_ids, distractor_ids)
             yield Progress(total, total, "writing what came of each object")
             _check_same_segmentation(view, predictions_field, made)
             stamp = native_evaluation.feed(

@@ -182,7 +182,7 @@ class StoredEvaluation:
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """:meth:`nts.evaluation.diagnostics.Diagnostics.to_dict`, of masks."""
+        """:meth:`nts.metrics.error_types.Diagnostics.to_dict`, of masks."""
         return self.content["diagnostics"]
 
     # ---- samples -----------------------------------------------------------------------------------------------------

@@ -33,13 +33,13 @@ from torch import Tensor
 
 from .. import __version__
 from ..datasets.episodes import Episode, EpisodeImages, draw_episodes
-from ..evaluation.run_folder import claim, fingerprint
 from ..masks import draw_masks
 from ..metrics.miou import SemanticAccuracy, count_pixels, summarise_episodes
 from ..pictures import contact_sheet, draw_instances
 from ..references import KINDS, Kind, annotation_weights
 from ..segmenter import Decoded, ImageEmbedding
 from ..utils import training_loop
+from ..utils.run_folder import claim, fingerprint
 from .episodes import ClassImages, TrainingEpisode, annotate, draw_training_episode, images_of_classes
 from .features import FeatureStore, ImageFeatures, stack
 from .model import ABSENT, VisualReferencePrompt, VRPConfig, paper

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nts.datasets.episodes import EpisodeImages
-from nts.evaluation.run_folder import RunError
 from nts.references import KINDS, annotation_weights
+from nts.utils.run_folder import RunError
 from nts.vrp.episodes import annotate, draw_training_episode, images_of_classes
 from nts.vrp.features import FeatureStore
 from nts.vrp.training import (
