@@ -6,7 +6,6 @@ All of them see whole images, so a reference image is encoded once, whichever ob
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -105,9 +104,10 @@ class PromptedMap:
 
     def _whole_image(self, reference: Reference) -> WholeImage:
         kind = "mask" if reference.promoted else reference.kind
-        weights = annotation_weights(reference.mask, kind, self._config.grid, self._config.rasterisation).flatten()
-        image = WholeImage(reference.sample_id, self._encodings.reference_tokens(reference), weights, kind)
-        return replace(image, weights=weights * 0) if self._empty else image
+        mask = np.zeros_like(reference.mask) if self._empty else reference.mask
+        weights = annotation_weights(mask, kind, self._config.grid).flatten()
+        sampled = annotation_weights(mask, kind, self._config.grid, "nearest").flatten().bool()
+        return WholeImage(reference.sample_id, self._encodings.reference_tokens(reference), weights, kind, sampled)
 
 
 def make_predictor(

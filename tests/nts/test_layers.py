@@ -103,7 +103,7 @@ def test_no_module_imports_from_a_higher_room():
         ("nts.metrics", ("nts.pipeline", "nts.cached_segmenter", "nts.datasets", "nts.evaluation", "nts.vrp")),
         ("nts.datasets", ("nts.pipeline", "nts.cached_segmenter", "nts.evaluation", "nts.vrp")),
         ("nts.vrp", ("nts.evaluation",)),
-        ("nts.evaluation", ("nts.vrp.training", "nts.vrp.episodes")),
+        ("nts.evaluation", ("nts.vrp.training",)),
     ],
 )
 def test_rooms_stay_apart(room, forbidden):
