@@ -12,14 +12,16 @@ from paths import ROOT
 ROOMS = (
     ("nts.utils",),
     ("nts.images", "nts.masks", "nts.rasters", "nts.weights", "nts.pictures", "nts.merging", "nts.heatmaps"),
-    ("nts.instances", "nts.references", "nts.encoder", "nts.segmenter", "nts.memory"),
+    ("nts.instances", "nts.proposal_masks", "nts.references", "nts.encoder", "nts.segmenter", "nts.memory"),
     ("nts.targets", "nts.matching", "nts.promotion", "nts.inspection"),
     ("nts.presets", "nts.models"),
     ("nts.cache",),
-    ("nts.pipeline", "nts.cached_segmenter"),
+    ("nts.scoring",),
+    ("nts.building", "nts.pipeline", "nts.cached_segmenter"),
     ("nts.metrics",),
     ("nts.datasets",),
     ("nts.vrp",),
+    ("nts.scorers",),
     ("nts.evaluation",),
     ("nts.fiftyone_adapter",),
     ("operators",),
@@ -94,7 +96,7 @@ def test_no_module_imports_from_a_higher_room():
         for other in imports(name)
         if name not in DOORS and other in modules() and other not in DOORS and level(other) > level(name)
     }
-    assert upward == PENDING
+    assert upward <= PENDING
 
 
 @pytest.mark.parametrize(
