@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nts.images import normalise
 from nts.models import build_sam2
-from nts.utils.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 from synthetic.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
@@ -170,6 +171,11 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     """IoU [n, k] of masks: logits [n, k, S, S] > 0 with covered shares [n, S, S] > 0.5; 0 for an empty target."""
     a, b = logits > 0, target[:, None] > 0.5
     return (a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp(min=1)
+
+
+def images_tensor(images: np.ndarray) -> Tensor:
+    """uint8 ``[B, H, W, 3]`` to normalised float ``[B, 3, H, W]``."""
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
 
 
 def step_loss(

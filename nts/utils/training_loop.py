@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..images import normalise
 from .files import write_file
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -134,8 +133,3 @@ def cut_log(path: Path, step: int) -> None:
 def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:
     """Mean per key, over entries with the same keys."""
     return {key: float(np.mean([e[key] for e in entries])) for key in entries[0]}
-
-
-def images_tensor(images: np.ndarray) -> Tensor:
-    """uint8 ``[B, H, W, 3]`` to normalised float ``[B, 3, H, W]``."""
-    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
