@@ -260,7 +260,7 @@ def evaluation_job(
                 max_detections=result.max_detections,
                 masks_ap=without_nan(result.masks.novel.ap),
                 boxes_ap=without_nan(result.boxes.novel.ap),
-                native_evaluation=stamp,
+                model_evaluation=stamp,
             )
     except BaseException as error:
         _clean_up(evaluated, eval_key, predictions_field, ground_truth_field, token, error)
@@ -332,7 +332,7 @@ def _clean_up_in_dataset(
         runs.delete_model_evaluation(view, eval_key)
     if isinstance(error, Exception):
         reason = str(error) or type(error).__name__
-        runs.update_draft(view, eval_key, token, status="failed", error=reason, native_evaluation=None)
+        runs.update_draft(view, eval_key, token, status="failed", error=reason, model_evaluation=None)
     else:  # a tab that was shut, Ctrl-C
         runs.discard_draft(view, eval_key)
 

@@ -151,10 +151,10 @@ def feed(
             raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: the evaluation {key!r} ends here")
         runs.delete_model_evaluation(view, key)
         # Whatever ends this between here and the stamp, what was registered is known to be ours.
-        runs.update_draft(view, key, token, native_evaluation=runs.PENDING)
+        runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
         method.register_run(view, key)
         stamp = runs.model_evaluation_stamp(view, key)
-        runs.update_draft(view, key, token, native_evaluation=stamp)
+        runs.update_draft(view, key, token, model_evaluation=stamp)
         method.register_samples(view, key)
         dataset.add_sample_field(runs.error_attribute(predictions_field, key), fo.StringField)
         method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
