@@ -153,7 +153,7 @@ def heatmap_fields(
     Signs that no field may have become underscores; where two classes would then share a name, or something else has
     it, a number follows.
     """
-    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
+    made = runs.list_runs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
     fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
     taken = {*view._root_dataset.get_field_schema(), *fields.values()}
     for name in classes:
@@ -255,14 +255,14 @@ class HeatmapsOutput:
         self, key: str, memory_key: str, settings: dict[str, Any], *, overwrite: bool
     ) -> dict[str, Any] | None:
         """The configuration of an earlier run of the same settings."""
-        earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
+        earlier = runs.list_runs(self._view, runs.HEATMAPS).get(key)
         if earlier is not None and any(earlier.get(name) != value for name, value in settings.items()):
             if not overwrite:
                 raise InputError(
                     f"there are heat maps of an earlier state of the memory {memory_key!r} or other settings: "
                     "switch on overwrite to delete them and begin anew"
                 )
-            runs.delete_heatmaps(self._view, key)
+            runs.delete_run(self._view, key, runs.HEATMAPS)
             return None
         if earlier is None and key in self._dataset.list_runs():
             raise InputError(

@@ -19,7 +19,7 @@ from ..images import ImageError
 from . import checks, runs
 from .errors import InputError, RunEnded
 from .locking import locked
-from .runs import Collection
+from .runs import Collection, RunKind
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class OutputSpec:
         results: what the run keeps beside its configuration.
     """
 
-    method: str
+    method: RunKind
     label_type: type[fo.Label]
     description: str
     memory_key: str
@@ -114,7 +114,7 @@ class LabelWriter:
         with locked(view):
             runs.check_memory(view, made.memory_key, settings["memory_fingerprint"])
             checks.check_output_field(view, name, made.method)  # somebody else may have made it since
-            earlier = runs.configs(view, made.method).get(name)
+            earlier = runs.list_runs(view, made.method).get(name)
             if earlier is not None:
                 differences = _differences(earlier, settings)
                 if differences and not overwrite:
@@ -123,7 +123,7 @@ class LabelWriter:
                         "another output field, or switch on overwrite to delete them and begin anew"
                     )
                 if differences:
-                    runs.delete_output(view, name, made.method)
+                    runs.delete_run(view, name, made.method)
             # The run comes first: a field without one would be taken for somebody else's.
             token = runs.store(
                 view,
