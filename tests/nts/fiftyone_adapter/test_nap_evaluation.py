@@ -13,20 +13,6 @@ from made_up_predictions import predict
 KEY = "check"
 
 
-@pytest.fixture
-def nts_fo(fo):
-    import nts.fiftyone_adapter
-
-    return nts.fiftyone_adapter
-
-
-@pytest.fixture
-def predicted(drawn):
-    """The drawn scenes with made-up predictions in `found`."""
-    predict(drawn)
-    return drawn
-
-
 def test_everything_comes_back_as_it_was_stored(nts_fo, predicted):
     report = nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     assert nts_fo.evaluation_results.load_evaluation(predicted, KEY) == report.to_dict()

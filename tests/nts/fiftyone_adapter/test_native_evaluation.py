@@ -14,20 +14,6 @@ KEY = "check"
 
 
 @pytest.fixture
-def nts_fo(fo):
-    import nts.fiftyone_adapter
-
-    return nts.fiftyone_adapter
-
-
-@pytest.fixture
-def predicted(drawn):
-    """The drawn scenes with made-up predictions in `found`."""
-    predict(drawn)
-    return drawn
-
-
-@pytest.fixture
 def evaluated(nts_fo, predicted):
     """The same, evaluated under `check`."""
     nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from app_requests import form, in_the_app, values
-from drawn_dataset import PLUGIN, truncate
-from PIL import Image
+from drawn_dataset import PLUGIN, training_samples, truncate
 
-from synthetic.scenes import draw_scene, species_name
+from synthetic.scenes import species_name
 
 SPECIES = (100, 102, 104, 106, 108)
 NAMES = [species_name(number) for number in SPECIES]
@@ -20,17 +19,8 @@ FEW = {"steps": 4, "batch": 2, "kinds": ["mask", "point"]}
 @pytest.fixture
 def labelled(fo, make_dataset, tmp_path):
     """Twenty scenes of five species, with masks."""
-    samples = []
-    for i in range(20):
-        scene = draw_scene([91, i], [SPECIES[i % 5], SPECIES[(i + 1 + i // 5) % 5]])
-        path = tmp_path / f"{i:02d}.png"
-        Image.fromarray(scene.image).save(path)
-        labels = [
-            fo.Detection.from_mask(mask, label=species_name(number))
-            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
-        ]
-        samples.append(fo.Sample(path, objects=fo.Detections(detections=labels)))
-    return make_dataset(samples)
+    pairs = [(SPECIES[i % 5], SPECIES[(i + 1 + i // 5) % 5]) for i in range(20)]
+    return make_dataset(training_samples(tmp_path, 91, pairs))
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +131,7 @@ def test_an_object_without_a_mask_is_neither_found_nor_background(nts_fo, labell
 
 def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatch):
     seen = set()
-    from nts.vrp.features import FeatureStore
+    from nts.vrp.training import FeatureStore
 
     original = FeatureStore.get
     monkeypatch.setattr(
