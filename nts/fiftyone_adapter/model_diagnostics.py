@@ -25,7 +25,7 @@ from .runs import Collection
 
 def check_models(view: Collection, predictions_field: str) -> None:
     """Raise InputError unless the models can run again as they did for the predictions: memory, preset and device."""
-    made = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
+    made = runs.list_runs(view, runs.SEGMENTATION).get(predictions_field)
     if made is None:
         raise InputError(f"{predictions_field!r} was not made by auto-segment view: its models cannot be diagnosed")
     bank = runs.load_memory(view, made["memory_key"])
