@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nts.building import encode_references
 from nts.evaluation.diagnostics import (
     ERROR_KINDS,
     Diagnostics,
@@ -35,9 +36,10 @@ from nts.matching import MatchingConfig, match_proposals
 from nts.memory import class_prototype
 from nts.metrics.coco import NovelAP, coco_results, evaluate
 from nts.models import load_encoder, load_segmenter
-from nts.pipeline import EncodedTarget, encode_references, encode_target
+from nts.pipeline import encode_target
 from nts.presets import get_preset
 from nts.references import Reference
+from nts.targets import EncodedTarget
 from synthetic.scenes import (
     DISTRACTOR_SPECIES,
     NOVEL_SPECIES,

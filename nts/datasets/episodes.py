@@ -22,16 +22,19 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ..building import Skipped, encode_references
 from ..encoder import Encoder
 from ..images import ImageError, digest
 from ..memory import MemoryBank, MemoryEntry
 from ..metrics.crowds import is_crowd
 from ..metrics.matches import number_then_word
 from ..metrics.miou import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references, encode_target
+from ..pipeline import ReferenceSegmenter, encode_target
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
+from ..scorers import make_scorer
 from ..segmenter import Segmenter
+from ..targets import EncodedTarget
 from ..vrp.prompt import TrainedPrompt
 from .layouts import mask_of_annotation, read_annotated_image
 
@@ -360,7 +363,7 @@ class PaintedInstances:
     Args:
         models: both of them; heads may share it.
         threshold: see :func:`nts.metrics.miou.paint`.
-        scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
+        scorer: see :func:`nts.scorers.make_scorer`.
         prompt: the same.
     """
 
@@ -369,7 +372,7 @@ class PaintedInstances:
         models: EncodedOnce,
         threshold: float = PAINT_THRESHOLD,
         *,
-        scorer: Scorer = "prototype",
+        scorer: str = "prototype",
         prompt: TrainedPrompt | None = None,
     ) -> None:
         self._models, self._threshold = models, threshold
@@ -385,9 +388,8 @@ class PaintedInstances:
         memory = MemoryBank(models.encoder.info, models.preset.name)
         for reference in references:
             memory.add(models.entry(reference))
-        head = ReferenceSegmenter(
-            memory, models.encoder, models.segmenter, models.preset, scorer=self._scorer, prompt=self._prompt
-        )
+        scorer = make_scorer(self._scorer, memory, models.encoder, models.segmenter, self._prompt)
+        head = ReferenceSegmenter(memory, models.encoder, models.segmenter, models.preset, scorer=scorer)
         return (paint(head.match(models.encode(target)), self._threshold) > 0).cpu().numpy()
 
 

@@ -24,10 +24,11 @@ from ..datasets.coco_files import load_coco_files
 from ..datasets.episodes import EPISODES_PER_FOLD
 from ..datasets.layouts import LAYOUTS, ProtocolData, load
 from ..datasets.protocols import PROTOCOLS, Protocol, describe, get_protocol
-from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_segmenter
+from ..models import WeightsNotFound, load_encoder, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
 from ..utils.devices import PRECISIONS, resolve_precision
+from ..vrp.loading import load_reference_prompt
 from .comparison import compare_runs
 from .predictor_run import compare_heads
 from .predictors import PREDICTORS, TRAINING_FREE

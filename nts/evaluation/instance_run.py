@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..building import Skipped, encode_references
 from ..datasets.layouts import has_mask, mask_of_annotation, read_annotated_image
 from ..datasets.sampling import draw_references
 from ..images import ImageError
@@ -26,9 +27,10 @@ from ..metrics.coco import coco_results, without_nan
 from ..metrics.crowds import is_crowd
 from ..metrics.lvis import match_lvis_image, summarise_lvis
 from ..metrics.matches import IouType, Matches, concatenate, match_image
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Skipped, encode_references, encode_target
+from ..pipeline import ReferenceSegmenter, encode_target
 from ..promotion import promote_boxes
 from ..references import InvalidReference, Reference
+from ..targets import EncodedTarget
 from ..utils.files import write_file
 from .diagnostics import ModelDiagnostics, diagnose, nearest_classes, proposal_hits
 from .protocol_run import Clock, Draw, ProtocolRun, image_identity, same_files

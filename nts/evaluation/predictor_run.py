@@ -16,7 +16,6 @@ from ..datasets.annotated_images import ANNOTATIONS, Annotation
 from ..datasets.episodes import EncodedOnce, EpisodeImages, PaintedInstances, draw_episodes
 from ..datasets.layouts import ProtocolData
 from ..encoder import Encoder
-from ..pipeline import Scorer
 from ..presets import Preset, get_preset
 from ..segmenter import Segmenter
 from ..utils.files import write_file
@@ -103,7 +102,7 @@ def head_rows(
             told[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
         rows[name] = Row(make(thresholds))
     shared = EncodedOnce(encoder, segmenter, preset)
-    scorers: dict[str, tuple[str, Scorer]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
+    scorers = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
     if prompt is not None:
         scorers |= {f"{scorer} as scorer": (name, scorer) for name, scorer in PROMPTED_SCORERS.items()}
     for name, (head, scorer) in scorers.items():

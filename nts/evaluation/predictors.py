@@ -36,18 +36,17 @@ from ..images import digest, normalise, stretch
 from ..masks import draw_masks
 from ..memory import WholeImage
 from ..metrics.miou import PAINT_THRESHOLD, summarise_episodes
-from ..pipeline import Scorer
 from ..presets import Preset
 from ..references import Reference, annotation_weights, box_of_mask
 from ..segmenter import ImageEmbedding, Segmenter
-from ..vrp.head import PromptHead
+from ..vrp.class_maps import ClassMapper
 from ..vrp.prior import normalise_prior, prior
 from ..vrp.prompt import TrainedPrompt
 
 Prompts = Literal["points", "box", "both"]
 
 TRAINING_FREE = "training-free"
-PROMPTED_SCORERS: dict[str, Scorer] = {"vrp-scorer": "vrp", "both-scorers": "both"}
+PROMPTED_SCORERS = {"vrp-scorer": "vrp", "both-scorers": "both"}
 PREDICTORS: tuple[str, ...] = (
     TRAINING_FREE,
     "prior",
@@ -239,14 +238,16 @@ class PromptedMap:
     """
 
     def __init__(self, models: Baselines, encoder: Encoder, prompt: TrainedPrompt, *, empty: bool = False) -> None:
-        self._models, self._config, self._empty = models, prompt.model.config, empty
-        self._head = PromptHead(prompt, encoder, models.segmenter)
+        prompt.check_models(encoder, models.segmenter)
+        self._models, self._encoder, self._prompt, self._empty = models, encoder, prompt, empty
+        self._config = prompt.model.config
 
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
         """See :data:`~nts.datasets.episodes.Predictor`."""
-        states = self._head.look([[self._whole_image(reference) for reference in references]])
+        support = [[self._whole_image(reference) for reference in references]]
+        mapper = ClassMapper(self._prompt, self._encoder, self._models.segmenter, support)
         tokens = self._models.target_tokens(target).unflatten(0, self._config.grid)
-        maps = self._head.maps(states, tokens, self._models.embedding(target))
+        maps = mapper.maps(tokens, self._models.embedding(target))
         return draw_masks(maps.logits, target.shape[:2])[0].cpu().numpy()
 
     def _whole_image(self, reference: Reference) -> WholeImage:

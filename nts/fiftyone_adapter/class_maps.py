@@ -16,9 +16,8 @@ from ..images import read_image
 from ..masks import draw_class_map
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset, preset_fingerprint
-from ..vrp.head import ClassMaps
+from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import checks, colours, runs
 from .checks import InputError
 from .heatmaps import MOST_CLASSES, HeatmapsOutput, to_heatmaps
@@ -26,7 +25,7 @@ from .jobs import Job, OnProgress, Progress, first_few, run
 from .locking import locked
 from .outputs import LabelWriter, OutputSpec, failure, pace, paths_by_id
 from .runs import Collection
-from .scorers import chosen_prompt
+from .scorers import find_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -124,31 +123,28 @@ def class_maps_job(
         )
     name = output_field or checks.suggest_output_field(view, memory_key, runs.CLASS_MAPS)
     checks.check_output_field(view, name, runs.CLASS_MAPS)
-    prompt = chosen_prompt(view, bank, "vrp", reference_prompt)
+    support = whole_images(bank)
+    prompt = find_prompt(view, reference_prompt)
     preset = get_preset(preset or bank.preset)
     precision = preset.precision_for(precision)
 
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
-        load_encoder(encoder or bank.encoder.name, device, precision),
-        load_segmenter(segmenter, device, precision),
-        preset,
-        scorer="vrp",
-        prompt=prompt,
-    )
+    loaded_encoder = load_encoder(encoder or bank.encoder.name, device, precision)
+    loaded_segmenter = load_segmenter(segmenter, device, precision)
+    bank.check_encoder(loaded_encoder.info)
+    mapper = ClassMapper(prompt, loaded_encoder, loaded_segmenter, support)
     settings = {
         "memory_fingerprint": runs.fingerprint(bank),
-        "encoder_fingerprint": engine.encoder.info.fingerprint,
-        "segmenter_fingerprint": engine.segmenter.fingerprint,
+        "encoder_fingerprint": loaded_encoder.info.fingerprint,
+        "segmenter_fingerprint": loaded_segmenter.fingerprint,
         "preset": preset.name,
         "preset_fingerprint": preset_fingerprint(preset),
-        "prompt_fingerprint": prompt and prompt.fingerprint,
+        "prompt_fingerprint": prompt.fingerprint,
     }
     about = {
-        "encoder": engine.encoder.info.name,
-        "segmenter": engine.segmenter.name,
+        "encoder": loaded_encoder.info.name,
+        "segmenter": loaded_segmenter.name,
         "reference_prompt": reference_prompt,
     }
     if output == "segmentation":
@@ -167,7 +163,7 @@ def class_maps_job(
                 yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
                 try:
                     image = read_image(path, exif=preset.exif)
-                    maps = engine.map_classes(image)
+                    maps = mapper.map(image, preset)
                     drawn = writer.draw(maps, image.shape[:2])
                 except Exception as error:
                     # Whatever is wrong with this image, the others are not to suffer. The reason is reported.

@@ -21,10 +21,11 @@ from pycocotools import mask as coco_mask
 from ..datasets.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
 from ..images import ImageError
-from ..models import load_encoder, load_reference_prompt, load_segmenter
+from ..models import load_encoder, load_segmenter
 from ..references import Kind
 from ..utils.names import as_names
 from ..vrp.features import FeatureStore
+from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from ..vrp.training import (
     PAPER,
@@ -258,7 +259,7 @@ def _note_end(
 
 
 def load_prompt(view: Collection, name: str) -> TrainedPrompt:
-    """A reference prompt by its name in the dataset; else as :func:`nts.models.load_reference_prompt` knows it.
+    """A reference prompt by its name in the dataset; else as :func:`nts.vrp.loading.load_reference_prompt` knows it.
 
     Raises:
         WeightsNotFound: if there is none.

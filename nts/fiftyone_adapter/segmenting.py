@@ -16,8 +16,9 @@ from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter, Segmented
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter, Scorer
+from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset, preset_fingerprint
+from ..scorers import make_scorer
 from ..utils.prefetch import BackgroundWriter, prefetch
 from . import checks, colours, runs
 from .checks import InputError
@@ -81,7 +82,7 @@ def segmentation_job(
     segmenter: str = "small",
     encoder: str | None = None,
     preset: str | Preset | None = None,
-    scorer: Scorer = "prototype",
+    scorer: str = "prototype",
     reference_prompt: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -109,7 +110,7 @@ def segmentation_job(
         segmenter: a name for :func:`nts.models.load_segmenter`.
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         preset: ``"default"``, ``"paper"`` or ``"fast"``; the one that made the memory without.
-        scorer: what judges the class of a proposal, see :class:`~nts.pipeline.ReferenceSegmenter`. The ``similarity``
+        scorer: scores proposals for the memory's classes, one of :data:`nts.scorers.SCORERS`. The ``similarity``
             of a detection is its score: the cosine to the class prototype, the prompt's score, or the two combined.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: the name of a prompt of the dataset, ``"small"``, or
             a file. The memory must have been built with ``keep_images``.
@@ -147,14 +148,11 @@ def segmentation_job(
     all_paths = paths_by_id(view)
     paths = dict(islice(all_paths.items(), limit))
     yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
+    models = (
         load_encoder(encoder or bank.encoder.name, device, precision),
         load_segmenter(segmenter, device, precision, compiled=compiled),
-        preset,
-        scorer=scorer,
-        prompt=prompt,
     )
+    engine = ReferenceSegmenter(bank, *models, preset, scorer=make_scorer(scorer, bank, *models, prompt))
     settings = {
         "memory_fingerprint": runs.fingerprint(bank),
         "encoder_fingerprint": engine.encoder.info.fingerprint,
@@ -194,7 +192,7 @@ def segmentation_job(
         try:
             with BackgroundWriter() as behind:
                 for number, ((sample_id, path), found) in enumerate(
-                    prefetch(lambda item: cached.look_up_file(item[1]), todo)
+                    prefetch(lambda item: cached.fetch_file(item[1]), todo)
                 ):
                     yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
                     try:
@@ -244,7 +242,7 @@ class _Writer:
         """Write the labels of an image, and keep what is new."""
         try:
             labels = to_detections(found.instances, self._bank)
-            self._cached.keep(found)
+            self._cached.store(found)
         except Exception as error:
             self.fail(sample_id, path, error)
             return

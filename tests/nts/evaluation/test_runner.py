@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_layouts import tiny
 
 from nts import pipeline
+from nts.building import build_memory
 from nts.datasets import episodes
 from nts.datasets.episodes import read_episodes, write_episodes
 from nts.datasets.layouts import ProtocolData, load, mask_of_annotation, protocol_data
@@ -35,7 +36,7 @@ from nts.masks import draw_masks
 from nts.matching import pool_tokens
 from nts.memory import MemoryBank
 from nts.metrics.coco import coco_results, evaluate
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import PAPER
 from nts.references import Reference
 from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
