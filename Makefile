@@ -51,6 +51,11 @@ browser: $(READY)  ## Find a Chromium for the tests, or install one
 screenshots: browser  ## Make the README's pictures of the App, by the test that tells its story
 	@$(BIN)/python -m pytest tests/app/test_story.py --screenshots docs
 
+.PHONY: docs
+docs: $(READY)  ## Write docs/api.md from the docstrings, and execute the tutorial
+	@$(BIN)/python tools/api_reference.py
+	@$(BIN)/python tools/tutorial.py
+
 .PHONY: lint
 lint: $(READY)  ## Check style and format, change nothing
 	@$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def build_memory(
     Returns:
         the memory, and the references that were left out.
 
-    >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
+    >>> memory, skipped = build_memory([Reference(image, "cat", mask)])
     """
     preset = get_preset(preset)
     if isinstance(encoder, str):
@@ -136,7 +136,10 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
 
 def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:
     kind = "mask" if reference.promoted else reference.kind
-    return WholeImage(name, tokens, annotation_weights(reference.mask, kind, grid).flatten().half(), kind)
+    weights = annotation_weights(reference.mask, kind, grid).flatten().half()
+    # Prompts with the published choices were trained on annotations sampled at one pixel per patch.
+    sampled = annotation_weights(reference.mask, kind, grid, "nearest").flatten().bool()
+    return WholeImage(name, tokens, weights, kind, sampled)
 
 
 def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntry:

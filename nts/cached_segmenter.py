@@ -3,9 +3,10 @@
 The three steps can run in three threads: :meth:`~CachedSegmenter.fetch_file` ahead of the models,
 :meth:`~CachedSegmenter.segment` with them, :meth:`~CachedSegmenter.store` after them.
 
->>> cached = CachedSegmenter(segmenter, default_cache())  # doctest: +SKIP
->>> found = cached.segment(cached.fetch_file("street.jpg"))  # doctest: +SKIP
->>> cached.store(found)  # doctest: +SKIP
+>>> from nts.cache import default_cache
+>>> cached = CachedSegmenter(segmenter, default_cache())
+>>> found = cached.segment(cached.fetch_file("street.jpg"))
+>>> cached.store(found)
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ __all__ = [
     "SMALL",
     "WeightsNotFound",
     "build_sam2",
+    "fetch_weights",
     "load_encoder",
     "load_segmenter",
     "segmenter_name",
@@ -115,6 +116,20 @@ def _load_checkpoint(model: SAM2Base, checkpoint: Path, name: str, config_file: 
             f"{config_file.name}: {first_line(error)}"
         ) from error
     check_finite(model, f"the checkpoint {checkpoint} of the segmenter {name!r}")
+
+
+def fetch_weights(encoder: str, segmenter: str) -> None:
+    """Fetch the weights of both models from the Hugging Face hub into its cache, unless they are there.
+
+    Args:
+        encoder: a name for :func:`load_encoder`.
+        segmenter: a name for :func:`load_segmenter`.
+
+    Raises:
+        WeightsNotFound: if a name is unknown, or the weights cannot be fetched.
+    """
+    _find_encoder(encoder)
+    _find_segmenter(segmenter_name(segmenter))
 
 
 def _find_encoder(name: str) -> tuple[Path, Path]:

@@ -98,9 +98,9 @@ def encode_target(
 class ReferenceSegmenter:
     """Finds the objects of a memory's classes in images.
 
-    >>> segmenter = ReferenceSegmenter(memory)  # doctest: +SKIP
-    >>> instances = segmenter.segment(read_image("street.jpg"))  # doctest: +SKIP
-    >>> [memory.classes[label] for label in instances.labels]  # doctest: +SKIP
+    >>> segmenter = ReferenceSegmenter(memory)
+    >>> instances = segmenter.segment(image)
+    >>> names = [segmenter.classes[label] for label in instances.labels]
 
     Args:
         memory: the reference memory; it must hold at least one reference, made by the same encoder.

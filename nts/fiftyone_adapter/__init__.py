@@ -1,9 +1,12 @@
 """The engine in FiftyOne: datasets in, labels and runs out. The only part of ``nts`` that imports FiftyOne.
 
->>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap  # doctest: +SKIP
->>> build_reference_memory(dataset.match_tags("reference"), "ground_truth", "birds")  # doctest: +SKIP
->>> auto_segment_view(dataset.match_tags("target"), "birds")  # doctest: +SKIP
->>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
+>>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap
+>>> references, targets = dataset.match_tags("reference"), dataset.match_tags("target")
+>>> built = build_reference_memory(references, "ground_truth", "birds")
+>>> segmented = auto_segment_view(targets, "birds")
+>>> evaluated = evaluate_nap(targets, "nts_birds", "ground_truth")
+>>> 0 < evaluated.result.masks.novel.ap50 <= 1
+True
 """
 
 from ..vrp.training import FEW_CLASSES

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,14 +18,13 @@ from ..presets import Preset, get_preset, preset_fingerprint
 from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import checks, colours, runs
 from .checks import InputError
-from .heatmaps import MOST_CLASSES, HeatmapsOutput, to_heatmaps
-from .jobs import Job, OnProgress, Progress, first_few, run
+from .heatmaps import MOST_CLASSES, heatmaps_writer, to_heatmaps
+from .image_job import image_job, paths_by_id
+from .jobs import Job, OnProgress, Progress, run
+from .label_writer import LabelWriter, field_writer
 from .locking import locked
-from .outputs import LabelWriter, OutputSpec, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import find_prompt
-
-logger = logging.getLogger(__name__)
 
 MapOutput = Literal["segmentation", "heatmaps"]
 MAP_OUTPUTS: tuple[MapOutput, ...] = ("segmentation", "heatmaps")
@@ -147,102 +144,86 @@ def class_maps_job(
         "segmenter": loaded_segmenter.name,
         "reference_prompt": reference_prompt,
     }
+    images = dict.fromkeys(bank.classes, 0)
     if output == "segmentation":
         settings["presence_threshold"] = presence_threshold
-        writer: _Segmentations | _Heatmaps = _Segmentations(view, name, memory_key, bank, settings, about, overwrite)
+        writer = _segmentation_writer(view, name, memory_key, bank, settings, about, overwrite=overwrite)
     else:
-        writer = _Heatmaps(view, memory_key, bank, settings, overwrite)
-    done = writer.done() & set(paths)
-    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
-    images = dict.fromkeys(bank.classes, 0)
-    failed: dict[str, str] = {}
-    begin = time.monotonic()
-    with runs.explained(view, *writer.fields):
-        try:
-            for number, (sample_id, path) in enumerate(todo):
-                yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
-                try:
-                    image = read_image(path, exif=preset.exif)
-                    maps = mapper.map(image, preset)
-                    drawn = writer.draw(maps, image.shape[:2])
-                except Exception as error:
-                    # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
-                    failed[sample_id] = failure(path, error)
-                    logger.warning("no class maps: %s", failed[sample_id])
-                    writer.add_failure(sample_id, failed[sample_id])
-                else:
-                    writer.add(sample_id, drawn)
-                    for class_name, presence in zip(bank.classes, maps.presence.tolist(), strict=True):
-                        images[class_name] += presence >= presence_threshold
-            writer.write()
-            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
-        finally:
-            writer.close(list(paths))
-    if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images could be mapped: {first_few(failed.values())}")
-    mapped = len(todo) - len(failed)
-    return ClassMapsReport(writer.fields, mapped, len(done), images, failed, time.monotonic() - begin)
-
-
-class _Segmentations(LabelWriter):
-    """Maps as one segmentation per image."""
-
-    def __init__(
-        self,
-        view: Collection,
-        name: str,
-        memory_key: str,
-        bank: MemoryBank,
-        settings: dict[str, Any],
-        about: Mapping[str, Any],
-        overwrite: bool,
-    ) -> None:
-        made = OutputSpec(
-            runs.CLASS_MAPS,
-            fo.Segmentation,
-            f"Classes of the reference memory {memory_key!r}, by a reference prompt",
-            memory_key,
-            bank.classes,
-            {"presence": fo.DictField},
-            about,
-            {},
+        writer = heatmaps_writer(
+            view, memory_key, bank.classes, settings, "probability", {"presence": fo.FloatField}, overwrite=overwrite
         )
-        super().__init__(view, name, made, settings, overwrite=overwrite)
-        self.fields = [name]
-        self._classes, self._threshold = bank.classes, settings["presence_threshold"]
-        with locked(view) as dataset:
-            dataset.mask_targets[name] = dict(enumerate(bank.classes, start=1))
-            dataset.save()
-        colours.set_class_colours(view, [name], bank.classes)
 
-    def draw(self, maps: ClassMaps, image_size: tuple[int, int]) -> fo.Segmentation:
-        """The label of an image of size ``(H, W)``."""
-        present = (maps.presence >= self._threshold).nonzero()[:, 0]
-        mask = _values(draw_class_map(maps.logits[present], image_size), present, len(self._classes))
-        presence = dict(zip(map(_key, self._classes), maps.presence.cpu().tolist(), strict=True))
-        return fo.Segmentation(mask=mask, presence=presence)
+    def process(image: np.ndarray) -> tuple[ClassMaps, tuple[int, int]]:
+        return mapper.map(image, preset), image.shape[:2]
+
+    def to_labels(output_of_image: tuple[ClassMaps, tuple[int, int]]) -> Sequence[fo.Label]:
+        maps, image_size = output_of_image
+        if output == "segmentation":
+            labels: Sequence[fo.Label] = [_segmentation(maps, image_size, bank.classes, presence_threshold)]
+        else:
+            labels = _heatmaps(maps, image_size)
+        for class_name, presence in zip(bank.classes, maps.presence.tolist(), strict=True):
+            images[class_name] += presence >= presence_threshold
+        return labels
+
+    mapped = yield from image_job(
+        view, paths, writer, lambda path: read_image(path, exif=preset.exif), process, to_labels, verb="mapped"
+    )
+    return ClassMapsReport(writer.fields, mapped.done, mapped.resumed, images, mapped.failed, mapped.seconds)
 
 
-class _Heatmaps(HeatmapsOutput):
-    """Maps as one heat map per image and class."""
+def _segmentation_writer(
+    view: Collection,
+    name: str,
+    memory_key: str,
+    bank: MemoryBank,
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+    *,
+    overwrite: bool,
+) -> LabelWriter:
+    """Writer of one segmentation per image; its field gets mask targets and colours."""
+    writer = field_writer(
+        view,
+        name,
+        runs.CLASS_MAPS,
+        fo.Segmentation,
+        memory_key,
+        bank.classes,
+        settings,
+        description=f"Classes of the reference memory {memory_key!r}, by a reference prompt",
+        attributes={"presence": fo.DictField},
+        config=about,
+        results={},
+        overwrite=overwrite,
+    )
+    with locked(view) as dataset:
+        dataset.mask_targets[name] = dict(enumerate(bank.classes, start=1))
+        dataset.save()
+    colours.set_class_colours(view, [name], bank.classes)
+    return writer
 
-    def __init__(
-        self, view: Collection, memory_key: str, bank: MemoryBank, settings: dict[str, Any], overwrite: bool
-    ) -> None:
-        attributes = {"presence": fo.FloatField}
-        super().__init__(view, memory_key, bank.classes, settings, "probability", attributes, overwrite=overwrite)
-        self.fields = list(self.field_of_class.values())
 
-    def draw(self, maps: ClassMaps, image_size: tuple[int, int]) -> list[fo.Heatmap]:
-        """The labels of an image of size ``(H, W)``, one per class."""
-        heatmaps = to_heatmaps(maps.probabilities, image_size)
-        for heatmap, presence in zip(heatmaps, maps.presence.tolist(), strict=True):
-            heatmap["presence"] = presence
-        return heatmaps
+def _segmentation(
+    maps: ClassMaps, image_size: tuple[int, int], classes: Sequence[str], presence_threshold: float
+) -> fo.Segmentation:
+    """Label of an image of size ``(H, W)``."""
+    present = (maps.presence >= presence_threshold).nonzero()[:, 0]
+    mask = _values(draw_class_map(maps.logits[present], image_size), present, len(classes))
+    presence = dict(zip(map(_key, classes), maps.presence.cpu().tolist(), strict=True))
+    return fo.Segmentation(mask=mask, presence=presence)
+
+
+def _heatmaps(maps: ClassMaps, image_size: tuple[int, int]) -> list[fo.Heatmap]:
+    """Labels of an image of size ``(H, W)``, one per class."""
+    heatmaps = to_heatmaps(maps.probabilities, image_size)
+    for heatmap, presence in zip(heatmaps, maps.presence.tolist(), strict=True):
+        heatmap["presence"] = presence
+    return heatmaps
 
 
 def _values(drawn: Tensor, present: Tensor, classes: int) -> np.ndarray:
-    """From rows among the classes that are present to those among all, as the smallest unsigned integers."""
+    """Pixel values of all classes from those of the present ones, as the smallest unsigned integers."""
     values = np.concatenate([[0], present.cpu().numpy() + 1])
     return values.astype(np.uint8 if classes < 256 else np.uint16)[drawn.cpu().numpy()]
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fiftyone as fo
-import numpy as np
 from torch import Tensor
 
-from ..encoder import Encoder
 from ..heatmaps import enlarge, similarity_maps
 from ..images import prepare_target, read_image
 from ..models import load_encoder
@@ -22,13 +18,11 @@ from ..presets import Preset, get_preset
 from ..utils.names import as_names
 from . import checks, runs
 from .checks import InputError
-from .errors import RunEnded
-from .jobs import Job, OnProgress, Progress, first_few, run
-from .locking import locked
-from .outputs import Ownership, failure, paths_by_id
+from .image_job import image_job, paths_by_id
+from .jobs import Job, OnProgress, Progress, run
+from .label_writer import LabelField, LabelWriter, OutputSpec, take_over
+from .locking import exclusive
 from .runs import Collection
-
-logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 20
 """Every class is a field of its own: more than these fill the sidebar, and the database, with what nobody looks at."""
@@ -38,7 +32,6 @@ RANGE = (0.0, 1.0)
 
 _LONGEST = 128  # pixels; finer than the encoder's grid, and about 10 KiB in the database
 _SEGMENTER_INPUT = 1024  # SAM2's: the preset `paper` takes the encoder's input from the segmenter's
-_WRITE_EVERY = 16  # images
 
 
 @dataclass(frozen=True)
@@ -118,31 +111,20 @@ def heatmaps_job(
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
 
     settings = {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name}
-    output = HeatmapsOutput(view, memory_key, classes, settings, overwrite=overwrite)
-    done = output.done() & set(paths)
-    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
-    failed: dict[str, str] = {}
-    begin = time.monotonic()
-    with runs.explained(view, *output.field_of_class.values()):
-        try:
-            for number, (sample_id, path) in enumerate(todo):
-                yield Progress(len(done) + number, len(paths), f"{len(done) + number}/{len(paths)} images")
-                try:
-                    maps = _maps(read_image(path, exif=preset.exif), loaded, prototypes, preset)
-                except Exception as error:
-                    # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
-                    failed[sample_id] = failure(path, error)
-                    logger.warning("no similarity heat maps: %s", failed[sample_id])
-                else:
-                    output.add(sample_id, maps)
-            output.write()
-            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
-        finally:
-            output.close(list(paths))
-    if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images can be read: {first_few(failed.values())}")
-    seconds = time.monotonic() - begin
-    return HeatmapsReport(output.field_of_class, len(todo) - len(failed), len(done), failed, seconds)
+    writer = heatmaps_writer(view, memory_key, classes, settings, overwrite=overwrite)
+
+    def read(path: str) -> tuple[Tensor, tuple[int, int]]:
+        image = read_image(path, exif=preset.exif)
+        pixels, _ = prepare_target(image, loaded.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
+        return pixels, image.shape[:2]
+
+    def process(prepared: tuple[Tensor, tuple[int, int]]) -> tuple[Tensor, tuple[int, int]]:
+        pixels, image_size = prepared
+        return similarity_maps(loaded.encode(pixels[None])[0], prototypes), image_size
+
+    images = yield from image_job(view, paths, writer, read, process, lambda maps: to_heatmaps(*maps), verb="mapped")
+    fields = dict(zip(classes, writer.fields, strict=True))
+    return HeatmapsReport(fields, images.done, images.resumed, images.failed, images.seconds)
 
 
 def heatmap_fields(
@@ -166,12 +148,6 @@ def heatmap_fields(
     return {name: fields[name] for name in classes}
 
 
-def _maps(image: np.ndarray, encoder: Encoder, prototypes: Tensor, preset: Preset) -> list[fo.Heatmap]:
-    """One heat map for every prototype."""
-    pixels, _ = prepare_target(image, encoder.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
-    return to_heatmaps(similarity_maps(encoder.encode(pixels[None])[0], prototypes), image.shape[:2])
-
-
 def to_heatmaps(maps: Tensor, image_size: tuple[int, int]) -> list[fo.Heatmap]:
     """Maps ``[K, h, w]`` as labels, with the shape of their image, ``(H, W)``, and at most 128 pixels long."""
     # Rounded, they take a third of the space; 0 is transparent in the App, whatever the range.
@@ -186,124 +162,63 @@ SHOWN = {
 """What heat maps can show: the end of the names of their fields, and what is said of those."""
 
 
-class HeatmapsOutput:
-    """Fields of heat maps, one per class, and the run that says who made them. Maps are written in batches.
+@exclusive
+def heatmaps_writer(
+    view: Collection,
+    memory_key: str,
+    classes: Sequence[str],
+    settings: Mapping[str, Any],
+    shown: str = "similarity",
+    attributes: Mapping[str, type[fo.Field]] | None = None,
+    *,
+    overwrite: bool = False,
+) -> LabelWriter:
+    """Writer of heat maps, one field per class.
 
     Args:
-        view: what is done.
+        view: the images to map.
         memory_key: the memory.
-        classes: of the maps.
-        settings: all that decides a result; an earlier run of the same settings is resumed, or gets more classes.
+        classes: of the maps, in the order of the fields.
+        settings: everything that decides a result; an earlier run of the same settings is resumed, or gets more
+            classes.
         shown: a key of :data:`SHOWN`.
-        attributes: ``{name: type}`` of what the maps carry beside FiftyOne's own.
+        attributes: ``{name: type}`` of the attributes that :class:`fiftyone.Heatmap` lacks.
         overwrite: delete an earlier run of other settings.
 
-    Attributes:
-        field_of_class: ``{class: field with its maps}``.
-
     Raises:
-        InputError: if there are maps of other settings, and ``overwrite`` is off, or the run's name is taken.
+        InputError: if there are maps of other settings and ``overwrite`` is off, or the name of the run is taken.
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
-
-    def __init__(
-        self,
-        view: Collection,
-        memory_key: str,
-        classes: Sequence[str],
-        settings: dict[str, Any],
-        shown: str = "similarity",
-        attributes: Mapping[str, type[fo.Field]] | None = None,
-        *,
-        overwrite: bool = False,
-    ) -> None:
-        self._view, self._dataset = view, view._root_dataset
-        self._maps: dict[str, list[fo.Heatmap]] = {}
-        key = runs.heatmaps_key(memory_key, shown)
-        with locked(view):
-            runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-            earlier = self._earlier(key, memory_key, settings, overwrite=overwrite)
-            self.field_of_class = heatmap_fields(view, memory_key, classes, shown)
-            runs.check_editable(view, self.field_of_class.values())
-            all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
-            all_fields.update(self.field_of_class)
-            token = runs.store(
-                view,
-                key,
-                runs.HEATMAPS,
-                {
-                    **settings,
-                    "memory_key": memory_key,
-                    "classes": list(all_fields),
-                    "fields": list(all_fields.values()),
-                },
+    key = runs.heatmaps_key(memory_key, shown)
+    runs.check_memory(view, memory_key, settings["memory_fingerprint"])
+    earlier = take_over(view, key, runs.HEATMAPS, settings, f"the set of heat maps {key!r} holds", overwrite=overwrite)
+    if earlier is None and key in view._root_dataset.list_runs():
+        raise InputError(
+            f"the heat maps of the memory {memory_key!r} would be stored as {key!r}, and this name is taken by a run "
+            "of another kind: delete or rename that one, or build the memory under another name"
+        )
+    field_of_class = heatmap_fields(view, memory_key, classes, shown)
+    runs.check_editable(view, field_of_class.values())
+    all_fields = dict(zip(earlier["classes"], earlier["fields"], strict=True)) if earlier else {}
+    all_fields.update(field_of_class)
+    spec = OutputSpec(
+        key,
+        runs.HEATMAPS,
+        fo.Heatmap,
+        [
+            LabelField(
+                field,
+                SHOWN[shown].format(name=name, memory=memory_key),
+                {"memory": memory_key, "class": name},
             )
-            for name, field in self.field_of_class.items():
-                if not self._dataset.has_sample_field(field):
-                    self._dataset.add_sample_field(
-                        field,
-                        fo.EmbeddedDocumentField,
-                        embedded_doc_type=fo.Heatmap,
-                        description=SHOWN[shown].format(name=name, memory=memory_key),
-                        info={"memory": memory_key, "class": name},
-                    )
-                for attribute, field_type in (attributes or {}).items():
-                    self._dataset.add_sample_field(f"{field}.{attribute}", field_type)
-        self.ownership = Ownership(view, key, token, tuple(self.field_of_class.values()))
-
-    def _earlier(
-        self, key: str, memory_key: str, settings: dict[str, Any], *, overwrite: bool
-    ) -> dict[str, Any] | None:
-        """The configuration of an earlier run of the same settings."""
-        earlier = runs.configs(self._view, runs.HEATMAPS).get(key)
-        if earlier is not None and any(earlier.get(name) != value for name, value in settings.items()):
-            if not overwrite:
-                raise InputError(
-                    f"there are heat maps of an earlier state of the memory {memory_key!r} or other settings: "
-                    "switch on overwrite to delete them and begin anew"
-                )
-            runs.delete_heatmaps(self._view, key)
-            return None
-        if earlier is None and key in self._dataset.list_runs():
-            raise InputError(
-                f"the heat maps of the memory {memory_key!r} would be kept as {key!r}, and this name is taken by "
-                "a run of another kind: delete or rename that one, or build the memory under another name"
-            )
-        return earlier
-
-    def done(self) -> set[str]:
-        """Which samples have all of the maps already."""
-        images = runs.all_images(self._view)
-        return set.intersection(*(set(images.exists(field).values("id")) for field in self.field_of_class.values()))
-
-    def add(self, sample_id: str, maps: list[fo.Heatmap]) -> None:
-        self._maps[sample_id] = maps
-        if len(self._maps) >= _WRITE_EVERY:
-            self.write()
-        else:
-            self.ownership.check_if_due()
-
-    def add_failure(self, sample_id: str, reason: str) -> None:
-        """Heat maps have no field of errors: the report has the reasons."""
-
-    def write(self) -> None:
-        """Write what has been added.
-
-        Raises:
-            RunEnded: if the run is not this job's any more; what has been added is dropped then.
-        """
-        written, self._maps = self._maps, {}
-        with locked(self._dataset):
-            self.ownership.check()
-            for number, field in enumerate(self.field_of_class.values()):
-                if values := {sample_id: maps[number] for sample_id, maps in written.items()}:
-                    self._dataset.set_values(field, values, key_field="id")
-
-    def close(self, ids: Sequence[str]) -> None:
-        """Write what is left; nothing if the run is lost. ``ids`` of the samples have no say in it."""
-        if self.ownership.lost:
-            return
-        try:
-            self.write()
-        except RunEnded as error:  # a job that ran to its end has been told by write()
-            logger.warning("%s", error)
+            for name, field in field_of_class.items()
+        ],
+        {
+            **settings,
+            "memory_key": memory_key,
+            "classes": list(all_fields),
+            "fields": list(all_fields.values()),
+        },
+        attributes or {},
+    )
+    return LabelWriter(view, spec)

@@ -17,6 +17,7 @@ from ..presets import Preset, get_preset
 from ..scorers import make_scorer
 from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
+from .embeddings import EncoderEmbeddings
 from .labels import to_detections
 
 
@@ -41,11 +42,11 @@ class ModelConfig:
     scorer: str
 
 
-class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
-    """Segments images by a reference memory.
+class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
+    """Segments images by a reference memory; its encoder gives embeddings of images and patches.
 
-    >>> model = ReferenceSegmenterModel(load_memory(dataset, "birds"))  # doctest: +SKIP
-    >>> dataset.apply_model(model, label_field="birds")  # doctest: +SKIP
+    >>> model = ReferenceSegmenterModel(memory)
+    >>> dataset.apply_model(model, label_field="birds", skip_failures=False)
 
     FiftyOne's image readers do not reduce 16-bit images to 8 bits and ignore the preset, so the image is read again
     from the sample's file. The result is that of ``auto_segment_view``.
@@ -87,6 +88,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
         )
         made = make_scorer(scorer, memory, *models, reference_prompt)
         self.segmenter = ReferenceSegmenter(memory, *models, preset, scorer=made)
+        self.encoder = self.segmenter.encoder
         self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
 
     @property

@@ -18,17 +18,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pycocotools import mask as coco_mask
 
+from ..cache import TensorCache
 from ..datasets.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
 from ..images import ImageError
 from ..models import load_encoder, load_segmenter
 from ..references import Kind
 from ..utils.names import as_names
-from ..vrp.features import FeatureStore
 from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from ..vrp.training import (
+    FEATURES_BUDGET,
     PAPER,
+    FeatureStore,
     TrainingConfig,
     TrainingError,
     TrainingReport,
@@ -175,7 +177,8 @@ def prompt_job(
         with lock:
             if overwrite:
                 shutil.rmtree(place / "run", ignore_errors=True)
-            store = FeatureStore(*models, folder=place / "features")
+            # Of no use after the training, so they do not push targets and references out of the user's cache.
+            store = FeatureStore(*models, TensorCache(place / "features", FEATURES_BUDGET))
             split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
             vrp = default_vrp(store, published=preset == "paper")
             training = train(dataset, split, store, place / "run", config, vrp)

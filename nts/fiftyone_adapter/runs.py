@@ -654,8 +654,9 @@ def made_with_class_maps(view: Collection, key: str) -> list[str]:
 
 
 def delete_output(view: Collection, key: str, method: str) -> list[str]:
-    """Delete a segmentation or class maps, whichever method it is."""
-    return (delete_segmentation if method == SEGMENTATION else delete_class_maps)(view, key)
+    """Delete a segmentation, class maps or heat maps by their method."""
+    delete = {SEGMENTATION: delete_segmentation, CLASS_MAPS: delete_class_maps, HEATMAPS: delete_heatmaps}
+    return delete[method](view, key)
 
 
 # ---- evaluations -----------------------------------------------------------------------------------------------------

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
 from typing import Any
 
 import fiftyone as fo
 
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter, Segmented
-from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset, preset_fingerprint
 from ..scorers import make_scorer
-from ..utils.prefetch import BackgroundWriter, prefetch
 from . import checks, colours, runs
 from .checks import InputError
-from .jobs import Job, OnProgress, Progress, first_few, run
+from .image_job import image_job, paths_by_id
+from .jobs import Job, OnProgress, Progress, run
+from .label_writer import field_writer
 from .labels import DETECTION_ATTRIBUTES, to_detections
-from .outputs import LabelWriter, OutputSpec, failure, pace, paths_by_id
 from .runs import Collection
 from .scorers import chosen_prompt
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,10 +137,9 @@ def segmentation_job(
     precision = preset.precision_for(precision)
     prompt = chosen_prompt(view, bank, scorer, reference_prompt)
 
-    # The view may filter on the very field that is about to be written: what it holds is read once, now.
-    all_paths = paths_by_id(view)
-    paths = dict(islice(all_paths.items(), limit))
-    yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
+    paths = paths_by_id(view)
+    total = len(paths) if limit is None else min(limit, len(paths))
+    yield Progress(0, total, f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
     models = (
         load_encoder(encoder or bank.encoder.name, device, precision),
         load_segmenter(segmenter, device, precision, compiled=compiled),
@@ -164,95 +156,60 @@ def segmentation_job(
         "scorer": scorer,
         "prompt_fingerprint": prompt and prompt.fingerprint,
     }
-    made = OutputSpec(
+    writer = field_writer(
+        view,
+        output_field,
         runs.SEGMENTATION,
         fo.Detections,
-        f"Instances found by the reference memory {memory_key!r}",
         memory_key,
         bank.classes,
-        {f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
-        {
+        settings,
+        description=f"Instances found by the reference memory {memory_key!r}",
+        attributes={f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
+        config={
             "encoder": engine.encoder.info.name,
             "segmenter": engine.segmenter.name,
             "reference_prompt": reference_prompt,
         },
-        {
+        results={
             "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),
             "reference_files": sorted({entry.file for entry in bank.entries if entry.file}),
         },
+        overwrite=overwrite,
     )
-    output = LabelWriter(view, output_field, made, settings, overwrite=overwrite)
     colours.set_class_colours(view, [output_field], bank.classes)
-    done = output.done() & set(paths)
-    todo = [(sample_id, path) for sample_id, path in paths.items() if sample_id not in done]
     cached = CachedSegmenter(engine, default_cache() if use_cache else None)
-    writer = _Writer(output, bank, cached)
-    begin = time.monotonic()
-    with runs.explained(view, output_field, output.error_field):
-        try:
-            with BackgroundWriter() as behind:
-                for number, ((sample_id, path), found) in enumerate(
-                    prefetch(lambda item: cached.fetch_file(item[1]), todo)
-                ):
-                    yield Progress(len(done) + number, len(paths), pace(number, len(todo), time.monotonic() - begin))
-                    try:
-                        results = cached.segment(found.result())
-                    except Exception as error:
-                        # Whatever is wrong with this image, the others are not to suffer. The reason is reported.
-                        behind.do(partial(writer.fail, sample_id, path, error))
-                    else:
-                        behind.do(partial(writer.write, sample_id, path, results))
-            output.write()
-            yield Progress(len(paths), len(paths), f"{len(paths)} images done")
-        finally:
-            output.close(list(all_paths), instances="detections")
-    failed = writer.failed
-    if failed and len(failed) == len(paths):
-        raise InputError(f"none of the {len(paths)} images could be segmented: {first_few(failed.values())}")
+    instances: Counter[str] = Counter()
+    empty = from_cache = 0
+
+    def to_labels(found: Segmented) -> list[fo.Detections]:
+        nonlocal empty, from_cache
+        labels = to_detections(found.instances, bank)
+        cached.store(found)
+        instances.update(detection.label for detection in labels.detections)
+        empty += not labels.detections
+        from_cache += found.encoded is None
+        return [labels]
+
+    images = yield from image_job(
+        view,
+        paths,
+        writer,
+        cached.fetch_file,
+        cached.segment,
+        to_labels,
+        verb="segmented",
+        limit=limit,
+        counts={"instances": "detections"},
+    )
     return SegmentationReport(
         output_field=output_field,
-        error_field=output.error_field,
-        segmented=len(todo) - len(failed),
-        resumed=len(done),
-        instances=dict(writer.instances),
-        empty=writer.empty,
-        failed=failed,
-        from_cache=writer.from_cache,
-        seconds=time.monotonic() - begin,
+        error_field=runs.error_field(output_field),
+        segmented=images.done,
+        resumed=images.resumed,
+        instances=dict(instances),
+        empty=empty,
+        failed=images.failed,
+        from_cache=from_cache,
+        seconds=images.seconds,
     )
-
-
-class _Writer:
-    """Writes what was found, behind the models, and counts it; all in one thread.
-
-    Attributes:
-        instances: found, per class.
-        empty: images in which nothing was found.
-        from_cache: images that no model had to run for.
-        failed: ``{sample id: reason}``.
-    """
-
-    def __init__(self, output: LabelWriter, bank: MemoryBank, cached: CachedSegmenter) -> None:
-        self._output, self._bank, self._cached = output, bank, cached
-        self.instances: Counter[str] = Counter()
-        self.empty = self.from_cache = 0
-        self.failed: dict[str, str] = {}
-
-    def write(self, sample_id: str, path: str, found: Segmented) -> None:
-        """Write the labels of an image, and keep what is new."""
-        try:
-            labels = to_detections(found.instances, self._bank)
-            self._cached.store(found)
-        except Exception as error:
-            self.fail(sample_id, path, error)
-            return
-        self._output.add(sample_id, labels)
-        self.instances.update(detection.label for detection in labels.detections)
-        self.empty += not labels.detections
-        self.from_cache += found.encoded is None
-
-    def fail(self, sample_id: str, path: str, error: Exception) -> None:
-        """Write why there are none."""
-        self.failed[sample_id] = reason = failure(path, error)
-        logger.warning("not segmented: %s", reason)
-        self._output.add_failure(sample_id, reason)

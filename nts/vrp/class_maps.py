@@ -15,7 +15,6 @@ from ..images import PreparedImage
 from ..memory import MemoryBank, WholeImage
 from ..pipeline import embedding_for_prompts, encode_image
 from ..presets import Preset, get_preset
-from ..references import KINDS
 from ..segmenter import ImageEmbedding, Segmenter
 from .model import ABSENT, ReferenceState
 from .prompt import PromptMismatch, TrainedPrompt
@@ -52,7 +51,8 @@ class ClassMapper:
         classes: for each class its references, at least one; see :func:`whole_images`. A reference may mark nothing.
 
     Raises:
-        PromptMismatch: if the prompt was trained for other models.
+        PromptMismatch: if the prompt was trained for other models or kinds of annotation, or with annotations that the
+            references lack.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ClassMapper:
         classes: Sequence[Sequence[WholeImage]],
     ) -> None:
         prompt.check_models(encoder, segmenter)
-        self._encoder, self._segmenter = encoder, segmenter
+        self._prompt, self._encoder, self._segmenter = prompt, encoder, segmenter
         self._device = segmenter.device
         self._model = prompt.model.to(self._device)
         # In training most targets show the class; here, presence is reported for even odds.
@@ -113,9 +113,20 @@ class ClassMapper:
         kinds = torch.full((len(classes), most), ABSENT)
         for c, references in enumerate(classes):
             for k, reference in enumerate(references):
-                tokens[c, k], weights[c, k] = reference.tokens, reference.weights
-                kinds[c, k] = KINDS.index(reference.kind)
-        return self._model.encode_references(tokens.to(self._device), weights.to(self._device), kinds.to(self._device))
+                tokens[c, k], weights[c, k] = reference.tokens, self._annotation(reference)
+                kinds[c, k] = self._prompt.kind_index(reference.kind)
+        return self._model.encode_support(tokens.to(self._device), weights.to(self._device), kinds.to(self._device))
+
+    def _annotation(self, reference: WholeImage) -> Tensor:
+        """Annotation ``[P]`` of a reference, rasterised as in the prompt's training."""
+        if self._model.config.rasterisation == "cover":
+            return reference.weights
+        if reference.sampled is None:
+            raise PromptMismatch(
+                "this reference prompt was trained with annotations sampled at one pixel per patch (preset 'paper'), "
+                "and this memory was built without such samples: build the memory again"
+            )
+        return reference.sampled
 
 
 def whole_images(memory: MemoryBank) -> list[list[WholeImage]]:

@@ -61,7 +61,7 @@ def test_maps_are_brighter_on_objects_of_their_class_than_elsewhere(nts_fo, targ
     assert np.mean(inside) > np.mean(outside) + 0.2
 
 
-def test_maps_made_before_are_kept_and_other_classes_are_added(nts_fo, drawn, targets, memory):
+def test_existing_maps_are_resumed_and_other_classes_are_added(nts_fo, drawn, targets, memory):
     nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
     report = nts_fo.similarity_heatmaps(targets, memory, classes=CLASSES[:1])
     assert (report.mapped, report.resumed) == (TARGETS - 1, 1)
@@ -85,7 +85,9 @@ def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, dr
 def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn, references, targets, memory):
     nts_fo.similarity_heatmaps(targets, memory)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
-    with pytest.raises(ValueError, match="earlier state of the memory 'shapes' or other settings: switch on overwrite"):
+    with pytest.raises(
+        ValueError, match=r"'shapes_similarity' holds results of other settings \(another memory\): switch on"
+    ):
         nts_fo.similarity_heatmaps(targets, memory)
     left = nts_fo.load_memory(drawn, memory).classes
     assert set(nts_fo.similarity_heatmaps(targets, memory, overwrite=True).fields) == set(left)
@@ -99,7 +101,7 @@ def test_one_broken_image_is_listed_and_the_others_are_mapped(nts_fo, drawn, tar
     assert report.mapped == TARGETS - 1
     assert list(report.failed) == [targets.first().id]
     assert f"{path} cannot be decoded" in report.failed[targets.first().id]
-    with pytest.raises(ValueError, match="none of the 1 images can be read: the image"):
+    with pytest.raises(ValueError, match="none of the 1 images could be mapped: the image"):
         nts_fo.similarity_heatmaps(targets.limit(1), memory)
 
 
@@ -137,6 +139,6 @@ def test_what_cannot_be_mapped_is_refused_with_its_reason(nts_fo, drawn, targets
     with pytest.raises(ValueError, match="has no memory 'other'"):
         nts_fo.similarity_heatmaps(targets, "other")
     drawn.register_run("shapes_similarity", drawn.init_run(method="mine"))
-    with pytest.raises(ValueError, match="kept as 'shapes_similarity', and this name is taken by a run of another"):
+    with pytest.raises(ValueError, match="stored as 'shapes_similarity', and this name is taken by a run of another"):
         nts_fo.similarity_heatmaps(targets, memory)
     assert Path(targets.first().filepath).exists()

@@ -131,7 +131,7 @@ def test_an_object_without_a_mask_is_neither_found_nor_background(nts_fo, labell
 
 def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatch):
     seen = set()
-    from nts.vrp.features import FeatureStore
+    from nts.vrp.training import FeatureStore
 
     original = FeatureStore.get
     monkeypatch.setattr(

@@ -1,0 +1,138 @@
+"""The loop over images that all jobs share: prefetched, resumable, with failures recorded and results written in the
+background."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import fiftyone as fo
+
+from ..images import ImageError
+from ..utils.prefetch import BackgroundWriter, prefetch
+from . import runs
+from .errors import InputError
+from .jobs import Job, Progress, first_few
+from .label_writer import LabelWriter
+from .runs import Collection
+
+logger = logging.getLogger(__name__)
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True)
+class ImagesDone:
+    """Outcome of a loop over images.
+
+    Attributes:
+        done: images that got their labels now.
+        resumed: images that had them from an earlier run.
+        failed: ``{sample id: reason}``; a reason names the file.
+        seconds: duration of the loop.
+    """
+
+    done: int
+    resumed: int
+    failed: dict[str, str]
+    seconds: float
+
+
+def image_job(
+    view: Collection,
+    paths: Mapping[str, str],
+    writer: LabelWriter,
+    read: Callable[[str], Input],
+    process: Callable[[Input], Output],
+    to_labels: Callable[[Output], Sequence[fo.Label]],
+    *,
+    verb: str,
+    limit: int | None = None,
+    counts: Mapping[str, str] | None = None,
+) -> Job[ImagesDone]:
+    """Label the images that have no labels yet.
+
+    An image that any of the three functions fails on is recorded as failed, and the others go on.
+
+    Args:
+        view: dataset or view of the images.
+        paths: ``{sample id: file}`` by :func:`paths_by_id`.
+        writer: of the labels; it knows which images are done.
+        read: reads a file and prepares it for the models; called ahead, in threads.
+        process: runs the models; called in the caller's thread, image by image.
+        to_labels: makes the labels, one per field of the writer; called in the writing thread.
+        verb: what is done to an image, as a participle: "segmented".
+        limit: label only the first images.
+        counts: see :meth:`.LabelWriter.close`.
+
+    Raises:
+        InputError: if every image failed.
+        RunEnded: if the run was deleted, or started again by somebody else.
+    """
+    chosen = dict(islice(paths.items(), limit))
+    done = writer.done() & set(chosen)
+    todo = [(sample_id, path) for sample_id, path in chosen.items() if sample_id not in done]
+    failed: dict[str, str] = {}
+
+    def fail(sample_id: str, path: str, error: Exception) -> None:
+        failed[sample_id] = reason = _failure(path, error)
+        logger.warning("not %s: %s", verb, reason)
+        writer.add_failure(sample_id, reason)
+
+    def write(sample_id: str, path: str, output: Output) -> None:
+        try:
+            labels = to_labels(output)
+        except Exception as error:
+            fail(sample_id, path, error)
+        else:
+            writer.add(sample_id, labels)
+
+    begin = time.monotonic()
+    with runs.explained(view, *writer.all_fields):
+        try:
+            with BackgroundWriter() as background:
+                for number, ((sample_id, path), found) in enumerate(prefetch(lambda item: read(item[1]), todo)):
+                    yield Progress(len(done) + number, len(chosen), _pace(number, len(todo), time.monotonic() - begin))
+                    try:
+                        output = process(found.result())
+                    except Exception as error:
+                        background.do(partial(fail, sample_id, path, error))
+                    else:
+                        background.do(partial(write, sample_id, path, output))
+            writer.write()
+            yield Progress(len(chosen), len(chosen), f"{len(chosen)} images done")
+        finally:
+            writer.close(list(paths), **(counts or {}))
+    if failed and len(failed) == len(chosen):
+        raise InputError(f"none of the {len(chosen)} images could be {verb}: {first_few(failed.values())}")
+    return ImagesDone(len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
+
+
+def paths_by_id(view: Collection) -> dict[str, str]:
+    """``{sample id: filepath}`` in the order of a view; a sample that occurs several times counts once.
+
+    Call it before a job declares its fields: a view may filter on a field that is about to be written.
+    """
+    return dict(zip(*view.values(["id", "filepath"]), strict=True))
+
+
+def _failure(path: str, error: Exception) -> str:
+    """Reason why an image could not be processed, with its file."""
+    return str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
+
+
+def _pace(done: int, total: int, seconds: float) -> str:
+    """Progress, pace and remaining time: "12/40 images, 1.3 s each, 36 s left"."""
+    if done == 0:
+        return f"{done}/{total} images"
+    each = seconds / done
+    left = each * (total - done)
+    return f"{done}/{total} images, {each:.2g} s each, " + (
+        f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left"
+    )

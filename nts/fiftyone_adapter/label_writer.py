@@ -1,0 +1,337 @@
+"""Label fields that a job writes, the field of its errors, and the run that owns them.
+
+A job owns its fields as long as its run exists: the run has a token, which a newer run of the same name replaces. Every
+write checks the token under the dataset's lock. Two jobs therefore never mix their results, and nothing is written
+after the run was deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fiftyone as fo
+
+from . import checks, runs
+from .errors import InputError, RunEnded
+from .locking import exclusive, locked
+from .runs import Collection
+
+logger = logging.getLogger(__name__)
+
+_WRITE_EVERY = 16  # images
+_WRITE_AFTER = 10.0  # seconds
+_CHECK_AFTER = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class LabelField:
+    """A sample field with labels.
+
+    Attributes:
+        name: of the field.
+        description: shown by the App beside the field.
+        info: stored with the field.
+    """
+
+    name: str
+    description: str
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Label fields and the run that owns them.
+
+    Attributes:
+        key: of the run.
+        method: of the run.
+        label_type: of the fields.
+        fields: the fields; an image gets one label in each.
+        config: stored as the configuration of the run.
+        attributes: ``{path in a label: type}`` of the attributes that FiftyOne's label type lacks.
+        results: stored as the results of the run.
+        error_field: for the reasons of images without labels. Only a run that has one has a status: without, an image
+            that failed cannot be told from one that is left to do.
+    """
+
+    key: str
+    method: str
+    label_type: type[fo.Label]
+    fields: Sequence[LabelField]
+    config: Mapping[str, Any]
+    attributes: Mapping[str, type[fo.Field]] = field(default_factory=dict)
+    results: Mapping[str, Any] | None = None
+    error_field: str | None = None
+
+
+class Ownership:
+    """The right of a job to write the fields of a run.
+
+    Args:
+        view: dataset or view.
+        key: of the run.
+        token: of the run, as this job stored it.
+        fields: that the job writes.
+
+    Attributes:
+        lost: whether a check has failed.
+    """
+
+    def __init__(self, view: Collection, key: str, token: str, fields: Sequence[str]) -> None:
+        self._view, self._key, self._token, self._fields = view, key, token, fields
+        self._checked = time.monotonic()
+        self.lost = False
+
+    def check(self) -> None:
+        """Check it. Under :func:`.locking.locked` the result holds until the lock is released.
+
+        Raises:
+            RunEnded: if the run was started again, or it, a field or the dataset was deleted.
+        """
+        self._checked = time.monotonic()
+        try:
+            runs.check_owner(self._view, self._key, self._token, self._fields)
+        except RunEnded:
+            self.lost = True
+            raise
+
+    def check_if_due(self) -> None:
+        """:meth:`check`, at most once a second: a job that lost its run should stop early."""
+        if time.monotonic() - self._checked > _CHECK_AFTER:
+            self.check()
+
+
+class LabelWriter:
+    """Write labels and failures in batches.
+
+    Creating it stores the run and declares the fields, so that a field never exists without its run. Create it under
+    the lock, after the checks.
+
+    Args:
+        view: the images to label.
+        spec: the fields and their run.
+    """
+
+    def __init__(self, view: Collection, spec: OutputSpec) -> None:
+        self._dataset, self._images = view._root_dataset, runs.all_images(view)
+        self._key = spec.key
+        self.fields = [each.name for each in spec.fields]
+        self.error_field = spec.error_field
+        self._labels: dict[str, Sequence[fo.Label]] = {}
+        self._errors: dict[str, str | None] = {}
+        self._last_write = time.monotonic()
+        token = runs.store(
+            view, spec.key, spec.method, dict(spec.config), None if spec.results is None else dict(spec.results)
+        )
+        self._declare_fields(spec)
+        self.ownership = Ownership(view, spec.key, token, self.all_fields)
+
+    @property
+    def all_fields(self) -> list[str]:
+        """The label fields, and the error field if there is one."""
+        return self.fields if self.error_field is None else [*self.fields, self.error_field]
+
+    def done(self) -> set[str]:
+        """Ids of the samples that have all their labels."""
+        return set.intersection(*(set(self._images.exists(name).values("id")) for name in self.fields))
+
+    def add(self, sample_id: str, labels: Sequence[fo.Label]) -> None:
+        """Add the labels of an image, one per field, and clear its error."""
+        self._labels[sample_id] = labels
+        self._errors[sample_id] = None
+        self._write_if_due()
+
+    def add_failure(self, sample_id: str, reason: str) -> None:
+        """Add the reason why an image has no labels; without an error field only the job's report has it."""
+        self._errors[sample_id] = reason
+        self._write_if_due()
+
+    def write(self) -> None:
+        """Write all that was added since the last write.
+
+        Raises:
+            RunEnded: if the run is not this job's any more; what was added is dropped then.
+        """
+        labels, errors = self._labels, self._errors
+        self._labels, self._errors = {}, {}
+        self._last_write = time.monotonic()
+        with locked(self._dataset):
+            self.ownership.check()
+            if labels:
+                for k, name in enumerate(self.fields):
+                    values = {sample_id: of_image[k] for sample_id, of_image in labels.items()}
+                    self._dataset.set_values(name, values, key_field="id")
+            if errors and self.error_field is not None:
+                self._dataset.set_values(self.error_field, errors, key_field="id")
+
+    def close(self, ids: Sequence[str], **counts: str) -> None:
+        """Write the rest, and the status of the run if it has one. Do nothing if the run is lost.
+
+        Args:
+            ids: samples of the view: the run is complete when each has labels or an error.
+            counts: ``{name: path}`` of values to count in the first field, for the run.
+        """
+        if self.ownership.lost:
+            return
+        try:
+            with locked(self._dataset):
+                self.write()
+                if self.error_field is not None:
+                    self._write_status(ids, self.error_field, counts)
+        except RunEnded as error:  # a job that ran to its end has been told by write()
+            logger.warning("%s", error)
+
+    def _write_status(self, ids: Sequence[str], error_field: str, counts: Mapping[str, str]) -> None:
+        done, failed = self.done(), set(self._images.exists(error_field).values("id"))
+        wanted = set(ids) & set(self._images.values("id"))  # samples may have been deleted meanwhile
+        runs.update(
+            self._dataset,
+            self._key,
+            status="complete" if done | failed >= wanted else "incomplete",
+            segmented=len(done),
+            failed=len(failed),
+            **{name: self._images.count(f"{self.fields[0]}.{path}") for name, path in counts.items()},
+        )
+
+    def _declare_fields(self, spec: OutputSpec) -> None:
+        dataset = self._dataset
+        for each in spec.fields:
+            if not dataset.has_sample_field(each.name):
+                dataset.add_sample_field(
+                    each.name,
+                    fo.EmbeddedDocumentField,
+                    embedded_doc_type=spec.label_type,
+                    description=each.description,
+                    info=dict(each.info),
+                )
+        if self.error_field is not None and not dataset.has_sample_field(self.error_field):
+            description = f"Why {', '.join(map(repr, self.fields))} is missing for this sample"
+            dataset.add_sample_field(self.error_field, fo.StringField, description=description)
+        # A field that an earlier version began may lack some of them.
+        for name in self.fields:
+            for attribute, field_type in spec.attributes.items():
+                dataset.add_sample_field(f"{name}.{attribute}", field_type)
+
+    def _write_if_due(self) -> None:
+        if len(self._errors) >= _WRITE_EVERY or time.monotonic() - self._last_write > _WRITE_AFTER:
+            self.write()
+        else:
+            self.ownership.check_if_due()
+
+
+@exclusive
+def field_writer(
+    view: Collection,
+    name: str,
+    method: str,
+    label_type: type[fo.Label],
+    memory_key: str,
+    classes: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    description: str,
+    attributes: Mapping[str, type[fo.Field]],
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    overwrite: bool,
+) -> LabelWriter:
+    """Writer of one label field and its error field.
+
+    Args:
+        view: the images to label.
+        name: of the field and of the run.
+        method: of the run.
+        label_type: of the field.
+        memory_key: the memory that the labels come from.
+        classes: of that memory.
+        settings: everything that decides a result; an earlier run of the same settings is resumed.
+        description: of the field.
+        attributes: as in :class:`OutputSpec`.
+        config: stored beside the settings.
+        results: stored as the results of the run.
+        overwrite: delete an earlier run of other settings.
+
+    Raises:
+        InputError: if there is an earlier run of other settings and ``overwrite`` is off, or the field is not free.
+        RunEnded: if the memory was deleted or built again since it was loaded.
+    """
+    runs.check_memory(view, memory_key, settings["memory_fingerprint"])
+    checks.check_output_field(view, name, method)  # somebody else may have made it since
+    alternative = "choose another output field, or "
+    take_over(view, name, method, settings, f"the field {name!r} holds", alternative, overwrite=overwrite)
+    error_field = runs.error_field(name)
+    spec = OutputSpec(
+        name,
+        method,
+        label_type,
+        [LabelField(name, description, {"memory": memory_key, "classes": list(classes)})],
+        {
+            **settings,
+            **config,
+            "memory_key": memory_key,
+            "output_field": name,
+            "error_field": error_field,
+            "classes": list(classes),
+            "status": "running",
+        },
+        attributes,
+        results,
+        error_field,
+    )
+    return LabelWriter(view, spec)
+
+
+def take_over(
+    view: Collection,
+    key: str,
+    method: str,
+    settings: Mapping[str, Any],
+    holder: str,
+    alternative: str = "",
+    *,
+    overwrite: bool,
+) -> dict[str, Any] | None:
+    """Return the configuration of the earlier run to resume; delete one of other settings. Call it under the lock.
+
+    Args:
+        view: dataset or view.
+        key: of the run.
+        method: of the run.
+        settings: that the runs must share.
+        holder: subject and verb of the message: "the field 'x' holds".
+        alternative: to overwriting, for the message.
+        overwrite: delete an earlier run of other settings.
+
+    Raises:
+        InputError: if there is an earlier run of other settings and ``overwrite`` is off.
+    """
+    earlier = runs.configs(view, method).get(key)
+    different = [] if earlier is None else differences(earlier, settings)
+    if not different:
+        return earlier
+    if not overwrite:
+        raise InputError(
+            f"{holder} results of other settings ({', '.join(different)}): {alternative}switch on overwrite to delete "
+            "them and start over"
+        )
+    runs.delete_output(view, key, method)
+    return None
+
+
+_BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
+"""Settings that runs lack which were stored before there were scorers."""
+
+
+def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Settings that differ from those of an earlier run, in words."""
+    earlier = {**_BEFORE_SCORERS, **earlier}
+    words = {}
+    for key, now in settings.items():
+        what = key.removesuffix("_fingerprint")
+        if earlier.get(key) != now and what not in words:
+            words[what] = f"another {what}" if what != key else f"{key} {earlier.get(key)}, now {now}"
+    return list(words.values())
