@@ -138,20 +138,19 @@ def test_a_new_kind_leaves_old_prompts_as_they_are_and_is_refused_by_them(monkey
     bank, target = MemoryBank(small_encoder.info), target_scenes(1)[0].image
     entries = list(encode_references(drawn_references(NOVEL_SPECIES[0], 2), small_encoder, keep_images=True))
     bank.add(entries[0])
-    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=before)
-    maps = segmenter.map_classes(target).logits
+    models = (small_encoder, small_segmenter)
+    maps = ClassMapper(before, *models, whole_images(bank)).map(target).logits
 
     monkeypatch.setattr(references_module, "KINDS", ("outline", *references_module.KINDS))
     after = TrainedPrompt.load(path)
     assert after.fingerprint == before.fingerprint
-    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
-    assert torch.equal(segmenter.map_classes(target).logits, maps)
+    assert torch.equal(ClassMapper(after, *models, whole_images(bank)).map(target).logits, maps)
 
     outlined = replace(drawn_references(NOVEL_SPECIES[0], 1)[0], kind="outline")
     (entry,) = encode_references([outlined], small_encoder, keep_images=True)
     bank.add(entry)
     with pytest.raises(PromptMismatch, match=r"does not know references of the kind 'outline', only mask, box, point"):
-        ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
+        make_scorer("vrp", bank, *models, after)
 
 
 # ---- memories --------------------------------------------------------------------------------------------------------
