@@ -53,6 +53,7 @@ class ClassMapper:
     Raises:
         PromptMismatch: if the prompt was trained for other models or kinds of annotation, or with annotations that the
             references lack.
+        ValueError: if there is no class.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class ClassMapper:
         segmenter: Segmenter,
         classes: Sequence[Sequence[WholeImage]],
     ) -> None:
+        if not classes:
+            raise ValueError("the memory is empty: it has no reference of any class")
         prompt.check_models(encoder, segmenter)
         self._prompt, self._encoder, self._segmenter = prompt, encoder, segmenter
         self._device = segmenter.device
