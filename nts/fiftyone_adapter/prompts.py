@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 from pycocotools import mask as coco_mask
 
 from ..cache import TensorCache
-from ..datasets.layouts import has_mask, read_annotated_image
-from ..evaluation.run_folder import RunError
+from ..datasets.coco_records import has_mask, read_annotated_image
 from ..images import ImageError
 from ..models import load_encoder, load_segmenter
 from ..references import Kind
 from ..utils.names import as_names
+from ..utils.run_folder import RunError
 from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from ..vrp.training import (

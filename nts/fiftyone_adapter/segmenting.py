@@ -170,6 +170,9 @@ def segmentation_job(
             "encoder": engine.encoder.info.name,
             "segmenter": engine.segmenter.name,
             "reference_prompt": reference_prompt,
+            "device": str(engine.encoder.device),
+            "precision": engine.encoder.precision,
+            "compiled": compiled,
         },
         results={
             "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),

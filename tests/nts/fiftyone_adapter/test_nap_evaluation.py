@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from drawn_dataset import CLASSES
 from made_up_predictions import predict
+
+from nts import pipeline
+from nts.images import read_image
+from nts.models import load_encoder, load_segmenter
+from nts.presets import DEFAULT
 
 KEY = "check"
 
@@ -204,6 +210,59 @@ def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, target
     assert everything["objects"] == stored.content["models"]["objects"] == targets.count("ground_truth.detections")
     assert 0.5 < everything["recall_75"] <= everything["recall_50"] <= 1
     assert 0 <= stored.content["models"]["accuracy"] <= 1
+
+
+def test_models_are_diagnosed_with_the_settings_of_the_segmentation(nts_fo, references, targets, monkeypatch):
+    from nts.fiftyone_adapter import model_diagnostics, runs
+
+    encoded = []
+
+    def encode_target(image, encoder, segmenter, preset, **options):
+        target = pipeline.encode_target(image, encoder, segmenter, preset, **options)
+        encoded.append((encoder.device.type, encoder.precision, segmenter.precision, len(target.proposals.mask_logits)))
+        return target
+
+    monkeypatch.setattr(model_diagnostics, "encode_target", encode_target)
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    some = targets.limit(1)
+    nts_fo.auto_segment_view(some, "shapes", device="cpu", precision="bfloat16", preset="fast", use_cache=False)
+    nts_fo.evaluate_nap(some, "nts_shapes", "ground_truth", eval_key=KEY, diagnose_models=True)
+    stored = runs.config(some, "nts_shapes", runs.SEGMENTATION)
+    assert (stored["device"], stored["precision"], stored["compiled"]) == ("cpu", "bfloat16", False)
+    memory = nts_fo.load_memory(some, "shapes")
+    encoder, segmenter = (load(device="cpu", precision="bfloat16") for load in (load_encoder, load_segmenter))
+    image = read_image(some.first().filepath)
+    guided = pipeline.encode_target(image, encoder, segmenter, "fast", prototypes=memory.prototypes())
+    every = pipeline.encode_target(image, encoder, segmenter, "fast")
+    proposals = len(guided.proposals.mask_logits)
+    assert proposals < len(every.proposals.mask_logits)
+    assert encoded == [("cpu", "bfloat16", "bfloat16", proposals)]
+
+
+def test_models_that_cannot_run_as_they_did_are_not_diagnosed(nts_fo, references, targets):
+    from nts.fiftyone_adapter import runs
+
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    preset = replace(DEFAULT, matching=replace(DEFAULT.matching, nms_iou=0.4))
+    some = targets.limit(1)
+    nts_fo.auto_segment_view(some, "shapes", "other", preset=preset)
+    with pytest.raises(nts_fo.InputError, match="'other' was segmented with a preset 'default' of other settings"):
+        nts_fo.evaluate_nap(some, "other", "ground_truth", diagnose_models=True)
+    nts_fo.auto_segment_view(some, "shapes")
+    made = runs.config(some, "nts_shapes", runs.SEGMENTATION)
+    changes = {
+        "cannot run here as they did: the device 'cuda:77'": {"device": "cuda:77"},
+        "the encoder 'small' has other weights": {"encoder_fingerprint": "0"},
+    }
+    for words, change in changes.items():
+        runs.store(some, "nts_shapes", runs.SEGMENTATION, made | change, {})
+        with pytest.raises(nts_fo.InputError, match=words):
+            nts_fo.evaluate_nap(some, "nts_shapes", "ground_truth", eval_key=KEY, overwrite=True, diagnose_models=True)
+    # Versions before 0.2 stored none of these.
+    earlier = {name: value for name, value in made.items() if name not in ("device", "precision", "compiled")}
+    runs.store(some, "nts_shapes", runs.SEGMENTATION, earlier, {})
+    nts_fo.evaluate_nap(some, "nts_shapes", "ground_truth", eval_key=KEY, overwrite=True, diagnose_models=True)
+    assert nts_fo.evaluation_results.open_evaluation(some, KEY).content["models"]["objects"] > 0
 
 
 def test_shots_are_those_of_the_memory_that_made_the_predictions(nts_fo, references, targets):
