@@ -36,6 +36,8 @@ def check_models(view: Collection, predictions_field: str) -> None:
 def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoData) -> Job[tuple[ModelSummary, int]]:
     """Measure how well the proposals cover the objects, and how often the encoder finds the class of a true mask.
 
+    Both models run with the settings of the segmentation: device, precision, preset and guidance.
+
     Args:
         view: the evaluated samples.
         predictions_field: a segmentation that passes :func:`check_models`.
@@ -47,9 +49,10 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
     made: dict[str, Any] = runs.config(view, predictions_field, runs.SEGMENTATION)
     bank, preset = runs.load_memory(view, made["memory_key"]), get_preset(made["preset"])
     yield Progress(0, data.images, f"loading the encoder {made['encoder']} and the segmenter {made['segmenter']}")
-    precision = preset.precision_for("auto")
-    encoder = load_encoder(made["encoder"], precision=precision)
-    segmenter = load_segmenter(made["segmenter"], precision=precision)
+    # Runs of earlier versions have neither.
+    device, precision = made.get("device", "auto"), made.get("precision") or preset.precision_for("auto")
+    encoder = load_encoder(made["encoder"], device, precision)
+    segmenter = load_segmenter(made["segmenter"], device, precision)
     prototypes = bank.prototypes().to(encoder.device)
     label_of = {data.category_ids[name]: k for k, name in enumerate(bank.classes) if name in data.category_ids}
     paths = dict(zip(*view.values(["id", "filepath"]), strict=True))
