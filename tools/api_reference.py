@@ -121,7 +121,7 @@ def _render_name(public: PublicName) -> str:
 def _signature(node: Definition) -> str:
     if isinstance(node, ast.FunctionDef):
         decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
-        result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        result = f" -> {_source(node.returns)}" if node.returns else ""
         if "property" in decorators or "cached_property" in decorators:
             return node.name + result.replace(" -> ", ": ")
         return _call(node.name, node.args) + result
@@ -129,11 +129,11 @@ def _signature(node: Definition) -> str:
         for statement in node.body:
             if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
                 return f"class {_call(node.name, statement.args)}"
-        fields = [ast.unparse(each) for each in node.body if isinstance(each, ast.AnnAssign)]
+        fields = [_source(each) for each in node.body if isinstance(each, ast.AnnAssign)]
         if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
             return f"class {_joined(node.name, fields)}"
-        return f"class {node.name}({', '.join(map(ast.unparse, node.bases))})"
-    return ast.unparse(node)
+        return f"class {node.name}({', '.join(map(_source, node.bases))})"
+    return _source(node)
 
 
 def _call(name: str, arguments: ast.arguments) -> str:
@@ -155,9 +155,13 @@ def _call(name: str, arguments: ast.arguments) -> str:
 
 
 def _argument(argument: ast.arg, default: ast.expr | None) -> str:
-    annotation = f": {ast.unparse(argument.annotation)}" if argument.annotation else ""
-    value = f" = {ast.unparse(default)}" if default and annotation else f"={ast.unparse(default)}" if default else ""
+    annotation = f": {_source(argument.annotation)}" if argument.annotation else ""
+    value = f" = {_source(default)}" if default and annotation else f"={_source(default)}" if default else ""
     return argument.arg + annotation + value
+
+
+def _source(node: ast.AST) -> str:
+    return ast.unparse(node).replace("'", '"')  # as ruff formats strings
 
 
 def _joined(name: str, parts: list[str], width: int = 100) -> str:
