@@ -38,7 +38,7 @@ class AutoSegmentView(JobOperator):
         return auto_segment_view(sample_collection, memory_key, output_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_memories
+        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Segment")
         if view is None:
@@ -71,7 +71,7 @@ class AutoSegmentView(JobOperator):
         )
         forms.segmenter(inputs)
         _scorer(ctx, inputs, key)
-        forms.preset(inputs, default=list_memories(ctx.dataset)[key]["preset"])
+        forms.preset(inputs, default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
         forms.device(inputs)
 
     def job(self, ctx):
@@ -114,9 +114,10 @@ class AutoSegmentView(JobOperator):
 
 def _scorer(ctx, inputs, memory_key: str) -> None:
     """What judges proposals; a choice only where a reference prompt can be used, or has been chosen."""
-    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
 
-    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
     chosen = ctx.params.get("scorer") or "prototype"
     if chosen == "prototype" and all(prompt_problem(memory, name, facts) for name, facts in prompts.items()):
         return
@@ -130,7 +131,9 @@ def _scorer(ctx, inputs, memory_key: str) -> None:
 
 
 def _output_field(ctx, inputs, memory_key: str) -> None:
-    from ..nts.fiftyone_adapter import InputError, check_output_field, list_segmentations, suggest_output_field
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_output_field, suggest_output_field
+    from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
     suggested = suggest_output_field(ctx.dataset, memory_key)
     prop = inputs.str(
@@ -146,7 +149,7 @@ def _output_field(ctx, inputs, memory_key: str) -> None:
     except InputError as error:
         forms.mark_invalid(prop, error)
         return
-    earlier = list_segmentations(ctx.dataset).get(field)
+    earlier = list_runs(ctx.dataset, SEGMENTATION).get(field)
     if earlier is not None:
         inputs.view(
             "earlier",

@@ -1,4 +1,4 @@
-"""What all operators share: how a job runs, in the App, delegated and from Python, and how its outcome is shown."""
+"""Base classes of the operators: running a job in the App, delegated and from Python, and showing its result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class PluginOperator(foo.Operator):
     """An operator of this plugin."""
 
     in_grid = False
-    """Whether it has a button above the grid."""
+    """True for a button above the grid."""
 
     @staticmethod
     def settings(
         name: str, label: str, description: str, risk_level: str, icon: str = "icon", **more: Any
     ) -> foo.OperatorConfig:
-        """What all configurations have in common; ``icon`` is the beginning of the names of two files in ``assets``."""
+        """Configuration of an operator; ``icon`` is the common prefix of two files in ``assets``."""
         return foo.OperatorConfig(
             name=name,
             label=label,
@@ -38,7 +38,7 @@ class PluginOperator(foo.Operator):
         )
 
     def resolve_placement(self, ctx):
-        """Where the App has a button for it."""
+        """The button above the grid, if it has one."""
         return grid_button(self.config) if self.in_grid else None
 
     def form(self, ctx, inputs: types.Object) -> None:
@@ -52,14 +52,14 @@ class PluginOperator(foo.Operator):
 
 
 class SimpleOperator(PluginOperator):
-    """An operator that is done at once, and says in a few words what it did."""
+    """An operator that is done at once, and reports in a few words."""
 
     def do(self, ctx) -> str:
-        """Do it; returns what was done (Markdown)."""
+        """Run it, and return a summary (Markdown)."""
         raise NotImplementedError
 
     def execute(self, ctx):
-        # The App acts when this has returned: the reload sees what was done, and a view that is set comes after it.
+        # The App acts on triggers after this has returned, in their order: it reloads, and then sets a view.
         ctx.trigger("reload_dataset")
         return {"summary": self.do(ctx)}
 
@@ -70,19 +70,19 @@ class SimpleOperator(PluginOperator):
 class JobOperator(PluginOperator):
     """An operator whose work is a job of the engine: a generator that yields its progress and returns a report.
 
-    A subclass has a form, makes its job of the form's values (:meth:`job`), and tells the report in words and one table
-    (:meth:`summary`, :meth:`rows`).
+    A subclass has a form, builds its job from the form's values (:meth:`job`), and presents the report as words and one
+    table (:meth:`summary`, :meth:`rows`).
     """
 
     columns: tuple[tuple[str, str], ...] = ()
-    """The table of the outcome: key and heading of every column."""
+    """Key and heading of every column of the result table."""
 
     def job(self, ctx):
         """The engine's generator for the values in ``ctx.params``."""
         raise NotImplementedError
 
     def summary(self, report) -> str:
-        """A report in words (Markdown)."""
+        """Summary of a report (Markdown)."""
         raise NotImplementedError
 
     def rows(self, report) -> list[dict[str, Any]]:
@@ -90,23 +90,23 @@ class JobOperator(PluginOperator):
         return []
 
     def execute(self, ctx):
-        """A generator of messages to the App; or, in a delegated run, the outcome."""
+        """A generator of messages to the App; in a delegated run, the result."""
         return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
 
     def outcome_form(self) -> types.Property:
-        """How the outcome is shown."""
+        """Layout of the result."""
         return output_form(self.config.label, self.columns)
 
     def results(self, report) -> dict[str, Any]:
-        """The outcome itself, as plain values."""
+        """The result as plain values."""
         return {"summary": self.summary(report), "rows": self.rows(report)}
 
     def resolve_output(self, ctx):
-        """The outcome of a delegated run."""
+        """Layout of the result of a delegated run."""
         return self.outcome_form()
 
     def schedule(self, sample_collection, **params: Any):
-        """Have a delegated run do it; returns FiftyOne's record of the operation."""
+        """Schedule a delegated run; returns FiftyOne's record of the operation."""
         context = {"view": sample_collection.view(), "params": params, "request_delegation": True}
         return foo.execute_operator(self.uri, context)
 
@@ -127,8 +127,8 @@ class JobOperator(PluginOperator):
             job.close()
             raise
         except Exception as error:
-            # The App shows nothing of an exception, and leaves the progress bar standing: it is told before. A caller
-            # from Python gets the exception itself.
+            # The App shows no exception, and does not remove the progress bar: the message goes first. A caller from
+            # Python gets the exception itself.
             message = _words(error)
             yield ctx.ops.notify(f"{self.config.label} failed", variant="error")
             yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
@@ -141,8 +141,8 @@ class JobOperator(PluginOperator):
 async def _advance(job):
     """Do the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
 
-    When its tab is shut FiftyOne cancels the task that waits here. A plain generator would not hear of it: it would be
-    left lying until Python's garbage collector finds it, with everything that the job has not written yet.
+    When its tab is closed, FiftyOne cancels the task that waits here. A plain generator would not notice: it would wait
+    for Python's garbage collector, with everything that the job has not written yet.
     """
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(asyncio.to_thread(_next, job))
@@ -156,7 +156,7 @@ async def _advance(job):
 def _next(job):
     try:
         return next(job), None
-    except StopIteration as end:  # which no thread can hand on
+    except StopIteration as end:  # a thread cannot pass it on
         return None, end.value
 
 
@@ -168,7 +168,7 @@ def grid_button(config: foo.OperatorConfig, prompt: bool = True) -> types.Placem
 
 
 def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.Property:
-    """How an outcome is shown: words, and a table if it has columns."""
+    """Layout of a result: words, and a table if it has columns."""
     outputs = types.Object()
     outputs.str("summary", view=types.MarkdownView())
     if columns:
@@ -186,7 +186,7 @@ def _error_form(label: str, message: str) -> types.Property:
 
 
 def _words(error: Exception) -> str:
-    """An error as the App shows it. Errors of our own are written to be read; of others the kind must be told, too."""
+    """An error as the App shows it, with its type unless it is one of ours or a ValueError."""
     foreign = type(error).__module__ == "builtins" and not isinstance(error, ValueError)
     return f"{type(error).__name__}: {error}" if foreign else sentence(error)
 

@@ -89,7 +89,7 @@ class BuildReferenceMemory(JobOperator):
         return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], **options)
 
     def summary(self, report) -> str:
-        from ..nts.fiftyone_adapter import count_kinds
+        from ..nts.fiftyone_adapter.checks import count_kinds
 
         count = sum(report.shots.values())
         words = f"The memory **{report.memory_key}** holds {count} references of {len(report.shots)} classes"
@@ -127,13 +127,15 @@ def _weak_labels(inputs, which: str) -> None:
 
 
 def _name(ctx, inputs) -> None:
-    from ..nts.fiftyone_adapter import MEMORY, InputError, check_key, list_memories
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_key
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
     name = inputs.str("memory_key", label="Memory name", description="Under this name it is kept", required=True)
     key = ctx.params.get("memory_key")
     if not key:
         return
-    if key in list_memories(ctx.dataset):
+    if key in list_runs(ctx.dataset, MEMORY):
         forms.overwrite(inputs, f"There is a memory {key!r} already: replace it")
     try:
         check_key(ctx.dataset, key, MEMORY, overwrite=bool(ctx.params.get("overwrite")))

@@ -1,4 +1,4 @@
-"""Parts of forms that several operators share. Each says why, where it has nothing to offer."""
+"""Parts of forms that several operators share. Each gives a reason if it has nothing to offer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from .base import sentence
 
 
 def refuse(inputs: types.Object, title: str, reason: object) -> None:
-    """Say why the operator cannot be run here, and disable its button."""
+    """Show why the operator cannot be run here, and disable its button."""
     warning = inputs.view("problem", types.Warning(label=title, description=sentence(reason)))
     warning.invalid = True
     warning.error_message = f"{title}: {reason}"
 
 
 def mark_invalid(prop: types.Property, reason: object) -> None:
-    """Say what is wrong with the value of an input, and disable the button."""
+    """Show the problem of an input, and disable the button."""
     prop.invalid = True
     prop.error_message = sentence(reason)
 
 
 def target_view(ctx, inputs: types.Object, action: str):
     """The radio for dataset, view or selection; returns the chosen view, or ``None`` if it cannot be used."""
-    from ..nts.fiftyone_adapter import InputError, check_view
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_view
 
     if ctx.dataset is None:
         refuse(inputs, "No dataset", "open a dataset first")
@@ -62,10 +63,9 @@ def choice(
 def detections_field(
     ctx, inputs: types.Object, view, name: str, *, label: str, description: str, default: str | None = None
 ):
-    """A drop-down of the fields of type Detections that hold labels in the view.
+    """A drop-down of the fields of type Detections with labels in the view, and their numbers of labels and masks.
 
-    Beside every field stands how many labels it has, and whether they have masks. Returns the chosen field and its
-    :class:`~nts.fiftyone_adapter.LabelCounts`, or ``None``.
+    Returns the chosen field and its :class:`~nts.fiftyone_adapter.checks.LabelCounts`, or ``None``.
     """
     return _field(
         ctx, inputs, view, name, "label_counts", "labels of type Detections", label, description, default=default
@@ -73,9 +73,9 @@ def detections_field(
 
 
 def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, description: str):
-    """A drop-down of the fields with labels that references can be taken from, and beside every field how many of what.
+    """A drop-down of the fields with labels for references, and the number of labels of each type.
 
-    Returns the chosen field and its :class:`~nts.fiftyone_adapter.ReferenceCounts`, or ``None``.
+    Returns the chosen field and its :class:`~nts.fiftyone_adapter.checks.ReferenceCounts`, or ``None``.
     """
     what = "labels of type Detections, Polylines, Keypoints or Segmentation"
     return _field(ctx, inputs, view, name, "reference_counts", what, label, description)
@@ -115,28 +115,28 @@ def _field(
 
 
 def _counts(ctx, view, counter: str):
-    """Counting reads all labels, and a form is built anew at every keystroke: count once while it is open.
+    """Label counts, cached while the form is open: it is built at every keystroke, and counting reads all labels.
 
-    ``counter`` is the name of the adapter's function that counts.
+    ``counter`` is the name of a function of :mod:`nts.fiftyone_adapter.checks`.
     """
     if ctx.prompt_id is not None:
         return _counted_once(ctx, str(view.view()._serialize(False)), counter)
-    from ..nts import fiftyone_adapter
+    from ..nts.fiftyone_adapter import checks
 
-    return getattr(fiftyone_adapter, counter)(view)
+    return getattr(checks, counter)(view)
 
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
 def _counted_once(ctx, stages: str, counter: str):
-    from ..nts import fiftyone_adapter
+    from ..nts.fiftyone_adapter import checks
 
-    return getattr(fiftyone_adapter, counter)(ctx.target_view())
+    return getattr(checks, counter)(ctx.target_view())
 
 
 def classes(
     inputs: types.Object, names: Sequence[str], *, description: str, name: str = "classes", label: str = "Classes"
 ) -> types.Property:
-    """A multiple choice among classes, or other names, of which none need be chosen."""
+    """An optional multiple choice among classes, or other names."""
     dropdown = types.DropdownView(label=label, description=description, multiple=True)
     for each in names:
         dropdown.add_choice(each, label=each)
@@ -144,10 +144,11 @@ def classes(
 
 
 def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -> None:
-    """The name under which something is kept in the dataset; says what is wrong with it."""
-    from ..nts.fiftyone_adapter import InputError, check_key
+    """The name of a run in the dataset, checked while it is typed."""
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_key
 
-    prop = inputs.str(name, label=label, description="Under this name it is kept", required=True)
+    prop = inputs.str(name, label=label, description="Name in the dataset", required=True)
     if key := ctx.params.get(name):
         try:
             check_key(ctx.dataset, key, method, overwrite=bool(ctx.params.get("overwrite")))
@@ -157,9 +158,9 @@ def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -
 
 def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
     """A drop-down of the dataset's memories; returns the name of the chosen one."""
-    from ..nts.fiftyone_adapter import list_memories
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
-    memories = list_memories(ctx.dataset)
+    memories = list_runs(ctx.dataset, MEMORY)
     if not memories:
         refuse(inputs, "No memory", "this dataset has no reference memory yet: run 'Build reference memory' first")
         return None
@@ -182,10 +183,11 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
 
 
 def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
-    """A drop-down of the reference prompts; says why the chosen one cannot be used, and which classes it has seen."""
-    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+    """A drop-down of the reference prompts, with the problem of the chosen one, and the classes it was trained on."""
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
 
-    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
     segmenter = ctx.params.get("segmenter") or "small"
     usable = [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
     default = next(iter(usable or prompts))
@@ -208,25 +210,25 @@ def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
             "seen_classes",
             types.Notice(
                 label=f"The prompt was trained on {len(seen)} of the memory's classes",
-                description=f"{', '.join(seen)}: on these it does better than on novel ones",
+                description=f"{', '.join(seen)}: it performs better on them than on novel classes",
             ),
         )
 
 
 def overwrite(inputs: types.Object, description: str) -> None:
-    """The switch without which nothing is replaced."""
+    """The switch that allows to replace something."""
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
 
 
 def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = False) -> str | None:
     """A drop-down of the dataset's reference prompts; returns the name of the chosen one.
 
-    With ``unfinished``, trainings that came to no end can be chosen too.
+    ``unfinished`` adds trainings that did not complete.
     """
-    from ..nts.fiftyone_adapter import list_prompts, list_unfinished_prompts
+    from ..nts.fiftyone_adapter.runs import PROMPT, list_drafts, list_runs
 
-    prompts = list_prompts(ctx.dataset)
-    attempts = list_unfinished_prompts(ctx.dataset) if unfinished else {}
+    prompts = list_runs(ctx.dataset, PROMPT)
+    attempts = list_drafts(ctx.dataset, PROMPT) if unfinished else {}
     if not prompts and not attempts:
         refuse(inputs, "No reference prompt", "this dataset has none yet: run 'Train reference prompt' first")
         return None
@@ -277,7 +279,7 @@ def _model(inputs: types.Object, name: str, known: Sequence[str], label: str, by
 
 
 def preset(inputs: types.Object, default: str = "default") -> None:
-    """The choice between our way, the published one, and the fast one."""
+    """The choice of a preset."""
     from ..nts.presets import PRESETS
 
     choice(
@@ -285,21 +287,21 @@ def preset(inputs: types.Object, default: str = "default") -> None:
         "preset",
         list(PRESETS),
         label="Preset",
-        description="'default' is the better one; 'paper' follows the publication to the letter; 'fast' asks SAM2 half "
-        "as much, where the prototypes say",
+        description="'default' is the most accurate; 'paper' follows the publication; 'fast' prompts SAM2 at half the "
+        "points, guided by the prototypes",
         default=default,
         required=False,
     )
 
 
 def device(inputs: types.Object, *, precision: bool = True) -> None:
-    """Where the models run, and in which precision, where that is a choice."""
+    """The device of the models and, optionally, their precision."""
     from ..nts.utils.devices import PRECISIONS
 
     inputs.str(
         "device",
         label="Device",
-        description="'auto' takes a GPU where there is one; else as in torch: 'cpu', 'cuda:1'",
+        description="'auto': a GPU if there is one. Otherwise as in torch: 'cpu', 'cuda:1'",
         default="auto",
         required=False,
     )
@@ -318,5 +320,5 @@ def device(inputs: types.Object, *, precision: bool = True) -> None:
 
 
 def given(params: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Those of the parameters that have a value: for the others the job's own defaults hold."""
+    """Parameters that have a value; the job has defaults for the others."""
     return {name: params[name] for name in names if params.get(name) not in (None, "", [])}

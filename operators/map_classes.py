@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, SimpleOperator, bullets, paragraphs
+from .base import JobOperator, bullets, paragraphs
 
 
 class MapClasses(JobOperator):
@@ -37,7 +37,7 @@ class MapClasses(JobOperator):
         return map_classes(sample_collection, memory_key, output_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_memories
+        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
         if forms.target_view(ctx, inputs, "Map") is None:
             return
@@ -62,7 +62,7 @@ class MapClasses(JobOperator):
             forms.overwrite(inputs, "If there are maps of other settings, delete them and begin anew")
         forms.segmenter(inputs)
         forms.reference_prompt(ctx, inputs, key)
-        forms.preset(inputs, default=list_memories(ctx.dataset)[key]["preset"])
+        forms.preset(inputs, default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
         forms.device(inputs)
 
     def job(self, ctx):
@@ -95,44 +95,10 @@ class MapClasses(JobOperator):
         return [{"class": name, "images": count} for name, count in report.images.items()]
 
 
-class DeleteClassMaps(SimpleOperator):
-    """See :func:`nts.fiftyone_adapter.delete_class_maps`."""
-
-    @property
-    def config(self):
-        return self.settings(
-            "delete_class_maps",
-            "Delete class maps",
-            "Delete the segmentations that map classes wrote: their fields, the run",
-            risk_level="HIGH",
-            icon="heatmap",
-        )
-
-    def __call__(self, sample_collection, output_field):
-        """Delete from Python; returns what was deleted, in words."""
-        from ..nts.fiftyone_adapter import delete_class_maps
-
-        return delete_class_maps(sample_collection, output_field)
-
-    def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_class_maps, made_with_class_maps
-
-        keys = list(list_class_maps(ctx.dataset))
-        if not keys:
-            forms.refuse(inputs, "Nothing to delete", "this dataset has no class maps made by map classes")
-            return
-        forms.choice(inputs, "output_field", keys, label="Class maps", description="What to delete", default=keys[0])
-        chosen = ctx.params.get("output_field") or keys[0]
-        if chosen in keys:
-            made = ", ".join(made_with_class_maps(ctx.dataset, chosen))
-            inputs.view("made", types.Notice(label="This is deleted", description=made))
-
-    def do(self, ctx) -> str:
-        return bullets("Deleted", self(ctx.dataset, ctx.params["output_field"]))
-
-
 def _output_field(ctx, inputs, memory_key: str) -> None:
-    from ..nts.fiftyone_adapter import CLASS_MAPS, InputError, check_output_field, list_class_maps, suggest_output_field
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_output_field, suggest_output_field
+    from ..nts.fiftyone_adapter.runs import CLASS_MAPS, list_runs
 
     suggested = suggest_output_field(ctx.dataset, memory_key, CLASS_MAPS)
     prop = inputs.str(
@@ -148,5 +114,5 @@ def _output_field(ctx, inputs, memory_key: str) -> None:
     except InputError as error:
         forms.mark_invalid(prop, error)
         return
-    if field in list_class_maps(ctx.dataset):
+    if field in list_runs(ctx.dataset, CLASS_MAPS):
         forms.overwrite(inputs, "If the settings differ, delete what the field holds and begin anew")

@@ -95,8 +95,9 @@ def fo(fiftyone_db: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def nts_fo(fo: ModuleType) -> ModuleType:
-    """The adapter, imported once FiftyOne has its own database."""
+    """The adapter with its submodules, imported once FiftyOne has its own database."""
     from nts import fiftyone_adapter
+    from nts.fiftyone_adapter import evaluation_comparison, importing, inspecting, run_overview  # noqa: F401
 
     return fiftyone_adapter
 

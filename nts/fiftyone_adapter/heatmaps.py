@@ -135,7 +135,7 @@ def heatmap_fields(
     Signs that no field may have become underscores; where two classes would then share a name, or something else has
     it, a number follows.
     """
-    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
+    made = runs.list_runs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
     fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
     taken = {*view._root_dataset.get_field_schema(), *fields.values()}
     for name in classes:

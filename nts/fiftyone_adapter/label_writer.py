@@ -18,7 +18,7 @@ import fiftyone as fo
 from . import checks, runs
 from .errors import InputError, RunEnded
 from .locking import exclusive, locked
-from .runs import Collection
+from .runs import Collection, RunKind
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class OutputSpec:
 
     Attributes:
         key: of the run.
-        method: of the run.
+        kind: of the run.
         label_type: of the fields.
         fields: the fields; an image gets one label in each.
         config: stored as the configuration of the run.
@@ -59,7 +59,7 @@ class OutputSpec:
     """
 
     key: str
-    method: str
+    kind: RunKind
     label_type: type[fo.Label]
     fields: Sequence[LabelField]
     config: Mapping[str, Any]
@@ -125,7 +125,7 @@ class LabelWriter:
         self._errors: dict[str, str | None] = {}
         self._last_write = time.monotonic()
         token = runs.store(
-            view, spec.key, spec.method, dict(spec.config), None if spec.results is None else dict(spec.results)
+            view, spec.key, spec.kind, dict(spec.config), None if spec.results is None else dict(spec.results)
         )
         self._declare_fields(spec)
         self.ownership = Ownership(view, spec.key, token, self.all_fields)
@@ -227,7 +227,7 @@ class LabelWriter:
 def field_writer(
     view: Collection,
     name: str,
-    method: str,
+    kind: RunKind,
     label_type: type[fo.Label],
     memory_key: str,
     classes: Sequence[str],
@@ -244,7 +244,7 @@ def field_writer(
     Args:
         view: the images to label.
         name: of the field and of the run.
-        method: of the run.
+        kind: of the run.
         label_type: of the field.
         memory_key: the memory that the labels come from.
         classes: of that memory.
@@ -260,13 +260,13 @@ def field_writer(
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
     runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-    checks.check_output_field(view, name, method)  # somebody else may have made it since
+    checks.check_output_field(view, name, kind)  # somebody else may have made it since
     alternative = "choose another output field, or "
-    take_over(view, name, method, settings, f"the field {name!r} holds", alternative, overwrite=overwrite)
+    take_over(view, name, kind, settings, f"the field {name!r} holds", alternative, overwrite=overwrite)
     error_field = runs.error_field(name)
     spec = OutputSpec(
         name,
-        method,
+        kind,
         label_type,
         [LabelField(name, description, {"memory": memory_key, "classes": list(classes)})],
         {
@@ -288,7 +288,7 @@ def field_writer(
 def take_over(
     view: Collection,
     key: str,
-    method: str,
+    kind: RunKind,
     settings: Mapping[str, Any],
     holder: str,
     alternative: str = "",
@@ -300,7 +300,7 @@ def take_over(
     Args:
         view: dataset or view.
         key: of the run.
-        method: of the run.
+        kind: of the run.
         settings: that the runs must share.
         holder: subject and verb of the message: "the field 'x' holds".
         alternative: to overwriting, for the message.
@@ -309,7 +309,7 @@ def take_over(
     Raises:
         InputError: if there is an earlier run of other settings and ``overwrite`` is off.
     """
-    earlier = runs.configs(view, method).get(key)
+    earlier = runs.list_runs(view, kind).get(key)
     different = [] if earlier is None else differences(earlier, settings)
     if not different:
         return earlier
@@ -318,7 +318,7 @@ def take_over(
             f"{holder} results of other settings ({', '.join(different)}): {alternative}switch on overwrite to delete "
             "them and start over"
         )
-    runs.delete_output(view, key, method)
+    runs.delete_run(view, key, kind)
     return None
 
 

@@ -22,7 +22,7 @@ def labelled(make_dataset: Callable, tmp_path: Path):
 
 
 def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
-    from nts.fiftyone_adapter import list_prompts
+    from nts.fiftyone_adapter.runs import PROMPT, list_runs
 
     app.open(labelled.name)
     app.expect_samples(12)
@@ -38,4 +38,4 @@ def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
     assert any("step 2/3, loss" in text for text in outcome.texts())
     outcome.done()
     labelled.reload()
-    assert list_prompts(labelled)["follow"]["steps"] == 3
+    assert list_runs(labelled, PROMPT)["follow"]["steps"] == 3

@@ -58,8 +58,8 @@ def images_of_classes(dataset: Mapping, class_ids: Iterable[int], forbidden: Ite
     Args:
         dataset: a COCO dataset.
         class_ids: classes to train on; those with fewer than two images are left out.
-        forbidden: test classes. An image that shows one of them is not used at all, whatever else it shows: an
-            unlabelled object would be learned as background.
+        forbidden: test classes. Images that show one of them are not used at all: an unlabelled object would
+            be learned as background.
     """
     forbidden = set(forbidden)
     held_out = {a["image_id"] for a in dataset["annotations"] if a["category_id"] in forbidden}
