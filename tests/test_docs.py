@@ -42,12 +42,6 @@ DOTTED = re.compile(r"(?<![\w./-])(?:nts|synthetic|reference_implementation)(?:\
 PATH = re.compile(rf"(?:{'|'.join(PACKAGES)})/[\w./-]*")
 GENERATED = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.startswith("/")]
 
-AWAITED = re.compile(
-    r"nts[./](scorers|scoring|proposal_masks|building|vrp[./](scorer|class_maps)|evaluation[./]baselines"
-    r"|metrics[./]error_types|datasets[./]published)|python -m nts\.evaluation predictors"
-)
-"""Modules that the documentation describes already, and that are merged after it. Goes with the last of them."""
-
 
 def page_id(page: Path) -> str:
     return str(page.relative_to(ROOT))
@@ -97,11 +91,7 @@ def test_commands_exist(page):
 def evaluation_commands() -> Iterator[str]:
     for page in CURRENT:
         lines = code(page).replace("\\\n", " ").splitlines()
-        yield from (
-            line.partition("#")[0].strip()
-            for line in lines
-            if line.startswith("python -m nts.evaluation ") and not AWAITED.match(line)
-        )
+        yield from (line.partition("#")[0].strip() for line in lines if line.startswith("python -m nts.evaluation "))
 
 
 @pytest.mark.parametrize("command", sorted(set(evaluation_commands())))
@@ -121,15 +111,14 @@ def test_the_evaluation_takes_these_arguments(command, capsys):
 @every_current_page
 def test_files_exist(page):
     for name in CODE_SPAN.findall(FENCE.sub("", page.read_text())):
-        if PATH.fullmatch(name) and name not in GENERATED and not AWAITED.match(name):
+        if PATH.fullmatch(name) and name not in GENERATED:
             assert (ROOT / name).exists(), f"there is no {name}"
 
 
 @every_current_page
 def test_names_of_functions_resolve(page):
     for name in DOTTED.findall("\n".join(CODE_SPAN.findall(FENCE.sub("", page.read_text())))):
-        if not AWAITED.match(name):
-            resolve(name)
+        resolve(name)
 
 
 @examples
