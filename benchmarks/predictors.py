@@ -23,8 +23,9 @@ from nts.evaluation.predictor_evaluation import evaluate_predictors
 from nts.evaluation.predictor_run import predictor_rows
 from nts.evaluation.predictor_table import PredictorTable
 from nts.evaluation.predictors import TRAINING_FREE
-from nts.models import load_encoder, load_reference_prompt, load_segmenter
+from nts.models import load_encoder, load_segmenter
 from nts.presets import get_preset
+from nts.vrp.loading import load_reference_prompt
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES, species_name
 

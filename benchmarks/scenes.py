@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nts.building import encode_references
 from nts.evaluation.model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
 from nts.matching import MatchingConfig, match_proposals
 from nts.memory import class_prototype
@@ -29,9 +30,10 @@ from nts.metrics.coco import NovelAP, coco_results, evaluate
 from nts.metrics.error_types import ERROR_KINDS, Diagnostics, ErrorCounts, diagnose
 from nts.metrics.matches import match
 from nts.models import load_encoder, load_segmenter
-from nts.pipeline import EncodedTarget, encode_references, encode_target
+from nts.pipeline import encode_target
 from nts.presets import get_preset
 from nts.references import Reference
+from nts.targets import EncodedTarget
 from synthetic.scenes import (
     DISTRACTOR_SPECIES,
     NOVEL_SPECIES,

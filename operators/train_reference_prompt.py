@@ -68,7 +68,7 @@ class TrainReferencePrompt(JobOperator):
         forms.device(inputs, precision=False)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter.prompts import prompt_job
+        from ..nts.fiftyone_adapter.prompt_training import prompt_job
 
         options = forms.given(
             ctx.params,

@@ -25,11 +25,12 @@ from ..datasets.episodes import EPISODES_PER_FOLD
 from ..datasets.layouts import LAYOUTS, load
 from ..datasets.protocol_data import ProtocolData
 from ..datasets.protocols import PROTOCOLS, Protocol, describe, get_protocol
-from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_segmenter
+from ..models import WeightsNotFound, load_encoder, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
 from ..utils.devices import PRECISIONS, resolve_precision
 from ..utils.run_folder import differing_settings
+from ..vrp.loading import load_reference_prompt
 from .comparison import compare_runs
 from .markdown import comparison_markdown, table
 from .predictor_run import compare_predictors

@@ -16,7 +16,7 @@ from ..datasets.coco_records import has_mask, mask_of_annotation
 from ..matching import pool_tokens
 from ..metrics.coco import without_nan
 from ..metrics.crowds import is_crowd
-from ..pipeline import EncodedTarget
+from ..targets import EncodedTarget
 from ..utils.run_folder import read_parts
 from .model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..building import Skipped, encode_references
 from ..datasets.coco_records import has_mask, mask_of_annotation, read_annotated_image
 from ..encoder import Encoder
 from ..images import ImageError
 from ..memory import MemoryBank, MemoryEntry
-from ..pipeline import Skipped, encode_references
 from ..presets import Preset
 from ..promotion import promote_boxes
 from ..references import InvalidReference, Reference

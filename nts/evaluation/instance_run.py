@@ -25,7 +25,8 @@ from ..metrics.crowds import is_crowd
 from ..metrics.error_types import diagnose
 from ..metrics.lvis import match_lvis_image, summarise_lvis
 from ..metrics.matches import IouType, Matches, concatenate, match_image, renumber
-from ..pipeline import EncodedTarget, ReferenceSegmenter, encode_target
+from ..pipeline import ReferenceSegmenter, encode_target
+from ..targets import EncodedTarget
 from ..utils.files import write_file
 from ..utils.run_folder import RunError, lines_array
 from .instance_objects import EvaluatedObjects

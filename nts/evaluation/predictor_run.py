@@ -17,7 +17,6 @@ from ..datasets.episode_lists import EpisodeList, draw_lists, write_lists
 from ..datasets.episodes import EpisodeImages, draw_episodes
 from ..datasets.protocol_data import ProtocolData, same_images
 from ..encoder import Encoder
-from ..pipeline import Scorer
 from ..presets import Preset, get_preset
 from ..segmenter import Segmenter
 from ..utils.files import write_file
@@ -101,7 +100,7 @@ def predictor_rows(
         rows[name] = Row(make(PRIOR_THRESHOLD if chosen is None else chosen))
 
     shared = SharedPipeline(encoder, segmenter, preset)
-    scorers: dict[str, tuple[str, Scorer]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
+    scorers: dict[str, tuple[str, str]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
     if prompt is not None:
         scorers |= {f"{scorer} as scorer": (name, scorer) for name, scorer in PROMPTED_SCORERS.items()}
     for name, (predictor, scorer) in scorers.items():

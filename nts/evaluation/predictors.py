@@ -13,18 +13,19 @@ from ..encoder import Encoder
 from ..masks import draw_masks
 from ..memory import MemoryBank, WholeImage
 from ..metrics.miou import PAINT_THRESHOLD, paint
-from ..pipeline import ReferenceSegmenter, Scorer
+from ..pipeline import ReferenceSegmenter
 from ..presets import Preset
 from ..references import Reference, annotation_weights
+from ..scorers import make_scorer
 from ..segmenter import Segmenter
-from ..vrp.head import PromptHead
+from ..vrp.class_maps import ClassMapper
 from ..vrp.prompt import TrainedPrompt
 from .baselines import PRIOR_THRESHOLD, GeometricPrompts, PromptKinds, ThresholdedPrior
 from .episode_evaluation import Predictor
 from .shared_encodings import SharedEncodings, SharedPipeline
 
 TRAINING_FREE = "training-free"
-PROMPTED_SCORERS: dict[str, Scorer] = {"vrp-scorer": "vrp", "both-scorers": "both"}
+PROMPTED_SCORERS = {"vrp-scorer": "vrp", "both-scorers": "both"}
 PREDICTORS: tuple[str, ...] = (
     TRAINING_FREE,
     "prior",
@@ -48,7 +49,7 @@ class PaintedInstances:
     Args:
         pipeline: shared with other predictors.
         threshold: see :func:`nts.metrics.miou.paint`.
-        scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
+        scorer: see :func:`nts.scorers.make_scorer`.
         prompt: the trained reference prompt, for the scorers that need one.
     """
 
@@ -57,7 +58,7 @@ class PaintedInstances:
         pipeline: SharedPipeline,
         threshold: float = PAINT_THRESHOLD,
         *,
-        scorer: Scorer = "prototype",
+        scorer: str = "prototype",
         prompt: TrainedPrompt | None = None,
     ) -> None:
         self._pipeline, self._threshold = pipeline, threshold
@@ -73,9 +74,8 @@ class PaintedInstances:
         memory = MemoryBank(shared.encoder.info, shared.preset.name)
         for reference in references:
             memory.add(shared.entry(reference))
-        segmenter = ReferenceSegmenter(
-            memory, shared.encoder, shared.segmenter, shared.preset, scorer=self._scorer, prompt=self._prompt
-        )
+        scorer = make_scorer(self._scorer, memory, shared.encoder, shared.segmenter, self._prompt)
+        segmenter = ReferenceSegmenter(memory, shared.encoder, shared.segmenter, shared.preset, scorer=scorer)
         return (paint(segmenter.match(shared.encode(target)), self._threshold) > 0).cpu().numpy()
 
 
@@ -92,14 +92,17 @@ class PromptedMap:
     """
 
     def __init__(self, encodings: SharedEncodings, prompt: TrainedPrompt, *, empty: bool = False) -> None:
-        self._encodings, self._config, self._empty = encodings, prompt.model.config, empty
-        self._head = PromptHead(prompt, encodings.encoder, encodings.segmenter)
+        prompt.check_models(encodings.encoder, encodings.segmenter)
+        self._encodings, self._prompt, self._empty = encodings, prompt, empty
+        self._config = prompt.model.config
 
     def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
         """See :data:`~nts.evaluation.episode_evaluation.Predictor`."""
-        states = self._head.look([[self._whole_image(reference) for reference in references]])
-        tokens = self._encodings.target_tokens(target).unflatten(0, self._config.grid)
-        maps = self._head.maps(states, tokens, self._encodings.target_embedding(target))
+        encodings = self._encodings
+        support = [[self._whole_image(reference) for reference in references]]
+        mapper = ClassMapper(self._prompt, encodings.encoder, encodings.segmenter, support)
+        tokens = encodings.target_tokens(target).unflatten(0, self._config.grid)
+        maps = mapper.maps(tokens, encodings.target_embedding(target))
         return draw_masks(maps.logits, target.shape[:2])[0].cpu().numpy()
 
     def _whole_image(self, reference: Reference) -> WholeImage:

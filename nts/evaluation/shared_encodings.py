@@ -12,13 +12,15 @@ from collections import OrderedDict
 import numpy as np
 from torch import Tensor
 
+from ..building import Skipped, encode_references
 from ..encoder import Encoder
 from ..images import digest, normalise, stretch
 from ..memory import MemoryEntry
-from ..pipeline import EncodedTarget, Skipped, encode_references, encode_target
+from ..pipeline import encode_target
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import ImageEmbedding, Segmenter
+from ..targets import EncodedTarget
 
 TOKENS_BUDGET = 512 << 20
 """Bytes of reference tokens in memory."""

@@ -14,9 +14,8 @@ from ..images import read_image
 from ..masks import draw_class_map
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset, preset_fingerprint
-from ..vrp.head import ClassMaps
+from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import checks, colours, runs
 from .checks import InputError
 from .heatmaps import MOST_CLASSES, heatmaps_writer, to_heatmaps
@@ -25,7 +24,7 @@ from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelWriter, field_writer
 from .locking import locked
 from .runs import Collection
-from .scorers import chosen_prompt
+from .scorers import find_prompt
 
 MapOutput = Literal["segmentation", "heatmaps"]
 MAP_OUTPUTS: tuple[MapOutput, ...] = ("segmentation", "heatmaps")
@@ -121,31 +120,28 @@ def class_maps_job(
         )
     name = output_field or checks.suggest_output_field(view, memory_key, runs.CLASS_MAPS)
     checks.check_output_field(view, name, runs.CLASS_MAPS)
-    prompt = chosen_prompt(view, bank, "vrp", reference_prompt)
+    support = whole_images(bank)
+    prompt = find_prompt(view, reference_prompt)
     preset = get_preset(preset or bank.preset)
     precision = preset.precision_for(precision)
 
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
-        load_encoder(encoder or bank.encoder.name, device, precision),
-        load_segmenter(segmenter, device, precision),
-        preset,
-        scorer="vrp",
-        prompt=prompt,
-    )
+    loaded_encoder = load_encoder(encoder or bank.encoder.name, device, precision)
+    loaded_segmenter = load_segmenter(segmenter, device, precision)
+    bank.check_encoder(loaded_encoder.info)
+    mapper = ClassMapper(prompt, loaded_encoder, loaded_segmenter, support)
     settings = {
         "memory_fingerprint": runs.fingerprint(bank),
-        "encoder_fingerprint": engine.encoder.info.fingerprint,
-        "segmenter_fingerprint": engine.segmenter.fingerprint,
+        "encoder_fingerprint": loaded_encoder.info.fingerprint,
+        "segmenter_fingerprint": loaded_segmenter.fingerprint,
         "preset": preset.name,
         "preset_fingerprint": preset_fingerprint(preset),
-        "prompt_fingerprint": prompt and prompt.fingerprint,
+        "prompt_fingerprint": prompt.fingerprint,
     }
     about = {
-        "encoder": engine.encoder.info.name,
-        "segmenter": engine.segmenter.name,
+        "encoder": loaded_encoder.info.name,
+        "segmenter": loaded_segmenter.name,
         "reference_prompt": reference_prompt,
     }
     images = dict.fromkeys(bank.classes, 0)
@@ -158,7 +154,7 @@ def class_maps_job(
         )
 
     def process(image: np.ndarray) -> tuple[ClassMaps, tuple[int, int]]:
-        return engine.map_classes(image), image.shape[:2]
+        return mapper.map(image, preset), image.shape[:2]
 
     def to_labels(output_of_image: tuple[ClassMaps, tuple[int, int]]) -> Sequence[fo.Label]:
         maps, image_size = output_of_image

@@ -11,8 +11,9 @@ import fiftyone as fo
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter, Segmented
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter, Scorer
+from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset, preset_fingerprint
+from ..scorers import make_scorer
 from . import checks, colours, runs
 from .checks import InputError
 from .image_job import image_job, paths_by_id
@@ -74,7 +75,7 @@ def segmentation_job(
     segmenter: str = "small",
     encoder: str | None = None,
     preset: str | Preset | None = None,
-    scorer: Scorer = "prototype",
+    scorer: str = "prototype",
     reference_prompt: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -102,7 +103,7 @@ def segmentation_job(
         segmenter: a name for :func:`nts.models.load_segmenter`.
         encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
         preset: ``"default"``, ``"paper"`` or ``"fast"``; the one that made the memory without.
-        scorer: what judges the class of a proposal, see :class:`~nts.pipeline.ReferenceSegmenter`. The ``similarity``
+        scorer: scores proposals for the memory's classes, one of :data:`nts.scorers.SCORERS`. The ``similarity``
             of a detection is its score: the cosine to the class prototype, the prompt's score, or the two combined.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: the name of a prompt of the dataset, ``"small"``, or
             a file. The memory must have been built with ``keep_images``.
@@ -139,14 +140,11 @@ def segmentation_job(
     paths = paths_by_id(view)
     total = len(paths) if limit is None else min(limit, len(paths))
     yield Progress(0, total, f"loading the encoder {encoder or bank.encoder.name} and the segmenter {segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
+    models = (
         load_encoder(encoder or bank.encoder.name, device, precision),
         load_segmenter(segmenter, device, precision, compiled=compiled),
-        preset,
-        scorer=scorer,
-        prompt=prompt,
     )
+    engine = ReferenceSegmenter(bank, *models, preset, scorer=make_scorer(scorer, bank, *models, prompt))
     settings = {
         "memory_fingerprint": runs.fingerprint(bank),
         "encoder_fingerprint": engine.encoder.info.fingerprint,
@@ -190,7 +188,7 @@ def segmentation_job(
     def to_labels(found: Segmented) -> list[fo.Detections]:
         nonlocal empty, from_cache
         labels = to_detections(found.instances, bank)
-        cached.keep(found)
+        cached.store(found)
         instances.update(detection.label for detection in labels.detections)
         empty += not labels.detections
         from_cache += found.encoded is None
@@ -200,7 +198,7 @@ def segmentation_job(
         view,
         paths,
         writer,
-        cached.look_up_file,
+        cached.fetch_file,
         cached.segment,
         to_labels,
         verb="segmented",

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nts import models
+from nts.building import build_memory
 from nts.evaluation.__main__ import main
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, FAST, PAPER, PRESETS
 from nts.references import Reference
 from nts.utils.devices import PRECISIONS

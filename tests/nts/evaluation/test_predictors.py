@@ -22,9 +22,9 @@ from nts.evaluation.shared_encodings import SharedEncodings, SharedPipeline
 from nts.evaluation.thresholds import choose_threshold, choose_thresholds
 from nts.images import normalise, stretch
 from nts.metrics.miou import summarise_episodes
-from nts.models import load_reference_prompt
 from nts.promotion import promote_boxes
 from nts.references import Reference
+from nts.vrp.loading import load_reference_prompt
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES, VALIDATION_SPECIES, species_name
 

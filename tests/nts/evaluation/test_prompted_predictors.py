@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nts.building import build_memory
 from nts.datasets.annotated_images import AnnotatedImages, Annotation
 from nts.datasets.episode_lists import draw_lists
 from nts.datasets.episodes import draw_episodes
@@ -13,9 +14,10 @@ from nts.evaluation.predictor_evaluation import Row, evaluate_predictors
 from nts.evaluation.predictors import PaintedInstances, PromptedMap
 from nts.evaluation.shared_encodings import SharedEncodings, SharedPipeline
 from nts.masks import draw_masks
-from nts.models import SMALL, WeightsNotFound, load_reference_prompt
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.models import SMALL, WeightsNotFound
 from nts.references import KINDS, Reference
+from nts.vrp.class_maps import ClassMapper, whole_images
+from nts.vrp.loading import load_reference_prompt
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES, species_name
 
@@ -57,8 +59,7 @@ def test_the_map_of_a_predictor_is_that_of_the_pipeline(prompt, novel, encodings
     target = targets.image(episode.target)
     found = PromptedMap(encodings, prompt)(shown, target)
     memory, _ = build_memory(shown, small_encoder, keep_images=True)
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
-    maps = segmenter.class_maps(segmenter.encode(target))
+    maps = ClassMapper(prompt, small_encoder, small_segmenter, whole_images(memory)).map(target)
     assert (found != draw_masks(maps.logits, target.shape[:2])[0].numpy()).mean() < 1e-3
 
 
@@ -136,12 +137,12 @@ def test_presence_tells_what_is_there(prompt, novel, small_encoder, small_segmen
         small_encoder,
         keep_images=True,
     )
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
+    mapper = ClassMapper(prompt, small_encoder, small_segmenter, whole_images(memory))
     there, absent = [], []
     for image in targets.dataset["images"]:
         held = {labels[a["category_id"]] for a in targets.dataset["annotations"] if a["image_id"] == image["id"]}
-        presence = segmenter.class_maps(segmenter.encode(targets.image(image["id"]))).presence
-        for name, score in zip(segmenter.classes, presence.tolist(), strict=True):
+        presence = mapper.map(targets.image(image["id"])).presence
+        for name, score in zip(memory.classes, presence.tolist(), strict=True):
             (there if name in held else absent).append(score)
     better = (torch.tensor(there)[:, None] > torch.tensor(absent)).float().mean()
     assert better > 0.8

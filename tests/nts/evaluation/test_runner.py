@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_layouts import tiny
 
 from nts import pipeline
+from nts.building import build_memory
 from nts.datasets.coco_records import mask_of_annotation
 from nts.datasets.episodes import EpisodeImages, read_episodes, write_episodes
 from nts.datasets.layouts import load
@@ -38,7 +39,7 @@ from nts.memory import MemoryBank
 from nts.metrics.coco import coco_results, evaluate
 from nts.metrics.error_types import diagnose
 from nts.metrics.matches import match
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import PAPER
 from nts.references import Reference
 from nts.utils.run_folder import RunError, differing_settings

@@ -143,7 +143,7 @@ def test_one_that_ends_while_it_writes_leaves_no_fields(nts_fo, predicted, monke
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("then", ["repeated", "deleted"])
 def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, monkeypatch, replacing, then):
-    from nts.fiftyone_adapter import evaluation_job, runs
+    from nts.fiftyone_adapter import nap_evaluation, runs
 
     before = set(predicted.get_field_schema(flat=True))
     if replacing:
@@ -151,7 +151,7 @@ def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, mo
     predict(predicted, "other", seed=1)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "complete", Mock(side_effect=SystemExit))
-        patch.setattr(evaluation_job, "_clean_up", Mock())  # nothing cleans up after a process that is killed
+        patch.setattr(nap_evaluation, "_clean_up", Mock())  # nothing cleans up after a process that is killed
         with pytest.raises(SystemExit):
             nts_fo.evaluate_nap(predicted, "other", "ground_truth", eval_key=KEY, overwrite=True)
     assert predicted.list_evaluations() == [KEY]
