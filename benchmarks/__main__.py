@@ -1,6 +1,6 @@
-"""Accuracy, then speed: `python -m benchmarks`. Each is a module of its own, with options.
+"""Run the accuracy and speed benchmarks: `python -m benchmarks`. Each is also a module with its own options.
 
-Numbers and pictures of the speed go to `benchmarks/results`.
+Results and plots of the speed benchmarks are written to `benchmarks/results`.
 """
 
 from benchmarks import fast, growth, levers, scenes, second_run, speed

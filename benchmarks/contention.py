@@ -1,11 +1,11 @@
-"""The stages of an image beside other busy processes, with the decoder's chunks one after another and side by side.
+"""Stage times under CPU contention, with the decoder's chunks run sequentially and in parallel.
 
     python -m benchmarks.contention                     the shipped small pair
     python -m benchmarks.contention --models released   released architectures, 8 x 8 of the prompts
 
-The busy processes are started here; each keeps one core busy. The decoder runs in two ways, in turn, on the same
-embedding: chunk after chunk with all intra-op threads in each operation, and with chunks side by side, as the engine
-does it on a CPU. The other stages are the engine's. Medians are reported.
+The benchmark starts the busy processes itself; each occupies one core. The decoder alternates between two modes on the
+same embedding: sequential chunks with all intra-op threads in each operation, and parallel chunks as in the engine on a
+CPU. The other stages are those of the engine. Medians are reported.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from nts.matching import match_proposals, pool_tokens
 from nts.segmenter import ImageEmbedding, ProposalConfig, Proposals
 from nts.utils.threads import in_one_thread
 
-SEQUENTIAL, PARALLEL = "SAM2 decoder, chunks one after another", "SAM2 decoder, chunks side by side"
+SEQUENTIAL, PARALLEL = "SAM2 decoder, sequential chunks", "SAM2 decoder, parallel chunks"
 SEQUENTIAL_BYTES = 16 << 20
-"""Image tokens of the prompts in a chunk that suits intra-op threads."""
+"""Image tokens per chunk, in bytes, for intra-op threads."""
 
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Processes that keep one core busy each, or try to."""
+    """Start processes that each occupy one core, for the duration of the block."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -63,7 +63,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def propose_sequentially(pair: Pair, embedding: ImageEmbedding, config: ProposalConfig) -> Proposals:
-    """The proposals of one chunk of prompts after another, every operation in torch's intra-op threads."""
+    """Proposals of chunks decoded sequentially, with torch's intra-op threads in every operation."""
     segmenter = pair.segmenter
     chunk = max(1, min(256, SEQUENTIAL_BYTES // (4 * embedding.features.numel())))
     before, segmenter._parallel = segmenter._parallel, False
@@ -87,13 +87,13 @@ def run(
 
     Args:
         models: ``"small"`` or ``"released"``.
-        points_per_side: of the grid of prompts; 16 for the small pair and 8 for the released models where ``None``.
-        busy: numbers of busy processes; the first is what the others are compared with.
+        points_per_side: of the prompt grid; ``None`` for 16 with the small pair and 8 with the released models.
+        busy: numbers of busy processes; the first is the baseline.
         repeats: of every stage.
         encoder_size: of random DINOv2s.
         segmenter_size: of random SAM2s.
-        survivors: share of the prompts that survive, of random models.
-        output: folder for the report; nothing is written without.
+        survivors: surviving fraction of prompts, with random models.
+        output: folder for the report; ``None`` writes nothing.
     """
     small, cpu = models == "small", torch.device("cpu")
     size = (256, 256) if small else (480, 640)
@@ -139,7 +139,7 @@ def run(
 
 
 def stages_of(pair: Pair, image: Any, config: ProposalConfig) -> dict[str, Callable[[], Any]]:
-    """The stages of an image, each on results of the stages before it that are computed here."""
+    """Callables for the stages of an image; their inputs are computed in advance."""
     encoder, segmenter = pair.encoder, pair.segmenter
     pixels, segmenter_pixels = prepare_target(image, encoder.info.input_size, segmenter.input_size, antialias=False)
     tokens, embedding = encoder.encode(pixels[None])[0], segmenter.embed(segmenter_pixels)
@@ -149,7 +149,7 @@ def stages_of(pair: Pair, image: Any, config: ProposalConfig) -> dict[str, Calla
     size = image.shape[:2]
 
     def one_thread(stage: Callable[[], Any]) -> Callable[[], Any]:
-        """As :class:`~nts.pipeline.ReferenceSegmenter` runs it."""
+        """Run the stage in one thread, as :class:`~nts.pipeline.ReferenceSegmenter` does."""
         return partial(in_one_thread, stage, encoder.device)
 
     return {
@@ -174,7 +174,7 @@ def stages_of(pair: Pair, image: Any, config: ProposalConfig) -> dict[str, Calla
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     place = numbers["surroundings"]
     height, width = numbers["image_size"]
     quiet, *busy = numbers["busy"]
@@ -187,21 +187,21 @@ def report(numbers: dict[str, Any]) -> str:
         ]
         for row in numbers["stages"]
     ]
-    gains = ["**side by side is faster by**", f"**{numbers['gain'][0]:.2f} ×**"]
+    gains = ["**speed-up of parallel chunks**", f"**{numbers['gain'][0]:.2f} ×**"]
     gains += [cell for gain in numbers["gain"][1:] for cell in (f"**{gain:.2f} ×**", "")]
     head = ["stage", f"{quiet} busy processes, ms", *(cell for count in busy for cell in (f"{count} busy, ms", ""))]
-    return f"""## Beside busy processes: {numbers["models"]}
+    return f"""## CPU contention: {numbers["models"]}
 
 One image of {width} x {height}, {numbers["prompts"]} prompts, {numbers["proposals"]} above the threshold.
 {place["processor"]}, {place["cores"]} cores, {place["threads"]} threads, torch {place["torch"]}, single precision.
-Medians of {numbers["repeats"]}, and how many times as long as with {quiet} busy processes.
+Medians of {numbers["repeats"]}, and the ratio to {quiet} busy processes.
 
 {markdown_table(head, [*rows, gains])}
 """
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=("small", "released"), default="small")
     parser.add_argument("--points-per-side", type=int)
@@ -209,7 +209,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--encoder-size", choices=tuple(ENCODER_SHAPES), default="small")
     parser.add_argument("--segmenter-size", choices=tuple(SEGMENTER_CONFIGS), default="tiny")
-    parser.add_argument("--survivors", type=float, default=0.5, help="share of the prompts, with random models")
+    parser.add_argument(
+        "--survivors", type=float, default=0.5, help="surviving fraction of prompts, with random models"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     run(**vars(parser.parse_args()))
 

@@ -1,11 +1,11 @@
-"""Time of an evaluation by this project, pycocotools and FiftyOne, on one drawn data set in one run.
+"""Evaluation time of this project, pycocotools and FiftyOne on one drawn dataset.
 
     python -m benchmarks.evaluation                          5,000 images; FiftyOne on the first 100 of them
-    python -m benchmarks.evaluation --fiftyone-images 5000   all of them with FiftyOne too: hours
+    python -m benchmarks.evaluation --fiftyone-images 5000   FiftyOne on all images: takes hours
 
 Every image has 100 predictions of 20 classes and about eight objects. All compute COCO's average precision of boxes and
-masks from data in memory (FiftyOne: in its database). The arrays of pycocotools are compared with ours, element by
-element. CPU seconds are those of this process, without FiftyOne's database.
+masks from data in memory (FiftyOne: in its database). The arrays of pycocotools are compared with those of this project
+element by element. CPU seconds are those of this process and exclude FiftyOne's database.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ OBJECTS = 8
 PREDICTIONS = 100
 RADII = (10, 100)
 LAYOUTS = 500
-"""Number of images with their own shapes, which others reuse with other classes and scores: drawing takes longer than
-any evaluation."""
+"""Number of images with distinct shapes. The others reuse them with other classes and scores, since drawing is slower
+than evaluation."""
 IOU_TYPES: dict[IouType, str] = {"boxes": "bbox", "masks": "segm"}
 
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ DataSet = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def draw_data_set(images: int, seed: int = 0) -> DataSet:
-    """Data set of ellipses; predictions are shifted copies of them, and ellipses on background.
+    """Draw a dataset of ellipses; predictions are shifted copies of objects, and ellipses on background.
 
     Half of the copies carry the right class. Scores are higher for right predictions than for wrong ones, on average.
     """
@@ -84,7 +84,7 @@ def draw_data_set(images: int, seed: int = 0) -> DataSet:
 
 
 def draw_layout(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]], np.ndarray]:
-    """Objects of an image, its predictions, and the object that each prediction copies, -1 for none."""
+    """Draw the objects and predictions of an image, and the object that each prediction copies, -1 for none."""
     objects = draw_ellipses(rng, int(rng.poisson(OBJECTS)))
     predictions = draw_ellipses(rng, PREDICTIONS)
     copied = np.full(PREDICTIONS, -1)
@@ -97,13 +97,13 @@ def draw_layout(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[di
 
 
 def draw_ellipses(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Centre and half axes in pixels, float64 ``[count, 4]``."""
+    """Draw centres and half axes in pixels, float64 ``[count, 4]``."""
     centres = rng.uniform((0, 0), (WIDTH, HEIGHT), (count, 2))
     return np.concatenate([centres, np.exp(rng.uniform(*np.log(RADII), (count, 2)))], axis=1)
 
 
 def encode_ellipses(ellipses: np.ndarray) -> list[dict[str, Any]]:
-    """Ellipses as masks: RLE, box and area."""
+    """Encode ellipses as masks: RLE, box and area."""
     x, y = np.arange(WIDTH) + 0.5, np.arange(HEIGHT)[:, None] + 0.5
     shapes = []
     for centre_x, centre_y, a, b in ellipses:
@@ -119,7 +119,7 @@ def encode_ellipses(ellipses: np.ndarray) -> list[dict[str, Any]]:
 
 
 def first_images(data: DataSet, count: int) -> DataSet:
-    """First images of the data set."""
+    """First images of the dataset, with their objects and predictions."""
     ground_truth, results = data
     piece = {
         "images": ground_truth["images"][:count],
@@ -130,7 +130,7 @@ def first_images(data: DataSet, count: int) -> DataSet:
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, np.ndarray]:
-    """Result of a call, its wall time, and the CPU time of this process, in seconds."""
+    """Call a function; return its result, wall time, and CPU time of this process, in seconds."""
     begin = np.array([time.perf_counter(), time.process_time()])
     result = call()
     return result, np.array([time.perf_counter(), time.process_time()]) - begin
@@ -172,22 +172,22 @@ def by_pycocotools(data: DataSet, iou_type: IouType) -> COCOeval:
 
 
 def copy_of(data: DataSet, iou_type: IouType) -> DataSet:
-    """Copy for pycocotools, which modifies its input, with one geometry only: see ``loadRes`` on areas."""
+    """Copy of the dataset with one geometry, for pycocotools, which modifies its input; see ``loadRes`` on areas."""
     ground_truth, results = data
-    kept = ("image_id", "category_id", "score", "bbox" if iou_type == "boxes" else "segmentation")
+    keys = ("image_id", "category_id", "score", "bbox" if iou_type == "boxes" else "segmentation")
     annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
-    return {**ground_truth, "annotations": annotations}, [{key: result[key] for key in kept} for result in results]
+    return {**ground_truth, "annotations": annotations}, [{key: result[key] for key in keys} for result in results]
 
 
 def difference(data: DataSet, iou_type: IouType, expected: COCOeval) -> float:
-    """Largest difference between elements of pycocotools' arrays and ours."""
+    """Largest difference between elements of pycocotools' arrays and those of this project."""
     curves = accumulate(match(*data, iou_type=iou_type))
     names = ("precision", "recall", "scores")
     return max(float(np.abs(getattr(curves, name) - expected.eval[name]).max()) for name in names)
 
 
 def fiftyone_dataset(data: DataSet) -> Any:
-    """Data set in a separate FiftyOne database."""
+    """Dataset in a separate FiftyOne database."""
     os.environ |= {
         "FIFTYONE_DO_NOT_TRACK": "true",
         "FIFTYONE_DATABASE_VALIDATION": "false",
@@ -270,7 +270,7 @@ def run(images: int = 5000, fiftyone_images: int = 100, draws: int = 1000) -> li
     a, b = match(data[0], worse, iou_type="masks"), match(*data, iou_type="masks")
     interval, (seconds, cpu) = timed(lambda: paired_bootstrap(a, b, draws=draws))
     rows.append({"who": "paired bootstrap", "images": images, "draws": draws, "seconds": seconds, "cpu_seconds": cpu})
-    print(f"\nPaired bootstrap of mask AP, {draws} draws of {images} images: {seconds:.1f} s, {cpu:.1f} s of them CPU.")
+    print(f"\nPaired bootstrap of mask AP, {draws} draws of {images} images: {seconds:.1f} s, {cpu:.1f} s of CPU time.")
     low, high = 100 * interval.low, 100 * interval.high
     print(f"Difference {100 * interval.difference:.2f}, 95 % of the draws between {low:.2f} and {high:.2f}.")
     return rows
@@ -280,9 +280,9 @@ def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--fiftyone-images", type=int, default=100, help="0 leaves FiftyOne out")
-    parser.add_argument("--draws", type=int, default=1000, help="of the paired bootstrap")
-    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--fiftyone-images", type=int, default=100, help="0 excludes FiftyOne")
+    parser.add_argument("--draws", type=int, default=1000, help="draws of the paired bootstrap")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     args = parser.parse_args()
     rows = run(args.images, args.fiftyone_images, args.draws)
     if args.out:

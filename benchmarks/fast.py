@@ -1,10 +1,10 @@
-"""What the fast preset moves: nAP on the drawn scenes over draws of references, and how many images change.
+"""Effect of the ``fast`` preset on nAP on drawn scenes, over draws of references, and the images that change.
 
     python -m benchmarks.fast
 
-The exact path and its two shortcuts, half precision and prompts led by the prototypes, alone and together. Prompts do
-not see each other, so the proposals of led prompts are taken from those of all prompts: the same, and one encoding
-serves all draws.
+The exact path is compared with half precision and guided prompts, separately and together. Prompts are decoded
+independently, so the proposals of guided prompts are selected from those of all prompts, and one encoding serves all
+draws.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from nts.utils.devices import resolve_device, resolve_precision
 from synthetic.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
 
 
-def led(target: EncodedTarget, prototypes: Tensor, points_per_side: int, input_size: int) -> EncodedTarget:
-    """The target as it would be with prompts led by the prototypes: some of all its proposals."""
+def guided(target: EncodedTarget, prototypes: Tensor, points_per_side: int, input_size: int) -> EncodedTarget:
+    """Restrict the proposals of an encoded target to those of guided prompts."""
     which = guided_points(target.tokens, prototypes, points_per_side, FAST.proposals.guidance)
-    kept = {tuple(point) for point in point_grid(points_per_side, input_size)[which.cpu()].tolist()}
+    points = {tuple(point) for point in point_grid(points_per_side, input_size)[which.cpu()].tolist()}
     proposals = target.proposals
-    rows = [k for k, point in enumerate(proposals.points.tolist()) if tuple(point) in kept]
+    rows = [k for k, point in enumerate(proposals.points.tolist()) if tuple(point) in points]
     some = Proposals(proposals.mask_logits[rows], proposals.predicted_iou[rows], proposals.points[rows])
     return replace(target, proposals=some)
 
@@ -75,12 +75,12 @@ def run(
         of_classes = torch.stack([entry.prototype for entry in references])
         vectors[precision] = of_classes.unflatten(0, (len(NOVEL_SPECIES), REFERENCES_PER_CLASS)).to(where)
 
-    def segment(precision: str, guided: bool, draw: int) -> list[Instances]:
+    def segment(precision: str, use_guided: bool, draw: int) -> list[Instances]:
         prototypes = draw_prototypes(vectors[precision], shots, draw)
         found = []
         for target in encoded[precision]:
-            if guided:
-                target = led(target, prototypes, segmenter.points_per_side, segmenter.input_size)
+            if use_guided:
+                target = guided(target, prototypes, segmenter.points_per_side, segmenter.input_size)
             logits, predicted_iou = target.proposals.mask_logits, target.proposals.predicted_iou
             found.append(
                 match_proposals(target.tokens, logits, predicted_iou, prototypes, target.image_size, preset.matching)
@@ -97,7 +97,7 @@ def run(
 
     variants = {
         "half precision": ("fast", False),
-        "led prompts": ("float32", True),
+        "guided prompts": ("float32", True),
         "both: the preset 'fast'": ("fast", True),
     }
     moved: dict[str, list[list[float]]] = {name: [] for name in variants}
@@ -106,8 +106,8 @@ def run(
     for draw in range(draws):
         exact = segment("float32", False, draw)
         exact_nap.append(nap(exact))
-        for name, (precision, guided) in variants.items():
-            found = segment(precision, guided, draw)
+        for name, (precision, use_guided) in variants.items():
+            found = segment(precision, use_guided, draw)
             moved[name].append((np.array(nap(found)) - exact_nap[-1]).tolist())
             changed[name].append(
                 float(np.mean([not compare(a, b).same_instances for a, b in zip(exact, found, strict=True)]))
@@ -129,7 +129,7 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     exact = 100 * np.array(numbers["exact"])
     rows = [["exact", f"{exact[:, 0].mean():.2f}", "", f"{exact[:, 3].mean():.2f}", "", ""]]
     for name, of_draws in numbers["moved"].items():
@@ -145,18 +145,18 @@ def report(numbers: dict[str, Any]) -> str:
                 f"{100 * np.mean(numbers['images_changed'][name]):.0f} %",
             ]
         )
-    head = ["", "mask nAP", "moved by", "box nAP", "moved by", "images whose instances change"]
-    return f"""## What the fast preset moves
+    head = ["", "mask nAP", "change", "box nAP", "change", "images whose instances change"]
+    return f"""## Effect of the fast preset
 
-{numbers["targets"]} drawn scenes, {numbers["shots"]} references a class, {numbers["draws"]} draws: means, and in
-parentheses the extremes of the draws. Small pair, half precision is {numbers["precision"]}.
+{numbers["targets"]} drawn scenes, {numbers["shots"]} references per class, {numbers["draws"]} draws: means, with the
+extremes of the draws in parentheses. Small pair; half precision is {numbers["precision"]}.
 
 {markdown_table(head, rows)}
 """
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", type=int, default=120)
     parser.add_argument("--shots", type=int, default=3)

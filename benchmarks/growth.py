@@ -1,10 +1,10 @@
-"""How the cost grows: with prompts, classes, references, the image's size, and the number of images.
+"""Growth of the cost with prompts, classes, references, image size, and number of images.
 
     python -m benchmarks.growth
 
-Prompts and images are measured with the shipped small pair on drawn scenes. Classes and sizes concern the matching
-alone, references the memory alone: there the models' work is made up, of the sizes that the released models have. The
-last row of the references is a memory of the size of LVIS: 1,203 classes, ten references each.
+Prompts and images are measured with the shipped small pair on drawn scenes. Classes and image sizes affect only the
+matching, references only the memory; these use synthetic model outputs of the released models' sizes. The last row of
+the references is a memory of the size of LVIS: 1,203 classes, ten references each.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ GRID_SIDES = (8, 12, 16, 24, 32)
 CLASSES = (1, 10, 80, 300, 1203)
 REFERENCES = (10, 100, 1000, 10_000, 36_000)
 IMAGE_SIZES = ((256, 256), (480, 640), (1080, 1920), (2000, 2500), (3000, 4000))
-"""``(H, W)``; the last is 12 megapixels."""
+"""Image sizes ``(H, W)``; the last is 12 megapixels."""
 IMAGES = (1, 4, 16, 64)
 LVIS_CLASSES, LVIS_SHOTS = 1203, 10
 CHANNELS, PATCHES = 1024, 37
-"""Of DINOv2-large, on an input of 518 pixels."""
+"""Token grid of DINOv2-large on an input of 518 pixels."""
 MASK_SIDE, PROPOSALS = 256, 300
-"""Of SAM2; about as many proposals as an image has."""
+"""Mask logits of SAM2; a typical number of proposals per image."""
 
 Rows = list[dict[str, float]]
 
 
 def with_prompts(sides: Sequence[int], device: str, repeats: int) -> Rows:
-    """Seconds to encode an image, against the grid of prompts; small pair."""
+    """Seconds to encode an image by size of the prompt grid, with the small pair."""
     pair = small_pair(device, "float32")
     image = draw_images(1, (256, 256))[0]
     rows = []
@@ -73,7 +73,7 @@ def with_prompts(sides: Sequence[int], device: str, repeats: int) -> Rows:
 
 
 def with_images(numbers: Sequence[int], device: str) -> Rows:
-    """Seconds for so many images, one after the other; small pair."""
+    """Seconds to process a sequence of images, with the small pair."""
     pair = small_pair(device, "float32")
     engine = ReferenceSegmenter(build_memory(draw_references(4, 1), pair.encoder)[0], pair.encoder, pair.segmenter)
     images = draw_images(max(numbers), (256, 256))
@@ -88,7 +88,7 @@ def with_images(numbers: Sequence[int], device: str) -> Rows:
 
 
 def made_up_matching(classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens ``[h, w, C]``, mask logits, predicted IoU and prototypes ``[K, C]``, as of the released models."""
+    """Random tokens ``[h, w, C]``, mask logits, predicted IoU and prototypes ``[K, C]`` of the released sizes."""
     generator = torch.Generator().manual_seed(classes)
     coarse = torch.randn(1, CHANNELS, 6, 6, generator=generator)
     tokens = F.interpolate(coarse, size=(PATCHES, PATCHES), mode="bilinear")[0].permute(1, 2, 0).contiguous()
@@ -98,7 +98,7 @@ def made_up_matching(classes: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def with_classes(numbers: Sequence[int], device: torch.device, repeats: int) -> Rows:
-    """Seconds to match an image of 640 x 480, against the classes."""
+    """Seconds to match an image of 640 x 480, by number of classes."""
     rows = []
     for classes in numbers:
         inputs = made_up_matching(classes, device)
@@ -108,7 +108,7 @@ def with_classes(numbers: Sequence[int], device: torch.device, repeats: int) -> 
 
 
 def with_image_size(sizes: Sequence[tuple[int, int]], device: torch.device, repeats: int) -> Rows:
-    """Seconds and memory to match an image and draw its masks, against its size; ten classes."""
+    """Seconds and memory to match an image and draw its masks, by image size; ten classes."""
     inputs = made_up_matching(10, device)
     rows = []
     for size in sizes:
@@ -130,12 +130,12 @@ def with_image_size(sizes: Sequence[tuple[int, int]], device: torch.device, repe
 
 
 def with_references(numbers: Sequence[int], classes: int = LVIS_CLASSES) -> Rows:
-    """Seconds to build, use, write and read a memory of so many references, and the size of its file."""
+    """Seconds to build, use, write and read a memory, and its file size, by number of references."""
     return [about_memory(number, classes) for number in numbers]
 
 
 def about_memory(references: int, classes: int) -> dict[str, float]:
-    """One memory; its references are spread evenly over at most so many classes."""
+    """Measure one memory, with its references spread evenly over at most ``classes`` classes."""
     generator = torch.Generator().manual_seed(references)
     tokens = torch.randn(PATCHES**2, CHANNELS, generator=generator)
     weights = torch.rand(PATCHES**2, generator=generator)
@@ -189,14 +189,14 @@ def run(
 
     Args:
         device: as in torch, or ``"auto"``.
-        repeats: of everything but the images one after the other and the memories; medians are reported.
-        grid_sides: of prompts.
-        classes: numbers of them.
-        references: numbers of them.
+        repeats: of everything except image sequences and memories; medians are reported.
+        grid_sides: points per side of the prompt grids.
+        classes: numbers of classes.
+        references: numbers of references.
         image_sizes: ``(H, W)``.
-        images: numbers of them.
+        images: numbers of images.
         lvis: classes, and references of each, of the last memory.
-        output: folder for the report; nothing is written without.
+        output: folder for the report; ``None`` writes nothing.
     """
     where = resolve_device(device)
     numbers = {
@@ -215,7 +215,7 @@ def run(
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     place = numbers["surroundings"]
 
     def table(head: Sequence[str], rows: Rows, *cells: Callable[[dict[str, float]], object]) -> str:
@@ -248,7 +248,7 @@ def report(numbers: dict[str, Any]) -> str:
         lambda row: shown(row["file_bytes"] / 1e6),
     )
     sizes = table(
-        ["image", "megapixels", "ms", "memory, MiB", "of it the masks returned", "instances"],
+        ["image", "megapixels", "ms", "memory, MiB", "of that, returned masks", "instances"],
         numbers["image_size"],
         lambda row: f"{row['width']} x {row['height']}",
         lambda row: shown(row["megapixels"]),
@@ -265,11 +265,11 @@ def report(numbers: dict[str, Any]) -> str:
         milliseconds("seconds_each"),
     )
     pooling = shown(1000 * numbers["lvis"]["pool_tokens_of_one"])
-    return f"""## How the cost grows
+    return f"""## Growth of the cost
 
 {place["device"]}, {place["processor"]}, {place["threads"]} threads, torch {place["torch"]}, single precision.
 
-Prompts, the small pair on an image of 256 x 256, both models:
+Prompts, both models of the small pair on an image of 256 x 256:
 
 {prompts}
 
@@ -277,51 +277,51 @@ Classes, matching alone: {PROPOSALS} proposals, tokens of {CHANNELS} channels, 6
 
 {classes}
 
-References, prototypes of {CHANNELS} channels. To pool the tokens of one reference takes {pooling} ms more. The last row
-is a memory of the size of LVIS:
+References, prototypes of {CHANNELS} channels. Pooling the tokens of one reference takes another {pooling} ms. The last
+row is a memory of the size of LVIS:
 
 {references}
 
-Size of the image, matching alone, {PROPOSALS} proposals, masks drawn:
+Image size, matching alone, {PROPOSALS} proposals, masks drawn:
 
 {sizes}
 
-Images one after the other, the small pair:
+Sequences of images, the small pair:
 
 {images}
 """
 
 
 def plot(numbers: dict[str, Any], path: Path) -> None:
-    """A panel for each; all axes are logarithmic."""
+    """Plot one panel per quantity, with logarithmic axes."""
     figure, panels = new_figure(3, 2, width=4.2, height=3.2)
     curves = (
         ("prompts", "prompts", {"seconds": "both models"}),
         ("classes", "classes", {"seconds": "matching"}),
         ("references", "references", {"add": "add", "prototypes": "prototypes", "save": "save", "load": "load"}),
         ("image_size", "megapixels", {"seconds": "matching and drawing"}),
-        ("images", "images", {"seconds": "all of them"}),
+        ("images", "images", {"seconds": "whole run"}),
     )
     for panel, (rows, x, lines) in zip(panels, curves, strict=False):
         for y, label in lines.items():
             panel.plot([row[x] for row in numbers[rows]], [row[y] for row in numbers[rows]], "o-", label=label)
         panel.set(xlabel=x, ylabel="seconds")
     memory = panels[5]
-    for y, label in (("memory", "in use at the most"), ("memory_of_the_result", "masks returned")):
+    for y, label in (("memory", "peak"), ("memory_of_the_result", "returned masks")):
         rows = numbers["image_size"]
         memory.plot([row["megapixels"] for row in rows], [row[y] / 2**20 for row in rows], "o-", label=label)
     memory.set(xlabel="megapixels", ylabel="MiB")
     for panel in panels:
         panel.set(xscale="log", yscale="log")
         low, high = panel.get_ylim()
-        panel.set_ylim(min(low, high / 10), high)  # what hardly grows shall look like it
+        panel.set_ylim(min(low, high / 10), high)  # a curve that is almost flat should look flat
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=3)

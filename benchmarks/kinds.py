@@ -1,9 +1,9 @@
-"""How much is lost when references are boxes, scribbles or points instead of masks: nAP on the drawn scenes.
+"""Loss of nAP on drawn scenes when references are boxes, scribbles or points instead of masks.
 
     python -m benchmarks.kinds
 
-Annotations are simulated from the masks of the references, the same ones in every run. Each kind is used raw, as the
-encoder gets it without more, and promoted: SAM2 draws the mask that is meant. The targets are encoded once for all.
+Annotations are simulated from the reference masks and are identical in every run. Each kind is used raw, and promoted
+to a mask by SAM2. The targets are encoded once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SEED = 20
 
 
 def annotated(references: Sequence[Reference], kind: Kind, points: int | None) -> list[Reference]:
-    """The references as if each had been annotated by `kind`; each has a generator of its own."""
+    """Simulate annotations of one kind for all references, each with its own random generator."""
     return [
         simulate_reference(reference, kind, np.random.default_rng([SEED, k]), EVALUATION, points=points)
         for k, reference in enumerate(references)
@@ -62,7 +62,7 @@ def run(
     segmenter: str = "small",
     device: str = "auto",
 ) -> dict:
-    """The whole benchmark; prints its tables and returns its numbers."""
+    """Run the benchmark, print its tables, and return its numbers."""
     preset = get_preset(preset)
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=points))
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
@@ -95,9 +95,9 @@ def run(
         found = (match_all(truth, encoded, p, MERGING["soft"], preset.box_convention) for p in prototypes)
         by_kind[name] = summary(figures(evaluate(truth, results)) for results in found)
 
-    print(f"{targets} images, {len(NOVEL_SPECIES)} classes, {shots} references of each, {draws} draws\n")
+    print(f"{targets} images, {len(NOVEL_SPECIES)} classes, {shots} references per class, {draws} draws\n")
     print(table("references", by_kind))
-    print("\n| promoted | mean IoU with the truth | above 0.5 | SAM2 drew nothing |\n|---|---:|---:|---:|")
+    print("\n| promoted | mean IoU with the true mask | above 0.5 | empty masks of SAM2 |\n|---|---:|---:|---:|")
     for name, row in promoted.items():
         shown = f"{100 * row['mean_iou']:.1f} | {100 * row['above_half']:.1f} %"
         print(f"| {name} | {shown} | {row['unpromoted']} of {len(masks)} |")
@@ -115,17 +115,17 @@ def run(
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", type=int, default=120)
     parser.add_argument("--shots", type=int, default=3)
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--points", type=int, default=16, help="points per side of the grid of prompts")
+    parser.add_argument("--points", type=int, default=16, help="points per side of the prompt grid")
     parser.add_argument("--encoder", default="small")
     parser.add_argument("--segmenter", default="small")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     options = vars(parser.parse_args())
     out = options.pop("out")
     numbers = run(**options)

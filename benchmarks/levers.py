@@ -1,14 +1,13 @@
-"""What each exact lever gains by itself, on one image: from the published recipe to the engine, step by step.
+"""Gain of each exact optimisation, step by step from the published recipe to the engine, on one image.
 
     python -m benchmarks.levers                     released architectures, 16 x 16 of the prompts
     python -m benchmarks.levers --models small      the shipped small pair
 
-Steps 1 to 4 of the decoder are plain torch on SAM2's own modules, each with the steps before it; step 5 is the engine
-as it is. Prompts are a coarser grid than the published one, so that the run is short, and the time is stated per
-prompt: what the engine does once per image counts four times as much with a quarter of the prompts. The pooling and the
-full-resolution work are pairs of their own: the recipe's way, and the engine's; the latter with these masks, and with
-discs, since masks by random weights reach all over the image, as those of objects do not. Every step's result is
-compared with the recipe's.
+Steps 1 to 4 of the decoder are plain torch on SAM2's own modules; each includes the steps before it. Step 5 is the
+engine. The prompt grid is coarser than the published one, to shorten the run, and times are per prompt: the engine's
+work per image weighs four times as much with a quarter of the prompts. Pooling and full-resolution work are compared
+separately, recipe against engine. Full-resolution work is also measured on discs, because masks of random weights cover
+the whole image, unlike those of objects. Every step's result is compared with the recipe's.
 """
 
 from __future__ import annotations
@@ -50,15 +49,15 @@ from nts.utils.devices import resolve_device
 from reference_implementation import published_pipeline
 
 CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""Image tokens of the prompts that are decoded at a time: what stays in a cache, or fills a GPU."""
+"""Image tokens per chunk, in bytes: what fits into a CPU cache, or fills a GPU."""
 DISCS = 200
 Masks = tuple[Tensor, Tensor]
-"""Logits ``[m, S, S]`` and predicted IoU ``[m]`` of what survives the threshold."""
+"""Logits ``[m, S, S]`` and predicted IoU ``[m]`` of the prompts above the threshold."""
 
 
 @dataclass(frozen=True)
 class SharedLayer:
-    """What the transformer's first layer makes of the image, the same for all prompts.
+    """Projections of the image in the transformer's first layer, shared by all prompts.
 
     Attributes:
         keys: ``[1, heads, N, d]``, of the image for the tokens' attention.
@@ -72,7 +71,7 @@ class SharedLayer:
 
 
 def heads_of(attention: Attention, projected: Tensor) -> Tensor:
-    """``[B, N, C]`` to ``[B, heads, N, d]``."""
+    """Split ``[B, N, C]`` into heads ``[B, heads, N, d]``."""
     return projected.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
 
 
@@ -96,10 +95,10 @@ def share_first_layer(layer: TwoWayAttentionBlock, image: Tensor, position: Tens
 def run_first_layer(
     layer: TwoWayAttentionBlock, tokens: Tensor, image: Tensor, shared: SharedLayer
 ) -> tuple[Tensor, Tensor]:
-    """The first layer for prompts ``[B, t, C]``: tokens ``[B, t, C]`` and image ``[B, N, C]``."""
+    """First layer for prompts ``[B, t, C]``: tokens ``[B, t, C]`` and image ``[B, N, C]``."""
     to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
     queries = layer.norm1(layer.self_attn(q=tokens, k=tokens, v=tokens))
-    # All prompts ask the same image, so that they are one long list of questions.
+    # All prompts attend to the same image, so their queries form one long sequence.
     asked = heads_of(to_image, to_image.q_proj((queries + tokens).flatten(0, 1)[None]))
     told = attend(to_image, asked, shared.keys, shared.values)[0].unflatten(0, tokens.shape[:2])
     queries = layer.norm2(queries + told)
@@ -114,7 +113,7 @@ def run_first_layer(
 def propose_by_levers(
     model: SAM2Base, pyramid: list[Tensor], points: Tensor, iou_threshold: float, chunk: int, *, share: bool
 ) -> Masks:
-    """The recipe's proposals, scored before they are drawn; with the first layer shared between prompts, or without."""
+    """Proposals of the recipe, scored before they are drawn, optionally with the first layer shared between prompts."""
     decoder = model.sam_mask_decoder
     transformer = decoder.transformer
     features = pyramid[-1] + model.sam_prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
@@ -154,7 +153,7 @@ def embed_prompts(model: SAM2Base, points: Tensor) -> Tensor:
 
 
 def draw(model: SAM2Base, pyramid: list[Tensor], image: Tensor, mask_tokens: Tensor, chosen: Tensor) -> Tensor:
-    """One mask per prompt: image ``[m, N, C]``, tokens ``[m, C]`` and which of the four masks, to ``[m, S, S]``."""
+    """One mask per prompt, ``[m, S, S]``, from image ``[m, N, C]``, tokens ``[m, C]`` and mask token indices."""
     decoder, (fine, coarse, features) = model.sam_mask_decoder, pyramid
     up1, norm, act1, up2, act2 = decoder.output_upscaling
     image = image.transpose(1, 2).unflatten(2, tuple(features.shape[-2:]))
@@ -166,14 +165,14 @@ def draw(model: SAM2Base, pyramid: list[Tensor], image: Tensor, mask_tokens: Ten
 
 
 def full_size(mask_logits: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Masks bool ``[m, H, W]`` and the pixels that every two share ``[m, m]``, by whole masks."""
+    """Masks bool ``[m, H, W]`` and the pixels shared by every pair ``[m, m]``, from whole masks."""
     masks = published_pipeline.enlarge(mask_logits, image_size)
     pixels = masks.flatten(1).float()
     return masks, pixels @ pixels.T
 
 
 def by_tiles(mask_logits: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The same, by the engine."""
+    """Masks and shared pixels as in :func:`whole_masks`, by the engine."""
     return draw_masks(mask_logits, image_size), overlaps_of_masks(mask_logits, image_size)
 
 
@@ -193,13 +192,13 @@ def run(
     Args:
         models: ``"small"`` or ``"released"``.
         device: as in torch, or ``"auto"``.
-        points_per_side: of the grid of prompts.
+        points_per_side: of the prompt grid.
         repeats: of every step; medians are reported.
         encoder_size: of random DINOv2s.
         segmenter_size: of random SAM2s.
-        survivors: share of the prompts that survive, of random models.
-        chunk: prompts decoded at a time from the first lever on; what stays in the cache where ``None``.
-        output: folder for the report; nothing is written without.
+        survivors: surviving fraction of prompts, with random models.
+        chunk: prompts per chunk from step 1 on; ``None`` for as many as fit into the cache.
+        output: folder for the report; ``None`` writes nothing.
     """
     small, where = models == "small", resolve_device(device)
     size = (256, 256) if small else (480, 640)
@@ -231,8 +230,8 @@ def run(
     decoder = measure(
         {
             f"0. the recipe, {whole_chunk} prompts at a time": recipe,
-            f"1. chunks that stay in the cache: {chunk} at a time": partial(recipe, chunk),
-            "3. score before you draw": partial(levers, share=False),
+            f"1. chunks that fit into the cache: {chunk} at a time": partial(recipe, chunk),
+            "3. score before drawing": partial(levers, share=False),
             "4. the first layer shared": partial(levers, share=True),
             "5. the engine": by_engine,
         },
@@ -242,8 +241,8 @@ def run(
     logits, masks = decoder[0]["result"][0], decoder[0]["result"][0] > 0
     pooling = measure(
         {
-            "2. pooling: features enlarged": partial(published_pipeline.pool, tokens, masks),
-            "2. pooling: by the adjoint": partial(pool_tokens, tokens, masks),
+            "2. pooling: enlarged features": partial(published_pipeline.pool, tokens, masks),
+            "2. pooling: adjoint": partial(pool_tokens, tokens, masks),
         },
         where,
         repeats,
@@ -278,7 +277,7 @@ def run(
 
 
 def measure(steps: dict[str, Callable[[], Any]], device: torch.device, repeats: int) -> list[dict[str, Any]]:
-    """Time and memory of every step, and its result."""
+    """Time, memory and result of every step."""
     measured = []
     for step, call in steps.items():
         with PeakMemory(device) as used:
@@ -288,7 +287,7 @@ def measure(steps: dict[str, Callable[[], Any]], device: torch.device, repeats: 
 
 
 def rows_of(measured: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Rows of a report: milliseconds for each of so many, gains, and the largest difference from the first step."""
+    """Rows of a report: milliseconds per item, gains, and the largest difference from the first step."""
     rows = []
     first, before = measured[0], measured[0]
     for step in measured:
@@ -308,7 +307,7 @@ def rows_of(measured: list[dict[str, Any]], number: int) -> list[dict[str, Any]]
 
 
 def difference(expected: Any, found: Any) -> float | None:
-    """The largest difference of any two values, ``None`` if there are not as many of them."""
+    """Largest difference of corresponding values; ``None`` if the shapes differ."""
     pairs = list(zip(expected, found, strict=True)) if isinstance(expected, tuple) else [(expected, found)]
     if any(a.shape != b.shape for a, b in pairs):
         return None
@@ -316,7 +315,7 @@ def difference(expected: Any, found: Any) -> float | None:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     place = numbers["surroundings"]
     height, width = numbers["image_size"]
 
@@ -340,8 +339,8 @@ def report(numbers: dict[str, Any]) -> str:
 
 One image of {width} x {height}, {numbers["prompts"]} prompts, {numbers["proposals"]} above the threshold.
 {place["device"]}, {place["processor"]}, {place["threads"]} threads, torch {place["torch"]}, single precision.
-"Gain" is over the step before, "since 0" over the first of the table. Differences are of logits and predicted IoU, of
-features, of masks and pixels shared.
+"Gain" is relative to the previous step, "since 0" to the first row. Differences are of logits and predicted IoU,
+features, and masks and shared pixels.
 
 {table("decoder", "prompt")}
 
@@ -354,7 +353,7 @@ features, of masks and pixels shared.
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=("small", "released"), default="released")
     parser.add_argument("--device", default="auto")
@@ -362,8 +361,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--encoder-size", choices=tuple(ENCODER_SHAPES), default="small")
     parser.add_argument("--segmenter-size", choices=tuple(SEGMENTER_CONFIGS), default="tiny")
-    parser.add_argument("--survivors", type=float, default=0.5, help="share of the prompts, with random models")
-    parser.add_argument("--chunk", type=int, help="prompts decoded at a time, from the first lever on")
+    parser.add_argument(
+        "--survivors", type=float, default=0.5, help="surviving fraction of prompts, with random models"
+    )
+    parser.add_argument("--chunk", type=int, help="prompts per chunk, from step 1 on")
     parser.add_argument("--output", type=Path, default=RESULTS)
     run(**vars(parser.parse_args()))
 

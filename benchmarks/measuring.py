@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: clocks, memory, peaks of devices, models of the released sizes, and reports."""
+"""Shared helpers of the speed benchmarks: timers, memory, peak FLOP/s, models of the released sizes, and reports."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ENCODER_SHAPES: dict[str, tuple[int, int, int]] = {
 }
 """Channels, blocks and heads of the released DINOv2s."""
 SEGMENTER_CONFIGS = {"tiny": "t", "small": "s", "base": "b+", "large": "l"}
-"""SAM2.1's own configurations."""
+"""Configurations of the released SAM2.1 models."""
 
 _PEAKS = {
     "H100": {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12},
     "H200": {"bfloat16": 989e12, "float16": 989e12, "float32": 67e12},
     "A100": {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12},
 }
-"""Dense FLOP/s by the vendor's data sheets, of the SXM versions; fp32 without TF32, as torch multiplies by default."""
+"""Dense FLOP/s from the vendor's data sheets, SXM versions; fp32 without TF32, as in torch by default."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ _PEAKS = {
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what the device has still to do."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -65,14 +65,14 @@ def synchronise(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds of every stage, one for each time that it ran."""
+    """Seconds of every stage, one entry per call."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, list[float]] = {}
         self._device = device
 
     def time(self, stage: str, call: Callable[..., Result], *arguments: object, **options: object) -> Result:
-        """Call, and note how long it took, the device's work included."""
+        """Call a function and record its time, including the device's work."""
         begin = time.perf_counter()
         result = call(*arguments, **options)
         synchronise(self._device)
@@ -80,12 +80,12 @@ class Stopwatch:
         return result
 
     def timed(self, stage: str, call: Callable[..., Result]) -> Callable[..., Result]:
-        """A function that does the same, and notes how long it took."""
+        """Wrap a function to record its time."""
         return lambda *arguments, **options: self.time(stage, call, *arguments, **options)
 
 
 def time_call(device: torch.device, call: Callable[[], Result], repeats: int = 1) -> tuple[Result, float]:
-    """The last result, and the median of the seconds."""
+    """Last result and median of the seconds."""
     watch = Stopwatch(device)
     for _ in range(repeats):
         result = watch.time("call", call)
@@ -94,14 +94,14 @@ def time_call(device: torch.device, call: Callable[[], Result], repeats: int = 1
 
 @dataclass
 class PeakMemory:
-    """How much memory was in use at the most within a ``with`` block, above what was when it began.
+    """Peak memory within a ``with`` block, above the memory in use at its start.
 
-    On CUDA that is what torch's allocator handed out. Elsewhere it is the resident memory of the process, looked at
-    every few milliseconds; memory that was freed before is handed back to the system first, for what the allocator
-    keeps would hide the growth.
+    On CUDA, memory handed out by torch's allocator. Elsewhere, the resident memory of the process, sampled every few
+    milliseconds; freed memory is returned to the system first, since memory retained by the allocator would hide the
+    growth.
 
     Attributes:
-        device: whose memory.
+        device: device that is measured.
         peak: bytes, after the block.
     """
 
@@ -140,7 +140,7 @@ class PeakMemory:
 
 
 def give_memory_back() -> None:
-    """Return freed memory to the system, where the C library can (glibc)."""
+    """Return freed memory to the system, if the C library supports it (glibc)."""
     if platform.system() == "Linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -148,9 +148,9 @@ def give_memory_back() -> None:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s that the device can do at the best; ``None`` for GPUs that are not in the table.
+    """Peak FLOP/s of the device; ``None`` for GPUs that are not in the table.
 
-    A CPU's is measured: the best of several products of large matrices in single precision.
+    For a CPU it is measured: the best of several products of large matrices in single precision.
     """
     if device.type == "cpu":
         side = 2048
@@ -166,7 +166,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """Where and with what the numbers were measured."""
+    """Hardware and software of the measurement."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -187,7 +187,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two models, with random weights or the shipped ones.
+    """An encoder and a segmenter, with random or shipped weights.
 
     Attributes:
         encoder: DINOv2.
@@ -203,13 +203,13 @@ class Pair:
 
 
 def small_pair(device: str, precision: str) -> Pair:
-    """The models that come with the project."""
+    """Models shipped with the project."""
     encoder, segmenter = load_encoder("small", device, precision), load_segmenter("small", device, precision)
     return Pair(encoder, segmenter, "the shipped small pair", segmenter.points_per_side)
 
 
 def random_pair(encoder_size: Size, segmenter_size: Size, device: torch.device, dtype: torch.dtype) -> Pair:
-    """DINOv2 and SAM2.1 of the released architectures with seeded random weights: as fast as the released ones.
+    """DINOv2 and SAM2.1 of the released architectures with seeded random weights: as fast as the released models.
 
     Random masks are neither empty nor full: in patches, they cover a third to nine tenths of the image. The predicted
     IoU, though, is nearly the same for all prompts; see :func:`spread_predicted_iou`.
@@ -229,18 +229,18 @@ def random_pair(encoder_size: Size, segmenter_size: Size, device: torch.device, 
 
 @torch.inference_mode()
 def spread_predicted_iou(pair: Pair, image: np.ndarray, survivors: float) -> float:
-    """Make the predicted IoU of random weights differ between prompts; returns a threshold on it.
+    """Spread the predicted IoU of random weights between prompts, and return a threshold on it.
 
-    The last layer of the head is standardised over all prompts on the image, mask token by mask token: without, prompts
-    would differ by less than half precision can tell.
+    The last layer of the IoU head is standardised over all prompts on the image, for each mask token. Otherwise the
+    differences between prompts would be below the resolution of half precision.
 
     Args:
-        pair: whose segmenter is changed.
+        pair: its segmenter is modified.
         image: uint8 ``[H, W, 3]``.
-        survivors: share of the prompts on this image that shall be above the threshold.
+        survivors: fraction of the prompts on this image above the threshold.
 
     Returns:
-        the middle of the widest gap between two prompts' predicted IoU, near the quantile wanted: no rounding decides.
+        the middle of the widest gap in predicted IoU near the requested quantile, so rounding does not matter.
     """
     model, device = pair.segmenter._model, pair.segmenter.device
     pixels = normalise(stretch(image, pair.segmenter.input_size)).to(device)
@@ -257,7 +257,7 @@ def spread_predicted_iou(pair: Pair, image: np.ndarray, survivors: float) -> flo
 
 
 def threshold_between(values: Tensor, survivors: float) -> float:
-    """A threshold that about so large a share of the values is above, in the middle of the widest gap thereabout."""
+    """Threshold in the middle of the widest gap near the quantile that leaves a fraction ``survivors`` above it."""
     ordered = values.sort().values
     gaps, reach = ordered.diff(), max(1, len(ordered) // 20)
     middle = min(max(0, round((1 - survivors) * len(ordered)) - 1), len(gaps) - 1)
@@ -267,7 +267,7 @@ def threshold_between(values: Tensor, survivors: float) -> float:
 
 
 def draw_images(count: int, size: tuple[int, int]) -> list[np.ndarray]:
-    """Drawn scenes uint8 ``[H, W, 3]`` of ``(H, W)`` pixels, cut from squares."""
+    """Drawn scenes uint8 ``[H, W, 3]`` of ``(H, W)`` pixels, cropped from squares."""
     height, width = size
     pool = [*NOVEL_SPECIES * 3, *DISTRACTOR_SPECIES]
     return [draw_scene([72, i], pool, side=max(size)).image[:height, :width].copy() for i in range(count)]
@@ -283,7 +283,7 @@ def draw_references(classes: int, shots: int) -> list[Reference]:
 
 
 def made_up_proposals(count: int, side: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Discs, radii 2 to 20 % of the side: mask logits ``[count, side, side]`` and predicted IoU ``[count]``."""
+    """Discs with radii of 2 to 20 % of the side: mask logits ``[count, side, side]`` and predicted IoU ``[count]``."""
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.rand(2, count, 1, 1, generator=generator) * side
     radius = side * (0.02 + 0.18 * torch.rand(count, 1, 1, generator=generator))
@@ -297,14 +297,14 @@ def made_up_proposals(count: int, side: int, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Markdown: the first column to the left, numbers to the right; ``None`` is an empty cell."""
+    """Markdown table: first column left-aligned, numbers right-aligned; ``None`` is an empty cell."""
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join('' if cell is None else str(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
 def shown(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent where that can be read."""
+    """Number with a few significant digits, without an exponent where possible."""
     if value is None:
         return ""
     if value == 0 or not math.isfinite(value):
@@ -314,7 +314,7 @@ def shown(value: float | None, digits: int = 3) -> str:
 
 
 def write_report(folder: Path, name: str, numbers: dict[str, Any], text: str) -> None:
-    """``name.json`` and ``name.md`` into the folder; the text is printed, too."""
+    """Write ``name.json`` and ``name.md`` into the folder, and print the text."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
     (folder / f"{name}.md").write_text(text.rstrip() + "\n")
@@ -322,7 +322,7 @@ def write_report(folder: Path, name: str, numbers: dict[str, Any], text: str) ->
 
 
 def new_figure(columns: int, rows: int = 1, *, width: float = 4.5, height: float = 3.4) -> tuple[Any, list[Any]]:
-    """A figure of matplotlib, which comes with FiftyOne, and its panels; no window is opened."""
+    """Figure and panels of matplotlib, which is installed with FiftyOne; no window is opened."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,10 +1,10 @@
-"""Predictors on drawn scenes: novel and base classes, every kind of annotation, 1 and 5 references.
+"""Compare predictors on drawn scenes: novel and base classes, every kind of annotation, 1 and 5 references.
 
     python -m benchmarks.predictors
 
-Novel classes are those of the benchmark of scenes, on which nothing was trained. Base classes are some of those that
-the reference prompt was trained on, or chosen by. Thresholds are chosen on validation species: of the baselines for
-every kind of annotation, of the others for masks. Controls are shown a wrong class, or nothing marked.
+Novel classes are those of the benchmark of scenes; no model was trained on them. Base classes are some of those used to
+train or select the reference prompt. Thresholds are chosen on validation species: for the baselines per kind of
+annotation, for the other predictors on masks. Controls receive a wrong class, or an empty annotation.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def run(
             tick=bar.update,
         )
     seconds = time.perf_counter() - began
-    print(f"{episodes} episodes in each list, {seconds:.0f} s\n\n{table.to_markdown()}")
+    print(f"{episodes} episodes per list, {seconds:.0f} s\n\n{table.to_markdown()}")
     print("Thresholds, chosen on validation species:")
     for name, of_row in thresholds.items():
         print(f"* {name}: {', '.join(f'{annotation} {value}' for annotation, value in of_row.items())}")
@@ -92,16 +92,16 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=150, help="in every list (%(default)s)")
-    parser.add_argument("--validation-episodes", type=int, default=40, help="to choose thresholds by (%(default)s)")
+    parser.add_argument("--episodes", type=int, default=150, help="per list (default: %(default)s)")
+    parser.add_argument("--validation-episodes", type=int, default=40, help="for thresholds (default: %(default)s)")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--annotations", nargs="+", help='as in the table, "box" or "box promoted" (all)')
+    parser.add_argument("--annotations", nargs="+", help='as in the table, e.g. "box" or "box promoted" (default: all)')
     parser.add_argument("--preset", default="default")
     parser.add_argument("--encoder", default="small")
     parser.add_argument("--segmenter", default="small")
     parser.add_argument("--prompt", default="small", help="'small', or a file")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="write the table there as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
     args = parser.parse_args()
     options = vars(args).copy()
     out = options.pop("out")

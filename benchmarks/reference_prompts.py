@@ -1,10 +1,10 @@
-"""What of the reference prompt matters: variants, each trained alike, judged on the same episodes of novel classes.
+"""Ablation of the reference prompt: variants trained alike and evaluated on the same episodes of novel classes.
 
     python -m benchmarks.reference_prompts
 
-The paper's comparisons (loss, Table 5; queries, Table 6 and Figure 6; shots, Table 7), and those of what we changed.
-All are trained from the same seed, on the same images, for as many steps: the table says what helps within a budget,
-not what each could reach in the end.
+The paper's ablations (loss, Table 5; queries, Table 6 and Figure 6; shots, Table 7), and those of this project's
+changes. All variants share seed, images and number of steps: the table compares them within a budget, not after full
+training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OURS = "ours"
 
 
 def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConfig, TrainingConfig]]:
-    """What is compared: everything but what its name says is as in ours."""
+    """Variants by name; each differs from the default only in the setting that its name states."""
     published = replace(
         PAPER,
         steps=config.steps,
@@ -75,7 +75,7 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
 
 
 def train_all(folder: Path, steps: int, classes: int, scenes: int, names: Sequence[str]) -> dict[str, TrainedPrompt]:
-    """Train the variants, or go on where an earlier call was interrupted."""
+    """Train the variants, resuming an interrupted call."""
     dataset = draw_data(folder / "data", classes, scenes)
     cache = TensorCache(folder / "features", FEATURES_BUDGET)
     store = FeatureStore(load_encoder(), load_segmenter(), cache)
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=2000)
     parser.add_argument("--scenes", type=int, default=5000)
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument("--variants", nargs="+", default=[], metavar="NAME", help="train only these")
     parser.add_argument("--run", type=Path, default=Path("runs/reference_prompt_variants"), help="resumed if it exists")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

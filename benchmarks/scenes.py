@@ -1,11 +1,11 @@
-"""Accuracy on drawn scenes: 10 novel species among 24 distractors, none of which the small models saw in training.
+"""Accuracy on drawn scenes: 10 novel species among 24 distractors, none of them seen in training.
 
     python -m benchmarks.scenes
 
-Every target image is encoded once; its proposals are then matched with many draws of references. Reported are the
-recall of the proposals, which bounds everything after it; nAP (average precision over the novel classes) for several
-numbers of references and for soft merging, NMS alone and neither; and where the loss is: what perfect labels or masks
-would give, what lies under the false positives, and which classes are taken for which.
+Every target image is encoded once; its proposals are then matched with many draws of references. The report contains
+the recall of the proposals, an upper bound for all later steps; nAP (average precision over the novel classes) by
+number of references and for soft merging, NMS alone and neither; and an error analysis: nAP with perfect labels or
+masks, types of false positives, and confusions between classes.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ MERGING = {
     "none": MatchingConfig(nms_iou=1, merge_exponent=0),
 }
 SIZES = {"all": (0.0, 1.0), "small, < 8 %": (0.0, 0.08), "medium": (0.08, 0.16), "large, ≥ 16 %": (0.16, 1.0)}
-"""Longer side of the visible object over the image side; none lies right on a border."""
+"""Size bins by the longer side of the visible object over the image side; no object lies on a border."""
 FIGURES = ("mask nAP", "mask nAP50", "mask nAP75", "box nAP", "box nAP50", "box nAP75")
 
 
 def proposal_recall(scenes: Sequence[Scene], targets: Sequence[EncodedTarget]) -> dict[str, dict[str, float]]:
-    """Share of all objects, distractors included, of which some proposal has an IoU above 0.5 and 0.75, by size."""
+    """Proposal recall at IoU 0.5 and 0.75 by size, over all objects including distractors."""
     gathered = ModelDiagnostics((), SIZES)
     for scene, target in zip(scenes, targets, strict=True):
         longer = []
@@ -80,14 +80,14 @@ def proposal_recall(scenes: Sequence[Scene], targets: Sequence[EncodedTarget]) -
 
 
 def draw_prototypes(references: Tensor, shots: int, draw: int) -> Tensor:
-    """Class prototypes [K, C] from `shots` of the instance prototypes [K, R, C]; of one draw, fewer are among more."""
+    """Class prototypes [K, C] from `shots` of the instance prototypes [K, R, C]; larger draws contain smaller ones."""
     rng = np.random.default_rng([74, draw])
     chosen = [rng.permutation(references.shape[1])[:shots] for _ in references]
     return torch.stack([class_prototype(vectors[i]) for vectors, i in zip(references, chosen, strict=True)])
 
 
 def accuracy_on_true_masks(scenes: Sequence[Scene], targets: Sequence[EncodedTarget], prototypes: Tensor) -> float:
-    """How often the nearest prototype is right for the true mask of a novel object: the encoder alone."""
+    """Accuracy of the nearest prototype on true masks of novel objects: the encoder alone."""
     gathered = ModelDiagnostics([species_name(number) for number in NOVEL_SPECIES])
     for scene, target in zip(scenes, targets, strict=True):
         labels = [NOVEL_SPECIES.index(n) if n in NOVEL_SPECIES else -1 for n in scene.species.tolist()]
@@ -98,7 +98,7 @@ def accuracy_on_true_masks(scenes: Sequence[Scene], targets: Sequence[EncodedTar
 def match_all(
     truth: dict, targets: Sequence[EncodedTarget], prototypes: Tensor, config: MatchingConfig, box_convention: str
 ) -> list[dict]:
-    """Match every target with the prototypes: COCO results."""
+    """Match every target with the prototypes, and return COCO results."""
     category_ids = [category["id"] for category in truth["categories"]]
     results = []
     for image_id, target in enumerate(targets, start=1):
@@ -111,7 +111,7 @@ def match_all(
 
 
 def figures(precision: NovelAP) -> list[float]:
-    """The six numbers named in FIGURES."""
+    """Six numbers, in the order of FIGURES."""
     return [
         value for kind in (precision.masks.novel, precision.boxes.novel) for value in (kind.ap, kind.ap50, kind.ap75)
     ]
@@ -127,7 +127,7 @@ def summary(draws: Iterable[Sequence[float]]) -> dict[str, dict[str, float]]:
 
 
 def table(head: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown: one row per name, one column per figure, in percent, mean ± standard deviation."""
+    """Markdown table in percent, mean ± standard deviation, with one row per name and one column per figure."""
     lines = [f"| {head} | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|"]
     for name, row in rows.items():
         cells = [f"{100 * row[f]['mean']:.1f} ± {100 * row[f]['std']:.1f}" for f in FIGURES]
@@ -136,7 +136,7 @@ def table(head: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def losses(draws: Sequence[Diagnostics], most_confused: int = 6) -> dict:
-    """Means over draws of references: oracles, what lies under false positives, and the commonest confusions."""
+    """Error analysis, averaged over draws of references: oracles, false positives by type, and top confusions."""
     classes, distractors = draws[0].classes, len(draws[0].classes)
     confusion = np.mean([draw.confusion for draw in draws], axis=0)
     between = confusion[:distractors, :distractors] * ~np.eye(distractors, dtype=bool)
@@ -167,18 +167,18 @@ def losses(draws: Sequence[Diagnostics], most_confused: int = 6) -> dict:
 
 
 def print_losses(loss: dict, shots: int) -> None:
-    """The tables of :func:`losses`."""
+    """Print the tables of :func:`losses`."""
     print(f"\n| masks, {shots} references | AP |\n|---|---:|")
     for name, words in (
-        ("ap", "as it is"),
-        ("ap_if_labels_perfect", "if labels were perfect"),
-        ("ap_if_masks_perfect", "if masks were perfect"),
+        ("ap", "measured"),
+        ("ap_if_labels_perfect", "with perfect labels"),
+        ("ap_if_masks_perfect", "with perfect masks"),
     ):
         print(f"| {words} | {100 * loss[name]:.1f} |")
-    print(f"\n| predictions at IoU 0.5 | all | scored {loss['confidence']:.2f} or more (best F1) |\n|---|---:|---:|")
+    print(f"\n| predictions at IoU 0.5 | all | score {loss['confidence']:.2f} or more (best F1) |\n|---|---:|---:|")
     for name in ("right", *ERROR_KINDS):
         print(f"| {name.replace('_', ' ')} | {loss['errors'][name]:.0f} | {loss['errors_above'][name]:.0f} |")
-    print(f"| (objects missed) | {loss['errors']['missed']:.0f} | {loss['errors_above']['missed']:.0f} |")
+    print(f"| (missed objects) | {loss['errors']['missed']:.0f} | {loss['errors_above']['missed']:.0f} |")
     print("\nMost confused: ", end="")
     print(
         "; ".join(
@@ -198,7 +198,7 @@ def run(
     segmenter: str = "small",
     device: str = "auto",
 ) -> dict:
-    """The whole benchmark; prints its tables and returns its numbers."""
+    """Run the benchmark, print its tables, and return its numbers."""
     preset = get_preset(preset)
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=points))
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
@@ -240,8 +240,8 @@ def run(
             matches = [match(everything, results, novel_ids) for results in found]
             diagnoses = [diagnose(m, everything, r, novel_ids) for m, r in zip(matches, found, strict=True)]
     print(f"\n{table('references per class', by_shots)}")
-    print("\nTrue masks given the right class: ", end="")
-    print(", ".join(f"{100 * value:.1f} % with {k}" for k, value in accuracy.items()))
+    print("\nAccuracy on true masks: ", end="")
+    print(", ".join(f"{100 * value:.1f} % with {k} references" for k, value in accuracy.items()))
 
     by_merging = {"soft": by_shots[str(middle)]}
     prototypes = [draw_prototypes(vectors, middle, draw) for draw in range(draws)]
@@ -276,11 +276,11 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=list(SHOTS))
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--points", type=int, default=16, help="points per side of the grid of prompts")
+    parser.add_argument("--points", type=int, default=16, help="points per side of the prompt grid")
     parser.add_argument("--encoder", default="small")
     parser.add_argument("--segmenter", default="small")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     args = parser.parse_args()
     options = vars(args).copy()
     out = options.pop("out")

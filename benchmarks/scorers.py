@@ -1,9 +1,9 @@
-"""Compare the scorers: prototypes, a trained reference prompt, or both, on the benchmark of drawn scenes.
+"""Compare the scorers (prototypes, a trained reference prompt, or both) on the benchmark of drawn scenes.
 
     python -m benchmarks.scorers
 
-The same images, proposals and references for all; nAP by number of references, mean and standard deviation over draws.
-Beside it, how well the prompt tells which classes are in an image at all.
+All use the same images, proposals and references. The report contains nAP by number of references, mean and standard
+deviation over draws, and the accuracy of the prompt's presence scores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
 
 
 def draw_memory(entries: Sequence[MemoryEntry], shots: int, draw: int, empty: MemoryBank) -> MemoryBank:
-    """A memory of some of the entries of every class; the draws are those of :mod:`benchmarks.scenes`."""
+    """Memory of some of the entries of every class; the draws are those of :mod:`benchmarks.scenes`."""
     rng = np.random.default_rng([74, draw])
     bank = MemoryBank(empty.encoder, empty.preset)
     for number in NOVEL_SPECIES:
@@ -61,7 +61,7 @@ def presence_figures(
     mappers: Sequence[ClassMapper],
     targets: Sequence[EncodedTarget],
 ) -> dict[str, float]:
-    """Agreement of the presence scores of all classes in all images with the truth.
+    """Agreement of the presence scores of all classes in all images with the ground truth.
 
     ``auc``: probability that a class that is present scores above one that is not; ``balanced accuracy`` of scores
     above 0.5: mean of the recalls of present and of absent classes.
@@ -88,7 +88,7 @@ def run(
     prompt: str = "small",
     device: str = "auto",
 ) -> dict:
-    """The whole comparison; prints its table and returns its numbers."""
+    """Run the comparison, print its table, and return its numbers."""
     encoder, segmenter = load_encoder("small", device), load_segmenter("small", device)
     trained, chosen = load_reference_prompt(prompt), get_preset(preset)
     trained.check_novel([species_name(number) for number in NOVEL_SPECIES])
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--preset", default="paper")
     parser.add_argument("--prompt", default="small", help="'small', or a file")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="write the numbers there as JSON")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     args = parser.parse_args()
     options = vars(args).copy()
     out = options.pop("out")

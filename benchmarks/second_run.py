@@ -1,14 +1,14 @@
-"""A run over images that were encoded before, against the first one over them.
+"""Time of a run over cached images, relative to the first run.
 
     python -m benchmarks.second_run                         the shipped small pair
     python -m benchmarks.second_run --models released       released architectures, random weights, 640 x 480
 
-The first run reads the file, runs both models, matches and keeps the target; the second has another memory, of 20
-classes: it looks the file up by its content, reads what was kept and matches. Both end with masks cut to their boxes,
-as they are written to a dataset.
+The first run reads the file, runs both models, matches, and caches the target. The second run uses another memory of 20
+classes: it finds the target by the file's content, loads it from the cache, and matches. Both end with masks cropped to
+their boxes, as they are written to a dataset.
 
-Masks by random weights are noise that takes twenty times the run lengths of objects, and one of them suppresses all
-others. So the second run is also timed on an image of 800 discs, of which a hundred are returned.
+Masks of random weights are noise: they need twenty times the run lengths of objects, and one of them suppresses all
+others. The second run is therefore also timed on an image of 800 discs, a hundred of them returned.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from nts.utils.devices import resolve_device
 
 CLASSES = 20
 ROUNDS = 5
-"""Second runs over every image; the median counts."""
+"""Second runs over every image; the median is reported."""
 
 
 def random_memory(engine_of: Any, seed: int) -> MemoryBank:
-    """References of 20 classes: where they come from makes no difference to the time."""
+    """References of 20 classes; their source does not affect the time."""
     generator = torch.Generator().manual_seed(seed)
     bank = MemoryBank(engine_of.info)
     for k in range(CLASSES):
@@ -131,7 +131,7 @@ def run(
 
 
 def image_of_discs(engine: ReferenceSegmenter) -> Target:
-    """800 discs, each somewhat alike to some class."""
+    """Encoded target of 800 discs, each similar to some class."""
     logits, predicted_iou = made_up_proposals(800, engine.segmenter.mask_side)
     generator = torch.Generator().manual_seed(2)
     prototypes = engine.memory.prototypes().cpu()
@@ -143,14 +143,14 @@ def image_of_discs(engine: ReferenceSegmenter) -> Target:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     words = {"first": "first run", "second": "second run"}
     words["discs"] = f"second run, 800 discs, {numbers['instances_of_discs']} instances"
     rows = [[words[name], shown(1000 * seconds)] for name, seconds in numbers["seconds"].items()]
-    return f"""## A second run: {numbers["models"]}
+    return f"""## Second run: {numbers["models"]}
 
-{numbers["images"]} images of 640 x 480, {numbers["classes"]} classes, {numbers["instances"]:.0f} instances an image,
-{numbers["bytes_per_image"] / 1e6:.2f} MB an image on the disk. Medians.
+{numbers["images"]} images of 640 x 480, {numbers["classes"]} classes, {numbers["instances"]:.0f} instances per image,
+{numbers["bytes_per_image"] / 1e6:.2f} MB per image on disk. Medians.
 
 {markdown_table(["", "ms per image"], rows)}
 
@@ -159,14 +159,16 @@ The second run is **{numbers["ratio"]:.0f}** times as fast.
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=("small", "released"), default="small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int)
     parser.add_argument("--encoder-size", default="small")
     parser.add_argument("--segmenter-size", default="tiny")
-    parser.add_argument("--survivors", type=float, default=0.5, help="share of the prompts, with random models")
+    parser.add_argument(
+        "--survivors", type=float, default=0.5, help="surviving fraction of prompts, with random models"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     run(**vars(parser.parse_args()))
 

@@ -1,16 +1,16 @@
-"""The engine against the published recipe: time by stage, memory, and whether both find the same.
+"""Speed of the engine relative to the published recipe: time by stage, memory, and agreement of the results.
 
     python -m benchmarks.speed                          the shipped small pair on drawn scenes
     python -m benchmarks.speed --models released        released architectures, random weights, 640 x 480, 1024 prompts
     python -m benchmarks.speed --models released --encoder-size large --segmenter-size large --engine fast
 
-Both run in one process, on the same files and the same weights, and take turns; medians are reported. The engine is
-timed where it is used, within :meth:`~nts.pipeline.ReferenceSegmenter.segment`, whatever that does. A first round on
-one image is not timed: it warms up, measures the memory, and counts the floating-point operations of the recipe.
+Both run in one process on the same files and weights, in turn; medians are reported. The engine is timed within
+:meth:`~nts.pipeline.ReferenceSegmenter.segment`. An untimed first round on one image warms up, measures the memory, and
+counts the floating-point operations of the recipe.
 
-With random weights a stated share of the prompts is made to survive the threshold on the predicted IoU. Random masks
-all have the whole image for a box, so box suppression would leave one per class; it is switched off for both, and all
-survivors are merged: more than of real masks, and none of them small, which is what the engine's tiles are for.
+With random weights, a given fraction of the prompts is made to exceed the threshold on the predicted IoU. Every random
+mask has the whole image as its box, so NMS would leave one per class. It is disabled for both, and all survivors are
+merged: more masks than on real images, and none small enough to benefit from the engine's tiles.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ DECODE_FILE, RESIZE, DINO, SAM_ENCODER, SAM_DECODER, MATCH, WRITE = STAGES = (
     "encode masks (RLE)",
 )
 ENGINES = {"exact": PAPER.name}
-"""Names of the engine's settings, where they are not a preset's."""
+"""Names of engine settings, other than those of presets."""
 SAME_IOU = 0.95
-"""Two masks of one class are the same instance from this IoU on."""
+"""IoU from which two masks of one class count as the same instance."""
 
 
 class Meter(Protocol):
-    """What measures a stage while it runs."""
+    """A measurement of a stage while it runs."""
 
     def time(self, stage: str, call: Any, *arguments: Any, **options: Any) -> Any:
-        """Call, measure, and return what the call does."""
+        """Call, measure, and return the result."""
 
 
 class FlopMeter:
@@ -97,7 +97,7 @@ class FlopMeter:
         self.flops: dict[str, int] = {}
 
     def time(self, stage: str, call: Any, *arguments: Any, **options: Any) -> Any:
-        """Call, and note what was multiplied."""
+        """Call, and count the multiply-adds."""
         with FlopCounterMode(display=False) as counter:
             result = call(*arguments, **options)
         self.flops[stage] = counter.get_total_flops()
@@ -106,7 +106,7 @@ class FlopMeter:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the published recipe runs with: modules in single precision, prototypes ``[K, C]`` on their device."""
+    """Inputs of the published recipe: modules in single precision, prototypes ``[K, C]`` on their device."""
 
     dino: Dinov2Model
     sam: SAM2Base
@@ -116,7 +116,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers for one image.
+    """Agreement of two results for one image.
 
     Attributes:
         expected: instances by the recipe.
@@ -141,14 +141,14 @@ def read_file(file: bytes) -> np.ndarray:
 
 
 def jpeg_file(image: np.ndarray) -> bytes:
-    """A JPEG file of pixels uint8 ``[H, W, 3]``."""
+    """JPEG file of pixels uint8 ``[H, W, 3]``."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "jpeg", quality=92)
     return file.getvalue()
 
 
 def run_recipe(recipe: Recipe, file: bytes, meter: Meter) -> tuple[Found, int]:
-    """The published recipe from the file to encoded masks; returns what it found, and of how many proposals."""
+    """Run the published recipe from file to encoded masks; return its result and the number of proposals."""
     device, constants = recipe.prototypes.device, recipe.constants
     image = meter.time(DECODE_FILE, read_file, file)
     sizes = recipe.dino.config.image_size, recipe.sam.image_size
@@ -174,13 +174,13 @@ def run_recipe(recipe: Recipe, file: bytes, meter: Meter) -> tuple[Found, int]:
 
 
 def write_masks(found: Found) -> list[dict[str, Any]]:
-    """Masks as run-length codes, one at a time."""
+    """Encode masks as RLE, one at a time."""
     masks = found.masks.cpu().numpy().astype(np.uint8)
     return [coco_mask.encode(np.asfortranarray(mask)) for mask in masks]
 
 
 def run_engine(engine: ReferenceSegmenter, file: bytes, watch: Stopwatch) -> Instances:
-    """The engine from the file to encoded masks."""
+    """Run the engine from file to encoded masks."""
     image = watch.time(DECODE_FILE, read_file, file)
     with stages_timed(engine, watch):
         instances = engine.segment(image)
@@ -190,7 +190,7 @@ def run_engine(engine: ReferenceSegmenter, file: bytes, watch: Stopwatch) -> Ins
 
 @contextlib.contextmanager
 def stages_timed(engine: ReferenceSegmenter, watch: Stopwatch) -> Iterator[None]:
-    """Clocks on the stages that the engine calls by itself."""
+    """Time the stages called within the engine."""
     stages = (
         (pipeline, "prepare_target", RESIZE),
         (engine.encoder, "encode", DINO),
@@ -205,7 +205,7 @@ def stages_timed(engine: ReferenceSegmenter, watch: Stopwatch) -> Iterator[None]
 
 
 def compare(expected: Found | Instances, found: Instances) -> Comparison:
-    """Look for the counterpart of every instance: of its label, and of the highest IoU that is still free."""
+    """Match every instance to the free one of the same label with the highest IoU."""
     a, b = expected.masks.flatten(1).float(), found.masks.flatten(1).float()
     shared = a @ b.T
     iou = shared / (a.sum(1)[:, None] + b.sum(1)[None, :] - shared).clamp(min=1)
@@ -229,7 +229,7 @@ def compare(expected: Found | Instances, found: Instances) -> Comparison:
 
 
 def as_published(preset: Preset, constants: Constants) -> Preset:
-    """A preset with images, references and constants as the recipe has them: what is left is how it computes."""
+    """Preset with the recipe's image preparation, references and constants, to compare the computation alone."""
     return replace(
         preset,
         exif=PAPER.exif,
@@ -247,7 +247,7 @@ def as_published(preset: Preset, constants: Constants) -> Preset:
 
 
 def make_rivals(pair: Pair, preset: Preset, constants: Constants, shots: int) -> tuple[Recipe, ReferenceSegmenter]:
-    """The recipe with its own copy of the weights, in single precision, and the engine."""
+    """The recipe, with its own copy of the weights in single precision, and the engine."""
     device = pair.encoder.device
     references = draw_references(10, shots)
     dino, sam = copy.deepcopy(pair.encoder._model), copy.deepcopy(pair.segmenter._model)
@@ -276,14 +276,14 @@ def run(
         models: ``"small"`` or ``"released"``.
         engine: ``"exact"``, or the name of a preset.
         device: as in torch, or ``"auto"``.
-        precision: of the engine; single if it is to be exact, else the preset's, where ``None``.
-        images: 10 where ``None``, but 1 of the released models on a CPU.
-        repeats: of every image, by both; 3 where ``None``, but 1 of the released models on a CPU.
+        precision: of the engine; ``None`` for single if ``engine`` is exact, else the preset's.
+        images: number of images; ``None`` for 10, or 1 with the released models on a CPU.
+        repeats: of every image, by both; ``None`` for 3, or 1 with the released models on a CPU.
         encoder_size: of random DINOv2s.
         segmenter_size: of random SAM2s.
-        points_per_side: of the grid of prompts; the models' own where ``None``.
-        survivors: share of the prompts that survive, of random models.
-        output: folder for the report; nothing is written without.
+        points_per_side: of the prompt grid; ``None`` for the models' own.
+        survivors: surviving fraction of prompts, with random models.
+        output: folder for the report; ``None`` writes nothing.
     """
     small = models == "small"
     where = resolve_device(device)
@@ -364,7 +364,7 @@ def stage_rows(watches: dict[str, Stopwatch], flops: dict[str, int]) -> list[dic
 
 
 def equality(comparisons: list[Comparison]) -> dict[str, Any]:
-    """All comparisons in one row."""
+    """Summary of all comparisons."""
     different = sum(not comparison.same_instances for comparison in comparisons)
     return {
         "images": len(comparisons),
@@ -378,7 +378,7 @@ def equality(comparisons: list[Comparison]) -> dict[str, Any]:
 
 
 def report(numbers: dict[str, Any]) -> str:
-    """The numbers as Markdown."""
+    """Format the numbers as Markdown."""
     place, same = numbers["surroundings"], numbers["equality"]
     recipe, engine = (numbers["seconds"][who]["median"] for who in ("recipe", "engine"))
     height, width = numbers["image_size"]
@@ -407,25 +407,25 @@ def report(numbers: dict[str, Any]) -> str:
     low, high = numbers["ratio_range"]
     return f"""## Speed: {numbers["models"]}, engine {numbers["engine"]!r} in {numbers["precision"]}
 
-{numbers["images"]} images of {width} x {height}, {numbers["repeats"]} times by both in turn.
+{numbers["images"]} images of {width} x {height}, {numbers["repeats"]} times by each in turn.
 {numbers["prompts"]} prompts, {numbers["proposals"]:.0f} proposals per image.
 {place["device"]}, {place["processor"]}, {place["threads"]} threads, torch {place["torch"]}. Medians.
 
 {markdown_table(head, rows)}
 
-Image by image the engine is {low:.1f} to {high:.1f} times as fast. "Of the peak" is the recipe's arithmetic by the time
-and by the device's peak; an engine that needs less arithmetic can be above 100 %.
+Image by image the engine is {low:.1f} to {high:.1f} times as fast. "Of the peak" is the rate of the recipe's arithmetic
+relative to the peak of the device; an engine that needs less arithmetic can exceed 100 %.
 
-Memory above what the models take, at the most: recipe {megabytes["recipe"]}, engine {megabytes["engine"]}.
+Peak memory without the models: recipe {megabytes["recipe"]}, engine {megabytes["engine"]}.
 
-Same answers? {same["images_differing"]} of {same["images"]} images differ in their set of instances.
-{same["instances"]} instances; labels {"the same" if same["same_labels"] else "differ"}; the least IoU of a mask and its
-counterpart is {same["min_mask_iou"]:.5f}, the largest difference of scores {same["max_score_difference"]:.1e}.
+Agreement: {same["images_differing"]} of {same["images"]} images differ in their instances.
+{same["instances"]} instances; labels {"equal" if same["same_labels"] else "differ"}; the lowest IoU of a mask and its
+counterpart is {same["min_mask_iou"]:.5f}, the largest score difference {same["max_score_difference"]:.1e}.
 """
 
 
 def plot(numbers: dict[str, Any], path: Path) -> None:
-    """Bars of the stages, on a logarithmic scale."""
+    """Bar chart of the stages, on a logarithmic scale."""
     figure, (panel,) = new_figure(1, width=7)
     rows = [*numbers["stages"]]
     rows.append({"stage": "whole image"} | {who: numbers["seconds"][who]["median"] for who in ("recipe", "engine")})
@@ -439,18 +439,20 @@ def plot(numbers: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", choices=("small", "released"), default="small")
     parser.add_argument("--engine", default="exact", help="'exact', or the name of a preset")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", help="of the engine; single if it is exact, else the preset's")
+    parser.add_argument("--precision", help="of the engine; single if exact, else that of the preset")
     parser.add_argument("--images", type=int)
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--encoder-size", choices=tuple(ENCODER_SHAPES), default="small")
     parser.add_argument("--segmenter-size", choices=tuple(SEGMENTER_CONFIGS), default="tiny")
     parser.add_argument("--points-per-side", type=int)
-    parser.add_argument("--survivors", type=float, default=0.5, help="share of the prompts, with random models")
+    parser.add_argument(
+        "--survivors", type=float, default=0.5, help="surviving fraction of prompts, with random models"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     run(**vars(parser.parse_args()))
 

@@ -1,7 +1,7 @@
-"""The whole job on drawn scenes: reference memory, segmentation, nAP, and pictures of it.
+"""Build a reference memory, segment and evaluate drawn scenes, and draw pictures of the results.
 
-python -m demo          run it, or what of it was not done yet
-python -m demo --app    then open the FiftyOne App on the result
+python -m demo          run the steps that are not done yet
+python -m demo --app    and open the FiftyOne App on the result
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# FiftyOne reads these when it is imported: the plugin is this very checkout.
+# Read by FiftyOne on import: the plugin is this checkout.
 os.environ.setdefault("FIFTYONE_PLUGINS_DIR", str(ROOT))
 os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
-os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # the database that comes with it is old enough to warn
+os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # the bundled database is old enough to cause a warning
 
 import fiftyone as fo  # noqa: E402
 import numpy as np  # noqa: E402
@@ -33,13 +33,13 @@ MEMORY = "demo"
 PREDICTIONS = "nts_demo"
 EVALUATION = "demo_nap"
 SCORERS = {"prototype": "prototypes", "vrp": "prompt (VRP)", "both": "both"}
-"""What judges proposals, and what it is called in the table."""
+"""Scorers of the proposals, and their names in the table."""
 SHOTS = 5
 TARGETS = 30
 
 
 def main() -> None:
-    """Run what has not been done yet, and report."""
+    """Run the steps that are not done yet, and print a report."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.splitlines()[0])
     parser.add_argument("--app", action="store_true", help="open the FiftyOne App on the result")
     parser.add_argument("--targets", type=int, default=TARGETS, help="images to segment (default: %(default)s)")
@@ -55,11 +55,11 @@ def main() -> None:
                 "ground_truth",
                 MEMORY,
                 keep_images=True,
-                overwrite=True,  # one of an earlier version, without whole images
+                overwrite=True,  # replaces a memory of an earlier version, without whole images
                 progress=bar.update,
             )
         print(
-            f"  {sum(report.shots.values())} references of {len(report.shots)} classes, {len(report.skipped)} left out"
+            f"  {sum(report.shots.values())} references of {len(report.shots)} classes, {len(report.skipped)} skipped"
         )
     print_table({SCORERS[scorer]: segment_and_evaluate(targets, scorer) for scorer in SCORERS}, SHOTS)
     for path in draw_pictures(dataset, arguments.out):
@@ -67,14 +67,14 @@ def main() -> None:
     if arguments.app:
         session = fo.launch_app(dataset)
         address = f"http://localhost:{session.server_port}"
-        print(f"\nThe App shows {DATASET!r} at {address}. Press ` there for the operators, Ctrl-C here to end.")
+        print(f"\nThe App shows {DATASET!r} at {address}. Press ` there for the operators, Ctrl-C here to stop.")
         session.wait(-1)
     else:
-        print(f"\nThe dataset {DATASET!r} is kept in FiftyOne: `make app` opens the App on it, with the plugin.")
+        print(f"\nThe dataset {DATASET!r} is stored in FiftyOne. Run `make app` to open it in the App with the plugin.")
 
 
 class Bar:
-    """A progress bar that follows a job."""
+    """Progress bar of a job."""
 
     def __init__(self, title: str) -> None:
         self._bar = tqdm(desc=f"{title:<17}", unit="", leave=True, dynamic_ncols=True)
@@ -94,13 +94,13 @@ class Bar:
 
 
 def segment_and_evaluate(targets: fo.DatasetView, scorer: str):
-    """The nAP of a scorer on the targets; its predictions and its evaluation have its name."""
+    """Segment and evaluate the targets with one scorer; predictions and evaluation are named after it."""
     by_prompt = scorer != "prototype"
     field, key = (f"{PREDICTIONS}_{scorer}", f"{EVALUATION}_{scorer}") if by_prompt else (PREDICTIONS, EVALUATION)
     options = {"scorer": scorer, "reference_prompt": "small"} if by_prompt else {}
     with Bar(f"By {SCORERS[scorer]}") as bar:
         report = nts.auto_segment_view(targets, MEMORY, field, progress=bar.update, **options)
-    print(f"  {report.segmented} images segmented, {report.resumed} were done before, {len(report.failed)} failed")
+    print(f"  {report.segmented} images segmented, {report.resumed} already done, {len(report.failed)} failed")
     with Bar("Evaluation") as bar:
         return nts.evaluate_nap(
             targets, field, "ground_truth", eval_key=key, overwrite=True, progress=bar.update
@@ -108,7 +108,7 @@ def segment_and_evaluate(targets: fo.DatasetView, scorer: str):
 
 
 def load_dataset(folder: Path, targets: int) -> fo.Dataset:
-    """The drawn data set in FiftyOne, with tags for references and targets; drawn and imported where it is not yet."""
+    """Load the drawn dataset, with tags for references and targets; draw and import it first if necessary."""
     if fo.dataset_exists(DATASET):
         dataset = fo.load_dataset(DATASET)
         if len(dataset.match_tags("target")) == targets and all(map(os.path.exists, dataset.values("filepath"))):
@@ -128,13 +128,13 @@ def load_dataset(folder: Path, targets: int) -> fo.Dataset:
             progress=False,
         )
         dataset.save_view(split, dataset.match_tags(tag))
-    # The App reads colours when it opens a dataset, so they are there before the predictions are.
+    # The App reads colours when it opens a dataset, so they are set before the predictions exist.
     set_class_colours(dataset, ["ground_truth", PREDICTIONS], dataset.distinct("ground_truth.detections.label"))
     return dataset
 
 
 def print_table(results: dict, shots: int) -> None:
-    """nAP over all classes by each scorer, then for each class by the first, in percent."""
+    """Print nAP in percent over all classes for each scorer, then per class for the first scorer."""
     result = next(iter(results.values()))
     classes = result.novel_classes
     print(f"\nnAP on {result.images} drawn scenes, {len(classes)} novel classes, {shots} references per class")
@@ -148,7 +148,7 @@ def print_table(results: dict, shots: int) -> None:
 
 
 def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
-    """Two contact sheets: some references, and targets as image, ground truth and prediction."""
+    """Draw two contact sheets: one reference per class, and targets as image, ground truth and prediction."""
     colours = class_colours(nts.load_memory(dataset, MEMORY).classes)
     references = list(dataset.match_tags("reference").sort_by("filepath"))
     cells = [draw_sample(sample, "ground_truth", colours) for sample in references[::SHOTS]]
@@ -173,7 +173,7 @@ def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
 
 
 def draw_sample(sample: fo.Sample, field: str | None, colours: dict, minimum_score: float = 0.6):
-    """A sample with the masks of one field; with captions, where they have a confidence."""
+    """Draw a sample with the masks of one field, captioned with their confidence if they have one."""
     image = read_image(sample.filepath)
     labels = sample[field].detections if field and sample[field] else []
     shown = [d for d in labels if d.label in colours and (d.confidence is None or d.confidence >= minimum_score)]

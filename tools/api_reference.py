@@ -1,6 +1,6 @@
 """Write docs/api.md from the docstrings of the public names: python tools/api_reference.py
 
-The sources are parsed, not imported: no model, database or FiftyOne is needed.
+Sources are parsed, not imported: no model, database or FiftyOne is needed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _ITEM = re.compile(r"^(\S[^:]*): (.*)$")
 
 @dataclass(frozen=True)
 class PublicName:
-    """A public name and where it is defined.
+    """A public name and its definition.
 
     Attributes:
-        name: as it is imported.
-        file: its source, relative to the root.
-        node: its definition.
-        docstring: of the definition; of a constant, the string after it.
+        name: name under which it is imported.
+        file: source file, relative to the root.
+        node: AST node of the definition.
+        docstring: docstring of the definition; for a constant, the string after it.
     """
 
     name: str
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def render() -> str:
-    """Return the page as Markdown."""
+    """Render the page as Markdown."""
     parts = [HEAD]
     for package, title in PACKAGES.items():
         names = public_names(package)
@@ -59,7 +59,7 @@ def render() -> str:
 
 
 def public_names(package: str) -> list[PublicName]:
-    """Return the names in a package's ``__all__``, in its order."""
+    """Return the names in a package's ``__all__``, in order."""
     path = ROOT.joinpath(*package.split("."), "__init__.py")
     return [_find(name, path) for name in _all_of(ast.parse(path.read_text()))]
 
@@ -72,7 +72,7 @@ def _all_of(tree: ast.Module) -> list[str]:
 
 
 def _find(name: str, path: Path) -> PublicName:
-    """Find the definition of a name, through the relative imports that lead to it."""
+    """Find the definition of a name, following relative imports."""
     body = ast.parse(path.read_text()).body
     statements = [*body, *(inner for node in body if isinstance(node, ast.If) for inner in node.body)]
     for node, following in zip(statements, [*statements[1:], None], strict=True):
@@ -93,7 +93,7 @@ def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:
 
 
 def _file_of(node: ast.ImportFrom, path: Path) -> Path:
-    """Return the file that a relative import names."""
+    """Return the file that a relative import refers to."""
     folder = path.parents[node.level - 1]
     target = folder.joinpath(*(node.module or "").split("."))
     return target / "__init__.py" if target.is_dir() else target.with_suffix(".py")
@@ -161,17 +161,17 @@ def _argument(argument: ast.arg, default: ast.expr | None) -> str:
 
 
 def _source(node: ast.AST) -> str:
-    return ast.unparse(node).replace("'", '"')  # as ruff formats strings
+    return ast.unparse(node).replace("'", '"')  # quoted as ruff formats strings
 
 
 def _joined(name: str, parts: list[str], width: int = 100) -> str:
-    """Return a call on one line, or with one argument on each where that is too long."""
+    """Return a call on one line, or with one argument per line if it is too long."""
     line = f"{name}({', '.join(parts)})"
     return line if len(line) <= width else name + "(\n" + "".join(f"    {part},\n" for part in parts) + ")"
 
 
 def _markdown(docstring: str) -> str:
-    """Turn a docstring, with Sphinx roles and Google's sections, into Markdown."""
+    """Convert a docstring with Sphinx roles and Google-style sections to Markdown."""
     lines: list[str] = []
     section, in_example = "", False
     for line in [*docstring.splitlines(), ""]:

@@ -1,4 +1,4 @@
-"""Draw the concept figure of the README from drawn scenes, with the small models.
+"""Draw the concept figure of the README from drawn scenes with the small models.
 
 Crops, prototypes, proposals, similarities and labels in the figure are computed, not sketched::
 
@@ -34,25 +34,25 @@ from synthetic.scenes import NOVEL_SPECIES, Scene, draw_scene, reference_scenes,
 
 SHOTS = 4
 SEED = 23
-"""Names the target: a scene without distractors whose objects are all found at the threshold below."""
+"""Seed of the target: a scene without distractors, all of whose objects are found at the threshold below."""
 SCORE_THRESHOLD = 0.65
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart by colour-blind readers, too
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # distinguishable by colour-blind readers
 INK, GREY, CARD, PANEL = "#1f2328", "#59636e", "#ffffff", "#f3f5f8"
 WIDTH, HEIGHT, DPI = 1600, 806, 100
 
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that the figure shows.
+    """Contents of the figure.
 
     Attributes:
         references: crops of the references of each class, with their masks.
         prototypes: ``[K, C]``, by class in alphabetical order.
         target: the scene.
         masks: bool ``[n, H, W]``, the proposals.
-        similarities: ``[n, K]``, of the proposals to the classes.
+        similarities: ``[n, K]`` between proposals and classes.
         instances: those above the threshold.
-        colours: of the classes.
+        colours: by class.
     """
 
     references: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -98,7 +98,7 @@ def _crop(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Canvas:
-    """A figure on which everything is placed in pixels, from the upper left corner."""
+    """Figure whose elements are placed in pixels from the upper left corner."""
 
     def __init__(self) -> None:
         self.figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="none")
@@ -128,7 +128,7 @@ class Canvas:
 
 
 def draw(content: Content) -> Figure:
-    """Two rows: references become prototypes above, and a target becomes labels below."""
+    """Draw two rows: references to prototypes above, target to labels below."""
     canvas = Canvas()
     canvas.card(1, 1, WIDTH - 2, HEIGHT - 2, CARD, "#d1d9e0")
     _draw_references(canvas, content)
@@ -141,7 +141,7 @@ def draw(content: Content) -> Figure:
 
 TOP, BOTTOM, SIDE = 78, 478, 300
 COLUMNS = (40, 434, 828, 1260)
-"""Left edges of the panels of the lower row."""
+"""Left edges of the panels of the lower row, in pixels."""
 
 
 def _heading(canvas: Canvas, x: float, y: float, title: str, note: str) -> None:
@@ -254,9 +254,9 @@ TAG = (92, 19)
 
 
 def _place_beside(mask: np.ndarray, taken: np.ndarray) -> tuple[int, int]:
-    """Upper left corner of a caption right, left, below or above a mask, where it covers least of ``taken``.
+    """Place a caption to the right, left, below or above a mask, with the least overlap with ``taken``.
 
-    The place is marked in ``taken``.
+    Returns the upper left corner of the caption, and marks it in ``taken``.
     """
     rows, columns = mask.nonzero()
     (top, bottom), (left, right) = (np.percentile(each, (1, 99)).astype(int) for each in (rows, columns))

@@ -1,7 +1,7 @@
-"""See to it that there is a Chromium which runs, for the tests that drive the App, and print where it is.
+"""Find a working Chromium for the browser tests, or install one, and print its path.
 
-In this order: the one that CHROMIUM names, one on the PATH, one that playwright installed; else the system's package
-(as root, or with a sudo that asks no password), else playwright's own download.
+Candidates in order: CHROMIUM, a browser on the PATH, one installed by playwright; otherwise the system's package is
+installed (as root, or with a sudo that needs no password), or else playwright's own download.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ The tests drive the App in a real browser, and no Chromium that runs could be fo
 
 
 def problem(browser: str) -> str | None:
-    """Why this browser cannot be used, None if it can."""
+    """Reason why the browser cannot be used; None if it can."""
     try:
-        # Ubuntu's chromium-browser, for one, is a script that asks for a snap.
+        # Ubuntu's chromium-browser, for example, is a script that asks for a snap.
         done = subprocess.run([browser, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{browser} does not run: {error}"
@@ -32,7 +32,7 @@ def problem(browser: str) -> str | None:
 
 
 def find() -> str | None:
-    """The path of a browser that runs. Raises if CHROMIUM names one that does not: that was asked for."""
+    """Path of a working browser. Raises if the one named by CHROMIUM does not work."""
     if named := os.environ.get("CHROMIUM"):
         if why := problem(named):
             raise RuntimeError(f"CHROMIUM: {why}")
@@ -41,7 +41,7 @@ def find() -> str | None:
 
 
 def candidates() -> Iterator[str]:
-    """Paths where a browser may be."""
+    """Candidate paths of a browser."""
     yield from filter(None, map(shutil.which, NAMES))
     from playwright.sync_api import sync_playwright
 
@@ -50,7 +50,7 @@ def candidates() -> Iterator[str]:
 
 
 def install_system_package() -> None:
-    """Debian's chromium, where there is apt and the right to use it."""
+    """Install Debian's chromium, if apt and the required permissions are available."""
     if not shutil.which("apt-get"):
         return
     command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
@@ -58,25 +58,25 @@ def install_system_package() -> None:
         if not shutil.which("sudo") or subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode:
             return
         command = ["sudo", "-n", *command]
-    print("set-up: no Chromium for the tests in the browser, installing the system's package", file=sys.stderr)
+    print("set-up: no Chromium for the browser tests, installing the system's package", file=sys.stderr)
     run([*command, "update", "--quiet"])
     run([*command, "install", "--quiet", "--yes", "--no-install-recommends", "chromium"])
 
 
 def install_playwright_chromium() -> None:
-    """playwright's own Chromium, with the libraries that it needs where there is the right to install them."""
+    """Install playwright's own Chromium, with its system libraries if permitted."""
     print("set-up: trying playwright's own Chromium", file=sys.stderr)
     with_libraries = ["--with-deps"] if os.geteuid() == 0 else []
     run([sys.executable, "-m", "playwright", "install", *with_libraries, "chromium"])
 
 
 def run(command: list[str]) -> None:
-    # Whether it worked is seen by what is there afterwards. Standard output is for the path alone.
+    # Success is determined by the files, not the exit code. Standard output is reserved for the path.
     subprocess.run(command, check=False, stdout=sys.stderr)
 
 
 def main() -> str | None:
-    """An error message, None if there is a usable browser."""
+    """Ensure a usable browser; return an error message, or None."""
     try:
         browser = find()
     except RuntimeError as error:

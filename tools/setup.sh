@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository's root and installs the tested versions into it. Called by make; PYTHON=... chooses the interpreter,
-# VENV=... another folder, CONSTRAINTS=... other versions.
+# Create .venv in the repository's root and install the tested versions. Called by make. PYTHON sets the interpreter,
+# VENV the folder, CONSTRAINTS the file of versions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${VENV:-.venv}"
@@ -28,14 +28,14 @@ find_python() {
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python="$(find_python)"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$python cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv"
-    echo "set-up: making $venv with $("$python" --version); about 6 GB will be installed into it"
+        fail "$python cannot create virtual environments. On Debian and Ubuntu: sudo apt install python3-venv"
+    echo "set-up: creating $venv with $("$python" --version); about 6 GB will be installed into it"
     "$python" -m venv --clear "$venv"
 fi
 
-# Some packages (sam2 among them) come as source only. An isolated build would fetch its own second copy of torch for
-# each of them; built with the pinned setuptools of the environment they need neither torch nor a compiler, as long as sam2's
-# CUDA extension, which is not used here, stays out.
+# Some packages, such as sam2, are distributed as source only. Isolated builds would each download another copy of
+# torch. With the pinned setuptools of the environment they need neither torch nor a compiler, provided that sam2's CUDA
+# extension, which is unused, is not built.
 export SAM2_BUILD_CUDA=0
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --constraint "$constraints" "$@"; }
 pip_install setuptools wheel

@@ -1,16 +1,16 @@
-"""What processes do to each other and to themselves: kill -9 at random instants, and starts in one instant.
+"""Stress test of concurrent and killed processes: kill -9 at random instants, and simultaneous starts.
 
     python tools/stress.py kill --instants 30 --jobs build segment evaluate train
     python tools/stress.py pairs --pairs 50
 
-``kill``: a process begins a job and is killed at a random instant of it, or of the deletion after it. The next process
-finishes the job, prints its result, deletes all that was made and checks that nothing is left, and is the next to be
-killed. Every result must be that of an undisturbed process.
+``kill``: a process begins a job and is killed at a random instant of it, or of the subsequent deletion. The next
+process finishes the job, prints its result, deletes everything, checks that nothing is left, and is the next to be
+killed. Every result must equal that of an undisturbed process.
 
-``pairs``: two processes that have the same dataset open begin a job each in one instant, and then delete what they made
-in one instant. After each, the dataset must load, with every field declared once, and both results must be right.
+``pairs``: two processes with the same open dataset begin a job simultaneously, and then delete its results
+simultaneously. After each step the dataset must load, with every field declared once, and both results must be right.
 
-Exit code 1 if anything went wrong.
+The exit code is 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     kill = commands.add_parser("kill", help="kill -9 at random instants")
     kill.add_argument("--jobs", nargs="+", choices=list(_JOBS), default=list(_JOBS))
-    kill.add_argument("--instants", type=int, default=30, help="kills of each job (%(default)s)")
-    kill.add_argument("--seed", type=int, default=0, help="of the instants")
-    pairs = commands.add_parser("pairs", help="two starts in one instant")
-    pairs.add_argument("--pairs", type=int, default=50, help="number of pairs (%(default)s)")
+    kill.add_argument("--instants", type=int, default=30, help="kills per job (default: %(default)s)")
+    kill.add_argument("--seed", type=int, default=0, help="seed of the instants")
+    pairs = commands.add_parser("pairs", help="simultaneous starts")
+    pairs.add_argument("--pairs", type=int, default=50, help="number of pairs (default: %(default)s)")
     for name, work in (("finish-and-start", _finish_and_start), ("on-command", _on_command)):
         worker = commands.add_parser(name)
         worker.add_argument("job", nargs="?")
@@ -66,15 +66,15 @@ def main() -> None:
 
 
 def _kills(args: argparse.Namespace, folder: Path) -> list[str]:
-    return [failure for job in args.jobs for failure in _kill_again_and_again(job, args, folder)]
+    return [failure for job in args.jobs for failure in _kill_repeatedly(job, args, folder)]
 
 
 def _pairs(pairs: int, folder: Path) -> list[str]:
-    """Have two processes begin in one instant, again and again; returns what went wrong."""
+    """Run pairs of simultaneous jobs; return the failures."""
     failures = []
     workers = [_Worker(["on-command"], folder)]
     workers[0].expect("READY")
-    workers.append(_Worker(["on-command"], folder))  # the first one makes the dataset
+    workers.append(_Worker(["on-command"], folder))  # the first one creates the dataset
     workers[1].expect("READY")
     expected: dict[str, str] = {}
     try:
@@ -100,27 +100,27 @@ def _pairs(pairs: int, folder: Path) -> list[str]:
     return failures
 
 
-def _kill_again_and_again(job: str, args: argparse.Namespace, folder: Path) -> list[str]:
-    """Kill a job at some instants; returns what went wrong."""
+def _kill_repeatedly(job: str, args: argparse.Namespace, folder: Path) -> list[str]:
+    """Kill a job at random instants; return the failures."""
     rng = random.Random(f"{args.seed} {job}")
     expected, seconds, duration = "", 0.0, 0.0
     failures = []
     for instant in range(args.instants + 2):
-        # The first process is not disturbed, and tells the result and how long it takes; the last one only finishes.
+        # The first process is undisturbed and measures result and duration; the last one only finishes.
         worker = _Worker(["finish-and-start", job], folder)
         try:
             result = worker.expect("RESULT")
             expected = expected or result
             if result != expected:
-                failures.append(f"{job}: killed at {seconds:.3f} s, another result: {result} instead of {expected}")
+                failures.append(f"{job}: killed at {seconds:.3f} s, different result: {result} instead of {expected}")
             if left := json.loads(worker.expect("LEFT")):
-                failures.append(f"{job}: killed at {seconds:.3f} s, left behind: {left}")
+                failures.append(f"{job}: killed at {seconds:.3f} s, left over: {left}")
             worker.expect("START")
             begun = time.monotonic()
             if instant == 0:
                 worker.expect("END")
                 duration = time.monotonic() - begun
-                print(f"{job}: takes {duration:.2f} s, with its deletion, undisturbed", flush=True)
+                print(f"{job}: undisturbed run takes {duration:.2f} s with its deletion", flush=True)
             elif instant <= args.instants:
                 seconds = rng.uniform(0, duration)
                 time.sleep(seconds)
@@ -134,7 +134,7 @@ def _kill_again_and_again(job: str, args: argparse.Namespace, folder: Path) -> l
 
 
 class _Worker:
-    """A process that does a job; it prints ``NAME value`` when something has been done."""
+    """Process that runs a job and prints ``NAME value`` after each step."""
 
     def __init__(self, arguments: list[str], folder: Path) -> None:
         self._errors = (folder / f"errors-{time.monotonic_ns()}.txt").open("w+")
@@ -151,7 +151,7 @@ class _Worker:
         )
 
     def expect(self, name: str) -> str:
-        """Wait for a line of this name; returns its value."""
+        """Wait for a line with this name, and return its value."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(f"{name} "):
@@ -166,31 +166,31 @@ class _Worker:
         self._process.stdin.flush()
 
     def kill(self) -> None:
-        """As a machine that runs out of memory does it."""
+        """Kill the process, as the out-of-memory killer does."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._errors.close()
 
 
 def _finish_and_start(job: str) -> None:
-    """In a process of its own: finish the job, delete what it made, and begin it again."""
+    """Entry point of a subprocess: finish the job, delete its results, and begin it again."""
     dataset = _dataset()
     do, result, delete = _JOBS[job]
     do(dataset, KEY)
     print("RESULT", json.dumps(result(dataset, KEY)), flush=True)
     delete(dataset, KEY)
     print("LEFT", json.dumps(_left(dataset)), flush=True)
-    # What is known already is done in an instant, which leaves no time to be killed in.
+    # Cached results would be reused at once, which leaves no time for the kill.
     shutil.rmtree(os.environ["NTS_CACHE_DIR"], ignore_errors=True)
     print("START now", flush=True)
     do(dataset, KEY)
     delete(dataset, KEY)
     print("END now", flush=True)
-    sys.stdin.read()  # until the end comes
+    sys.stdin.read()  # wait to be killed
 
 
 def _on_command(_: None) -> None:
-    """In a process of its own: do, delete and check what the lines of standard input say."""
+    """Entry point of a subprocess: run, delete and check by commands from standard input."""
     dataset = _dataset()
     print("READY now", flush=True)
     for line in sys.stdin:
@@ -214,7 +214,7 @@ def _dataset() -> Any:
 
 
 def _damage(dataset: Any) -> list[str]:
-    """What is wrong with the stored schema."""
+    """Return the problems of the stored schema."""
     import fiftyone.core.odm as foo
 
     stored = foo.get_db_conn().datasets.find_one({"name": DATASET})
@@ -275,7 +275,7 @@ def _training_samples(folder: Path) -> list[Any]:
 
 
 def _left(dataset: Any) -> list[str]:
-    """Fields and runs that were not there at the beginning, as another process would see them."""
+    """Fields and runs that were added since the start, as seen by another process."""
     dataset.reload()
     fields = set(dataset.get_field_schema(flat=True)) ^ set(dataset.info["fields"])
     runs = set(dataset.list_runs()) ^ {"base"}
@@ -377,7 +377,7 @@ _JOBS: dict[str, tuple[Callable[[Any, str], None], Callable[[Any, str], Any], Ca
     "train": (_train, _trained, _deleting("PROMPT")),
     "heat maps": (_heat, _heated, _unheat),
 }
-"""For each job: do it under a name, tell its result, delete it."""
+"""Jobs by name: the function that runs it, its result, and its deletion."""
 
 _PAIRS = (("evaluate", "evaluate"), ("segment", "evaluate"), ("segment", "segment"), ("heat maps", "evaluate"))
 

@@ -1,6 +1,6 @@
 """Execute docs/tutorial.ipynb and store its outputs: python tools/tutorial.py
 
-It runs on a database of its own, so the datasets of whoever runs it stay as they are.
+Uses a private database, separate from the user's datasets.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "tutorial.ipynb"
 
 
 def execute(notebook: nbformat.NotebookNode, timeout: float = 600) -> nbformat.NotebookNode:
-    """Run all cells in the notebook's folder, in a new kernel, and store what they show in the notebook.
+    """Execute all cells in the notebook's folder in a new kernel, and store their outputs in the notebook.
 
     Args:
-        notebook: the notebook.
+        notebook: notebook to execute, modified in place.
         timeout: of one cell, in seconds.
 
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    # Times of execution would change the file whenever it runs.
+    # Execution times would change the file on every run.
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(PATH.parent))
-    notebook.metadata.pop("language_info", None)  # names the Python version of whoever ran it
+    notebook.metadata.pop("language_info", None)  # contains the Python version of the machine
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        # Progress bars and warnings name the machine.
+        # Progress bars and warnings contain machine-specific names.
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
-            # Pillow offers both, and the PNG is several times as large.
+            # Pillow provides both; the PNG is several times larger.
             if "image/jpeg" in output.get("data", {}):
                 del output.data["image/png"]
     return notebook
 
 
 def main() -> None:
-    """Execute the notebook, and write it if no cell failed."""
+    """Execute the notebook, and write it if all cells succeed."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(
             {

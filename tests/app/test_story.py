@@ -171,7 +171,7 @@ def inspect_the_memory(app: AppPage, dataset, picture) -> None:
     app.expect_samples(len(references))
     panel.get_by_role("tab", name="Similarity of classes").click()
     expect(panel.locator(".js-plotly-plot .heatmaplayer image")).to_be_visible()
-    picture("memory_panel_likeness", panel)
+    picture("memory_panel_similarity", panel)
 
 
 def _samples_with(dataset, name: str) -> int:

@@ -175,22 +175,22 @@ def test_numbers_are_shown_with_three_digits(value, text):
     assert shown(value) == text
 
 
-def test_what_the_fast_preset_moves_is_measured(tmp_path):
+def test_the_effect_of_the_fast_preset_is_measured(tmp_path):
     numbers = fast.run(targets=3, draws=1, device="cpu", output=tmp_path)
     assert json.loads((tmp_path / "fast.json").read_text()) == numbers
-    for name in ("half precision", "led prompts", "both: the preset 'fast'"):
+    for name in ("half precision", "guided prompts", "both: the preset 'fast'"):
         assert len(numbers["moved"][name]) == 1
         assert 0 <= numbers["images_changed"][name][0] <= 1
     assert "images whose instances change" in (tmp_path / "fast.md").read_text()
 
 
-def test_led_proposals_of_the_benchmark_are_those_of_the_engine(small_encoder, small_segmenter):
+def test_guided_proposals_of_the_benchmark_equal_those_of_the_engine(small_encoder, small_segmenter):
     preset = replace(PAPER, proposals=replace(PAPER.proposals, guidance=FAST.proposals.guidance))
     image = target_scenes(1)[0].image
     prototypes = torch.randn(4, small_encoder.info.dim, generator=torch.Generator().manual_seed(0))
     whole = encode_target(image, small_encoder, small_segmenter, PAPER)
     expected = encode_target(image, small_encoder, small_segmenter, preset, prototypes=prototypes)
-    found = fast.led(whole, prototypes, small_segmenter.points_per_side, small_segmenter.input_size)
+    found = fast.guided(whole, prototypes, small_segmenter.points_per_side, small_segmenter.input_size)
     assert torch.equal(found.proposals.points, expected.proposals.points)
     assert torch.allclose(found.proposals.mask_logits, expected.proposals.mask_logits, atol=1e-3)
 

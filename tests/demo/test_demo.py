@@ -1,4 +1,4 @@
-"""`make demo`, on fewer images: it runs to its end, prints its table, draws its pictures, and reuses what is there."""
+"""`make demo` on fewer images: it prints its table, draws its pictures, and resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_demo_runs_and_runs_again(fo, tmp_path, monkeypatch, capsys):
     try:
         demo.main()
         first = capsys.readouterr().out
-        assert "3 images segmented, 0 were done before, 0 failed" in first
+        assert "3 images segmented, 0 already done, 0 failed" in first
         assert first.count("3 images segmented") == 3
         for scorer in ("prototypes", "prompt (VRP)", "both"):
             assert f"all, {scorer} " in first
@@ -23,6 +23,6 @@ def test_demo_runs_and_runs_again(fo, tmp_path, monkeypatch, capsys):
             assert str(tmp_path / f"{name}.png") in first
             assert Image.open(tmp_path / f"{name}.png").width > 900
         demo.main()
-        assert "0 images segmented, 3 were done before, 0 failed" in capsys.readouterr().out
+        assert "0 images segmented, 3 already done, 0 failed" in capsys.readouterr().out
     finally:
         fo.delete_dataset(demo.DATASET)
