@@ -1,4 +1,4 @@
-"""What all operators share: how a job runs, in the App, delegated and from Python, and how its outcome is shown."""
+"""Base classes of the operators: running a job in the App, delegated or from Python, and showing its outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import fiftyone.operators.types as types
 
 
 def sentence(message: object) -> str:
-    """A message as the App shows it, beginning with a capital."""
+    """Capitalise a message for the App."""
     text = str(message)
     return text[:1].upper() + text[1:]
 
@@ -25,7 +25,7 @@ class PluginOperator(foo.Operator):
     def settings(
         name: str, label: str, description: str, risk_level: str, icon: str = "icon", **more: Any
     ) -> foo.OperatorConfig:
-        """What all configurations have in common; ``icon`` is the beginning of the names of two files in ``assets``."""
+        """Configuration of an operator; ``icon`` is the common beginning of the names of two files in ``assets``."""
         return foo.OperatorConfig(
             name=name,
             label=label,
@@ -38,11 +38,11 @@ class PluginOperator(foo.Operator):
         )
 
     def resolve_placement(self, ctx):
-        """Where the App has a button for it."""
+        """Button of the operator in the App."""
         return grid_button(self.config) if self.in_grid else None
 
     def form(self, ctx, inputs: types.Object) -> None:
-        """Put the inputs on the form."""
+        """Add the inputs of the operator."""
         raise NotImplementedError
 
     def resolve_input(self, ctx):
@@ -52,14 +52,14 @@ class PluginOperator(foo.Operator):
 
 
 class SimpleOperator(PluginOperator):
-    """An operator that is done at once, and says in a few words what it did."""
+    """An operator that runs at once and reports in a few words."""
 
     def do(self, ctx) -> str:
-        """Do it; returns what was done (Markdown)."""
+        """Run; returns what was done (Markdown)."""
         raise NotImplementedError
 
     def execute(self, ctx):
-        # The App acts when this has returned: the reload sees what was done, and a view that is set comes after it.
+        # The App acts when this has returned: the reload shows the changes, and a view that is set comes after it.
         ctx.trigger("reload_dataset")
         return {"summary": self.do(ctx)}
 
@@ -70,8 +70,8 @@ class SimpleOperator(PluginOperator):
 class JobOperator(PluginOperator):
     """An operator whose work is a job of the engine: a generator that yields its progress and returns a report.
 
-    A subclass has a form, makes its job of the form's values (:meth:`job`), and tells the report in words and one table
-    (:meth:`summary`, :meth:`rows`).
+    A subclass has a form, makes its job from the form's values (:meth:`job`), and presents the report in words and one
+    table (:meth:`summary`, :meth:`rows`).
     """
 
     columns: tuple[tuple[str, str], ...] = ()
@@ -94,11 +94,11 @@ class JobOperator(PluginOperator):
         return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
 
     def outcome_form(self) -> types.Property:
-        """How the outcome is shown."""
+        """Form of the outcome."""
         return output_form(self.config.label, self.columns)
 
     def results(self, report) -> dict[str, Any]:
-        """The outcome itself, as plain values."""
+        """Outcome as plain values."""
         return {"summary": self.summary(report), "rows": self.rows(report)}
 
     def resolve_output(self, ctx):
@@ -106,7 +106,7 @@ class JobOperator(PluginOperator):
         return self.outcome_form()
 
     def schedule(self, sample_collection, **params: Any):
-        """Have a delegated run do it; returns FiftyOne's record of the operation."""
+        """Schedule a delegated run; returns FiftyOne's record of the operation."""
         context = {"view": sample_collection.view(), "params": params, "request_delegation": True}
         return foo.execute_operator(self.uri, context)
 
@@ -127,8 +127,8 @@ class JobOperator(PluginOperator):
             job.close()
             raise
         except Exception as error:
-            # The App shows nothing of an exception, and leaves the progress bar standing: it is told before. A caller
-            # from Python gets the exception itself.
+            # The App does not show exceptions and leaves the progress bar open, so it is notified first. A caller from
+            # Python gets the exception itself.
             message = _words(error)
             yield ctx.ops.notify(f"{self.config.label} failed", variant="error")
             yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
@@ -139,10 +139,10 @@ class JobOperator(PluginOperator):
 
 
 async def _advance(job):
-    """Do the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
+    """Run the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
 
-    When its tab is shut FiftyOne cancels the task that waits here. A plain generator would not hear of it: it would be
-    left lying until Python's garbage collector finds it, with everything that the job has not written yet.
+    When its tab is closed, FiftyOne cancels the task that waits here. A plain generator would not notice: it would stay
+    until Python's garbage collector finds it, with all results that the job has not written yet.
     """
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(asyncio.to_thread(_next, job))
@@ -156,7 +156,7 @@ async def _advance(job):
 def _next(job):
     try:
         return next(job), None
-    except StopIteration as end:  # which no thread can hand on
+    except StopIteration as end:  # a future cannot raise StopIteration
         return None, end.value
 
 
@@ -168,7 +168,7 @@ def grid_button(config: foo.OperatorConfig, prompt: bool = True) -> types.Placem
 
 
 def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.Property:
-    """How an outcome is shown: words, and a table if it has columns."""
+    """Form of an outcome: words, and a table if it has columns."""
     outputs = types.Object()
     outputs.str("summary", view=types.MarkdownView())
     if columns:
@@ -186,13 +186,13 @@ def _error_form(label: str, message: str) -> types.Property:
 
 
 def _words(error: Exception) -> str:
-    """An error as the App shows it. Errors of our own are written to be read; of others the kind must be told, too."""
+    """Message of an error for the App; errors that are not our own are named, too."""
     foreign = type(error).__module__ == "builtins" and not isinstance(error, ValueError)
     return f"{type(error).__name__}: {error}" if foreign else sentence(error)
 
 
 def bullets(title: str, items: list[str], most: int = 10) -> str:
-    """A paragraph of Markdown: a list under a title; nothing for no items."""
+    """Markdown list under a title; empty for no items."""
     if not items:
         return ""
     shown = [f"- {item}" for item in items[:most]]
@@ -202,5 +202,5 @@ def bullets(title: str, items: list[str], most: int = 10) -> str:
 
 
 def paragraphs(*texts: str) -> str:
-    """The texts that are not empty, as paragraphs of Markdown."""
+    """Join the texts that are not empty as paragraphs of Markdown."""
     return "\n\n".join(text for text in texts if text)

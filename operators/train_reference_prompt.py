@@ -36,7 +36,7 @@ class TrainReferencePrompt(JobOperator):
         return train_reference_prompt(sample_collection, label_field, prompt_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import PROMPT
+        from ..nts.fiftyone_adapter import PROMPT, MemoryConfig
 
         view = forms.target_view(ctx, inputs, "Learn from")
         if view is None:
@@ -62,10 +62,8 @@ class TrainReferencePrompt(JobOperator):
         forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name")
         forms.overwrite(inputs, "Replace a prompt of this name, and begin anew where a training was interrupted")
         _settings(inputs)
-        forms.encoder(inputs)
-        forms.segmenter(inputs)
-        forms.preset(inputs)
-        forms.device(inputs, precision=False)
+        for name in ("encoder", "segmenter", "preset", "device"):
+            forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import prompt_job

@@ -6,8 +6,9 @@
 >>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
 """
 
+from ..vrp.prompt import PromptMismatch
 from ..vrp.training import FEW_CLASSES
-from .building import WEAK_LABELS, MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
+from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
 from .checks import (
     InputError,
     LabelCounts,
@@ -20,7 +21,15 @@ from .checks import (
     reference_counts,
     suggest_output_field,
 )
-from .class_maps import MAP_OUTPUTS, ClassMapsReport, class_maps_job, map_classes
+from .class_maps import ClassMapsReport, class_maps_job, map_classes
+from .config import (
+    MAP_OUTPUTS,
+    WEAK_LABELS,
+    ClassMapsConfig,
+    HeatmapsConfig,
+    MemoryConfig,
+    SegmentationConfig,
+)
 from .errors import RunEnded, RunNotFound
 from .evaluation_job import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
 from .evaluation_results import (
@@ -47,6 +56,7 @@ from .inspecting import (
 from .jobs import Job, Progress, run
 from .model import ReferenceSegmenterModel
 from .native_evaluation import check_evaluation_fields, nap_of_evaluation
+from .plan import Plan, plan_class_maps, plan_segmentation
 from .prompts import PromptReport, export_prompt, import_prompt, load_prompt, prompt_job, train_reference_prompt
 from .reviewing import (
     REVIEW,
@@ -98,22 +108,28 @@ __all__ = [
     "REVIEW",
     "REVIEW_SHARE",
     "WEAK_LABELS",
+    "ClassMapsConfig",
     "ClassMapsReport",
     "EvaluationReport",
+    "HeatmapsConfig",
     "HeatmapsReport",
     "InputError",
     "Job",
     "LabelCounts",
+    "MemoryConfig",
     "MemoryInspection",
     "MemoryReport",
+    "Plan",
     "Progress",
     "PromptFacts",
+    "PromptMismatch",
     "PromptReport",
     "ReferenceCounts",
     "ReferenceSegmenterModel",
     "ReviewReport",
     "RunEnded",
     "RunNotFound",
+    "SegmentationConfig",
     "SegmentationReport",
     "Thumbnail",
     "against_shots",
@@ -171,6 +187,8 @@ __all__ = [
     "nap_of_evaluation",
     "open_evaluation",
     "percent",
+    "plan_class_maps",
+    "plan_segmentation",
     "prompt_facts",
     "prompt_job",
     "prompt_problem",
