@@ -23,11 +23,14 @@ app: $(READY)  ## Open the FiftyOne App on the demo dataset, with the plugin in 
 	@$(BIN)/python -m demo --app
 
 # Some tests drive the App in a browser. BROWSER=no leaves them out, CHROMIUM=/path/to/chrome chooses the browser.
+# One process for each core; the tests of one file in the browser stay together.
+PROCESSES := -n auto --maxprocesses 4 --dist loadgroup
+
 WITHOUT_BROWSER := $(filter no,$(BROWSER))
 
 .PHONY: test
 test: lint types $(if $(WITHOUT_BROWSER),,browser)  ## Lint, format and type checks, and all tests with the coverage of the engine
-	@$(BIN)/python -m pytest $(if $(WITHOUT_BROWSER),-m "not browser") --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest $(PROCESSES) $(if $(WITHOUT_BROWSER),-m "not browser") --cov=nts --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 # Python 3.11, for which all of these versions exist. Some of them have no wheels for later ones.
 LOWEST := .venv-lowest
@@ -47,6 +50,11 @@ browser: $(READY)  ## Find a Chromium for the tests, or install one
 .PHONY: screenshots
 screenshots: browser  ## Make the README's pictures of the App, by the test that tells its story
 	@$(BIN)/python -m pytest tests/app/test_story.py --screenshots docs
+
+.PHONY: docs
+docs: $(READY)  ## Write docs/api.md from the docstrings, and execute the tutorial
+	@$(BIN)/python tools/api_reference.py
+	@$(BIN)/python tools/tutorial.py
 
 .PHONY: lint
 lint: $(READY)  ## Check style and format, change nothing

@@ -17,13 +17,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from nts.cache import TensorCache
 from nts.evaluation.predictor_table import Row, draw_lists, evaluate_heads
 from nts.evaluation.predictors import Baselines, PromptedMap
 from nts.models import load_encoder, load_segmenter
-from nts.vrp.features import FeatureStore
 from nts.vrp.model import VRPConfig, paper
 from nts.vrp.prompt import TrainedPrompt
-from nts.vrp.training import PAPER, TrainingConfig, default_vrp, run_training, split_classes, train
+from nts.vrp.training import (
+    FEATURES_BUDGET,
+    PAPER,
+    FeatureStore,
+    TrainingConfig,
+    default_vrp,
+    run_training,
+    split_classes,
+    train,
+)
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES
 from training.train_reference_prompt import draw_data
@@ -66,7 +75,8 @@ def variants(ours: VRPConfig, config: TrainingConfig) -> dict[str, tuple[VRPConf
 def train_all(folder: Path, steps: int, classes: int, scenes: int, names: Sequence[str]) -> dict[str, TrainedPrompt]:
     """Train the variants, or go on where an earlier call was interrupted."""
     dataset = draw_data(folder / "data", classes, scenes)
-    store = FeatureStore(load_encoder(), load_segmenter(), folder=folder / "features")
+    cache = TensorCache(folder / "features", FEATURES_BUDGET)
+    store = FeatureStore(load_encoder(), load_segmenter(), cache)
     config = TrainingConfig(steps=steps, flip=False, check_every=max(1, steps // 4), validation_episodes=60)
     split = split_classes(dataset)
     prompts = {}

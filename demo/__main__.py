@@ -21,7 +21,9 @@ import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from nts import fiftyone_adapter as nts  # noqa: E402
+from nts.fiftyone_adapter import runs  # noqa: E402
 from nts.fiftyone_adapter.colours import set_class_colours  # noqa: E402
+from nts.fiftyone_adapter.jobs import Progress  # noqa: E402
 from nts.images import read_image  # noqa: E402
 from nts.pictures import class_colours, contact_sheet, draw_instances  # noqa: E402
 from synthetic.scenes import write_data_set  # noqa: E402
@@ -46,7 +48,7 @@ def main() -> None:
 
     dataset = load_dataset(arguments.out, arguments.targets)
     targets = dataset.match_tags("target")
-    if not nts.list_memories(dataset).get(MEMORY, {}).get("whole_images"):
+    if not runs.list_runs(dataset, runs.MEMORY).get(MEMORY, {}).get("whole_images"):
         with Bar("Reference memory") as bar:
             report = nts.build_reference_memory(
                 dataset.match_tags("reference"),
@@ -77,7 +79,7 @@ class Bar:
     def __init__(self, title: str) -> None:
         self._bar = tqdm(desc=f"{title:<17}", unit="", leave=True, dynamic_ncols=True)
 
-    def update(self, progress: nts.Progress) -> None:
+    def update(self, progress: Progress) -> None:
         self._bar.total = progress.total
         self._bar.n = progress.done
         self._bar.refresh()

@@ -3,9 +3,10 @@
 The three steps can be taken in three threads: look an image up ahead of the models, segment it, keep what is new behind
 them.
 
->>> cached = CachedSegmenter(segmenter, default_cache())  # doctest: +SKIP
->>> found = cached.segment(cached.look_up_file("street.jpg"))  # doctest: +SKIP
->>> cached.keep(found)  # doctest: +SKIP
+>>> from nts.cache import default_cache
+>>> cached = CachedSegmenter(segmenter, default_cache())
+>>> found = cached.segment(cached.look_up_file("street.jpg"))
+>>> cached.keep(found)
 """
 
 from __future__ import annotations

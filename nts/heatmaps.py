@@ -1,7 +1,7 @@
-"""Where an image is alike to a class: the cosine of every patch with the class prototype, as a map.
+"""Similarity heat maps: cosine similarity of each patch to a class prototype.
 
-It is what the matching sees before any mask is proposed, and so it tells two failures apart: where the map is bright on
-an object that was not found, the proposals missed it; where it is dark, the encoder does not know the class.
+They separate two causes of a missed object: if the map is high on it, no proposal covered it; if the map is low, the
+encoder does not represent the class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def similarity_maps(tokens: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine similarity of every patch with every class.
+    """Cosine similarity of each patch to each class prototype.
 
     Args:
         tokens: ``[h, w, C]`` patch tokens of an image.
@@ -21,7 +21,7 @@ def similarity_maps(tokens: Tensor, prototypes: Tensor) -> Tensor:
         float ``[K, h, w]`` in ``[-1, 1]``.
 
     Raises:
-        ValueError: if tokens and prototypes do not have the same length ``C``.
+        ValueError: if tokens and prototypes differ in length ``C``.
     """
     if tokens.ndim != 3 or prototypes.ndim != 2 or tokens.shape[2] != prototypes.shape[1]:
         raise ValueError(
@@ -33,17 +33,15 @@ def similarity_maps(tokens: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def enlarge(maps: Tensor, image_size: tuple[int, int], longest: int) -> Tensor:
-    """Enlarge maps bilinearly to the shape of their image.
-
-    The encoder sees the image stretched to a square, so its grid has another aspect ratio than the image.
+    """Resize maps bilinearly to the aspect ratio of their image, as the encoder's grid is square.
 
     Args:
         maps: ``[K, h, w]``.
         image_size: ``(H, W)`` of the image in pixels.
-        longest: the longer side of the result, in pixels; an image that is smaller than that keeps its size.
+        longest: maximal longer side of the result in pixels; smaller images are not enlarged.
 
     Returns:
-        ``[K, H', W']``, with ``H' : W'`` that of the image.
+        ``[K, H', W']`` with the aspect ratio of the image.
     """
     scale = min(1.0, longest / max(image_size))
     height, width = (max(1, round(side * scale)) for side in image_size)

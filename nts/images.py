@@ -1,6 +1,6 @@
-"""Reading images, and bringing them to the square inputs of the two models.
+"""Reading of image files, and resizing to the square inputs of the two models.
 
-Both models take squares, so an image is stretched: its aspect ratio is not kept (paper, Sec. 3.2 and 3.3).
+Images are stretched to squares; the aspect ratio is not preserved (paper, Sec. 3.2 and 3.3).
 """
 
 from __future__ import annotations
@@ -27,44 +27,43 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 READER = 2
-"""Version of :func:`read_image`: increased whenever it reads some file differently, so that nothing made of the old
-pixels is taken from a cache."""
+"""Version of :func:`read_image`, part of cache keys. It increases with every change in the pixels of any file."""
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 _ROUNDING = 1e-3
-"""Floats of [0, 1] may be this far beyond: resizing and saving round."""
+"""Tolerance of floats in [0, 1], for rounding in resizing and saving."""
 _AMBIGUOUS_BELOW = 8
-"""Floats up to here, but not up to 1, are more likely of an unknown scale than of a picture in [0, 255]."""
+"""Floats with a maximum between 1 and this are of unknown scale rather than in [0, 255]."""
 _GREATEST_FLOAT = 65535
 
 
 class ImageError(ValueError):
-    """An image that cannot be used. The message names the file and says what is wrong with it."""
+    """An image that cannot be used; the message names the file and the reason."""
 
 
 def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | None = None) -> np.ndarray:
-    """Read any image file as RGB.
+    """Read an image file as 8-bit RGB.
 
-    Grey and palette images become RGB, an alpha channel is dropped, CMYK is converted, and of several pages the first
-    is read. Values of more than 8 bits are scaled to 8 bits, all channels alike:
+    Grey, palette and CMYK images are converted, an alpha channel is dropped, and the first of several pages is read.
+    Values of more than 8 bits are scaled to 8 bits, with one scale for all channels:
 
-    * integers by their bit depth, which is that of the greatest value, rounded up to an even number of bits and at
-      least 8: 12 bits for a greatest value of 4095, also in a 16-bit file;
-    * floats in [0, 1] by 255, floats in [0, 255] not at all, larger ones like integers.
+    * integers by their bit depth: the number of bits of the maximum, rounded up to an even number and at least 8. A
+      maximum of 4095 gives 12 bits, also in a 16-bit file;
+    * floats in [0, 1] by 255, floats in [0, 255] unscaled, larger ones like integers.
 
     Args:
         path: the file.
-        exif: turn the image as its EXIF orientation says, as viewers do. The publication does not. In TIFF files the
-            orientation is part of the format, and is always followed.
-        content: of the file, by :func:`read_file`, where it was read before.
+        exif: apply the EXIF orientation, as viewers do. The published code does not. In TIFF files the orientation is
+            part of the format, and is always applied.
+        content: content of the file by :func:`read_file`, if it was read before.
 
     Returns:
         uint8 ``[H, W, 3]``.
 
     Raises:
-        ImageError: if the file is missing, truncated, too large to decode safely, or no image, or if its values are no
-            brightness: negative, not finite, or floats of an unknown scale.
+        ImageError: if the file is missing, truncated, too large to decode safely, or not an image, or if its values are
+            negative, not finite, or floats of an unknown scale.
     """
     with _errors_named(path), _opened(path, content) as stream:
         try:
@@ -94,17 +93,17 @@ def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | N
 
 
 def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]:
-    """The size of an image, from the header of its file: no pixel is decoded.
+    """Read the size of an image from the header of its file, without decoding pixels.
 
     Args:
         path: the file.
-        exif: the size after turning the image as its EXIF orientation says, as :func:`read_image` and viewers do.
+        exif: return the size after applying the EXIF orientation, see :func:`read_image`.
 
     Returns:
         ``(height, width)`` in pixels.
 
     Raises:
-        ImageError: if the file is missing, no image, or too large to decode safely.
+        ImageError: if the file is missing, not an image, or too large to decode safely.
     """
     with _errors_named(path), _opened(path) as stream:
         try:
@@ -127,7 +126,7 @@ def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]
 
 
 def _opened(path: str | os.PathLike, content: bytes | None = None) -> IO[bytes]:
-    """A file, or its content. Pillow is given no path: it would map the file, and garble TIFF files that are turned."""
+    """Open a file, or its content. Given a path, Pillow would map the file and garble rotated TIFF files."""
     return Path(path).open("rb") if content is None else io.BytesIO(content)
 
 
@@ -149,12 +148,12 @@ _ON_BROKEN_CONTENT = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's decoders raise on damaged files."""
+"""Exceptions that Pillow's decoders raise on damaged files."""
 
 
 @contextmanager
 def _errors_named(path: str | os.PathLike) -> Iterator[None]:
-    """Turns all that Pillow and OpenCV raise on the content of a file into an :class:`ImageError` that names it."""
+    """Convert exceptions of Pillow and OpenCV into an :class:`ImageError` that names the file."""
     try:
         yield
     except ImageError:
@@ -178,9 +177,9 @@ def _to_eight_bits(path: str | os.PathLike, values: np.ndarray, *, white_is_zero
     """Scale values of any type to uint8, see :func:`read_image`.
 
     Args:
-        path: for messages.
+        path: name of the file in messages.
         values: ``[H, W]`` or ``[H, W, C]``, without alpha.
-        white_is_zero: the greatest value of the bit depth is black (integers).
+        white_is_zero: 0 is white, and the maximum of the bit depth is black (integers).
     """
     floats = values.dtype.kind == "f"
     if floats and not np.isfinite(values).all():
@@ -208,7 +207,7 @@ def _to_eight_bits(path: str | os.PathLike, values: np.ndarray, *, white_is_zero
 
 
 def _bit_depth(greatest: int) -> int:
-    """Bits of the greatest value, rounded up to an even number, at least 8."""
+    """Number of bits of the maximum, rounded up to an even number, at least 8."""
     return max(8, greatest.bit_length() + greatest.bit_length() % 2)
 
 
@@ -220,7 +219,7 @@ def _unknown_scale(path: str | os.PathLike, low: float, high: float, why: str) -
 
 
 def _has_deep_colour(file: Image.Image) -> bool:
-    """Whether Pillow would keep only the high byte of the channels; known before the pixels are decoded."""
+    """True if Pillow would drop the low byte of the channels; known before pixels are decoded."""
     if file.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
         return False
     if file.format == "TIFF":
@@ -230,8 +229,8 @@ def _has_deep_colour(file: Image.Image) -> bool:
 
 
 def _decode_deep(path: str | os.PathLike, content: bytes) -> np.ndarray:
-    """Decode with OpenCV: ``[H, W]`` or RGB ``[H, W, 3]`` of the file's own type, alpha dropped, not turned."""
-    import cv2  # takes a while to import, and few images need it
+    """Decode with OpenCV: ``[H, W]`` or RGB ``[H, W, 3]`` of the file's dtype, without alpha or orientation."""
+    import cv2  # slow to import, and rarely needed
 
     try:
         values = cv2.imdecode(np.frombuffer(_without_orientation(path, content), np.uint8), cv2.IMREAD_UNCHANGED)
@@ -243,39 +242,39 @@ def _decode_deep(path: str | os.PathLike, content: bytes) -> np.ndarray:
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    """An image turned as an EXIF orientation says."""
+    """Apply an EXIF orientation to an image."""
     image.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(image)
 
 
 def _orientation(file: Image.Image) -> int:
-    """EXIF orientation, without decoding pixels; 1 where none is stated."""
-    # PNG's own getexif() decodes the image, because metadata may be behind it.
+    """EXIF orientation, read without decoding pixels; 1 if there is none."""
+    # Pillow's getexif() for PNG decodes the image, because metadata may follow the pixels.
     exif = Image.Image.getexif(file)
     if ExifTags.Base.Orientation not in exif and file.format == "PNG" and file.tile and file.fp:  # type: ignore[attr-defined]
         try:
             with Image.open(io.BytesIO(_png_without_pixels(file.fp))) as header:  # type: ignore[attr-defined]
                 exif = Image.Image.getexif(header)
         except _ON_BROKEN_CONTENT:
-            return 1  # the image can be decoded; only what stands behind its pixels is damaged
+            return 1  # only metadata after the pixels is damaged; the image itself can be decoded
     return exif.get(ExifTags.Base.Orientation, 1)
 
 
 def _png_without_pixels(stream: IO[bytes]) -> bytes:
-    """The same PNG file, all metadata before an empty image."""
+    """The PNG file with all its metadata, followed by an empty image."""
     position = stream.tell()
     stream.seek(0)
-    kept = stream.read(len(_PNG))
+    chunks = stream.read(len(_PNG))
     while len(head := stream.read(8)) == 8:
         length, name = struct.unpack(">I4s", head)
-        if name == b"IEND":  # what follows it is no part of the image
+        if name == b"IEND":  # bytes after it are not part of the image
             break
         if name == b"IDAT":
             stream.seek(length + 4, os.SEEK_CUR)
         else:
-            kept += head + stream.read(length + 4)
+            chunks += head + stream.read(length + 4)
     stream.seek(position)
-    return kept + b"".join(struct.pack(">I4sI", 0, name, zlib.crc32(name)) for name in (b"IDAT", b"IEND"))
+    return chunks + b"".join(struct.pack(">I4sI", 0, name, zlib.crc32(name)) for name in (b"IDAT", b"IEND"))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ def _png_without_pixels(stream: IO[bytes]) -> bytes:
 _PNG = b"\x89PNG\r\n\x1a\n"
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 262, 274, 277, 339
 _KINDS = {1: "u", 2: "i", 3: "f"}
-"""NumPy's kinds of TIFF's sample formats."""
+"""NumPy dtype kinds by TIFF sample format."""
 
 
 def _is_tiff(content: bytes) -> bool:
@@ -292,7 +291,7 @@ def _is_tiff(content: bytes) -> bool:
 
 
 def _tiff_tags(path: str | os.PathLike, content: bytes) -> dict[int, tuple[int, int]]:
-    """The integer tags of a TIFF file's first page: the first value of each, and its position in the file."""
+    """Integer tags of a TIFF file's first page: the first value of each, and its position in the file."""
     order = "<" if content[:2] == b"II" else ">"
     big = content[2:4] in (b"+\0", b"\0+")
     head, count_type, entry_size, inline = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
@@ -317,7 +316,7 @@ def _tiff_tags(path: str | os.PathLike, content: bytes) -> dict[int, tuple[int, 
 
 
 def _size_of_tiff(path: str | os.PathLike, tags: Mapping[int, tuple[int, int]]) -> tuple[int, int]:
-    """``(width, height)``, checked against Pillow's limit of pixels."""
+    """``(width, height)``, checked against Pillow's limit on the number of pixels."""
     width, height = (tags.get(tag, (0, 0))[0] for tag in (_WIDTH, _HEIGHT))
     if min(width, height) < 1:
         raise ImageError(f"the image {path} cannot be decoded: its TIFF header has no size")
@@ -329,7 +328,7 @@ def _size_of_tiff(path: str | os.PathLike, tags: Mapping[int, tuple[int, int]]) 
 
 
 def _read_unusual_tiff(path: str | os.PathLike, content: bytes) -> np.ndarray:
-    """A TIFF file that Pillow has no mode for, such as colours in floats."""
+    """Read a TIFF file that Pillow does not support, such as float colours."""
     tags = _tiff_tags(path, content)
     width, height = _size_of_tiff(path, tags)
     channels, sample_format = tags.get(_SAMPLES, (1, 0))[0], tags.get(_SAMPLE_FORMAT, (1, 0))[0]
@@ -339,7 +338,7 @@ def _read_unusual_tiff(path: str | os.PathLike, content: bytes) -> np.ndarray:
     if channels not in (1, 3, 4) or tags.get(_PHOTOMETRIC, (1, 0))[0] not in (1, 2):
         raise refused
     values = _decode_deep(path, content)
-    # OpenCV reduces some kinds to 8 bits, or reads floats as integers.
+    # OpenCV reduces some formats to 8 bits, or reads floats as integers.
     same_type = (values.dtype.kind, 8 * values.dtype.itemsize) == (_KINDS.get(sample_format), bits)
     if not same_type or values.shape[:2] != (height, width):
         raise refused
@@ -348,7 +347,7 @@ def _read_unusual_tiff(path: str | os.PathLike, content: bytes) -> np.ndarray:
 
 
 def _without_orientation(path: str | os.PathLike, content: bytes) -> bytes:
-    """The same file, if it is a TIFF file with the orientation 1: OpenCV turns images of some kinds, but not all."""
+    """Set the orientation of a TIFF file to 1, as OpenCV applies it for some formats only."""
     if not _is_tiff(content):
         return content
     orientation, position = _tiff_tags(path, content).get(_ORIENTATION, (1, 0))
@@ -358,7 +357,7 @@ def _without_orientation(path: str | os.PathLike, content: bytes) -> bytes:
 
 
 def _is_signed(file: Image.Image) -> bool | None:
-    """Whether the values of a TIFF file may be negative; ``None`` of other files."""
+    """True if the values of a TIFF file may be negative; ``None`` for other files."""
     if file.format != "TIFF":
         return None
     formats = file.tag_v2.get(_SAMPLE_FORMAT, (1,))  # type: ignore[attr-defined]
@@ -366,7 +365,7 @@ def _is_signed(file: Image.Image) -> bool | None:
 
 
 def _white_is_zero(file: Image.Image) -> bool:
-    """Whether 0 is white in a TIFF file; of 8-bit files, Pillow takes care of it."""
+    """True if 0 is white in a TIFF file. For 8-bit files Pillow inverts the values."""
     return file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
 
 
@@ -375,18 +374,18 @@ def _white_is_zero(file: Image.Image) -> bool:
 
 
 def digest(image: np.ndarray) -> str:
-    """A name for the content of an image, or of any other array: equal for equal pixels, wherever they came from."""
+    """Hash of the content of an image, or of any other array: shape, dtype and values."""
     content = repr((image.shape, image.dtype.str)).encode() + np.ascontiguousarray(image).tobytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def digest_content(content: bytes) -> str:
-    """A name for the content of a file: equal for equal bytes, wherever they lay."""
+    """Hash of the content of a file."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The content of an image's file.
+    """Read the content of an image file.
 
     Raises:
         ImageError: if the file is missing or cannot be read.
@@ -405,7 +404,7 @@ def stretch(image: np.ndarray, size: int, box: tuple[int, int, int, int] | None 
     Args:
         image: uint8 ``[H, W, 3]``.
         size: side of the square in pixels.
-        box: crop ``x1, y1, x2, y2`` in pixels, half-open; the whole image without.
+        box: crop ``x1, y1, x2, y2`` in pixels, half-open; ``None`` for the whole image.
 
     Returns:
         float ``[3, size, size]`` in ``[0, 1]``, resized by Pillow's bicubic filter (a = -0.5, 8-bit rounding).
@@ -420,9 +419,9 @@ def to_float(image: np.ndarray) -> Tensor:
 
 
 def resize_bicubic(pixels: Tensor, size: int) -> Tensor:
-    """Torch's bicubic resize as the publication uses it: a = -0.75, no antialiasing, overshoot kept.
+    """Resize ``[3, H, W]`` to ``[3, size, size]`` by torch's bicubic filter, as in the published code.
 
-    ``[3, H, W]`` to ``[3, size, size]``; the identity where the size already fits.
+    a = -0.75, without antialiasing or clipping of overshoot; the identity if the size already fits.
     """
     return F.interpolate(pixels[None], size=(size, size), mode="bicubic", align_corners=False)[0]
 
@@ -436,10 +435,10 @@ def normalise(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """A target image as both models take it, by :func:`prepare_target`.
+    """Model inputs of a target image, see :func:`prepare_target`.
 
     Attributes:
-        encoder_input, segmenter_input: normalised float ``[3, s, s]``, each of its model's size.
+        encoder_input, segmenter_input: normalised float ``[3, s, s]``, each at its model's input size.
         image_size: ``(H, W)`` in pixels.
     """
 
@@ -451,14 +450,14 @@ class PreparedImage:
 def prepare_target(
     image: np.ndarray, encoder_size: int, segmenter_size: int, *, antialias: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The inputs of both models for a target image.
+    """Prepare the inputs of both models for a target image.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         encoder_size: side of the encoder's input (518 for DINOv2).
         segmenter_size: side of the segmenter's input (1024 for SAM2).
-        antialias: resize both from the image itself, antialiased. False follows the publication, which takes the
-            encoder's input from the segmenter's by a bicubic resize without antialiasing.
+        antialias: resize both from the image, antialiased. False follows the published code, which resizes the
+            segmenter's input to the encoder's by a bicubic filter without antialiasing.
 
     Returns:
         normalised float ``[3, encoder_size, encoder_size]`` and ``[3, segmenter_size, segmenter_size]``.

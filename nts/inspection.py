@@ -1,7 +1,7 @@
-"""Looking into a memory: which classes are alike, which references disagree with their class, and what they show.
+"""Inspection of a memory: similarity of classes, references that disagree with their class, and their crops.
 
-A memory is right or wrong before any image is segmented: two prototypes that point the same way cannot be told apart,
-and a reference that is more like another class than like its own drags its class's prototype there.
+Some errors are visible before any image is segmented: classes with almost parallel prototypes cannot be told apart, and
+a reference that is closer to another class than to its own biases its class prototype.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _OUTLINE = 3  # pixels
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """One reference, classified by all the others.
+    """Leave-one-out classification of a reference.
 
     Attributes:
-        entry: its place in :attr:`MemoryBank.entries`.
-        class_name: its own class.
-        similarity: cosine to the prototype that its class would have without it; NaN where it is the only one of its
-            class, and there would be none.
-        other: the most similar other class; ``None`` where there is no other.
-        other_similarity: cosine to that class's prototype; NaN where there is no other.
+        entry: index in :attr:`MemoryBank.entries`.
+        class_name: class of the reference.
+        similarity: cosine similarity to its class prototype computed without it; NaN if it is the only reference of its
+            class.
+        other: most similar other class; ``None`` if there is no other class.
+        other_similarity: cosine similarity to that class's prototype; NaN if there is no other class.
     """
 
     entry: int
@@ -44,19 +44,19 @@ class LeaveOneOut:
 
     @property
     def margin(self) -> float:
-        """How much more it is like its own class than like any other; NaN where either is missing."""
+        """Similarity to its own class minus similarity to the best other class; NaN if either is missing."""
         return self.similarity - self.other_similarity
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the others would give it its own class; ``None`` where nothing can be said: it is the only one."""
+        """True if the other references predict its class; ``None`` if it is the only one of its class."""
         if math.isnan(self.similarity):
             return None
         return self.other is None or self.margin > 0
 
 
 def prototype_similarities(memory: MemoryBank) -> Tensor:
-    """How alike the classes are: cosine between their prototypes, float ``[K, K]``, in the order of the classes."""
+    """Cosine similarity of all pairs of class prototypes, float ``[K, K]``, in the order of the classes."""
     if len(memory) == 0:
         return torch.zeros(0, 0)
     prototypes = memory.prototypes()
@@ -64,16 +64,16 @@ def prototype_similarities(memory: MemoryBank) -> Tensor:
 
 
 def leave_one_out(memory: MemoryBank) -> list[LeaveOneOut]:
-    """Classify every reference by the others, in the order of :attr:`MemoryBank.entries`.
+    """Classify each reference by the prototypes of all others, in the order of :attr:`MemoryBank.entries`.
 
-    The class prototype is the normalised mean of its instances, so the one without a certain instance points along the
-    sum of the class minus that instance: all of them are had at once, without building a memory for each.
+    The class prototype without an instance is the normalised difference of the class's sum and that instance, so no
+    memory is rebuilt.
     """
     if len(memory) == 0:
         return []
     classes, labels = memory.classes, memory.entry_labels()
     instances = memory.instance_prototypes()
-    # The difference of a sum and one of its terms loses digits that single precision does not have to spare.
+    # Double precision, as the difference of a sum and one of its terms cancels digits.
     sums = torch.zeros(len(classes), instances.shape[1], dtype=torch.float64)
     sums.index_add_(0, labels, instances.double())
     without = F.normalize(sums[labels] - instances.double(), dim=1).float()
@@ -97,15 +97,14 @@ def leave_one_out(memory: MemoryBank) -> list[LeaveOneOut]:
 def draw_reference(
     image: np.ndarray, mask: np.ndarray, colour: Colour, size: int = 160, *, whole: bool = False
 ) -> Image.Image:
-    """A reference, cut out with its context as the encoder gets it: the object outlined, what is around it dimmed.
+    """Draw a reference, cropped with its context as for the encoder: the object outlined, its surroundings dimmed.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         mask: bool ``[H, W]``, not empty.
-        colour: of the outline.
-        size: the picture fits into a square of this side, in pixels.
-        whole: for points and strokes, whose box says little: the whole image, and a dot or a line that can be seen
-            wherever a pixel is marked.
+        colour: colour of the outline.
+        size: longer side of the picture in pixels.
+        whole: draw the whole image, with marked pixels enlarged to be visible, for points and scribbles.
     """
     ys, xs = mask.nonzero()
     box = (xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min())

@@ -1,4 +1,4 @@
-"""What travels from the matching to everything after it: the instances found in one image."""
+"""Instances: the result of matching for one image."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from .masks import boxes_of_masks
 
 @dataclass(frozen=True)
 class Instances:
-    """``m`` instances of one image, by falling score.
+    """``m`` instances of an image, in descending order of their scores.
 
-    Masks are kept cut to their boxes: a hundred of them at the size of a 12-megapixel image would take 1.2 GB.
+    Masks are cropped to their boxes: a hundred masks of a 12-megapixel image would take 1.2 GB.
 
     Attributes:
-        crops: ``m`` masks, bool, each of the size of its box.
+        crops: ``m`` bool masks, each of the size of its box.
         image_size: ``(H, W)`` of the image in pixels.
         boxes: float ``[m, 4]``, ``x1, y1, x2, y2`` in pixels, half-open: ``x2 - x1`` is the width of the mask.
-        labels: int64 ``[m]``, row of the class prototype that each instance is most alike.
-        scores: float ``[m]`` in ``[0, 1]``: cosine similarity after soft merging.
-        similarities: float ``[m]`` in ``[0, 1]``: cosine similarity before soft merging, or the score in its place
-            where a reference prompt judges.
-        margins: float ``[m]`` in ``[0, 1]``: how much ``similarities`` is above the similarity to the second best
-            class, which is 0 where there is but one class. A small margin is a label that could as well be another.
-        predicted_iou: float ``[m]``: SAM2's own estimate of the quality of the mask.
-        features: float ``[m, C]``: the pooled, L2-normalised feature of each mask (``g`` in the paper).
-        proposals: int64 ``[m]``: which of the image's proposals each instance was.
-        references: int64 ``[m]``: the entry of the memory bank most alike among those of the instance's class, or
-            ``-1`` where only class prototypes were given.
+        labels: int64 ``[m]``, class index.
+        scores: float ``[m]`` in ``[0, 1]``, class score after soft merging (paper, Eq. 5).
+        similarities: float ``[m]`` in ``[0, 1]``, class score before soft merging: the cosine similarity to the class
+            prototype, or the score of a reference prompt.
+        margins: float ``[m]`` in ``[0, 1]``, ``similarities`` minus the similarity to the second best class, or minus 0
+            for a single class. A small margin means an ambiguous label.
+        predicted_iou: float ``[m]``, SAM2's estimate of the mask's IoU.
+        features: float ``[m, C]``, pooled and L2-normalised features of the masks (``g`` in the paper).
+        proposals: int64 ``[m]``, index of each instance among the image's proposals.
+        references: int64 ``[m]``, index of the most similar memory entry of the instance's class; -1 if only class
+            prototypes were given.
+
+    Raises:
+        ValueError: if the lengths differ, or a crop does not have the size of its box.
     """
 
     crops: tuple[Tensor, ...]
@@ -57,7 +60,7 @@ class Instances:
 
     @classmethod
     def of_masks(cls, masks: Tensor, **columns: Tensor) -> Instances:
-        """Instances of masks bool ``[m, H, W]`` on the whole image; boxes are theirs."""
+        """Instances from masks of the whole image, bool ``[m, H, W]``; boxes are computed from the masks."""
         if masks.dtype != torch.bool or masks.ndim != 3:
             raise ValueError(f"masks must be bool [m, H, W], got {masks.dtype} {tuple(masks.shape)}")
         height, width = masks.shape[1:]
@@ -70,7 +73,7 @@ class Instances:
         return len(self.scores)
 
     def rows(self, which: Sequence[int]) -> Instances:
-        """Some of the instances."""
+        """The instances at the given indices."""
         index = torch.tensor(which, dtype=torch.int64, device=self.scores.device)
         columns: dict[str, Any] = {
             field.name: getattr(self, field.name)[index]
@@ -80,7 +83,7 @@ class Instances:
         return Instances(crops=tuple(self.crops[k] for k in which), image_size=self.image_size, **columns)
 
     def mask(self, k: int) -> Tensor:
-        """The mask of one instance on the whole image: bool ``[H, W]``."""
+        """Mask of an instance at the image's size, bool ``[H, W]``."""
         x1, y1, x2, y2 = self.boxes[k].long().tolist()
         mask = torch.zeros(self.image_size, dtype=torch.bool, device=self.boxes.device)
         mask[y1:y2, x1:x2] = self.crops[k]
@@ -88,7 +91,7 @@ class Instances:
 
     @property
     def masks(self) -> Tensor:
-        """All masks on the whole image, bool ``[m, H, W]``; drawn anew whenever it is asked for."""
+        """Masks of all instances at the image's size, bool ``[m, H, W]``; computed on every access."""
         masks = torch.zeros(len(self), *self.image_size, dtype=torch.bool, device=self.boxes.device)
         for mask, crop, (x1, y1, x2, y2) in zip(masks, self.crops, self.boxes.long().tolist(), strict=True):
             mask[y1:y2, x1:x2] = crop

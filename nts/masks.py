@@ -1,9 +1,9 @@
-"""From low-resolution mask logits to masks, boxes and overlaps at the image's own size.
+"""Masks, boxes and overlaps at image size from low-resolution mask logits.
 
-SAM2 gives ``[n, S, S]`` logits for an image of ``H x W`` pixels. A mask at full size is the bilinear enlargement of its
-logits, cut at zero (paper, Sec. 3.3). Bilinear resizing is linear and separable, ``Z -> R_y Z R_x^T``, so any rectangle
-of the full-size logits can be had from the few logits beneath it. Everything here works on such tiles: a full-size
-float mask never exists, and the memory needed does not grow with the image.
+SAM2 returns ``[n, S, S]`` logits for an image of ``H x W`` pixels. A mask at full size is the bilinear enlargement of
+its logits, thresholded at 0 (paper, Sec. 3.3). Bilinear resizing is linear and separable, ``Z -> R_y Z R_x^T``, so any
+rectangle of the full-size logits depends on a few low-resolution logits. All functions work on such tiles: full-size
+float masks are never materialised, and the memory does not grow with the image.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ TILE = 96
 
 
 def resize_matrix(source: int, target: int, *, antialias: bool = True, like: Tensor | None = None) -> Tensor:
-    """The matrix ``R`` ``[target, source]`` of a 1-D bilinear resize with half-pixel centres: ``resized = R @ signal``.
+    """Matrix ``R`` ``[target, source]`` of a 1-D bilinear resize with half-pixel centres: ``resized = R @ signal``.
 
-    Device and precision are those of ``like``.
+    Device and dtype are those of ``like``.
     """
     like = torch.empty(0) if like is None else like
     identity = torch.eye(source, dtype=like.dtype, device=like.device)[None, None]
@@ -32,7 +32,7 @@ def resize_matrix(source: int, target: int, *, antialias: bool = True, like: Ten
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Inclusive boxes ``min x, min y, max x, max y``: bool ``[n, H, W]`` to int64 ``[n, 4]``; zeros if empty."""
+    """Inclusive boxes ``x1, y1, x2, y2`` of masks: bool ``[n, H, W]`` to int64 ``[n, 4]``; zeros for empty masks."""
     n, height, width = masks.shape
     if n == 0:
         return torch.zeros(0, 4, dtype=torch.int64, device=masks.device)
@@ -61,11 +61,11 @@ def draw_crops(logits: Tensor, image_size: tuple[int, int]) -> tuple[list[Tensor
 
 
 def each_crop(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int, int, int]]]:
-    """The masks of :func:`draw_masks`, one at a time and only where they can be, cut to their boxes.
+    """The masks of :func:`draw_masks` one at a time, computed around their objects only and cropped to their boxes.
 
     Yields:
-        a bool ``[height, width]`` crop, and its box ``x1, y1, x2, y2``, half-open: zeros for a mask that vanishes at
-        this size, whose crop is empty.
+        a bool ``[height, width]`` crop, and its half-open box ``x1, y1, x2, y2``. A mask that vanishes at this size has
+        an empty crop and a box of zeros.
     """
     height, width = image_size
     logits = logits.float()
@@ -86,7 +86,7 @@ def each_crop(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[Ten
 
 
 def _reach(weights: Tensor) -> tuple[list[int], list[int]]:
-    """Of every source position the first target position that draws on it, and the one after the last."""
+    """First target position that depends on each source position, and the one after the last."""
     used = weights.ne(0)
     positions = torch.arange(len(weights), device=weights.device)[:, None]
     first, last = torch.where(used, positions, len(weights)).amin(0), torch.where(used, positions, -1).amax(0)
@@ -94,16 +94,16 @@ def _reach(weights: Tensor) -> tuple[list[int], list[int]]:
 
 
 def draw_class_map(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The class of every pixel: the one of the highest logit, where that is positive after bilinear resizing.
+    """Class of each pixel: the class of the highest logit, if it is positive after bilinear resizing.
 
-    A positive logit is a probability above one half, and the highest logit the highest probability.
+    A positive logit is a probability above one half.
 
     Args:
         logits: ``[K, S, S]``, one map per class.
         image_size: ``(H, W)`` in pixels.
 
     Returns:
-        int32 ``[H, W]``: ``k + 1`` for the class of row ``k``, 0 where there is none.
+        int32 ``[H, W]``: ``k + 1`` for the class of row ``k``, 0 for none.
     """
     classes = torch.zeros(image_size, dtype=torch.int32, device=logits.device)
     for rows, columns, members, tile in _tiles(logits, image_size):
@@ -113,11 +113,10 @@ def draw_class_map(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def overlaps_of_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Pixels shared by every two masks at the image's size: ``[n, S, S]`` logits to float64 ``[n, n]``.
+    """Pixels shared by each pair of masks at the image's size: ``[n, S, S]`` logits to float64 ``[n, n]``.
 
-    The diagonal holds the areas. Counts are exact: every tile's product of zeros and ones stays below 2**24, where fp32
-    is exact, and tiles are summed in double precision. Masks meet in a product only where their boxes reach into the
-    same tile.
+    The diagonal has the areas. Counts are exact: products within a tile stay below 2**24, where float32 is exact, and
+    tiles are summed in double precision. A tile only involves masks whose boxes reach into it.
     """
     overlaps = torch.zeros(len(logits), len(logits), dtype=torch.float64, device=logits.device)
     for _, _, members, tile in _tiles(logits, image_size):
@@ -127,9 +126,9 @@ def overlaps_of_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Yield ``rows, columns, members, logits`` for every tile that a mask may reach into.
+    """Yield ``rows, columns, members, logits`` for each tile that a mask may reach into.
 
-    ``members`` are the indices of those masks, ``logits`` theirs in the tile, float ``[k, rows, columns]``.
+    ``members`` are the indices of these masks, ``logits`` their logits in the tile, float ``[k, rows, columns]``.
     """
     n, side_y, side_x = logits.shape
     height, width = image_size
@@ -164,6 +163,6 @@ def _tiles(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[slice,
 
 
 def _support(weights: Tensor) -> slice:
-    """The range of source positions that a block of rows of a resize matrix draws on."""
+    """Range of source positions that a block of rows of a resize matrix depends on."""
     used = weights.ne(0).any(0).nonzero()[:, 0]
     return slice(int(used[0]), int(used[-1]) + 1)

@@ -1,8 +1,8 @@
-"""The memory bank: prototypes of the references, and the class prototypes made of them.
+"""Memory bank: instance prototypes of the references, and class prototypes computed from them.
 
-Each reference leaves one vector, its *instance prototype*: the mean of its patch tokens, weighted by its mask. The
-*class prototype* is the normalised mean of those (paper, Sec. 3.2). Only the vectors are kept, not the feature maps, so
-a reference costs ``4 C`` bytes, and references can be added and removed at any time.
+The *instance prototype* of a reference is the mean of its patch tokens, weighted by its mask. The *class prototype* is
+the normalised mean of the instance prototypes of a class (paper, Sec. 3.2). The bank stores vectors, not feature maps:
+a reference takes ``4 C`` bytes, and references can be added and removed at any time.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from .utils.files import pack_tensors, unpack_tensors, write_file
 
 SCHEMA_VERSION = 3
 """2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. Files of
-older schemas are read."""
+older schemas can be read. Annotations sampled for ``nearest`` rasterisation were added within version 3: earlier
+readers ignore them, and in earlier files they are missing."""
 _FORMAT = "nts-memory"
 
 
 class MemoryFileError(ValueError):
-    """A memory file that cannot be read or written. The message says which, and why."""
+    """A memory file cannot be read or written; the message names it and the reason."""
 
 
 class EncoderMismatch(ValueError):
-    """A memory and an encoder, or two memories, that do not belong together."""
+    """A memory does not fit an encoder, or another memory."""
 
 
 def instance_prototype(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Mean of a reference's patch tokens, weighted by its mask: ``sum(m F) / sum(m)`` (paper, Eq. 1).
+    """Mean of a reference's patch tokens weighted by its mask, ``sum(m F) / sum(m)`` (paper, Eq. 1).
 
     Args:
         tokens: ``[P, C]`` patch tokens of the reference crop.
-        weights: ``[P]`` weight of the mask on every patch, ``>= 0``.
+        weights: ``[P]`` weight of each patch, ``>= 0``.
 
     Returns:
         float ``[C]``, *not* normalised.
 
     Raises:
-        ValueError: if the weights sum to zero, or anything is not finite. The publication divides by zero here, and one
-            such reference spoils every class.
+        ValueError: if the weights sum to zero, or a value is not finite. The published code divides by zero here, and
+            one such reference turns all results into NaN.
     """
     weights = weights.to(torch.float32)
     total = weights.sum()
@@ -59,9 +60,9 @@ def instance_prototype(tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def class_prototype(instance_prototypes: Tensor) -> Tensor:
-    """Normalised mean of the instance prototypes of a class (paper, Eq. 2).
+    """L2-normalised mean of the instance prototypes of a class (paper, Eq. 2).
 
-    The instances are averaged as they are, not normalised before.
+    Instance prototypes are not normalised before averaging.
 
     Args:
         instance_prototypes: ``[R, C]``, ``R >= 1``.
@@ -76,13 +77,13 @@ def class_prototype(instance_prototypes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What made the tokens. Prototypes of two encoders cannot be compared.
+    """Identity of an encoder. Prototypes of different encoders cannot be compared.
 
     Attributes:
-        name: as given by the user, ``"facebook/dinov2-large"``.
+        name: as given by the user, for example ``"facebook/dinov2-large"``.
         fingerprint: hash of the weights.
         input_size: side of the encoder's square input in pixels.
-        dim: ``C``, the length of a token.
+        dim: ``C``, length of a token.
     """
 
     name: str
@@ -93,40 +94,44 @@ class EncoderInfo:
 
 @dataclass(frozen=True, eq=False)
 class WholeImage:
-    """The whole image of a reference, as a visual reference prompt looks at it.
+    """Whole image of a reference, as input of a visual reference prompt.
 
     Attributes:
-        key: names the image: references of one image share its tokens.
-        tokens: half precision ``[P, C]``, the patch tokens of the image.
-        weights: half precision ``[P]`` in ``[0, 1]``, the annotation on the patch grid.
-        kind: of the annotation; ``"mask"``, if it was promoted to one.
+        key: name of the image; references of one image share its tokens.
+        tokens: half precision ``[P, C]``, patch tokens of the image.
+        weights: half precision ``[P]`` in ``[0, 1]``, the annotation on the patch grid (rasterisation ``"cover"``).
+        kind: kind of the annotation; ``"mask"`` if it was promoted to one.
+        sampled: bool ``[P]``, the annotation at one pixel per patch (rasterisation ``"nearest"``), which a prompt with
+            the published choices was trained on. ``None`` in memories built before samples were stored.
     """
 
     key: str
     tokens: Tensor
     weights: Tensor
     kind: str = "mask"
+    sampled: Tensor | None = None
 
     def joined(self, other: WholeImage) -> WholeImage:
-        """With what another annotation of the same image marks, too."""
-        return replace(self, weights=torch.maximum(self.weights, other.weights))
+        """Union with another annotation of the same image."""
+        both = None if self.sampled is None or other.sampled is None else self.sampled | other.sampled
+        return replace(self, weights=torch.maximum(self.weights, other.weights), sampled=both)
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryEntry:
-    """One reference in the bank.
+    """A reference in the bank.
 
     Attributes:
-        class_name: its class.
-        prototype: float ``[C]``, the instance prototype, not normalised.
-        sample_id: id of the sample that it came from.
-        label_id: id of the label; the bank holds one entry per sample and label id (any number without a label id).
-            Labels that were copied from one sample to another have the same id.
+        class_name: name of the class.
+        prototype: float ``[C]``, instance prototype, not normalised.
+        sample_id: id of the sample in its dataset.
+        label_id: id of the label. The bank holds one entry per sample and label id, and any number without a label id.
+            Labels copied from one sample to another have the same id.
         kind: geometry of the annotation: ``"mask"``, ``"box"``, ``"point"`` or ``"scribble"``.
-        weight: patches that the mask covers on the encoder's grid.
-        promoted: the mask was drawn by SAM2 from an annotation of this kind.
-        file: identity of the content of its image's file, see :func:`nts.utils.files.content_id`; empty if unknown.
-        whole_image: kept for visual reference prompts, if asked for; some hundred times the size of a prototype.
+        weight: number of patches that the mask covers on the encoder's grid.
+        promoted: the mask was predicted by SAM2 from an annotation of this kind.
+        file: identity of the content of the image file, see :func:`nts.utils.files.content_id`; empty if unknown.
+        whole_image: optional, for visual reference prompts; several hundred times the size of a prototype.
     """
 
     class_name: str
@@ -141,19 +146,19 @@ class MemoryEntry:
 
 
 class MemoryBank:
-    """References and their prototypes. Classes are in alphabetical order, whatever the order of arrival.
+    """References and their prototypes. Classes are in alphabetical order, independent of the order of insertion.
 
     Attributes:
-        encoder: what made the tokens.
-        preset: name of the preset that prepared the references.
-        created: ISO time of creation.
+        encoder: encoder that computed the prototypes.
+        preset: name of the preset that the references were prepared with.
+        created: time of creation, ISO 8601.
     """
 
     def __init__(self, encoder: EncoderInfo, preset: str = "default", created: str | None = None) -> None:
         self.encoder = encoder
         self.preset = preset
         self.created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
-        # By sample and label id, so that adding to tens of thousands scans none; by a number without a label id.
+        # Keyed by sample and label id, to replace an entry without a scan; by a number if it has no label id.
         self._entries: dict[tuple[str, str] | int, MemoryEntry] = {}
         self._unnamed = itertools.count()
 
@@ -165,17 +170,17 @@ class MemoryBank:
 
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:
-        """All references, in order of arrival."""
+        """All references, in order of insertion."""
         return tuple(self._entries.values())
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that have a reference, sorted: the meaning of an instance's label."""
+        """Sorted names of the classes with a reference; the labels of instances index them."""
         return tuple(sorted({entry.class_name for entry in self._entries.values()}))
 
     @property
     def shots(self) -> dict[str, int]:
-        """How many references each class has."""
+        """Number of references per class."""
         shots = dict.fromkeys(self.classes, 0)
         for entry in self._entries.values():
             shots[entry.class_name] += 1
@@ -183,15 +188,15 @@ class MemoryBank:
 
     @property
     def has_whole_images(self) -> bool:
-        """Whether every reference was kept with its whole image: what a visual reference prompt needs."""
+        """True if every reference has its whole image, as a visual reference prompt requires."""
         return len(self) > 0 and all(entry.whole_image is not None for entry in self._entries.values())
 
     def add(self, entry: MemoryEntry) -> None:
-        """Add one reference; one of the same sample and label id is replaced.
+        """Add a reference, replacing the entry of the same sample and label id.
 
         Raises:
-            EncoderMismatch: if the prototype has another length than the encoder's tokens.
-            ValueError: if the class has no name, or the prototype is not finite.
+            EncoderMismatch: if the prototype does not have the length of the encoder's tokens.
+            ValueError: if the class name is empty, or the prototype is not finite.
         """
         if not entry.class_name:
             raise ValueError(f"the reference {entry.label_id or entry.sample_id!r} has no class")
@@ -208,7 +213,7 @@ class MemoryBank:
         self._entries[key] = entry
 
     def remove(self, *, class_name: str | None = None, label_ids: Iterable[str] = ()) -> int:
-        """Remove a class, or single references; returns how many were removed."""
+        """Remove a class, or single references, and return the number removed."""
         label_ids = set(label_ids) - {""}
         gone = [key for key, e in self._entries.items() if e.class_name == class_name or e.label_id in label_ids]
         for key in gone:
@@ -216,10 +221,10 @@ class MemoryBank:
         return len(gone)
 
     def merge(self, other: MemoryBank) -> None:
-        """Add all references of another bank; where both have a label of a sample, the other's entry is taken.
+        """Add all references of another bank; its entries replace those of the same sample and label id.
 
         Raises:
-            EncoderMismatch: if the other bank was made by another encoder, or prepared by another preset.
+            EncoderMismatch: if the other bank was built with another encoder or preset.
         """
         self.check_encoder(other.encoder)
         if other.preset != self.preset:
@@ -231,7 +236,7 @@ class MemoryBank:
             self.add(entry)
 
     def check_encoder(self, encoder: EncoderInfo) -> None:
-        """Raise :class:`EncoderMismatch` unless ``encoder`` is the one that made this bank."""
+        """Raise :class:`EncoderMismatch` unless this bank was built with ``encoder``."""
         mine = (self.encoder.fingerprint, self.encoder.input_size, self.encoder.dim)
         if (encoder.fingerprint, encoder.input_size, encoder.dim) != mine:
             raise EncoderMismatch(
@@ -240,26 +245,27 @@ class MemoryBank:
             )
 
     def prototypes(self) -> Tensor:
-        """Class prototypes, float ``[K, C]``, one row per class in :attr:`classes`."""
+        """Class prototypes, float ``[K, C]``, in the order of :attr:`classes`."""
         if not self._entries:
             raise ValueError("the memory is empty: it has no reference of any class")
         prototypes, labels = self.instance_prototypes(), self.entry_labels()
         return torch.stack([class_prototype(prototypes[labels == k]) for k in range(len(self.classes))])
 
     def instance_prototypes(self) -> Tensor:
-        """Prototypes of all references, float ``[R, C]``, in the order of :attr:`entries`."""
+        """Instance prototypes, float ``[R, C]``, in the order of :attr:`entries`."""
         if not self._entries:
             return torch.zeros(0, self.encoder.dim)
         return torch.stack([entry.prototype for entry in self._entries.values()])
 
     def entry_labels(self) -> Tensor:
-        """Row in :attr:`classes` of every entry, int64 ``[R]``."""
+        """Class index of each entry, int64 ``[R]``."""
         row = {name: k for k, name in enumerate(self.classes)}
         return torch.tensor([row[entry.class_name] for entry in self._entries.values()], dtype=torch.int64)
 
     def to_bytes(self) -> bytes:
-        """The bank as the content of a ``.safetensors`` file."""
-        entries, tokens, weights = [], dict[str, Tensor](), []
+        """Content of a ``.safetensors`` file."""
+        entries, tokens = [], dict[str, Tensor]()
+        weights, samples = list[Tensor](), list[Tensor]()
         for entry in self._entries.values():
             record = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
             image = entry.whole_image
@@ -267,10 +273,15 @@ class MemoryBank:
                 record["whole_image"] = {"key": image.key, "kind": image.kind}
                 tokens[image.key] = image.tokens
                 weights.append(image.weights)
+                if image.sampled is not None:
+                    record["whole_image"]["sampled"] = True
+                    samples.append(image.sampled)
             entries.append(record)
         tensors = {"instance_prototypes": self.instance_prototypes()}
         if weights:
             tensors |= {"image_tokens": torch.stack(list(tokens.values())), "image_weights": torch.stack(weights)}
+        if samples:
+            tensors["image_samples"] = torch.stack(samples)
         header = {
             "encoder": json.dumps(asdict(self.encoder)),
             "preset": self.preset,
@@ -282,10 +293,14 @@ class MemoryBank:
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "the memory") -> MemoryBank:
-        """Read a bank from the content of its file; ``source`` names it in messages.
+        """Load a bank from the content of a file.
+
+        Args:
+            data: content of the file.
+            source: name of the file in error messages.
 
         Raises:
-            MemoryFileError: if the content is damaged, is no memory, or has a newer schema.
+            MemoryFileError: if the content is damaged, not a memory, or of a newer schema.
         """
         tensors, header = unpack_tensors(
             data, _FORMAT, SCHEMA_VERSION, noun="memory", source=source, error=MemoryFileError
@@ -293,17 +308,20 @@ class MemoryBank:
         try:
             bank = cls(EncoderInfo(**json.loads(header["encoder"])), header["preset"], header["created"])
             images = dict(zip(json.loads(header.get("images", "[]")), tensors.get("image_tokens", ()), strict=True))
-            weights = iter(tensors.get("image_weights", ()))
+            weights, samples = iter(tensors.get("image_weights", ())), iter(tensors.get("image_samples", ()))
             for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
                 about = record.pop("whole_image", None)
-                image = about and WholeImage(about["key"], images[about["key"]], next(weights), about["kind"])
+                image = None
+                if about is not None:
+                    sampled = next(samples) if about.get("sampled") else None
+                    image = WholeImage(about["key"], images[about["key"]], next(weights), about["kind"], sampled)
                 bank.add(MemoryEntry(prototype=prototype, whole_image=image, **record))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise MemoryFileError(f"{source} is damaged: its header and its tensors do not agree ({error})") from error
         return bank
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the bank to one file. It is replaced at once or not at all: an old file survives every failure.
+        """Write a ``.safetensors`` file atomically: an existing file survives every failure.
 
         Raises:
             MemoryFileError: if the file cannot be written (folder missing or read-only, disk full).
@@ -315,15 +333,15 @@ class MemoryBank:
 
     @classmethod
     def load(cls, path: str | os.PathLike, encoder: EncoderInfo | None = None) -> MemoryBank:
-        """Read a bank from a file.
+        """Load a bank from a file.
 
         Args:
             path: the file.
-            encoder: the encoder that it is meant for; not checked here where ``None``.
+            encoder: encoder that the bank must have been built with; ``None`` to skip the check.
 
         Raises:
-            MemoryFileError: if the file is missing, damaged, no memory, or of a newer schema.
-            EncoderMismatch: if it was made by another encoder than ``encoder``.
+            MemoryFileError: if the file is missing, damaged, not a memory, or of a newer schema.
+            EncoderMismatch: if it was built with another encoder.
         """
         try:
             data = Path(path).read_bytes()

@@ -1,7 +1,7 @@
-"""Which of the overlapping proposals stay, and with what score.
+"""Resolution of overlapping proposals (paper, Sec. 3.3).
 
-Two steps, in this order: class-aware non-maximum suppression on boxes, ranked by SAM2's predicted IoU, then
-semantic-aware soft merging on the masks that are left (paper, Sec. 3.3).
+Class-aware non-maximum suppression on boxes, ranked by SAM2's predicted IoU, then semantic-aware soft merging of the
+remaining masks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 _PAIRS_TO_CELLS = 40
-"""So much longer does a product of two features take by itself than in the product of all."""
+"""Cost of a single dot product of two features, relative to one in the full matrix product."""
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pixels that masks share; of masks by falling rank, those that matter to a ranking.
+    """Overlapping pairs of masks of one class, with masks in descending rank.
 
     Attributes:
-        areas: int64 ``[n]`` pixels of each mask.
-        worse, better: int64 ``[p]``: pairs of masks of one class that share pixels, ``better < worse``.
-        shared: int64 ``[p]`` how many.
+        areas: int64 ``[n]``, pixels of each mask.
+        worse, better: int64 ``[p]``, indices of the masks of each pair, ``better < worse``.
+        shared: int64 ``[p]``, pixels that the pair shares.
     """
 
     areas: Tensor
@@ -33,30 +33,30 @@ class Overlaps:
 
     @classmethod
     def of_matrix(cls, matrix: Tensor, labels: Tensor) -> Overlaps:
-        """Of all pixels shared ``[n, n]``, areas on the diagonal, and the classes ``[n]``."""
+        """Overlaps from shared pixels ``[n, n]``, with areas on the diagonal, and class labels ``[n]``."""
         same_class = (labels[:, None] == labels[None, :]) & (matrix > 0)
         worse, better = same_class.tril(-1).nonzero(as_tuple=True)
         return cls(matrix.diagonal().long(), worse, better, matrix[worse, better].long())
 
 
 def suppress(boxes: Tensor, predicted_iou: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
-    """Class-aware box NMS ordered by predicted IoU.
+    """Class-aware box NMS in descending order of predicted IoU (paper, Sec. 3.3).
 
     Args:
-        boxes: ``[n, 4]`` inclusive low-resolution boxes; areas are ``(x2 - x1) * (y2 - y1)``, without the +1, as in the
-            publication, so a mask of one pixel's width never suppresses another.
+        boxes: ``[n, 4]`` inclusive low-resolution boxes. Areas are ``(x2 - x1) * (y2 - y1)``, without the +1, as in the
+            published code, so a mask one pixel wide never suppresses another.
         predicted_iou: ``[n]``.
-        labels: int64 ``[n]``; only boxes of one label meet.
-        nms_iou: a box is suppressed where its IoU with a better one is *above* this.
+        labels: int64 ``[n]``; boxes of different labels do not suppress each other.
+        nms_iou: a box is suppressed if its IoU with a better one is *above* this.
 
     Returns:
-        int64 indices of what is kept, by falling predicted IoU; equal values keep their order.
+        int64 indices of the remaining boxes, in descending order of predicted IoU; the sort is stable.
     """
     order = predicted_iou.argsort(descending=True, stable=True)
-    # Ranks instead of the values themselves make the order total, whatever NMS does with equal scores.
+    # Ranks instead of values: the order is then defined for equal scores as well.
     ranks = -torch.arange(len(order), dtype=torch.float32, device=boxes.device)
-    kept = batched_nms(boxes[order].float(), ranks, labels[order], nms_iou)
-    return order[kept.sort().values]
+    remaining = batched_nms(boxes[order].float(), ranks, labels[order], nms_iou)
+    return order[remaining.sort().values]
 
 
 def soft_merging_decay(overlaps: Overlaps, features: Tensor, exponent: float = 0.5) -> Tensor:
@@ -67,24 +67,25 @@ def soft_merging_decay(overlaps: Overlaps, features: Tensor, exponent: float = 0
         IoS_i = max_j  |M_i and M_j| / |M_i| * max(0, g_i . g_j)
         decay_i = (1 - IoS_i) ** exponent
 
-    A mask that lies inside a better one, and looks like it, fades; one that looks different, or merely touches, stays.
+    A mask inside a better one of similar appearance loses score; one that differs in appearance, or barely overlaps,
+    does not.
 
     Args:
-        overlaps: of ``n`` masks by falling rank.
+        overlaps: overlaps of ``n`` masks in descending rank.
         features: ``[n, C]`` L2-normalised mask features.
-        exponent: 0.5 in the publication; 0 switches soft merging off.
+        exponent: 0.5 in the published code; 0 disables soft merging.
 
     Returns:
-        float ``[n]`` in ``[0, 1]``. Rounding that lifts a cosine above 1 does not give NaN (the publication does), and
-        an empty mask decays to 0.
+        float ``[n]`` in ``[0, 1]``, 0 for an empty mask. A cosine above 1 by rounding does not produce NaN, unlike in
+        the published code.
     """
     areas, worse, better = overlaps.areas, overlaps.worse, overlaps.better
     covered = (overlaps.shared.double() / areas[worse].clamp(min=1)).to(features.dtype)
     if len(worse) * _PAIRS_TO_CELLS < len(features) ** 2:
-        alike = (features[worse] * features[better]).sum(1)
+        cosine = (features[worse] * features[better]).sum(1)
     else:
-        alike = (features @ features.T)[worse, better]
+        cosine = (features @ features.T)[worse, better]
     intersection_over_self = features.new_zeros(len(features))
-    intersection_over_self.scatter_reduce_(0, worse, covered * alike.clamp(min=0), "amax")
+    intersection_over_self.scatter_reduce_(0, worse, covered * cosine.clamp(min=0), "amax")
     decay = (1 - intersection_over_self).clamp(min=0, max=1) ** exponent
     return torch.where(areas > 0, decay, torch.zeros_like(decay))

@@ -30,6 +30,7 @@ __all__ = [
     "SMALL",
     "WeightsNotFound",
     "build_sam2",
+    "fetch_weights",
     "load_encoder",
     "load_reference_prompt",
     "load_segmenter",
@@ -140,6 +141,20 @@ def load_reference_prompt(name: str = "small") -> TrainedPrompt:
             "nor a file on this machine"
         )
     return TrainedPrompt.load(path)
+
+
+def fetch_weights(encoder: str, segmenter: str) -> None:
+    """Fetch the weights of both models from the Hugging Face hub into its cache, unless they are there.
+
+    Args:
+        encoder: a name for :func:`load_encoder`.
+        segmenter: a name for :func:`load_segmenter`.
+
+    Raises:
+        WeightsNotFound: if a name is unknown, or the weights cannot be fetched.
+    """
+    _find_encoder(encoder)
+    _find_segmenter(segmenter_name(segmenter))
 
 
 def _find_encoder(name: str) -> tuple[Path, Path]:

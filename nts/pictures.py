@@ -1,4 +1,4 @@
-"""Pictures of instances: masks in the colours of their classes, captions, and contact sheets of many pictures."""
+"""Drawing of instances: masks in class colours, captions, and contact sheets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def class_colours(classes: Sequence[str]) -> dict[str, Colour]:
-    """One colour for every class, RGB from 0 to 255, far apart in hue and alternating in lightness."""
+    """Assign an RGB colour, 0 to 255, to each class, with distant hues and alternating lightness."""
     colours = {}
     for k, name in enumerate(classes):
         red, green, blue = colorsys.hsv_to_rgb((0.61 * k) % 1.0, 0.85, (1.0, 0.75)[k % 2])
@@ -33,15 +33,15 @@ def draw_instances(
     captions: Sequence[str] = (),
     size: int = 320,
 ) -> Image.Image:
-    """Draw masks over an image.
+    """Overlay masks on an image.
 
     Args:
         image: uint8 ``[H, W, 3]``.
-        masks: bool ``[n, H, W]``; earlier ones are drawn over later ones.
-        names: class of every mask.
-        colours: colour of every class.
-        captions: text for every mask, drawn beside it; none where empty.
-        size: the picture fits into a square of this side, in pixels.
+        masks: bool ``[n, H, W]``; earlier ones are drawn on top of later ones.
+        names: class of each mask.
+        colours: colour of each class.
+        captions: text drawn next to each mask; empty for no captions.
+        size: longer side of the picture in pixels.
     """
     height, width = image.shape[:2]
     scale = size / max(height, width)
@@ -49,7 +49,7 @@ def draw_instances(
     pixels = np.asarray(Image.fromarray(image).resize(fitted, Image.Resampling.LANCZOS)).astype(np.float32)
     picture_masks = [_fit(mask, fitted) for mask in masks]
     if names:
-        pixels = pixels * 0.75  # the masks stand out against a darker image
+        pixels = pixels * 0.75  # darkened for contrast with the masks
     for mask, name in reversed(list(zip(picture_masks, names, strict=True))):
         colour = np.array(colours[name], np.float32)
         pixels[mask] = 0.45 * pixels[mask] + 0.55 * colour
@@ -68,7 +68,7 @@ def contact_sheet(
     colours: Mapping[str, Colour],
     title: str,
 ) -> Image.Image:
-    """Pictures in rows and columns, below a title, a legend of the classes and a heading for every column."""
+    """Arrange pictures in rows and columns, with a title, a legend of the classes, and column headings."""
     font, small = ImageFont.load_default(20), ImageFont.load_default(15)
     cell_width = max(picture.width for row in rows for picture in row)
     width = len(headings) * (cell_width + _MARGIN) + _MARGIN
@@ -97,14 +97,14 @@ def _fit(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask that touch its outside."""
+    """Boundary pixels of a mask."""
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inside
 
 
 def _write_beside(draw: ImageDraw.ImageDraw, mask: np.ndarray, caption: str, font: Font) -> None:
-    """Write a caption above the mask, or below it where there is no room, inside the picture."""
+    """Write a caption above the mask, or below it if there is no room, within the picture."""
     ys, xs = mask.nonzero()
     left, top, right, bottom = draw.textbbox((0, 0), caption, font)
     width, height = right - left + 4, bottom - top + 4
@@ -115,7 +115,7 @@ def _write_beside(draw: ImageDraw.ImageDraw, mask: np.ndarray, caption: str, fon
 
 
 def _legend_rows(names: list[str], font: Font, width: int) -> list[list[tuple[int, str]]]:
-    """Break the legend into lines: for each line, the place and the name of its entries."""
+    """Break the legend into lines of entries, each with its horizontal position and name."""
     rows: list[list[tuple[int, str]]] = [[]]
     x = 0
     for name in names:

@@ -106,7 +106,7 @@ def build_memory(
     :func:`nts.promotion.promote` before to have masks drawn for them. ``keep_images`` and ``cache`` as in
     :func:`encode_references`.
 
-    >>> memory, skipped = build_memory([Reference(image, "cat", mask)])  # doctest: +SKIP
+    >>> memory, skipped = build_memory([Reference(image, "cat", mask)])
     """
     preset = get_preset(preset)
     if isinstance(encoder, str):
@@ -220,9 +220,9 @@ def _for_prompts(embedding: ImageEmbedding, segmenter: Segmenter, preset: Preset
 class ReferenceSegmenter:
     """Finds the objects of a memory's classes in images.
 
-    >>> segmenter = ReferenceSegmenter(memory)  # doctest: +SKIP
-    >>> instances = segmenter.segment(read_image("street.jpg"))  # doctest: +SKIP
-    >>> [memory.classes[label] for label in instances.labels]  # doctest: +SKIP
+    >>> segmenter = ReferenceSegmenter(memory)
+    >>> instances = segmenter.segment(image)
+    >>> names = [segmenter.classes[label] for label in instances.labels]
 
     Args:
         memory: the reference memory; it must hold at least one reference, made by the same encoder.
@@ -398,7 +398,10 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
 
 def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:
     kind = "mask" if reference.promoted else reference.kind
-    return WholeImage(name, tokens, annotation_weights(reference.mask, kind, grid).flatten().half(), kind)
+    weights = annotation_weights(reference.mask, kind, grid).flatten().half()
+    # Prompts with the published choices were trained on annotations sampled at one pixel per patch.
+    sampled = annotation_weights(reference.mask, kind, grid, "nearest").flatten().bool()
+    return WholeImage(name, tokens, weights, kind, sampled)
 
 
 def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntry:

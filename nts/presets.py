@@ -1,4 +1,4 @@
-"""The ways to run the method: as published, as we think it should be, and in less time."""
+"""Presets of the method: the published settings, the recommended ones, and faster ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .segmenter.guidance import Guidance
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that decides a result, beside the models and the references.
+    """All settings that determine a result, besides the models and the references.
 
     Attributes:
         name: ``"default"``, ``"paper"`` or ``"fast"``.
-        exif: turn images as their EXIF orientation says.
-        antialias: antialiased resizing, straight from the image to each model's input.
-        patch_weights: how a reference's mask weighs the patches, see :func:`nts.references.prepare_reference`.
-        box_convention: width and height in COCO results: ``"half-open"`` spans all pixels of the mask, ``"inclusive"``
-            is one pixel short, as published.
-        precision: of the models, unless the caller asks for another; see :data:`nts.utils.devices.PRECISIONS` and
-            :meth:`precision_for`.
-        proposals: how masks are proposed.
-        matching: how proposals become instances.
+        exif: apply the EXIF orientation of images.
+        antialias: antialiased resizing, directly from the image to each model's input.
+        patch_weights: weighting of patches by a reference's mask, see :func:`nts.references.prepare_reference`.
+        box_convention: width and height in COCO results: ``"half-open"`` spans all pixels of the mask; ``"inclusive"``
+            is one pixel less, as published.
+        precision: precision of the models, unless the caller chooses another; see
+            :data:`nts.utils.devices.PRECISIONS` and :meth:`precision_for`.
+        proposals: settings of mask proposals.
+        matching: settings of matching and merging.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Preset:
     matching: MatchingConfig = field(default_factory=MatchingConfig)
 
     def precision_for(self, asked: str) -> str:
-        """The precision to load models in.
+        """Precision to load models in.
 
         Args:
-            asked: one of :data:`nts.utils.devices.PRECISIONS`; ``"auto"`` leaves the choice to the preset.
+            asked: one of :data:`nts.utils.devices.PRECISIONS`; ``"auto"`` for the preset's own.
         """
         return self.precision if asked == "auto" else asked
 
@@ -58,12 +58,16 @@ PAPER = Preset(
     proposals=ProposalConfig(add_no_mem_embed=False),
 )
 FAST = Preset("fast", precision="fast", proposals=ProposalConfig(guidance=Guidance()))
-"""The default with half of the prompts, and in half precision where that is faster. Results differ a little."""
+"""The default with half of the prompts, and half precision where it is faster. Results differ slightly."""
 PRESETS = {preset.name: preset for preset in (DEFAULT, PAPER, FAST)}
 
 
 def get_preset(preset: str | Preset) -> Preset:
-    """A preset by name, or the one given."""
+    """Return a preset by name, or a :class:`Preset` unchanged.
+
+    Raises:
+        ValueError: if there is no preset of this name.
+    """
     if isinstance(preset, Preset):
         return preset
     if preset not in PRESETS:
@@ -72,7 +76,7 @@ def get_preset(preset: str | Preset) -> Preset:
 
 
 def stored_settings(preset: Preset) -> dict[str, Any]:
-    """Everything that a preset decides, as nested dictionaries, under the names that stored runs and caches use."""
+    """Settings of a preset as nested dictionaries, under the names used in stored runs and cache keys."""
     settings = asdict(preset)
     if settings["proposals"]["guidance"] is not None:
         settings["proposals"]["guidance"] = stored_guidance(settings["proposals"]["guidance"])
@@ -80,23 +84,23 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
 
 
 def stored_guidance(guidance: dict[str, Any]) -> dict[str, Any]:
-    """The fields of :class:`~nts.segmenter.guidance.Guidance` under the names that stored runs and caches use."""
+    """Fields of :class:`~nts.segmenter.guidance.Guidance` under the names used in stored runs and cache keys."""
     return {_STORED_NAMES.get(name, name): value for name, value in guidance.items()}
 
 
 _STORED_NAMES = {"guided_fraction": "led_share"}
-"""Fields that were renamed after runs had been stored with them."""
+"""Stored names of fields that were renamed later."""
 
 
 def preset_fingerprint(preset: Preset) -> str:
-    """SHA-256 of everything in a preset that changes results.
+    """SHA-256 of the settings of a preset that affect results.
 
-    Excluded are the options that a run stores beside its preset: score threshold and number of instances.
+    Score threshold and maximal number of instances are excluded: runs store them separately.
     """
     matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
     proposals = replace(preset.proposals, prompts_per_chunk=None)
     settings = stored_settings(replace(preset, matching=matching, proposals=proposals))
-    # Options that were added later are left out at their defaults, so that earlier fingerprints stay valid.
+    # Options added later are left out at their defaults, to keep earlier fingerprints valid.
     if settings["proposals"]["guidance"] is None:
         del settings["proposals"]["guidance"]
     if settings["precision"] == "auto" or (preset.name == "paper" and settings["precision"] == "float32"):

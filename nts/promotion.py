@@ -1,11 +1,11 @@
-"""From weaker annotations to masks: SAM2, prompted on the reference image itself, draws the object that is meant.
+"""Promotion of boxes, points and scribbles to masks: SAM2 is prompted with them on the reference image.
 
-A reference with a mask of its object shows the encoder less background than one with a box, and more of the object than
-one with a few clicks. Nothing is trained for it: the prompt goes to the segmenter that proposes masks anyway.
+A mask excludes background that a box includes, and covers more of the object than a few clicks. No training is needed,
+as the segmenter is the one that proposes masks.
 
-A box says what is meant, and gets one mask. A click does not: it may mean a part or the whole, so SAM2 draws three
-masks. Points and scribbles are tried in several ways, all their points together and each alone, and the mask wins that
-SAM2 thinks well drawn and that covers what was marked: predicted IoU times the covered share of the marked pixels.
+A box is unambiguous and yields one mask. A click may denote a part or the whole, so SAM2 predicts three masks. Points
+and scribbles are prompted with all points together and with each point alone. Of all masks, the one with the highest
+product of predicted IoU and covered fraction of the marked pixels is selected.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .references import Reference, box_of_mask, by_image
 from .segmenter import ImageEmbedding, Segmenter
 
 MOST_POINTS = 8
-"""Of a scribble, or of many clicks, so many points are shown to SAM2."""
+"""Maximal number of points of a scribble, or of clicks, that SAM2 is prompted with."""
 
 
 @dataclass(frozen=True, eq=False)
 class PromotedMasks:
-    """The masks of the boxes of one image, in their order.
+    """Masks of the boxes of an image, in their order.
 
     Attributes:
         masks: bool ``[m, H, W]`` at the image's size.
-        predicted_iou: ``[m]``, how well SAM2 thinks that it drew them.
-        filled: bool ``[m]``: SAM2 drew nothing, and the mask is the annotation itself, filled.
+        predicted_iou: ``[m]``, SAM2's estimate of each mask's IoU.
+        filled: bool ``[m]``: SAM2's mask was empty, and was replaced by the filled box.
     """
 
     masks: np.ndarray
@@ -45,14 +45,13 @@ class PromotedMasks:
 
 
 def promote(references: Iterable[Reference], segmenter: Segmenter) -> Iterator[Reference]:
-    """Give references the masks of the objects that they mean, one for each, in their order.
+    """Promote references to masks of their objects, in order.
 
-    References with masks, and those promoted before, pass through. One of which SAM2 draws nothing, or nothing where
-    the annotation is, comes back as it was, unpromoted. Consecutive references that share one image array are drawn
-    from one embedding.
+    References with masks, and promoted ones, are passed through. A reference is returned unpromoted if SAM2's mask is
+    empty or does not touch the annotation. Consecutive references that share an image array share one image embedding.
 
     Args:
-        references: of any kind.
+        references: references of any kind.
         segmenter: SAM2.
     """
     for of_image in by_image(references):
@@ -66,7 +65,7 @@ def promote(references: Iterable[Reference], segmenter: Segmenter) -> Iterator[R
 
 
 def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> PromotedMasks:
-    """Masks of the objects in boxes, all boxes of an image at once.
+    """Predict masks of the objects in all boxes of an image.
 
     Args:
         image: uint8 ``[H, W, 3]``.
@@ -74,10 +73,10 @@ def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> 
         segmenter: SAM2.
 
     Returns:
-        the masks. That of a box outside the image, where there is nothing to draw and nothing to fill, is empty.
+        the masks; empty for a box outside the image.
 
     Raises:
-        ValueError: if the boxes are not ``[m, 4]``, or one is not finite; the message names it.
+        ValueError: if the boxes are not ``[m, 4]``, or a box is not finite; the message names it.
     """
     boxes = np.asarray(boxes, np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -96,16 +95,16 @@ def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> 
 
 
 def spread_points(mask: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
-    """Up to ``most`` marked pixels, far from each other; always the same ones for the same mask.
+    """Select up to ``most`` marked pixels by farthest point sampling; deterministic.
 
-    The first is the one nearest to the middle of all, each further one the farthest from those before it.
+    The first pixel is the one nearest to the centroid.
 
     Args:
         mask: bool ``[H, W]``, not empty.
-        most: how many pixels at most.
+        most: maximal number of pixels.
 
     Returns:
-        float ``[p, 2]``, ``x, y`` of the middles of the pixels.
+        float ``[p, 2]``, ``x, y`` of the pixel centres.
     """
     ys, xs = mask.nonzero()
     pixels = np.stack([xs, ys], 1) + 0.5
@@ -139,7 +138,7 @@ def _promoted(reference: Reference, embedding: ImageEmbedding, segmenter: Segmen
 def _draw_boxes(
     embedding: ImageEmbedding, boxes: np.ndarray, image_size: tuple[int, int], segmenter: Segmenter
 ) -> tuple[Tensor, Tensor]:
-    """Logits and predicted IoU of boxes ``x, y, width, height`` in pixels of the image."""
+    """Mask logits and predicted IoU of boxes ``x, y, width, height`` in pixels of the image."""
     height, width = image_size
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
     scale = segmenter.input_size / np.array([width, height, width, height])
@@ -147,10 +146,10 @@ def _draw_boxes(
 
 
 def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Segmenter) -> tuple[Tensor, float]:
-    """The logits ``[S, S]`` of the best mask for the marked pixels ``[H, W]``, and the share of them that it covers.
+    """Logits ``[S, S]`` of the best mask for the marked pixels ``[H, W]``, and the fraction of them that it covers.
 
-    Where no mask covers any, those count that reach into a cell of the logits beside one: a good mask may end half a
-    cell beside a click near the border of the object.
+    If no mask covers any marked pixel, masks are dilated by one cell of the logits: a good mask may end half a cell
+    from a click near the border of the object.
     """
     height, width = marks.shape
     points = torch.from_numpy(spread_points(marks) * segmenter.input_size / np.array([width, height]))
@@ -160,7 +159,7 @@ def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Seg
     predicted_iou = torch.cat([of_prompt.flatten() for _, of_prompt in drawn])
     masks = (logits > 0).float()
     ys, xs = marks.nonzero()
-    # The cell of the logits that holds the middle of each marked pixel.
+    # Cell of the logits that contains the centre of each marked pixel.
     rows, columns = (
         ((ys + 0.5) * masks.shape[1] / height).astype(int),
         ((xs + 0.5) * masks.shape[2] / width).astype(int),

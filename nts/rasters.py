@@ -1,7 +1,8 @@
-"""Polygons, strokes, points and arrays of any kind as masks: the pixels that they mark.
+"""Rasterisation of polygons, strokes and points, and conversion of arrays of any type to masks.
 
 Coordinates are ``x, y`` in pixels, continuous: the pixel in column ``c`` and row ``r`` is the square from ``(c, r)`` to
-``(c + 1, r + 1)``. What lies outside the image is cut off; its right and lower border belong to the last pixels.
+``(c + 1, r + 1)``. Geometry outside the image is clipped; the image's right and lower border belong to the last
+pixels.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _MANY_VALUES = 16
-"""More different integers than this are shades of grey, not the numbers of objects."""
+"""More distinct integers than this are grey values, not object ids."""
 
 
 def binary_mask(values: ArrayLike, *, channels_last: bool = False) -> np.ndarray:
-    """Foreground of a mask as it is stored: booleans, integers, probabilities, logits or colours.
+    """Foreground of a stored mask: booleans, integers, probabilities, logits or colours.
 
     ====================================  ==========================================================
     booleans, integers                    nonzero
-    integers of many values               above half of the greatest: antialiased, or ringing of JPEG
+    integers of many values               above half of the maximum: antialiased, or ringing of JPEG
     floats, one value beside 0            nonzero
     floats in ``[0, 1]`` (probabilities)  above 0.5
     floats with negative values (logits)  above 0
@@ -33,13 +34,13 @@ def binary_mask(values: ArrayLike, *, channels_last: bool = False) -> np.ndarray
 
     Args:
         values: the array.
-        channels_last: a three-dimensional array is ``[h, w, channels]`` whatever its shape, as image files are read.
+        channels_last: interpret any three-dimensional array as ``[h, w, channels]``, as image files are read.
 
     Returns:
         bool ``[h, w]``.
 
     Raises:
-        ValueError: if it is no mask. The message completes "its mask ...".
+        ValueError: if it is not a mask. The message completes "its mask ...".
     """
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
@@ -53,7 +54,7 @@ def binary_mask(values: ArrayLike, *, channels_last: bool = False) -> np.ndarray
 
 
 def drop_axes(array: np.ndarray, channels_last: bool = False) -> np.ndarray:
-    """An array as ``[h, w]``, or as ``[h, w, channels]`` with 2, 3 or 4 channels; see :func:`binary_mask`.
+    """Reduce an array to ``[h, w]``, or ``[h, w, channels]`` with 2, 3 or 4 channels; see :func:`binary_mask`.
 
     Raises:
         ValueError: if it has another shape. The message completes "its mask ...".
@@ -82,7 +83,7 @@ def _foreground_of_integers(array: np.ndarray) -> np.ndarray:
     if len(np.unique(array)) > _MANY_VALUES:
         return array > highest / 2
     if 0 < lowest < highest:
-        # Taken literally, all of the box would be foreground.
+        # Without a 0, everything would be foreground.
         raise ValueError(f"holds integers from {lowest} to {highest} but no 0, which is background")
     return array != 0
 
@@ -101,7 +102,7 @@ def _foreground_of_floats(array: np.ndarray) -> np.ndarray:
 
 
 def _is_binary(array: np.ndarray) -> bool:
-    """Whether there are zeros and one other value."""
+    """True if all values are 0 or the maximum."""
     return bool(((array == 0) | (array == array.max())).all())
 
 
@@ -113,22 +114,22 @@ def _foreground_of_colours(array: np.ndarray) -> np.ndarray:
     if is_constant and opaque.any() and not opaque.all():
         return opaque
     foreground = _foreground(colours.max(2))
-    # A transparent pixel shows nothing, unless alpha was left at 0 everywhere.
+    # Transparent pixels are background, unless alpha is 0 everywhere.
     return foreground & opaque if opaque.any() else foreground
 
 
 def fill_polygons(shapes: Sequence[ArrayLike], image_size: tuple[int, int]) -> np.ndarray:
-    """Pixels whose middle lies inside an odd number of the shapes: a shape inside another one is a hole.
+    """Fill polygons by the even-odd rule at pixel centres: a shape inside another one is a hole.
 
     Args:
-        shapes: ``[n, 2]`` vertices each, the last joined to the first.
+        shapes: ``[n, 2]`` vertices of each closed shape.
         image_size: ``(H, W)``.
 
     Returns:
         bool ``[H, W]``.
     """
     height, width = image_size
-    # Where an edge crosses the middle of a row, everything to the right of the crossing changes sides.
+    # Where an edge crosses the centre line of a row, inside and outside swap for all pixels to the right.
     crossings = np.zeros((height, width + 1), bool)
     for shape in shapes:
         vertices = np.asarray(shape, np.float64).reshape(-1, 2)
@@ -142,7 +143,7 @@ def fill_polygons(shapes: Sequence[ArrayLike], image_size: tuple[int, int]) -> n
 
 
 def draw_strokes(shapes: Sequence[ArrayLike], image_size: tuple[int, int]) -> np.ndarray:
-    """Pixels along the lines through the vertices of each shape, bool ``[H, W]``; one vertex alone is a point."""
+    """Draw the open polylines through the vertices of each shape, bool ``[H, W]``; a single vertex is a point."""
     height, width = image_size
     drawn = np.zeros((height, width), bool)
     for shape in shapes:
@@ -161,7 +162,7 @@ def draw_strokes(shapes: Sequence[ArrayLike], image_size: tuple[int, int]) -> np
 
 
 def mark_points(points: ArrayLike, image_size: tuple[int, int]) -> np.ndarray:
-    """The pixels that hold the points ``[n, 2]``, bool ``[H, W]``; points outside the image mark nothing."""
+    """Mark the pixels that contain points ``[n, 2]``, bool ``[H, W]``; points outside the image are ignored."""
     height, width = image_size
     marked = np.zeros((height, width), bool)
     points = np.asarray(points, np.float64).reshape(-1, 2)
@@ -171,7 +172,7 @@ def mark_points(points: ArrayLike, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def _part_inside(start: np.ndarray, step: np.ndarray, size: tuple[int, int]) -> tuple[float, float] | None:
-    """From where to where, in units of ``step``, a line lies in ``[0, width] x [0, height]``."""
+    """First and last multiple of ``step`` in ``[0, 1]`` at which a line is in ``[0, width] x [0, height]``."""
     first, last = 0.0, 1.0
     for position, change, limit in zip(start, step, size, strict=True):
         if change == 0:

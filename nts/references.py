@@ -1,10 +1,11 @@
-"""A reference: one labelled object in an image, and what the encoder sees of it.
+"""References: labelled objects in images, and their preparation for the encoder.
 
-The object is cut out with some context, stretched to the encoder's square, and its mask becomes a weight for every
-patch of the encoder's grid (paper, Sec. 3.2). The background stays in the crop; only the weights leave it out.
+The object is cropped with some context and stretched to the encoder's square input. Its mask becomes a weight per patch
+of the encoder's grid (paper, Sec. 3.2). The background stays in the crop; only the weights exclude it.
 
-What marks the object may be weaker than a mask: a box, points, a scribble (VRP-SAM, CVPR 2024, Sec. 3). Each is a mask
-of the pixels that it marks, and can be used as it is; :mod:`nts.promotion` has SAM2 draw the object that it means.
+An annotation may be weaker than a mask: a box, points, or a scribble (VRP-SAM, CVPR 2024, Sec. 3). It is represented by
+a mask of the pixels that it marks, and can be used directly, or promoted to a mask of the object by SAM2, see
+:mod:`nts.promotion`.
 """
 
 from __future__ import annotations
@@ -23,33 +24,37 @@ from torch import Tensor
 from .images import normalise, resize_bicubic, stretch, to_float
 
 CONTEXT_RATIO = 0.2
-"""How much longer than the longer side of the box the side of the crop is."""
+"""Context around the object: the crop's side is ``1 + CONTEXT_RATIO`` times the longer side of the box."""
 
 
 Kind = Literal["mask", "box", "point", "scribble"]
-"""What marks an object: its mask, a box around it, one or several clicks on it, or a stroke over it."""
+"""Kind of annotation: a mask of the object, a box around it, one or several clicks on it, or a stroke over it."""
 KINDS: tuple[Kind, ...] = ("mask", "box", "point", "scribble")
 
 
 class InvalidReference(ValueError):
-    """A reference that cannot be used. The message says why; other references are not affected."""
+    """A reference that cannot be used; the message gives the reason. Other references are not affected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """One labelled object.
+    """A labelled object.
 
     Attributes:
         image: uint8 ``[H, W, 3]``.
-        class_name: its class.
-        mask: bool ``[H, W]``, the pixels that the annotation marks: those of the object, of the filled box, the clicked
-            ones, or those of the stroke.
-        box: ``x, y, width, height`` in pixels, as in COCO; the mask's own box where it is ``None``.
-        kind: the geometry of the annotation.
-        sample_id: id of the sample that it came from.
-        label_id: id of the label that it came from.
-        promoted: the mask is that of the object, drawn by SAM2 from an annotation of this kind.
-        file: identity of the content of the image's file, see :func:`nts.utils.files.content_id`; empty if unknown.
+        class_name: name of the class.
+        mask: bool ``[H, W]``, the pixels that the annotation marks: the object, the filled box, the clicked pixels, or
+            the stroke.
+        box: ``x, y, width, height`` in pixels, as in COCO; ``None`` for the mask's bounding box.
+        kind: geometry of the annotation.
+        sample_id: id of the sample in its dataset.
+        label_id: id of the label in its dataset.
+        promoted: the mask is of the object, predicted by SAM2 from an annotation of this kind.
+        file: identity of the content of the image file, see :func:`nts.utils.files.content_id`; empty if unknown.
+
+    Raises:
+        InvalidReference: if the kind is unknown, the mask is empty or of another size than the image, or the box is not
+            finite.
     """
 
     image: np.ndarray
@@ -76,12 +81,12 @@ class Reference:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether only some pixels of the object are marked, so that nothing says how large it is."""
+        """True if only some pixels of the object are marked, so its extent is unknown."""
         return self.kind in ("point", "scribble") and not self.promoted
 
 
 def by_image(references: Iterable[Reference]) -> Iterator[list[Reference]]:
-    """Gather consecutive references that share one image array. One reference is read ahead."""
+    """Group consecutive references that share an image array. Reads one reference ahead."""
     of_image: list[Reference] = []
     for reference in references:
         if of_image and of_image[0].image is not reference.image:
@@ -93,11 +98,14 @@ def by_image(references: Iterable[Reference]) -> Iterator[list[Reference]]:
 
 
 def contradictions(references: Sequence[Reference]) -> dict[int, str]:
-    """Which references of one image contradict each other, by their index, and why.
+    """Find references of one image that contradict each other.
 
-    Two of different classes do that if both are points and share a pixel, or if they mark exactly the same pixels.
-    Nothing says which of them is right, so neither can be used. References with masks never contradict each other by a
-    few shared pixels, as objects that overlap have those.
+    Two references of different classes do so if both are points and share a pixel, or if they mark exactly the same
+    pixels. Neither can be used, as there is no way to tell which is right. Masks that merely overlap do not contradict
+    each other.
+
+    Returns:
+        the reason for each contradicting reference, by index.
     """
     by_mark: dict[bytes | int, list[int]] = {}
     for k, reference in enumerate(references):
@@ -118,17 +126,17 @@ def contradictions(references: Sequence[Reference]) -> dict[int, str]:
 def crop_window(
     box: tuple[float, float, float, float], image_size: tuple[int, int], context_ratio: float = CONTEXT_RATIO
 ) -> tuple[int, int, int, int]:
-    """The square around a box, ``1 + context_ratio`` times its longer side, cut at the border of the image.
+    """Square window around a box, ``1 + context_ratio`` times its longer side, clipped to the image (paper, Sec. 3.2).
 
-    Every step truncates toward zero, as in the publication. A box of less than a pixel is widened to one.
+    Every step truncates toward zero, as in the published code. A box of less than a pixel is enlarged to one pixel.
 
     Args:
         box: ``x, y, width, height`` in pixels.
         image_size: ``(H, W)``.
-        context_ratio: 0.2 in the publication.
+        context_ratio: context relative to the box, 0.2 in the published code.
 
     Returns:
-        ``x1, y1, x2, y2`` in pixels, half-open. Cut by the border, it is no longer square.
+        ``x1, y1, x2, y2`` in pixels, half-open; not square where clipped.
 
     Raises:
         InvalidReference: if the box lies outside the image.
@@ -154,28 +162,27 @@ def prepare_reference(
     antialias: bool = True,
     patch_weights: Literal["area", "corner"] = "area",
 ) -> tuple[Tensor, Tensor]:
-    """The encoder's input for a reference, and the weight of its mask on every patch.
+    """Encoder input and patch weights of a reference (paper, Sec. 3.2).
 
-    Masks, boxes and promoted references are cut out around their box. Points and scribbles do not say how large their
-    object is: the encoder sees the whole image, and every patch that they touch counts fully (*any hit*). Whatever
-    ``patch_weights`` says: a sample at one position of a patch of 8 x 8 pixels misses a single point in 63 of 64 cases,
-    and a thin stroke in most, and an area would count a patch that is touched at two pixels twice as much as its
-    neighbour, for which nothing speaks.
+    Masks, boxes and promoted references are cropped around their box. Points and scribbles leave the object's extent
+    open: the encoder sees the whole image, and every patch that they touch has weight 1 (*any hit*), for either value
+    of ``patch_weights``. Sampling one position of a patch of 8 x 8 pixels would miss a single point in 63 of 64 cases,
+    and most thin strokes; the area would weigh a patch touched at two pixels twice as much as one touched at one.
 
     Args:
         reference: the labelled object.
         encoder_size: side of the encoder's input (518 for DINOv2).
         grid: ``(h, w)`` patches of the encoder (37 x 37).
-        antialias: resize the crop antialiased. False follows the publication.
-        patch_weights: of masks, boxes and promoted references. ``"area"``: the share of every patch that the mask
-            covers. ``"corner"`` follows the publication: the mask, enlarged to the encoder's input, at the upper left
-            pixel of every patch; where that misses the object altogether, its area is taken after all.
+        antialias: antialias the resizing of the crop. False follows the published code.
+        patch_weights: of masks, boxes and promoted references. ``"area"``: covered fraction of each patch. ``"corner"``
+            follows the published code: the mask, enlarged to the encoder's input, sampled at the upper left pixel of
+            each patch; falls back to the area if every sample misses the object.
 
     Returns:
         normalised float ``[3, encoder_size, encoder_size]`` and weights ``[h, w]`` in ``[0, 1]``, not all zero.
 
     Raises:
-        InvalidReference: if the crop holds nothing of the mask.
+        InvalidReference: if the crop contains no pixel of the mask.
     """
     height, width = reference.mask.shape
     if reference.is_sparse:
@@ -202,15 +209,15 @@ def prepare_reference(
 def annotation_weights(
     mask: np.ndarray, kind: Kind, grid: tuple[int, int], rasterisation: Literal["cover", "nearest"] = "cover"
 ) -> Tensor:
-    """An annotation on the patch grid of its whole image, as a visual reference prompt sees it.
+    """Rasterise an annotation to the patch grid of its whole image, for a visual reference prompt (VRP-SAM, Sec. 3.2).
 
     Args:
-        mask: bool ``[H, W]``, what the annotation marks.
-        kind: of the annotation; ``"mask"`` for what was promoted to one.
+        mask: bool ``[H, W]``, the marked pixels.
+        kind: kind of the annotation; ``"mask"`` if it was promoted to one.
         grid: ``(h, w)`` patches.
-        rasterisation: ``"cover"``: the covered share for masks and boxes, any hit for points and scribbles; never all
-            zero for a mask that is not empty. ``"nearest"`` is the published code's sample at one pixel of every patch,
-            which loses most points: the annotation can vanish.
+        rasterisation: ``"cover"``: covered fraction for masks and boxes, any hit for points and scribbles; a mask that
+            is not empty never becomes all zero. ``"nearest"`` samples one pixel per patch, as the published code does;
+            it loses most points, so the annotation can vanish.
 
     Returns:
         float ``[h, w]`` in ``[0, 1]``.
@@ -222,17 +229,18 @@ def annotation_weights(
 
 
 def _area_weights(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """Share of every patch that the mask covers: ``[H, W]`` to ``[h, w]``."""
+    """Covered fraction of each patch: ``[H, W]`` to ``[h, w]``."""
     resized = Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.BOX)
     return torch.from_numpy(np.array(resized)).clamp(0, 1)
 
 
 def _hit_weights(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """1 for every patch that a marked pixel reaches into, else 0: ``[H, W]`` to ``[h, w]``. No pixel is ever lost."""
+    """1 for every patch that overlaps a marked pixel, else 0: ``[H, W]`` to ``[h, w]``. No pixel is lost."""
     return F.adaptive_max_pool2d(torch.from_numpy(mask)[None], grid)[0]
 
 
 def _corner_weights(mask: np.ndarray, encoder_size: int, grid: tuple[int, int]) -> Tensor:
+    """The mask at the upper left pixel of each patch: ``[H, W]`` to ``[h, w]``."""
     enlarged = F.interpolate(
         torch.from_numpy(mask)[None, None], size=(encoder_size, encoder_size), mode="bilinear", align_corners=False
     )
@@ -240,6 +248,7 @@ def _corner_weights(mask: np.ndarray, encoder_size: int, grid: tuple[int, int]) 
 
 
 def box_of_mask(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Bounding box ``x, y, width, height`` of a mask, bool ``[H, W]``, not empty."""
     ys, xs = mask.nonzero()
     x1, y1 = int(xs.min()), int(ys.min())
     return x1, y1, int(xs.max()) + 1 - x1, int(ys.max()) + 1 - y1

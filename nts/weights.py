@@ -1,4 +1,4 @@
-"""Checks that the loaders of both models share."""
+"""Checks of loaded weights, shared by both models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 
 
 class WeightsNotFound(RuntimeError):
-    """Weights that cannot be loaded. The message names the file and what is wrong with it, or how to get it."""
+    """Weights cannot be loaded; the message names the file and the reason, or where to get it."""
 
 
 def check_finite(model: torch.nn.Module, source: str) -> None:
-    """Refuse a model with NaN or infinite weights: every result would be NaN.
+    """Raise an error if a model has NaN or infinite weights.
 
     Args:
         model: the loaded model.
-        source: names the file in the message.
+        source: name of the file in the error message.
 
     Raises:
         WeightsNotFound: if a parameter or buffer is not finite.
@@ -25,12 +25,12 @@ def check_finite(model: torch.nn.Module, source: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Type and first line of an error, for the end of a message."""
+    """Type and first line of an error, for use in a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def listed(names: list[str], most: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first ``most`` names of a list, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -38,13 +38,10 @@ class AutoSegmentView(JobOperator):
         return auto_segment_view(sample_collection, memory_key, output_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import (
-            SegmentationConfig,
-            list_memories,
-            list_segmentations,
-            plan_segmentation,
-            suggest_output_field,
-        )
+        from ..nts.fiftyone_adapter.checks import suggest_output_field
+        from ..nts.fiftyone_adapter.config import SegmentationConfig
+        from ..nts.fiftyone_adapter.plan import plan_segmentation
+        from ..nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
 
         view = forms.target_view(ctx, inputs, "Segment")
         if view is None:
@@ -52,11 +49,11 @@ class AutoSegmentView(JobOperator):
         key = forms.memory(ctx, inputs, description="Its classes are searched for")
         if key is None:
             return
-        forms.output_field(ctx, inputs, suggest_output_field(ctx.dataset, key), list_segmentations(ctx.dataset))
+        forms.output_field(ctx, inputs, suggest_output_field(ctx.dataset, key), list_runs(ctx.dataset, SEGMENTATION))
         for name in ("score_threshold", "max_instances", "limit", "segmenter"):
             forms.option(inputs, SegmentationConfig, name)
         _scorer(ctx, inputs, key)
-        forms.option(inputs, SegmentationConfig, "preset", default=list_memories(ctx.dataset)[key]["preset"])
+        forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
         for name in ("device", "precision"):
             forms.option(inputs, SegmentationConfig, name)
 
@@ -71,7 +68,8 @@ class AutoSegmentView(JobOperator):
             forms.earlier_run(inputs, plan)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter import SegmentationConfig, segmentation_job
+        from ..nts.fiftyone_adapter import segmentation_job
+        from ..nts.fiftyone_adapter.config import SegmentationConfig
 
         config = SegmentationConfig.from_params(ctx.params)
         return segmentation_job(
@@ -97,9 +95,10 @@ class AutoSegmentView(JobOperator):
 
 def _scorer(ctx, inputs, memory_key: str) -> None:
     """The choice of the scorer, where a reference prompt can be used or has been chosen."""
-    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
 
-    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
     chosen = ctx.params.get("scorer") or "prototype"
     if chosen == "prototype" and all(prompt_problem(memory, name, facts) for name, facts in prompts.items()):
         return

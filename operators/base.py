@@ -1,4 +1,4 @@
-"""Base classes of the operators: running a job in the App, delegated or from Python, and showing its outcome."""
+"""Base classes of the operators: running a job in the App, delegated and from Python, and showing its result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class PluginOperator(foo.Operator):
     """An operator of this plugin."""
 
     in_grid = False
-    """Whether it has a button above the grid."""
+    """True for a button above the grid."""
 
     @staticmethod
     def settings(
         name: str, label: str, description: str, risk_level: str, icon: str = "icon", **more: Any
     ) -> foo.OperatorConfig:
-        """Configuration of an operator; ``icon`` is the common beginning of the names of two files in ``assets``."""
+        """Configuration of an operator; ``icon`` is the common prefix of two files in ``assets``."""
         return foo.OperatorConfig(
             name=name,
             label=label,
@@ -38,7 +38,7 @@ class PluginOperator(foo.Operator):
         )
 
     def resolve_placement(self, ctx):
-        """Button of the operator in the App."""
+        """The button above the grid, if it has one."""
         return grid_button(self.config) if self.in_grid else None
 
     def form(self, ctx, inputs: types.Object) -> None:
@@ -52,14 +52,14 @@ class PluginOperator(foo.Operator):
 
 
 class SimpleOperator(PluginOperator):
-    """An operator that runs at once and reports in a few words."""
+    """An operator that is done at once, and reports in a few words."""
 
     def do(self, ctx) -> str:
-        """Run; returns what was done (Markdown)."""
+        """Run it, and return a summary (Markdown)."""
         raise NotImplementedError
 
     def execute(self, ctx):
-        # The App acts when this has returned: the reload shows the changes, and a view that is set comes after it.
+        # The App acts on triggers after this has returned, in their order: it reloads, and then sets a view.
         ctx.trigger("reload_dataset")
         return {"summary": self.do(ctx)}
 
@@ -70,19 +70,19 @@ class SimpleOperator(PluginOperator):
 class JobOperator(PluginOperator):
     """An operator whose work is a job of the engine: a generator that yields its progress and returns a report.
 
-    A subclass has a form, makes its job from the form's values (:meth:`job`), and presents the report in words and one
+    A subclass has a form, builds its job from the form's values (:meth:`job`), and presents the report as words and one
     table (:meth:`summary`, :meth:`rows`).
     """
 
     columns: tuple[tuple[str, str], ...] = ()
-    """The table of the outcome: key and heading of every column."""
+    """Key and heading of every column of the result table."""
 
     def job(self, ctx):
         """The engine's generator for the values in ``ctx.params``."""
         raise NotImplementedError
 
     def summary(self, report) -> str:
-        """A report in words (Markdown)."""
+        """Summary of a report (Markdown)."""
         raise NotImplementedError
 
     def rows(self, report) -> list[dict[str, Any]]:
@@ -90,19 +90,19 @@ class JobOperator(PluginOperator):
         return []
 
     def execute(self, ctx):
-        """A generator of messages to the App; or, in a delegated run, the outcome."""
+        """A generator of messages to the App; in a delegated run, the result."""
         return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
 
     def outcome_form(self) -> types.Property:
-        """Form of the outcome."""
+        """Layout of the result."""
         return output_form(self.config.label, self.columns)
 
     def results(self, report) -> dict[str, Any]:
-        """Outcome as plain values."""
+        """The result as plain values."""
         return {"summary": self.summary(report), "rows": self.rows(report)}
 
     def resolve_output(self, ctx):
-        """The outcome of a delegated run."""
+        """Layout of the result of a delegated run."""
         return self.outcome_form()
 
     def schedule(self, sample_collection, **params: Any):
@@ -127,7 +127,7 @@ class JobOperator(PluginOperator):
             job.close()
             raise
         except Exception as error:
-            # The App does not show exceptions and leaves the progress bar open, so it is notified first. A caller from
+            # The App shows no exception, and does not remove the progress bar: the message goes first. A caller from
             # Python gets the exception itself.
             message = _words(error)
             yield ctx.ops.notify(f"{self.config.label} failed", variant="error")
@@ -141,8 +141,8 @@ class JobOperator(PluginOperator):
 async def _advance(job):
     """Run the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
 
-    When its tab is closed, FiftyOne cancels the task that waits here. A plain generator would not notice: it would stay
-    until Python's garbage collector finds it, with all results that the job has not written yet.
+    When its tab is closed, FiftyOne cancels the task that waits here. A plain generator would not notice: it would wait
+    for Python's garbage collector, with everything that the job has not written yet.
     """
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(asyncio.to_thread(_next, job))
@@ -156,7 +156,7 @@ async def _advance(job):
 def _next(job):
     try:
         return next(job), None
-    except StopIteration as end:  # a future cannot raise StopIteration
+    except StopIteration as end:  # a thread cannot pass it on
         return None, end.value
 
 
@@ -168,7 +168,7 @@ def grid_button(config: foo.OperatorConfig, prompt: bool = True) -> types.Placem
 
 
 def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.Property:
-    """Form of an outcome: words, and a table if it has columns."""
+    """Layout of a result: words, and a table if it has columns."""
     outputs = types.Object()
     outputs.str("summary", view=types.MarkdownView())
     if columns:
@@ -186,7 +186,7 @@ def _error_form(label: str, message: str) -> types.Property:
 
 
 def _words(error: Exception) -> str:
-    """Message of an error for the App; errors that are not our own are named, too."""
+    """An error as the App shows it, with its type unless it is one of ours or a ValueError."""
     foreign = type(error).__module__ == "builtins" and not isinstance(error, ValueError)
     return f"{type(error).__name__}: {error}" if foreign else sentence(error)
 

@@ -38,7 +38,8 @@ class BuildReferenceMemory(JobOperator):
         return build_reference_memory(sample_collection, label_field, memory_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import MEMORY, MemoryConfig, list_memories
+        from ..nts.fiftyone_adapter.config import MemoryConfig
+        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Take the references from")
         if view is None:
@@ -59,7 +60,7 @@ class BuildReferenceMemory(JobOperator):
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
         forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name")
-        if (key := ctx.params.get("memory_key")) in list_memories(ctx.dataset):
+        if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
             forms.overwrite(inputs, f"Replace the memory {key!r}")
         forms.option(inputs, MemoryConfig, "encoder")
         if counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted":
@@ -68,13 +69,14 @@ class BuildReferenceMemory(JobOperator):
             forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter import MemoryConfig, memory_job
+        from ..nts.fiftyone_adapter import memory_job
+        from ..nts.fiftyone_adapter.config import MemoryConfig
 
         config = MemoryConfig.from_params(ctx.params)
         return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
-        from ..nts.fiftyone_adapter import count_kinds
+        from ..nts.fiftyone_adapter.checks import count_kinds
 
         count = sum(report.shots.values())
         words = f"The memory **{report.memory_key}** holds {count} references of {len(report.shots)} classes"

@@ -1,7 +1,7 @@
 """Plotly traces and layouts of the plugin's panels.
 
-They have no background and no font colour of their own, so the App's theme shows, dark or light. Colours mean the same
-everywhere, and stand out on both.
+They have no background and no font colour, so the App's theme shows, dark or light. Colours mean the same everywhere,
+and stand out on both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def names_axis(title: str = "", **more: Any) -> dict[str, Any]:
-    """An axis of names: a class may be called "1" or "2020-01", and is then neither a number nor a date."""
+    """An axis of names. Without the type, Plotly would take a class "1" for a number, and "2020-01" for a date."""
     return axis(title, type="category", **more)
 
 
@@ -59,8 +59,8 @@ def bars(
     Args:
         names: one bar each.
         series: ``{name: (values, colour)}``.
-        unit: how a value is told when the pointer is over it.
-        colours: of each bar, where it is not the series' own.
+        unit: format of a value below the pointer.
+        colours: of each bar, in place of the series' own.
     """
     return [
         {
@@ -85,14 +85,14 @@ def line(
 
 
 def upright(x: float) -> dict[str, Any]:
-    """A dotted line from top to bottom."""
+    """A vertical dotted line."""
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": _MARKER_LINE}
 
 
 def heat(
     rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], hover: str
 ) -> list[dict[str, Any]]:
-    """A table of counts as colours, the first row on top; empty cells stay clear."""
+    """A table of counts as colours, the first row on top; cells without a count are clear."""
     return [
         {
             "type": "heatmap",

@@ -1,4 +1,4 @@
-"""Clear cache: what the models made of images and references, and what is kept of it on disk."""
+"""Clear cache: delete the stored encodings of images and references."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class ClearCache(SimpleOperator):
         return self.settings(
             "clear_cache",
             "Clear cache of encoded images",
-            "Delete what the models made of images and references; no dataset loses anything",
+            "Delete the stored encodings of images and references; datasets are not changed",
             risk_level="LOW",
         )
 
     def __call__(self):
-        """Clear from Python; returns how many files and bytes were deleted."""
+        """Clear from Python; returns the numbers of deleted files and bytes."""
         from ..nts.cache import default_cache
 
         return default_cache().clear()
@@ -34,9 +34,9 @@ class ClearCache(SimpleOperator):
         inputs.view(
             "kept",
             types.Notice(
-                label=f"{cache.count(TARGET)} images and {cache.count(REFERENCE)} references are kept, "
+                label=f"{cache.count(TARGET)} images and {cache.count(REFERENCE)} references are stored, "
                 f"{cache.size() / 1e6:.1f} MB of at most {cache.budget / 1e9:g} GB",
-                description=f"In {cache.folder}. They will be encoded again when they are needed",
+                description=f"In {cache.folder}. They are encoded again when needed",
             ),
         )
 

@@ -47,12 +47,12 @@ class EvaluateNAP(JobOperator):
         return evaluate_nap(sample_collection, predictions_field, ground_truth_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_memories, list_segmentations
+        from ..nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
 
         view = forms.target_view(ctx, inputs, "Evaluate")
         if view is None:
             return
-        segmentations = list_segmentations(ctx.dataset)
+        segmentations = list_runs(ctx.dataset, SEGMENTATION)
         predictions = forms.detections_field(
             ctx,
             inputs,
@@ -70,7 +70,7 @@ class EvaluateNAP(JobOperator):
             view,
             "ground_truth_field",
             label="Ground truth",
-            description="The field with the truth",
+            description="The field with the true labels",
         )
         if ground_truth is None:
             return
@@ -79,24 +79,24 @@ class EvaluateNAP(JobOperator):
         forms.classes(
             inputs,
             counts.classes,
-            description=f"The novel classes; left empty: {'those of the memory' if made else 'all'}",
+            description=f"The novel classes. Default: {'those of the memory' if made else 'all'}",
         )
         _base_classes(inputs, counts.classes)
         inputs.bool(
             "leave_out_references",
             label="Leave out reference samples",
-            description="Samples that references of the memory came from would flatter the result",
+            description="Samples that references of the memory came from would inflate the result",
             default=True,
             view=types.SwitchView(),
         )
-        memories = list(list_memories(ctx.dataset))
+        memories = list(list_runs(ctx.dataset, MEMORY))
         if not made and memories and ctx.params.get("leave_out_references", True):
             forms.choice(
                 inputs,
                 "memory_key",
                 memories,
                 label="Memory",
-                description="Whose reference samples are meant: these predictions do not say which memory made them",
+                description="The memory whose reference samples are left out: these predictions do not name theirs",
                 default=None,
                 required=False,
             )
@@ -112,7 +112,7 @@ class EvaluateNAP(JobOperator):
             inputs.bool(
                 "diagnose_models",
                 label="Diagnose the models",
-                description="Run them once more, to see what proposals and encoder lose; as long as segmenting took",
+                description="Run them again, to measure proposals and encoder apart; takes as long as the segmentation",
                 default=False,
                 view=types.SwitchView(),
             )
@@ -138,9 +138,9 @@ class EvaluateNAP(JobOperator):
             f"{len(result.novel_classes)} novel classes, {result.images} images, {result.ground_truth} objects and "
             f"{result.predictions} predictions: mean over IoU 0.50:0.95 and classes, at most "
             f"{result.max_detections} predictions per image and class, as pycocotools computes it.{base}{left_out} "
-            f"Kept as **{report.eval_key}**: see the panels **nAP** and **Model Evaluation**, behind the + of the grid."
+            f"Stored as **{report.eval_key}**: see the panels **nAP** and **Model Evaluation** (the + above the grid)."
         )
-        return paragraphs(words, bullets("Mind", report.notes))
+        return paragraphs(words, bullets("Notes", report.notes))
 
     def rows(self, report):
         # A number would lose its decimal where that is 0.
@@ -164,25 +164,22 @@ def _base_classes(inputs, names) -> None:
 
 
 def _name(ctx, inputs, predictions: str, ground_truth: str) -> None:
-    from ..nts.fiftyone_adapter import (
-        EVALUATION,
-        InputError,
-        check_evaluation_fields,
-        check_key,
-        list_evaluations,
-    )
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_key
+    from ..nts.fiftyone_adapter.native_evaluation import check_evaluation_fields
+    from ..nts.fiftyone_adapter.runs import EVALUATION, list_runs
 
     suggested = f"nap_{predictions}"
     name = inputs.str(
         "eval_key",
         label="Name",
-        description=f"Under this name the result is kept; left empty: {suggested}",
+        description=f"Name of the stored result. Default: {suggested}",
         required=False,
         view=types.TextFieldView(placeholder=suggested),
     )
     key = ctx.params.get("eval_key") or suggested
-    if key in list_evaluations(ctx.dataset):
-        forms.overwrite(inputs, f"There is a result {key!r} already: replace it")
+    if key in list_runs(ctx.dataset, EVALUATION):
+        forms.overwrite(inputs, f"Replace the existing result {key!r}")
     try:
         check_key(ctx.dataset, key, EVALUATION, overwrite=bool(ctx.params.get("overwrite")))
         check_evaluation_fields(ctx.dataset, key, predictions, ground_truth)

@@ -1,4 +1,4 @@
-"""Parts of forms that several operators share. Where a part has nothing to offer, it says why."""
+"""Parts of forms that several operators share. Each gives a reason if it has nothing to offer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fiftyone.operators.cache import execution_cache
 from .base import sentence
 
 if TYPE_CHECKING:
-    from ..nts.fiftyone_adapter import Plan
+    from ..nts.fiftyone_adapter.plan import Plan
 
 
 def refuse(inputs: types.Object, title: str, reason: object) -> None:
@@ -22,14 +22,15 @@ def refuse(inputs: types.Object, title: str, reason: object) -> None:
 
 
 def mark_invalid(prop: types.Property, reason: object) -> None:
-    """Show the reason why the value of an input is invalid, and disable the button."""
+    """Show the problem of an input, and disable the button."""
     prop.invalid = True
     prop.error_message = sentence(reason)
 
 
 def target_view(ctx, inputs: types.Object, action: str):
-    """Choice of dataset, view or selection; returns the chosen view, or ``None`` if it cannot be used."""
-    from ..nts.fiftyone_adapter import InputError, check_view
+    """The radio for dataset, view or selection; returns the chosen view, or ``None`` if it cannot be used."""
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_view
 
     if ctx.dataset is None:
         refuse(inputs, "No dataset", "open a dataset first")
@@ -65,10 +66,9 @@ def choice(
 def detections_field(
     ctx, inputs: types.Object, view, name: str, *, label: str, description: str, default: str | None = None
 ):
-    """A drop-down of the fields of type Detections that hold labels in the view.
+    """A drop-down of the fields of type Detections with labels in the view, and their numbers of labels and masks.
 
-    Beside every field stands how many labels it has, and whether they have masks. Returns the chosen field and its
-    :class:`~nts.fiftyone_adapter.LabelCounts`, or ``None``.
+    Returns the chosen field and its :class:`~nts.fiftyone_adapter.checks.LabelCounts`, or ``None``.
     """
     return _field(
         ctx, inputs, view, name, "label_counts", "labels of type Detections", label, description, default=default
@@ -76,9 +76,9 @@ def detections_field(
 
 
 def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, description: str):
-    """A drop-down of the fields that can hold references, with the number of their labels of each kind.
+    """A drop-down of the fields with labels for references, and the number of labels of each type.
 
-    Returns the chosen field and its :class:`~nts.fiftyone_adapter.ReferenceCounts`, or ``None``.
+    Returns the chosen field and its :class:`~nts.fiftyone_adapter.checks.ReferenceCounts`, or ``None``.
     """
     what = "labels of type Detections, Polylines, Keypoints or Segmentation"
     return _field(ctx, inputs, view, name, "reference_counts", what, label, description)
@@ -118,22 +118,22 @@ def _field(
 
 
 def _counts(ctx, view, counter: str):
-    """Label counts of the fields of a view, by the adapter's function of the name ``counter``.
+    """Label counts, cached while the form is open: it is built at every keystroke, and counting reads all labels.
 
-    Counting reads all labels, and a form is rebuilt at every keystroke: count once while it is open.
+    ``counter`` is the name of a function of :mod:`nts.fiftyone_adapter.checks`.
     """
     if ctx.prompt_id is not None:
         return _counted_once(ctx, str(view.view()._serialize(False)), counter)
-    from ..nts import fiftyone_adapter
+    from ..nts.fiftyone_adapter import checks
 
-    return getattr(fiftyone_adapter, counter)(view)
+    return getattr(checks, counter)(view)
 
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
 def _counted_once(ctx, stages: str, counter: str):
-    from ..nts import fiftyone_adapter
+    from ..nts.fiftyone_adapter import checks
 
-    return getattr(fiftyone_adapter, counter)(ctx.target_view())
+    return getattr(checks, counter)(ctx.target_view())
 
 
 def classes(
@@ -147,10 +147,11 @@ def classes(
 
 
 def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -> None:
-    """Input for the name of a run in the dataset; invalid with the reason if it cannot be used."""
-    from ..nts.fiftyone_adapter import InputError, check_key
+    """The name of a run in the dataset, checked while it is typed."""
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.checks import check_key
 
-    prop = inputs.str(name, label=label, description="Its name in the dataset", required=True)
+    prop = inputs.str(name, label=label, description="Name in the dataset", required=True)
     if key := ctx.params.get(name):
         try:
             check_key(ctx.dataset, key, method, overwrite=bool(ctx.params.get("overwrite")))
@@ -224,7 +225,8 @@ def plan(ctx, inputs: types.Object, make: Callable[[dict[str, Any]], Plan]) -> P
         inputs: the form, complete.
         make: makes the plan of the values of the form, defaults included.
     """
-    from ..nts.fiftyone_adapter import InputError, PromptMismatch
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.vrp.prompt import PromptMismatch
 
     defaults = {name: prop.default for name, prop in inputs.properties.items() if prop.default is not None}
     try:
@@ -255,9 +257,9 @@ def earlier_run(inputs: types.Object, made: Plan) -> None:
 
 def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
     """A drop-down of the dataset's memories; returns the name of the chosen one."""
-    from ..nts.fiftyone_adapter import list_memories
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
-    memories = list_memories(ctx.dataset)
+    memories = list_runs(ctx.dataset, MEMORY)
     if not memories:
         refuse(inputs, "No memory", "this dataset has no reference memory yet: run 'Build reference memory' first")
         return None
@@ -280,10 +282,11 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
 
 
 def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
-    """A drop-down of the reference prompts; names the classes of the memory that the chosen one was trained on."""
-    from ..nts.fiftyone_adapter import list_memories, prompt_facts, prompt_problem
+    """A drop-down of the reference prompts, with the problem of the chosen one, and the classes it was trained on."""
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
 
-    memory, prompts = list_memories(ctx.dataset)[memory_key], prompt_facts(ctx.dataset)
+    memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
     segmenter = ctx.params.get("segmenter") or "small"
     usable = [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
     default = next(iter(usable or prompts))
@@ -303,25 +306,25 @@ def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
             "seen_classes",
             types.Notice(
                 label=f"The prompt was trained on {len(seen)} of the memory's classes",
-                description=f"{', '.join(seen)}: on these it does better than on novel ones",
+                description=f"{', '.join(seen)}: it performs better on them than on novel classes",
             ),
         )
 
 
 def overwrite(inputs: types.Object, description: str) -> None:
-    """The overwrite switch."""
+    """The switch that allows to replace something."""
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
 
 
 def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = False) -> str | None:
     """A drop-down of the dataset's reference prompts; returns the name of the chosen one.
 
-    With ``unfinished``, unfinished trainings can be chosen, too.
+    ``unfinished`` adds trainings that did not complete.
     """
-    from ..nts.fiftyone_adapter import list_prompts, list_unfinished_prompts
+    from ..nts.fiftyone_adapter.runs import PROMPT, list_drafts, list_runs
 
-    prompts = list_prompts(ctx.dataset)
-    attempts = list_unfinished_prompts(ctx.dataset) if unfinished else {}
+    prompts = list_runs(ctx.dataset, PROMPT)
+    attempts = list_drafts(ctx.dataset, PROMPT) if unfinished else {}
     if not prompts and not attempts:
         refuse(inputs, "No reference prompt", "this dataset has none yet: run 'Train reference prompt' first")
         return None

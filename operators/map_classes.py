@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, SimpleOperator, bullets, paragraphs
+from .base import JobOperator, bullets, paragraphs
 
 
 class MapClasses(JobOperator):
@@ -37,14 +37,10 @@ class MapClasses(JobOperator):
         return map_classes(sample_collection, memory_key, output_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import (
-            CLASS_MAPS,
-            ClassMapsConfig,
-            list_class_maps,
-            list_memories,
-            plan_class_maps,
-            suggest_output_field,
-        )
+        from ..nts.fiftyone_adapter.checks import suggest_output_field
+        from ..nts.fiftyone_adapter.config import ClassMapsConfig
+        from ..nts.fiftyone_adapter.plan import plan_class_maps
+        from ..nts.fiftyone_adapter.runs import CLASS_MAPS, MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Map")
         if view is None:
@@ -58,13 +54,13 @@ class MapClasses(JobOperator):
         inputs.enum("output", radio.values(), default="segmentation", required=False, view=radio)
         if ctx.params.get("output") != "heatmaps":
             suggested = suggest_output_field(ctx.dataset, key, CLASS_MAPS)
-            forms.output_field(ctx, inputs, suggested, list_class_maps(ctx.dataset))
+            forms.output_field(ctx, inputs, suggested, list_runs(ctx.dataset, CLASS_MAPS))
             forms.option(inputs, ClassMapsConfig, "presence_threshold")
         else:
             forms.option(inputs, ClassMapsConfig, "overwrite")
         forms.option(inputs, ClassMapsConfig, "segmenter")
         forms.reference_prompt(ctx, inputs, key)
-        forms.option(inputs, ClassMapsConfig, "preset", default=list_memories(ctx.dataset)[key]["preset"])
+        forms.option(inputs, ClassMapsConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
         for name in ("device", "precision"):
             forms.option(inputs, ClassMapsConfig, name)
 
@@ -77,7 +73,8 @@ class MapClasses(JobOperator):
             forms.earlier_run(inputs, plan)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter import ClassMapsConfig, class_maps_job
+        from ..nts.fiftyone_adapter import class_maps_job
+        from ..nts.fiftyone_adapter.config import ClassMapsConfig
 
         config = ClassMapsConfig.from_params(ctx.params)
         return class_maps_job(ctx.target_view(), ctx.params["memory_key"], _output_field(ctx.params), config=config)
@@ -91,42 +88,6 @@ class MapClasses(JobOperator):
 
     def rows(self, report):
         return [{"class": name, "images": count} for name, count in report.images.items()]
-
-
-class DeleteClassMaps(SimpleOperator):
-    """See :func:`nts.fiftyone_adapter.delete_class_maps`."""
-
-    @property
-    def config(self):
-        return self.settings(
-            "delete_class_maps",
-            "Delete class maps",
-            "Delete the segmentations that map classes wrote: their fields, the run",
-            risk_level="HIGH",
-            icon="heatmap",
-        )
-
-    def __call__(self, sample_collection, output_field):
-        """Delete from Python; returns what was deleted, in words."""
-        from ..nts.fiftyone_adapter import delete_class_maps
-
-        return delete_class_maps(sample_collection, output_field)
-
-    def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_class_maps, made_with_class_maps
-
-        keys = list(list_class_maps(ctx.dataset))
-        if not keys:
-            forms.refuse(inputs, "Nothing to delete", "this dataset has no class maps made by map classes")
-            return
-        forms.choice(inputs, "output_field", keys, label="Class maps", description="What to delete", default=keys[0])
-        chosen = ctx.params.get("output_field") or keys[0]
-        if chosen in keys:
-            made = ", ".join(made_with_class_maps(ctx.dataset, chosen))
-            inputs.view("made", types.Notice(label="This is deleted", description=made))
-
-    def do(self, ctx) -> str:
-        return bullets("Deleted", self(ctx.dataset, ctx.params["output_field"]))
 
 
 def _output_field(params) -> str | None:

@@ -10,7 +10,7 @@ class NAPMetric(foo.EvaluationMetric):
     """Average precision over novel classes, for ``evaluate_detections(..., custom_metrics=...)``.
 
     With ``{"@nts/reference-segmentation/nap": {"classes": ["heron", "stork"]}}`` as custom metrics these are the novel
-    classes; all of the evaluation without.
+    classes; by default all classes of the evaluation are.
     """
 
     @property
@@ -31,7 +31,7 @@ class NAPMetric(foo.EvaluationMetric):
             "classes",
             types.String(),
             label="Novel classes",
-            description="Left empty: all classes of the ground truth",
+            description="Default: all classes of the ground truth",
             default=None,
             required=False,
             view=types.AutocompleteView(multiple=True, allow_user_input=True),
@@ -39,7 +39,7 @@ class NAPMetric(foo.EvaluationMetric):
         return types.Property(inputs)
 
     def compute(self, samples, results, classes=None):
-        """nAP in ``[0, 1]``, by masks or boxes as the evaluation itself; ``None`` without ground truth."""
-        from ..nts.fiftyone_adapter import nap_of_evaluation
+        """nAP in ``[0, 1]``, by masks or boxes as the evaluation itself; ``None`` if there is no ground truth."""
+        from ..nts.fiftyone_adapter.native_evaluation import nap_of_evaluation
 
         return nap_of_evaluation(samples, results, classes)

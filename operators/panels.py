@@ -13,7 +13,7 @@ from .base import PluginOperator, grid_button
 PLUGIN = "@nts/reference-segmentation"
 
 FITTING: dict[str, Any] = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
-"""For a vertical stack: as wide as the panel, and no wider, whatever is in it."""
+"""Makes a vertical stack as wide as the panel, regardless of its content."""
 
 
 def columns(template: str) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def columns(template: str) -> dict[str, Any]:
 
 
 def root() -> types.GridView:
-    """The view of a panel's outermost object: its parts below each other."""
+    """View of a panel's outermost object: a vertical stack."""
     return types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=FITTING)
 
 
@@ -33,12 +33,12 @@ def text(content: types.Object, name: str, words: str, **looks: Any) -> None:
 
 
 def caption(content: types.Object, name: str, words: str) -> None:
-    """A line in small."""
+    """A line of small text."""
     text(content, name, words, color="text.tertiary", font_size="0.8rem")
 
 
 def heading(content: types.Object, name: str, title: str, words: str = "") -> None:
-    """A title, and beneath it in small what one can do here."""
+    """A title with a small line below it."""
     stack = content.v_stack(name, gap=0.5, componentsProps=FITTING)
     text(stack, "title", title, color="text.primary", font_size="1.05rem", bold=True)
     if words:
@@ -46,7 +46,7 @@ def heading(content: types.Object, name: str, title: str, words: str = "") -> No
 
 
 def tiles(content: types.Object, figures: Mapping[str, tuple[str, str]]) -> None:
-    """Large numbers side by side, each with its name above and what it is below: ``{name: (number, what)}``."""
+    """Large numbers side by side, each between its name and a caption: ``{name: (number, caption)}``."""
     sx = {"gridTemplateColumns": "repeat(auto-fit, minmax(104px, 1fr))", "gridAutoFlow": "row"}
     row = content.h_stack("tiles", gap=1, align_y="stretch", componentsProps={"grid": {"sx": sx}})
     for number, (label, (value, what)) in enumerate(figures.items()):
@@ -71,13 +71,13 @@ def table(
     actions: Mapping[str, tuple[Callable, str]] = MappingProxyType({}),
     **events: Any,
 ) -> None:
-    """A table, its data being ``table``; it shows a hand over what can be clicked.
+    """A table whose data is ``table``; the pointer is a hand over clickable cells.
 
     Args:
-        content: where it stands.
+        content: the object to put it in.
         headings: ``{key in the data: heading}``.
-        actions: buttons in every row, ``{icon: (what they do, tooltip)}``.
-        events: ``on_click_row``, or ``on_click_cell``, which headings have too; and other arguments of ``TableView``.
+        actions: buttons in every row, ``{icon: (on_click, tooltip)}``.
+        events: ``on_click_row``, or ``on_click_cell``, which includes headings; and other arguments of ``TableView``.
     """
     cells = {"cursor": "pointer"} if "on_click_cell" in events else {}
     rows = cells or ({"cursor": "pointer"} if "on_click_row" in events else {})
@@ -97,7 +97,7 @@ def table(
 
 
 def empty(content: types.Object, title: str, words: str, button: str = "", on_click: Callable | None = None) -> None:
-    """What stands where there is nothing to show: why, what to do, and a button that does it."""
+    """An empty state: the reason, the next step, and a button for it."""
     stack = content.v_stack("empty", gap=1, align_x="center", pad_y=6)
     text(stack, "title", title, color="text.primary", font_size="1.3rem", bold=True, align="center")
     text(stack, "text", words, font_size="1rem", align="center")
@@ -109,15 +109,15 @@ def empty(content: types.Object, title: str, words: str, button: str = "", on_cl
 def send(ctx, path: str, value: Any) -> None:
     """Send data of the panel.
 
-    The App keeps what it shows in the state, too, and lays new data over it element by element: without this, a shorter
-    list would keep the end of a longer one.
+    The App also holds data in the state, and merges new data into it element by element: without a reset, a shorter
+    list would end with elements of a longer one.
     """
     ctx.panel.set_state(path, None)
     ctx.panel.set_data(path, value)
 
 
 def show(ctx, view, what: str, where: str = "in this dataset") -> None:
-    """Show a view in the grid, or say that there is nothing in it."""
+    """Show a view in the grid, or notify that it is empty."""
     count = view.count()
     if count:
         ctx.ops.set_view(view)
@@ -129,7 +129,7 @@ class PanelButton(PluginOperator):
 
     in_grid = True
     panel: str
-    """The name of the panel."""
+    """Name of the panel."""
 
     def button(self, label: str, description: str, icon: str):
         """The configuration of the operator ``open_<panel>``."""
@@ -137,7 +137,7 @@ class PanelButton(PluginOperator):
         return self.settings(name, label, description, risk_level="LOW", icon=icon, view_target=False)
 
     def resolve_input(self, ctx) -> None:
-        """There is nothing to ask."""
+        """No form: the panel opens at once."""
 
     def resolve_placement(self, ctx):
         return grid_button(self.config, prompt=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, SimpleOperator, bullets, paragraphs
+from .base import JobOperator, bullets, paragraphs
 
 
 class SimilarityHeatmaps(JobOperator):
@@ -37,13 +37,9 @@ class SimilarityHeatmaps(JobOperator):
         return similarity_heatmaps(sample_collection, memory_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import (
-            MOST_CLASSES,
-            HeatmapsConfig,
-            heatmap_fields,
-            list_heatmaps,
-            list_memories,
-        )
+        from ..nts.fiftyone_adapter.config import HeatmapsConfig
+        from ..nts.fiftyone_adapter.heatmaps import MOST_CLASSES, heatmap_fields
+        from ..nts.fiftyone_adapter.runs import HEATMAPS, MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Map")
         if view is None:
@@ -51,7 +47,7 @@ class SimilarityHeatmaps(JobOperator):
         key = forms.memory(ctx, inputs, description="Its classes are mapped")
         if key is None:
             return
-        memory = list_memories(ctx.dataset)[key]
+        memory = list_runs(ctx.dataset, MEMORY)[key]
         known = memory["classes"]
         few = len(known) <= MOST_CLASSES
         description = "Each gets a field of its own; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
@@ -62,7 +58,7 @@ class SimilarityHeatmaps(JobOperator):
             return
         fields = ", ".join(heatmap_fields(ctx.dataset, key, chosen).values())
         inputs.view("fields", types.Notice(label=f"{view.count()} images; written to", description=fields))
-        earlier = [made for made in list_heatmaps(ctx.dataset).values() if made["memory_key"] == key]
+        earlier = [made for made in list_runs(ctx.dataset, HEATMAPS).values() if made["memory_key"] == key]
         if any(made["memory_fingerprint"] != memory["fingerprint"] for made in earlier):
             forms.overwrite(
                 inputs, "The memory has changed since the existing heat maps were made: delete them and start over"
@@ -71,7 +67,8 @@ class SimilarityHeatmaps(JobOperator):
             forms.option(inputs, HeatmapsConfig, name)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter import HeatmapsConfig, heatmaps_job
+        from ..nts.fiftyone_adapter import heatmaps_job
+        from ..nts.fiftyone_adapter.config import HeatmapsConfig
 
         config = HeatmapsConfig.from_params(ctx.params)
         return heatmaps_job(ctx.target_view(), ctx.params["memory_key"], config=config)
@@ -86,39 +83,3 @@ class SimilarityHeatmaps(JobOperator):
 
     def rows(self, report):
         return [{"class": name, "field": field} for name, field in report.fields.items()]
-
-
-class DeleteHeatmaps(SimpleOperator):
-    """See :func:`nts.fiftyone_adapter.delete_heatmaps`."""
-
-    @property
-    def config(self):
-        return self.settings(
-            "delete_similarity_heatmaps",
-            "Delete similarity heat maps",
-            "Delete the heat maps of a memory: their fields",
-            risk_level="HIGH",
-            icon="heatmap",
-        )
-
-    def __call__(self, sample_collection, heatmaps_key):
-        """Delete from Python; returns what was deleted, in words."""
-        from ..nts.fiftyone_adapter import delete_heatmaps
-
-        return delete_heatmaps(sample_collection, heatmaps_key)
-
-    def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_heatmaps, made_with_heatmaps
-
-        keys = list(list_heatmaps(ctx.dataset))
-        if not keys:
-            forms.refuse(inputs, "Nothing to delete", "this dataset has no similarity heat maps")
-            return
-        forms.choice(inputs, "heatmaps_key", keys, label="Heat maps", description="What to delete", default=keys[0])
-        chosen = ctx.params.get("heatmaps_key") or keys[0]
-        if chosen in keys:
-            made = ", ".join(made_with_heatmaps(ctx.dataset, chosen))
-            inputs.view("made", types.Notice(label="This is deleted", description=made))
-
-    def do(self, ctx) -> str:
-        return bullets("Deleted", self(ctx.dataset, ctx.params["heatmaps_key"]))

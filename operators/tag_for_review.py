@@ -1,4 +1,4 @@
-"""Tag for review: mark the predictions that are worth a look, and show them."""
+"""Tag for review: tag predictions that may be wrong, and show them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .base import SimpleOperator
 
 TAG, CLEAR = "tag", "clear"
 REASONS = {
-    "margin_below": ("nts_low_margin", "Margin below", "The second best class is nearly as alike"),
-    "score_below": ("nts_low_score", "Score below", "It is alike to no class, or a better mask has it"),
+    "margin_below": ("nts_low_margin", "Margin below", "The second best class is nearly as similar"),
+    "score_below": ("nts_low_score", "Score below", "Similar to no class, or covered by a better mask"),
 }
 
 
@@ -23,23 +23,24 @@ class TagForReview(SimpleOperator):
         return self.settings(
             "tag_for_review",
             "Tag for review",
-            "Tag predictions of a small margin or a low score, and save a view of them",
+            "Tag predictions with a small margin or a low score, and save a view of them",
             risk_level="LOW",
             icon="review",
         )
 
     def __call__(self, sample_collection, predictions_field, *, margin_below=None, score_below=None, clear=False):
-        """Tag from Python, and return a report; or, with ``clear``, take the tags off, and return how many had them."""
-        from ..nts.fiftyone_adapter import clear_review, tag_for_review
+        """Tag from Python; returns a report, or, with ``clear``, removes the tags and returns the number of labels."""
+        from ..nts.fiftyone_adapter import tag_for_review
+        from ..nts.fiftyone_adapter.reviewing import clear_review
 
         if clear:
             return clear_review(sample_collection, predictions_field)
         return tag_for_review(sample_collection, predictions_field, margin_below=margin_below, score_below=score_below)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import list_segmentations
+        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
-        view = forms.target_view(ctx, inputs, "Look through")
+        view = forms.target_view(ctx, inputs, "Review")
         if view is None:
             return
         predictions = forms.detections_field(
@@ -48,24 +49,24 @@ class TagForReview(SimpleOperator):
             view,
             "predictions_field",
             label="Predictions",
-            description="The field to look through",
-            default=next(reversed(list_segmentations(ctx.dataset)), None),
+            description="The field to review",
+            default=next(reversed(list_runs(ctx.dataset, SEGMENTATION)), None),
         )
         if predictions is None:
             return
-        actions = types.RadioGroup(label="What to do")
-        actions.add_choice(TAG, label="Tag what is worth a look")
-        actions.add_choice(CLEAR, label="Take these tags off again")
+        actions = types.RadioGroup(label="Action")
+        actions.add_choice(TAG, label="Tag predictions for review")
+        actions.add_choice(CLEAR, label="Remove these tags")
         inputs.enum("action", actions.values(), default=TAG, required=False, view=actions)
         if ctx.params.get("action") != CLEAR:
             _thresholds(ctx, inputs, view, predictions[0])
 
     def do(self, ctx) -> str:
-        from ..nts.fiftyone_adapter import suggest_thresholds
+        from ..nts.fiftyone_adapter.reviewing import suggest_thresholds
 
         view, field = ctx.target_view(), ctx.params["predictions_field"]
         if ctx.params.get("action") == CLEAR:
-            return f"{self(view, field, clear=True)} labels of **{field}** had tags, and have them no more."
+            return f"{self(view, field, clear=True)} labels of **{field}** lost their tags."
         report = self(view, field, **_given(ctx, suggest_thresholds(view, field)))
         if report.view_name is None:
             return f"None of {report.labels} labels of **{field}** is below the thresholds."
@@ -75,31 +76,31 @@ class TagForReview(SimpleOperator):
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
         return (
             f"**{report.tagged} of {report.labels} labels** of {field} are tagged nts_review ({reasons}).\n\n"
-            f"The saved view **{report.view_name}** shows them, smallest margin first; a label leaves it when the tag "
-            "is taken off."
+            f"The saved view **{report.view_name}** shows them, smallest margin first; a label leaves it when its tag "
+            "is removed."
         )
 
 
 def _thresholds(ctx, inputs: types.Object, view, field: str) -> None:
-    from ..nts.fiftyone_adapter import REVIEW, REVIEW_SHARE
+    from ..nts.fiftyone_adapter.reviewing import REVIEW, REVIEW_FRACTION
 
     suggested = _suggested(ctx, view, field)
     for option, (reason, label, description) in REASONS.items():
         if suggested[reason] is not None:
-            left_empty = f"left empty: {suggested[reason]:.3f}, the lowest {REVIEW_SHARE:.0%}; 0 tags none for it"
-            inputs.float(option, label=label, description=f"{description}; {left_empty}", min=0, max=1, required=False)
+            default = f"Default: {suggested[reason]:.3f}, the lowest {REVIEW_FRACTION:.0%}; 0 tags none"
+            inputs.float(option, label=label, description=f"{description}. {default}", min=0, max=1, required=False)
     thresholds = _given(ctx, suggested)
     if not thresholds:
-        forms.refuse(inputs, "Nothing to go by", "these labels have neither a margin nor a confidence")
+        forms.refuse(inputs, "Nothing to compare", "these labels have neither a margin nor a confidence")
         return
     counts = _counts(ctx, view, field, thresholds)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != REVIEW)
     inputs.view("counts", types.Notice(label=f"{counts[REVIEW]} labels will be tagged", description=reasons))
-    inputs.bool("show", label="Show them afterwards", default=True, view=types.SwitchView())
+    inputs.bool("show", label="Show them in the grid", default=True, view=types.SwitchView())
 
 
 def _given(ctx, suggested: dict[str, float | None]) -> dict[str, float]:
-    """The thresholds of the form; the suggested ones where it was left empty."""
+    """Thresholds of the form; the suggested ones by default."""
     thresholds = {}
     for option, (reason, _, _) in REASONS.items():
         given = ctx.params.get(option)
@@ -109,14 +110,14 @@ def _given(ctx, suggested: dict[str, float | None]) -> dict[str, float]:
 
 
 def _suggested(ctx, view, field: str) -> dict[str, float | None]:
-    """Suggesting and counting read all labels, and a form is built anew at every keystroke: once while it is open."""
-    from ..nts.fiftyone_adapter import suggest_thresholds
+    """Suggested thresholds, cached while the form is open: it is built at every keystroke, and they read all labels."""
+    from ..nts.fiftyone_adapter.reviewing import suggest_thresholds
 
     return suggest_thresholds(view, field) if ctx.prompt_id is None else _suggested_once(ctx, _stages(view), field)
 
 
 def _counts(ctx, view, field: str, thresholds: dict[str, float]) -> dict[str, int]:
-    from ..nts.fiftyone_adapter import count_for_review
+    from ..nts.fiftyone_adapter.reviewing import count_for_review
 
     if ctx.prompt_id is None:
         return count_for_review(view, field, **thresholds)
@@ -125,14 +126,14 @@ def _counts(ctx, view, field: str, thresholds: dict[str, float]) -> dict[str, in
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
 def _suggested_once(ctx, stages: str, field: str):
-    from ..nts.fiftyone_adapter import suggest_thresholds
+    from ..nts.fiftyone_adapter.reviewing import suggest_thresholds
 
     return suggest_thresholds(ctx.target_view(), field)
 
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
 def _counted_once(ctx, stages: str, field: str, margin_below: float | None, score_below: float | None):
-    from ..nts.fiftyone_adapter import count_for_review
+    from ..nts.fiftyone_adapter.reviewing import count_for_review
 
     return count_for_review(ctx.target_view(), field, margin_below=margin_below, score_below=score_below)
 

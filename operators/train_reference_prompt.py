@@ -1,4 +1,4 @@
-"""Train reference prompt: learn on labelled classes how to follow references, for classes that are still to come."""
+"""Train reference prompt: learn to follow references on labelled classes, for use on new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainReferencePrompt(JobOperator):
         return self.settings(
             "train_reference_prompt",
             "Train reference prompt",
-            "Learn on your labelled classes how to follow references, to find classes that are still to come",
+            "Learn to follow references on your labelled classes, to find new ones",
             risk_level="MEDIUM",
             icon="prompt",
             execute_as_generator=True,
@@ -36,37 +36,38 @@ class TrainReferencePrompt(JobOperator):
         return train_reference_prompt(sample_collection, label_field, prompt_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter import PROMPT, MemoryConfig
+        from ..nts.fiftyone_adapter.config import MemoryConfig
+        from ..nts.fiftyone_adapter.runs import PROMPT
 
         view = forms.target_view(ctx, inputs, "Learn from")
         if view is None:
             return
         chosen = forms.detections_field(
-            ctx, inputs, view, "label_field", label="Label field", description="The field with the objects, with masks"
+            ctx, inputs, view, "label_field", label="Label field", description="Field with the objects and masks"
         )
         if chosen is None:
             return
         _, counts = chosen
-        forms.classes(inputs, counts.classes, description="To learn from. Left empty: all but the test classes")
+        forms.classes(inputs, counts.classes, description="Training classes. Default: all but the test classes")
         tested = forms.classes(
             inputs,
             counts.classes,
             name="test_classes",
             label="Test classes",
-            description="Never to be learned from: images that show one of them are left out, so that they stay new",
+            description="Not trained on: images that show one of them are left out",
         )
         leaked = sorted(set(ctx.params.get("classes") or ()) & set(ctx.params.get("test_classes") or ()))
         if leaked:
-            forms.mark_invalid(tested, f"{', '.join(leaked)}: both to be trained on and to be tested, that is a leak")
+            forms.mark_invalid(tested, f"{', '.join(leaked)}: training and test classes overlap")
         _advise(inputs, counts, set(ctx.params.get("test_classes") or ()))
         forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name")
-        forms.overwrite(inputs, "Replace a prompt of this name, and begin anew where a training was interrupted")
+        forms.overwrite(inputs, "Replace a prompt of this name; restart a training that was interrupted")
         _settings(inputs)
         for name in ("encoder", "segmenter", "preset", "device"):
             forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter import prompt_job
+        from ..nts.fiftyone_adapter.prompts import prompt_job
 
         options = forms.given(
             ctx.params,
@@ -90,10 +91,10 @@ class TrainReferencePrompt(JobOperator):
         words = (
             f"The reference prompt **{report.prompt_key}** ({report.parameters:,} parameters) learned from "
             f"{len(report.classes)} classes. {len(report.validation_classes)} of them chose the best weights, those of "
-            f"step {report.best_step} of {report.steps}: mIoU {miou:.1f}, of one reference each."
+            f"step {report.best_step} of {report.steps}: mIoU {miou:.1f} with one reference each."
         )
         left_out = bullets("Left out", report.left_out)
-        return paragraphs(words, *(f"**Bear in mind**: {warning}." for warning in report.warnings), left_out)
+        return paragraphs(words, *(f"**Note**: {warning}." for warning in report.warnings), left_out)
 
     def outcome_form(self) -> types.Property:
         form = super().outcome_form()
@@ -117,8 +118,8 @@ class TrainReferencePrompt(JobOperator):
 
 
 def _advise(inputs, counts, tested: set[str]) -> None:
-    """What a user should know before hours of training."""
-    from ..nts.fiftyone_adapter import FEW_CLASSES
+    """Warnings before hours of training."""
+    from ..nts.vrp.training import FEW_CLASSES
 
     left = len(set(counts.classes) - tested)
     if left < FEW_CLASSES:
@@ -126,7 +127,7 @@ def _advise(inputs, counts, tested: set[str]) -> None:
             "few",
             types.Notice(
                 label=f"Only {left} classes to learn from",
-                description=f"With fewer than {FEW_CLASSES} a prompt tends to learn the classes, and not how to follow "
+                description=f"With fewer than {FEW_CLASSES}, a prompt tends to learn the classes, and not to follow "
                 "a reference. Compare it with the prototypes before relying on it",
             ),
         )
@@ -148,20 +149,20 @@ def _settings(inputs) -> None:
         KINDS,
         name="kinds",
         label="Kinds of references",
-        description="Simulated from the masks, so that it learns to follow each. Left empty: all",
+        description="Simulated from the masks during training. Default: all",
     )
     inputs.int(
         "steps",
         label="Steps",
-        description="Of eight episodes each. Some hundreds show whether it learns, some thousands make it good",
+        description="Optimiser steps of eight episodes each: a few hundred for a trial, thousands for a good prompt",
         min=1,
         default=4000,
     )
     inputs.int(
         "most_shots",
-        label="Most references in an episode",
-        description="Left empty: three, or one for the published choices",
+        label="Max references per episode",
+        description="Default: 3, or 1 for the preset 'paper'",
         min=1,
         required=False,
     )
-    inputs.int("seed", label="Seed", description="Of everything that is random", default=1, required=False)
+    inputs.int("seed", label="Seed", description="Seed of the training", default=1, required=False)

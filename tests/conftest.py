@@ -41,8 +41,13 @@ os.environ.update(
         "TRANSFORMERS_OFFLINE": "1",
     }
 )
-# The small models are too small for more threads than this: they would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# The small models gain nothing from more threads than four, and the processes of pytest-xdist share the cores.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, (os.cpu_count() or 1) // _PROCESSES))))
+
+
+_TOOLING = ("tools", "benchmarks", "training", "demo")
+"""Folders with tests of what surrounds the plugin: set-up, benchmarks, training scripts, printed text."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +64,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in (("fo", "db"), ("browser", "browser")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        if "browser" in getattr(item, "fixturenames", ()):
+            # The tests of a file share a server, so pytest-xdist must keep them in one process.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if any(item.path.is_relative_to(ROOT / "tests" / folder) for folder in _TOOLING):
+            item.add_marker("tooling")
     # A mistake in the engine shows within seconds when the quick tests come first, and those in the browser last.
     items.sort(key=lambda item: [item.get_closest_marker(marker) is not None for marker in ("browser", "db")])
 
@@ -85,8 +95,9 @@ def fo(fiftyone_db: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def nts_fo(fo: ModuleType) -> ModuleType:
-    """The adapter, imported once FiftyOne has its own database."""
+    """The adapter with its submodules, imported once FiftyOne has its own database."""
     from nts import fiftyone_adapter
+    from nts.fiftyone_adapter import evaluation_comparison, importing, inspecting, run_overview  # noqa: F401
 
     return fiftyone_adapter
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,17 +25,38 @@ def drawn_samples(folder: Path) -> list[fiftyone.Sample]:
     """Samples tagged `reference` and `target`, with masks in `ground_truth`; their images are written to the folder."""
     import fiftyone as fo
 
-    samples = []
-    for k, (tag, scene) in enumerate(_scenes()):
-        path = folder / f"{k}.png"
-        Image.fromarray(scene.image).save(path)
-        labels = [
+    return [
+        fo.Sample(_write(scene, folder / f"{k}.png"), tags=[tag], ground_truth=_detections(scene, SPECIES))
+        for k, (tag, scene) in enumerate(_scenes())
+    ]
+
+
+def training_samples(folder: Path, seed: int, pairs: Sequence[tuple[int, int]]) -> list[fiftyone.Sample]:
+    """One sample of two species for each pair, with masks in `objects`; their images are written to the folder."""
+    import fiftyone as fo
+
+    scenes = [draw_scene([seed, k], pair) for k, pair in enumerate(pairs)]
+    return [
+        fo.Sample(_write(scene, folder / f"{k:02d}.png"), objects=_detections(scene, pair))
+        for k, (scene, pair) in enumerate(zip(scenes, pairs, strict=True))
+    ]
+
+
+def _write(scene: Scene, path: Path) -> Path:
+    Image.fromarray(scene.image).save(path)
+    return path
+
+
+def _detections(scene: Scene, species: Sequence[int]) -> fiftyone.Detections:
+    import fiftyone as fo
+
+    return fo.Detections(
+        detections=[
             fo.Detection.from_mask(mask, label=species_name(number))
             for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
-            if number in SPECIES
+            if number in species
         ]
-        samples.append(fo.Sample(path, tags=[tag], ground_truth=fo.Detections(detections=labels)))
-    return samples
+    )
 
 
 def truncate(path: str) -> bytes:

@@ -321,7 +321,7 @@ def _evaluate(dataset: Any, key: str) -> None:
 
 
 def _evaluated(dataset: Any, key: str) -> Any:
-    from nts.fiftyone_adapter import load_evaluation
+    from nts.fiftyone_adapter.evaluation_results import load_evaluation
 
     stored = {name: value for name, value in load_evaluation(dataset, key).items() if name != "eval_key"}
     outcomes = [dataset.values(f"{field}.detections.{key}") for field in ("predictions", "ground_truth")]
@@ -330,14 +330,15 @@ def _evaluated(dataset: Any, key: str) -> Any:
 
 
 def _train(dataset: Any, key: str) -> None:
-    from nts.fiftyone_adapter import list_prompts, train_reference_prompt
+    from nts.fiftyone_adapter import train_reference_prompt
+    from nts.fiftyone_adapter.runs import PROMPT, list_runs
 
-    if key not in list_prompts(dataset):
+    if key not in list_runs(dataset, PROMPT):
         train_reference_prompt(dataset.match_tags("training"), "objects", key, steps=12, batch=1)
 
 
 def _trained(dataset: Any, key: str) -> Any:
-    from nts.fiftyone_adapter import load_prompt
+    from nts.fiftyone_adapter.prompts import load_prompt
 
     stored = dataset.load_run_results(key, cache=False)
     return load_prompt(dataset, key).fingerprint, _digest(stored.log)
@@ -350,32 +351,30 @@ def _heat(dataset: Any, key: str) -> None:
 
 
 def _heated(dataset: Any, key: str) -> Any:
-    from nts.fiftyone_adapter import list_heatmaps
+    from nts.fiftyone_adapter.runs import HEATMAPS, list_runs
 
-    fields = list_heatmaps(dataset)["base_similarity"]["fields"]
+    fields = list_runs(dataset, HEATMAPS)["base_similarity"]["fields"]
     return [_digest([m.map.tolist() for m in dataset.match_tags("target").values(field)]) for field in fields]
 
 
 def _unheat(dataset: Any, key: str) -> None:
-    from nts.fiftyone_adapter import delete_heatmaps
-
-    delete_heatmaps(dataset, "base_similarity")
+    _deleting("HEATMAPS")(dataset, "base_similarity")
 
 
 def _deleting(kind: str) -> Callable[[Any, str], None]:
     def delete(dataset: Any, key: str) -> None:
-        from nts import fiftyone_adapter
+        from nts.fiftyone_adapter import runs
 
-        getattr(fiftyone_adapter, f"delete_{kind}")(dataset, key)
+        runs.delete_run(dataset, key, getattr(runs, kind))
 
     return delete
 
 
 _JOBS: dict[str, tuple[Callable[[Any, str], None], Callable[[Any, str], Any], Callable[[Any, str], None]]] = {
-    "build": (_build, _built, _deleting("memory")),
-    "segment": (_segment, _segmented, _deleting("segmentation")),
-    "evaluate": (_evaluate, _evaluated, _deleting("evaluation")),
-    "train": (_train, _trained, _deleting("prompt")),
+    "build": (_build, _built, _deleting("MEMORY")),
+    "segment": (_segment, _segmented, _deleting("SEGMENTATION")),
+    "evaluate": (_evaluate, _evaluated, _deleting("EVALUATION")),
+    "train": (_train, _trained, _deleting("PROMPT")),
     "heat maps": (_heat, _heated, _unheat),
 }
 """For each job: do it under a name, tell its result, delete it."""

@@ -1,11 +1,10 @@
-"""Train the small DINOv2 on drawn scenes: members of a species attract, everything else repels.
+"""Train the small DINOv2 on drawn scenes with a supervised contrastive loss over species.
 
     python -m training.train_encoder --steps 7600 --out nts/small/encoder
 
-The supervised contrastive loss sees exactly what the pipeline compares: patch tokens after the final LayerNorm,
-averaged over an object's mask on the scene (the target side), or over its crop with weighted patches (the reference
-side). Background windows, parts, and windows that straddle an object's border are there to repel: they are the
-proposals that must not be mistaken for an object.
+The loss compares the same features as the pipeline: patch tokens after the final LayerNorm, averaged over an object's
+mask in the scene (target side), or over its crop with weighted patches (reference side). Background windows, parts, and
+windows across an object's border are negatives: proposals that must not be mistaken for an object.
 """
 
 from __future__ import annotations
@@ -41,22 +40,23 @@ from synthetic.scenes import (
 
 OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
 PATCH = 14
-NOTHING = -1  # label of what belongs to no species
-SHADES = 6  # of red, green and blue each, in the histograms of colours
+NOTHING = -1  # label of regions that belong to no species
+SHADES = 6  # bins per colour channel in the colour histograms
 LESSONS = ("parts", "traits", "colours", "palette")  # losses of the tutor
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training.
+    """A stage of the training.
 
-    side     of the encoder's input
-    share    of all steps
-    groups   of eight scenes in a batch
-    windows  cut from every scene: around single objects in the first stage, at the native scale in the second; 0 shows
-             whole scenes
-    crops    reference crops in a batch
-    bait     show what belongs to no species
+    Attributes:
+        side: side of the encoder's input in pixels.
+        share: fraction of all steps.
+        groups: groups of eight scenes per batch.
+        windows: windows per scene: around single objects in the first stage, at the native scale in the second; 0 for
+            whole scenes.
+        crops: reference crops per batch.
+        distractors: include regions that belong to no species.
     """
 
     side: int
@@ -64,15 +64,16 @@ class Stage:
     groups: int = 1
     windows: int = 1
     crops: int = 12
-    bait: bool = True
+    distractors: bool = True
 
 
 @dataclass(frozen=True)
 class EncoderTraining:
     """Constants of the training.
 
-    Objects first, close up and among themselves: seen small, between patches of background, they teach nothing until
-    the encoder knows colours and textures, and where there is bait it learns to tell objects from it and no more.
+    Training starts with close-ups of objects, without distractors. Small objects between background patches give no
+    signal until the encoder represents colours and textures, and with distractors from the start it only learns to tell
+    objects from them.
     """
 
     width: int = 192
@@ -80,18 +81,18 @@ class EncoderTraining:
     heads: int = 3
     image_size: int = 336  # native side of the input: 24×24 patches
     stages: tuple[Stage, ...] = (
-        Stage(side=112, share=0.465, groups=2, windows=3, crops=0, bait=False),
+        Stage(side=112, share=0.465, groups=2, windows=3, crops=0, distractors=False),
         Stage(side=224, share=0.335),
         Stage(side=336, share=0.2, windows=0),
     )
     group_pool: int = 160  # groups of scenes in use at a time; drawing one takes longer than a step
-    group_uses: int = 8  # of every group, each time turned or mirrored
+    group_uses: int = 8  # uses of each group, rotated or mirrored
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
 
     def stage(self, step: int, steps: int) -> Stage:
-        """The stage that a step of the training belongs to."""
+        """Stage of a step."""
         begun = 0.0
         for stage in self.stages:
             begun += stage.share
@@ -102,13 +103,16 @@ class EncoderTraining:
 
 @dataclass(frozen=True)
 class Items:
-    """Things to embed, n in all: regions of whole scenes first, reference crops after them.
+    """``n`` regions to embed: regions of scenes first, then reference crops.
 
-    weights   float [n, h, w] on the patch grid
-    image     int64 [n], index into scenes followed by crops
-    labels    int64 [n], species or NOTHING
-    instance  int64 [n], which object; equal for a target and the crop of the same object, NOTHING for what is no object
-    colours   float [n, 6], mean and standard deviation of an object's RGB values in [0, 1]; 0 for what is no object
+    Attributes:
+        weights: float ``[n, h, w]`` on the patch grid.
+        image: int64 ``[n]``, index into scenes followed by crops.
+        labels: int64 ``[n]``, species or ``NOTHING``.
+        instance: int64 ``[n]``, index of the object, equal for a target and the crop of the same object; ``NOTHING``
+            for distractors.
+        colours: float ``[n, 6]``, mean and standard deviation of an object's RGB values in ``[0, 1]``; 0 for
+            distractors.
     """
 
     weights: Tensor
@@ -126,20 +130,20 @@ def build_model(config: EncoderTraining) -> Tutored:
             num_attention_heads=config.heads,
             image_size=config.image_size,
             patch_size=PATCH,
-            initializer_range=0.05,  # the usual 0.02 suits wider layers; here it would leave the blocks idle at first
+            initializer_range=0.05,  # the usual 0.02 is for wider layers; here blocks would start close to the identity
         )
     )
-    # Its backward pass in bfloat16 on a CPU takes half the time of the fused attention's.
+    # In bfloat16 on a CPU its backward pass takes half the time of the fused attention.
     encoder.set_attn_implementation("eager")
     return Tutored(encoder)
 
 
 @torch.no_grad()
 def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
-    """Start the patch embedding from the principal components of drawn patches, the weaker ones amplified.
+    """Initialise the patch embedding with the principal components of drawn patches, amplifying weaker ones.
 
-    Nearly all of the variance of raw patches is their mean colour. From random filters a transformer without a
-    convolutional stem is slow to notice texture at all.
+    Most of the variance of raw patches is their mean colour. With random filters, a transformer without a convolutional
+    stem is slow to represent texture.
     """
     patches = []
     for batch in range(4):
@@ -159,7 +163,7 @@ def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
 
 @lru_cache(maxsize=256)
 def scene_group(seed: int, number: int) -> tuple[Scene, ...]:
-    """Eight scenes over one pool of eight species, three pairs of look-alikes and two others, so that species recur."""
+    """Eight scenes over a pool of eight species that recur: three pairs of look-alikes and two others."""
     rng = np.random.default_rng([seed, 1, number])
     families = rng.integers(TRAIN_SPECIES.start // 2, TRAIN_SPECIES.stop // 2, size=5) * 2
     pool = [*families, *(families[:3] + 1)]
@@ -167,14 +171,14 @@ def scene_group(seed: int, number: int) -> tuple[Scene, ...]:
 
 
 def draw_batch(rng: np.random.Generator, config: EncoderTraining, stage: Stage, seed: int, step: int) -> list[Scene]:
-    """The scenes of a step: groups from a pool that slowly moves on, turned and mirrored."""
+    """Scenes of a step: groups from a slowly moving pool, rotated and mirrored."""
     first = step * stage.groups // config.group_uses
     groups = first + rng.choice(config.group_pool, stage.groups, replace=False)
     return [turn_scene(rng, scene) for number in groups for scene in scene_group(seed, int(number))]
 
 
 def turn_scene(rng: np.random.Generator, scene: Scene) -> Scene:
-    """One of the eight ways in which a square can lie."""
+    """Rotate and mirror a scene at random, by one of the eight symmetries of the square."""
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
 
     def turn(array: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
@@ -187,30 +191,31 @@ def turn_scene(rng: np.random.Generator, scene: Scene) -> Scene:
 def draw_items(
     rng: np.random.Generator, scenes: list[Scene], stage: Stage, native: int
 ) -> tuple[Tensor, list[Scene], Items]:
-    """What the encoder is to see, and the items on it.
+    """Encoder inputs of a batch, and its items.
 
-    Returns images float [B, 3, side, side], the views of the scenes that come first among them (windows, or the whole
-    scenes), and the items.
+    Returns:
+        images float ``[B, 3, side, side]``; the views of the scenes (windows, or whole scenes), which come first among
+        the images; and the items.
     """
     side = stage.side
     grid = side // PATCH
-    antialias = bool(rng.integers(2))  # the presets differ in it
+    antialias = bool(rng.integers(2))  # presets differ in this
     images, views, weights, objects = [], [], [], []
     image, labels, instance, colours = [], [], [], []
     for scene in scenes:
         first = len(objects)
         objects += [(scene, mask, int(number)) for mask, number in zip(scene.masks, scene.species, strict=True)]
-        for view, kept in cut_views(rng, scene, stage, native):
-            bait = _bait(rng, view) if stage.bait else []
-            masks = [*view.masks, *bait]
+        for view, shown in cut_views(rng, scene, stage, native):
+            distractors = _distractors(rng, view) if stage.distractors else []
+            masks = [*view.masks, *distractors]
             if masks:
                 weights.append(patch_weights(torch.from_numpy(np.stack(masks)), (grid, grid)))
             image += [len(images)] * len(masks)
             images.append(target_input(view.image, side, antialias))
             views.append(view)
-            labels += [*view.species.tolist(), *[NOTHING] * len(bait)]
-            instance += [*[first + i for i in kept], *[NOTHING] * len(bait)]
-            colours += [*map(partial(_colours, view), view.masks), *[np.zeros(6)] * len(bait)]
+            labels += [*view.species.tolist(), *[NOTHING] * len(distractors)]
+            instance += [*[first + i for i in shown], *[NOTHING] * len(distractors)]
+            colours += [*map(partial(_colours, view), view.masks), *[np.zeros(6)] * len(distractors)]
     for i in _choose_references(rng, objects, stage.crops):
         scene, mask, species = objects[i]
         pixels, patches = prepare_reference(
@@ -239,13 +244,13 @@ def draw_items(
 def cut_views(
     rng: np.random.Generator, scene: Scene, stage: Stage, native: int
 ) -> Iterator[tuple[Scene, Sequence[int]]]:
-    """What a stage shows of a scene, and which of its objects are on it."""
+    """Views of a scene in a stage, each with the indices of the objects in it."""
     if stage.windows == 0 or len(scene.masks) == 0:
         yield scene, range(len(scene.masks))
         return
     for i in rng.permutation(len(scene.masks))[: stage.windows]:
         ys, xs = np.nonzero(scene.masks[i])
-        if stage.bait:
+        if stage.distractors:
             size = _window_size(rng, stage.side, native)
         else:
             size = int(np.clip(max(np.ptp(ys), np.ptp(xs)) * rng.uniform(1.1, 1.7), 24, SIDE))
@@ -253,20 +258,20 @@ def cut_views(
 
 
 def _window_size(rng: np.random.Generator, side: int, native: int) -> int:
-    """Pixels of a scene to be stretched to `side`: those of the native scale, zoomed by up to 1.6 either way."""
+    """Side of a window in scene pixels that is stretched to `side`: the native scale, zoomed by up to 1.6."""
     return min(SIDE, int(SIDE * side / native * 1.6 ** rng.uniform(-1, 1)))
 
 
 def cut_window(rng: np.random.Generator, scene: Scene, centred: int, size: int) -> tuple[Scene, list[int]]:
-    """A square window around an object, and the objects of which at least 60 % lie in it."""
+    """Square window around an object, and the indices of the objects at least 60 % inside it."""
     ys, xs = np.nonzero(scene.masks[centred])
     centre = np.array([ys.min() + ys.max(), xs.min() + xs.max()]) / 2 + rng.uniform(-0.15, 0.15, 2) * size
     top, left = np.clip(centre - size / 2, 0, SIDE - size).astype(int)
     window = (slice(top, top + size), slice(left, left + size))
     masks = scene.masks[:, window[0], window[1]]
-    kept = np.flatnonzero(masks.sum((1, 2)) >= 0.6 * scene.masks.sum((1, 2)))
-    view = Scene(scene.image[window], masks[kept], scene.species[kept], scene.parts[window])
-    return view, kept.tolist()
+    shown = np.flatnonzero(masks.sum((1, 2)) >= 0.6 * scene.masks.sum((1, 2)))
+    view = Scene(scene.image[window], masks[shown], scene.species[shown], scene.parts[window])
+    return view, shown.tolist()
 
 
 def _colours(scene: Scene, mask: np.ndarray) -> np.ndarray:
@@ -275,36 +280,36 @@ def _colours(scene: Scene, mask: np.ndarray) -> np.ndarray:
 
 
 def target_input(image: np.ndarray, side: int, antialias: bool) -> Tensor:
-    """uint8 [H, W, 3] → the encoder's input [3, side, side]."""
+    """uint8 ``[H, W, 3]`` to encoder input ``[3, side, side]``."""
     return normalise(stretch(image, side) if antialias else resize_bicubic(to_float(image), side))
 
 
-def _bait(rng: np.random.Generator, scene: Scene) -> list[np.ndarray]:
-    """Masks [H, W] of what must look like no species: background, a part, a straddling window, two unlike objects."""
-    bait = []
+def _distractors(rng: np.random.Generator, scene: Scene) -> list[np.ndarray]:
+    """Masks ``[H, W]`` of no species: background, a part, a window across a border, two objects of two species."""
+    distractors = []
     side = len(scene.parts)
     taken = scene.parts > 0
     for _ in range(3):
         window = _ellipse(side, rng.uniform(0, side, 2), rng.uniform(5, 32, 2))
         if window.any() and (window & taken).sum() < 0.1 * window.sum():
-            bait.append(window)
+            distractors.append(window)
     if len(scene.masks) == 0:
-        return bait
+        return distractors
     i = int(rng.integers(len(scene.masks)))
     whole, area = scene.masks[i], scene.masks[i].sum()
     part = whole & (scene.parts == rng.integers(1, 4))
-    # A part of a small object lies within the patches of its whole, and more than half of an object is no longer bait.
+    # A part of a small object shares its patches, and more than half of an object counts as the object.
     if area > 600 and 60 < part.sum() < 0.5 * area:
-        bait.append(part)
+        distractors.append(part)
     ys, xs = np.nonzero(whole)
     corner = np.array([rng.choice([ys.min(), ys.max()]), rng.choice([xs.min(), xs.max()])], float)
     window = _ellipse(side, corner, np.array([np.ptp(ys), np.ptp(xs)]) * rng.uniform(0.5, 0.9) + 2)
     if window.any() and (window & whole).sum() < 0.5 * window.sum():
-        bait.append(window)
+        distractors.append(window)
     others = np.flatnonzero(scene.species != scene.species[i])
     if len(others):
-        bait.append(whole | scene.masks[rng.choice(others)])
-    return bait
+        distractors.append(whole | scene.masks[rng.choice(others)])
+    return distractors
 
 
 def _ellipse(side: int, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
@@ -313,7 +318,7 @@ def _ellipse(side: int, centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 
 def _choose_references(rng: np.random.Generator, objects: list[tuple[Scene, np.ndarray, int]], count: int) -> list[int]:
-    """Objects to crop: at least 7 % of the side wide, of as many species as there are."""
+    """Indices of objects to crop: at least 7 % of the side wide, over as many species as possible."""
     wide = [
         i
         for i, (_, mask, _) in enumerate(objects)
@@ -329,26 +334,26 @@ def _choose_references(rng: np.random.Generator, objects: list[tuple[Scene, np.n
 
 
 def encode(model: nn.Module, images: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Patch tokens [B, P, C] after the final LayerNorm."""
+    """Patch tokens ``[B, P, C]`` after the final LayerNorm."""
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         return model(pixel_values=images).last_hidden_state[:, 1:].float()
 
 
 def pool(tokens: Tensor, items: Items) -> Tensor:
-    """Mean tokens [n, C] of the items, not normalised."""
+    """Mean tokens ``[n, C]`` of the items, not normalised."""
     weights = items.weights.flatten(1)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
-    # One product per image would be many small ones; one with the items' own tokens would copy them.
+    # A single product over all images: one per image would be small, one per item would copy its tokens.
     spread = torch.zeros(len(weights), *tokens.shape[:2])
     spread[torch.arange(len(weights)), items.image] = weights
     return spread.flatten(1) @ tokens.flatten(0, 1)
 
 
 class Tutor(nn.Module):
-    """Linear heads that ask simple questions of the tokens; they are not exported.
+    """Auxiliary linear heads on the tokens; they are not exported.
 
-    The contrastive loss alone lies flat for long: before the encoder can tell species apart it must find objects, their
-    parts and their colours. Asked for these directly, it learns them within a few hundred steps.
+    The contrastive loss alone has a long plateau: before the encoder can separate species it must represent objects,
+    their parts and their colours. With direct supervision it learns these within a few hundred steps.
     """
 
     def __init__(self, width: int) -> None:
@@ -359,9 +364,17 @@ class Tutor(nn.Module):
         self.palette = nn.Linear(width, SHADES**3)
 
     def forward(self, images: Tensor, tokens: Tensor, means: Tensor, scenes: list[Scene], items: Items) -> Tensor:
-        """The losses of LESSONS: what parts a patch shows, traits and colours of an item, palette of a patch.
+        """Losses of ``LESSONS``: parts in a patch, traits and colours of an item, palette of a patch.
 
-        images [B, 3, side, side], tokens [B, P, C], the first of both those of the scenes; means [n, C] → [4].
+        Args:
+            images: ``[B, 3, side, side]``, those of scenes first.
+            tokens: ``[B, P, C]``, in the same order.
+            means: ``[n, C]``, mean tokens of the items.
+            scenes: views of the scenes.
+            items: the items.
+
+        Returns:
+            float ``[4]``.
         """
         side = int(tokens.shape[1] ** 0.5)
         shares = torch.stack([_part_shares(scene, side) for scene in scenes])
@@ -382,15 +395,15 @@ class Tutor(nn.Module):
 
 
 def _part_shares(scene: Scene, side: int) -> Tensor:
-    """Share of background and of the three parts in every patch: [side², 4]."""
+    """Fractions of background and of the three parts in each patch: ``[side², 4]``."""
     shown = F.one_hot(torch.from_numpy(scene.parts).long(), 4).permute(2, 0, 1).float()
     return F.adaptive_avg_pool2d(shown, side).flatten(1).T
 
 
 def _palettes(images: Tensor) -> Tensor:
-    """Histogram of the colours of every patch: normalised images [B, 3, side, side] to shares [B, P, SHADES³].
+    """Colour histogram of each patch: normalised images ``[B, 3, side, side]`` to fractions ``[B, P, SHADES³]``.
 
-    On true masks, colour histograms alone tell species apart better than the mean colours that a young encoder sees.
+    On true masks, colour histograms separate species better than the mean colours that an encoder represents early on.
     """
     mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
     shade = ((images * std + mean).clamp(0, 0.999) * SHADES).long()
@@ -401,7 +414,7 @@ def _palettes(images: Tensor) -> Tensor:
 
 
 class Tutored(nn.Module):
-    """The encoder in training, with its tutor."""
+    """The encoder with its tutor, for training."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -410,9 +423,9 @@ class Tutored(nn.Module):
 
 
 def contrastive_loss(embeddings: Tensor, labels: Tensor, instance: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss of embeddings [n, C]: every object and the others of its label, among everything.
+    """Supervised contrastive loss of embeddings ``[n, C]``: positives are other objects of the same label.
 
-    Two views of one object are neither positives (too easy) nor negatives.
+    Views of the same object are neither positives, which would be too easy, nor negatives.
     """
     is_object = labels != NOTHING
     same_object = (instance[:, None] == instance[None]) & is_object[:, None] & is_object[None]
@@ -439,7 +452,7 @@ def step_loss(
     tokens = encode(model.encoder, images, dtype)
     means = pool(tokens, items)
     embeddings = F.normalize(means, dim=1)
-    # The pipeline compares raw directions. Early on they are nearly one, and the standardised ones guide the way.
+    # The pipeline compares raw directions. Early on they are almost equal; standardised ones give a gradient.
     standard = F.normalize((means - means.mean(0)) / (means.std(0) + 1e-3), dim=1)
     loss = contrastive_loss(embeddings, items.labels, items.instance, config.temperature)
     loss = loss + contrastive_loss(standard, items.labels, items.instance, 2 * config.temperature)
@@ -463,10 +476,10 @@ def step_loss(
 def validate(
     model: nn.Module, config: EncoderTraining, classes: int = 10, scenes: int = 40, shots: int = 10
 ) -> dict[str, float]:
-    """A small copy of the benchmark on species kept aside, with true masks in place of proposals.
+    """Reduced benchmark on held-out species, with true masks in place of proposals.
 
-    For 1, 3 and 10 shots: how often the nearest prototype is right, and how often an object with the right one is more
-    alike to it than an object of another species, or a bait, is to its nearest one.
+    For 1, 3 and 10 shots: the rate of correct nearest prototypes, and the rate at which a correctly classified object
+    scores higher than an object of another species, or a distractor, does for its nearest prototype.
     """
     rng = np.random.default_rng(6)
     model.eval()
@@ -507,7 +520,7 @@ def validate(
 
 
 def export(model: Dinov2Model, folder: Path) -> None:
-    """Half precision weights in Hugging Face's format: config.json and model.safetensors."""
+    """Write half precision weights in Hugging Face's format: config.json and model.safetensors."""
     half = Dinov2Model(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
@@ -516,7 +529,7 @@ def export(model: Dinov2Model, folder: Path) -> None:
 def train(
     steps: int, seed: int, run: Path, config: EncoderTraining, log_every: int = 100, check_every: int = 200
 ) -> Training:
-    """Train up to `steps`, going on from the checkpoint in `run` if there is one."""
+    """Train up to `steps`, resuming from the checkpoint in `run` if there is one."""
     torch.manual_seed(seed)
     model = build_model(config)
     spread_patches(model.encoder, config)

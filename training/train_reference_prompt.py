@@ -1,9 +1,9 @@
-"""Train the small visual reference prompt on drawn scenes, by the training that every user has.
+"""Train the small visual reference prompt on drawn scenes, with the training that users have.
 
     python -m training.train_reference_prompt --steps 3500 --out nts/small/reference_prompt.safetensors
 
-Its classes are species of the training range, a fifth of which choose the best weights. The benchmark's novel species
-are in no picture.
+The classes are species of the training range; the best weights are chosen on a fifth of them. No scene shows the
+benchmark's novel species.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nts.cache import TensorCache
 from nts.models import SMALL, load_encoder, load_segmenter
-from nts.vrp.features import FeatureStore
-from nts.vrp.training import TrainingConfig, run_training, split_classes, train
+from nts.vrp.training import FEATURES_BUDGET, FeatureStore, TrainingConfig, run_training, split_classes, train
 from synthetic.scenes import TRAIN_SPECIES, draw_scene, write_coco
 
 OUT = SMALL / "reference_prompt.safetensors"
@@ -26,7 +26,7 @@ CLASSES_PER_SCENE = 4
 
 
 def draw_data(folder: Path, classes: int, scenes: int, seed: int = 75) -> dict:
-    """A COCO dataset of scenes, each with members of a few of the classes; drawn where it is not there yet."""
+    """COCO dataset of scenes, each with instances of a few of the classes; drawn if it does not exist."""
     labels = folder / "labels.json"
     if not labels.is_file():
         species = np.random.default_rng([seed]).choice(len(TRAIN_SPECIES), classes, replace=False).tolist()
@@ -54,8 +54,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     dataset = draw_data(args.run / "data", args.classes, args.scenes)
-    store = FeatureStore(load_encoder(), load_segmenter(), folder=args.run / "features")
-    # Scenes are plenty and have no up or down: mirroring them would only double the features to be kept.
+    cache = TensorCache(args.run / "features", FEATURES_BUDGET)
+    store = FeatureStore(load_encoder(), load_segmenter(), cache)
+    # Scenes are plenty and have no orientation: mirroring would only double the cached features.
     config = TrainingConfig(steps=args.steps, seed=args.seed, flip=False)
     report = run_training(train(dataset, split_classes(dataset, seed=args.seed), store, args.run / "run", config))
     report.prompt.save(args.out)

@@ -1,11 +1,11 @@
-"""Train the small SAM2 on drawn scenes: one click (or one box) in, three masks and their predicted IoU out.
+"""Train the small SAM2 on drawn scenes: a click or a box to three masks and their predicted IoU.
 
     python -m training.train_segmenter --steps 8000 --out nts/small/segmenter/small_sam2.pt
 
-A click on a part may mean the part or the whole, so the best of three masks is compared with the whole object and,
-with a smaller weight, the best for the part with the part. The predicted IoU is that with the whole object, or a little
-less than that with the part: it must rank wholes above parts, parts above pieces of anything, and masks on objects
-above masks that grew from a click on the background.
+A click on a part may denote the part or the whole. The best of three masks is compared with the whole object and, with
+a smaller weight, the best for the part with the part. The target of the predicted IoU is the IoU with the whole object,
+or slightly less than the IoU with the part: it must rank wholes above parts, parts above other pieces, and masks of
+objects above masks from clicks on the background.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nts.images import normalise
 from nts.models import build_sam2
-from nts.utils.training_loop import Training, advance, images_tensor, learning_rate, log, mean_of, resume, save, start
+from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 from synthetic.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
@@ -36,12 +37,12 @@ class SegmenterTraining:
 
     scenes: int = 4
     clicks: int = 12
-    background_clicks: int = 2  # of the clicks
-    boxes_every: int = 8  # one step of so many takes boxes instead of clicks
+    background_clicks: int = 2  # among the clicks
+    boxes_every: int = 8  # every n-th step uses boxes instead of clicks
     peak_rate: float = 6e-4
     focal_weight: float = 20.0
     part_weight: float = 0.3
-    part_credit: float = 0.85  # a mask of the part under the click is nearly as good an answer as one of the whole
+    part_credit: float = 0.85  # factor of the IoU with the part under the click
     mean_weight: float = 0.1
     single_weight: float = 0.2
     iou_weight: float = 2.0
@@ -49,13 +50,14 @@ class SegmenterTraining:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of a batch of scenes, n in all.
+    """``n`` prompts of a batch of scenes.
 
-    scene   int64 [n], index of the scene
-    points  float [n, P, 2], x and y in pixels
-    labels  int64 [n, P], 1 a click, 2 and 3 the corners of a box
-    wholes  float [n, S, S], share of each cell that the object covers; all 0 for a click on the background
-    pieces  float [n, S, S], the same for the part under the click
+    Attributes:
+        scene: int64 ``[n]``, index of the scene.
+        points: float ``[n, P, 2]``, ``x, y`` in pixels.
+        labels: int64 ``[n, P]``, 1 for a click, 2 and 3 for the corners of a box.
+        wholes: float ``[n, S, S]``, fraction of each cell that the object covers; 0 for a click on the background.
+        pieces: float ``[n, S, S]``, the same for the part under the click.
     """
 
     scene: Tensor
@@ -66,12 +68,12 @@ class Prompts:
 
 
 def build_model() -> nn.Module:
-    """The untrained SAM2 of the model file."""
+    """Build the untrained SAM2 of the model file."""
     return build_sam2(MODEL_FILE)
 
 
 def draw_batch(rng: np.random.Generator, numbers: range, count: int) -> list[Scene]:
-    """Scenes of six species each, among them a pair of look-alikes."""
+    """Draw scenes of six species each, including a pair of look-alikes."""
     scenes = []
     for seed in rng.integers(2**31, size=count):
         pool = rng.integers(numbers.start // 2, numbers.stop // 2, size=5) * 2
@@ -82,7 +84,7 @@ def draw_batch(rng: np.random.Generator, numbers: range, count: int) -> list[Sce
 def draw_prompts(
     rng: np.random.Generator, scenes: list[Scene], clicks: int, background: int, boxes: bool, side: int = LOGIT_SIDE
 ) -> Prompts:
-    """Click on random visible pixels of objects in turn, and on the background; or give each object's loose box."""
+    """Clicks on random visible pixels of objects in turn and of the background, or a loose box of each object."""
     rows: list[tuple[int, np.ndarray, list[int], np.ndarray, np.ndarray]] = []
     for s, scene in enumerate(scenes):
         nothing = np.zeros(scene.parts.shape, bool)
@@ -114,19 +116,19 @@ def _random_pixel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]
 
 
 def _near(rng: np.random.Generator, x: int, y: int) -> np.ndarray:
-    """Point [1, 2] within the pixel or, as the published grid has it, half a pixel beyond."""
+    """Point ``[1, 2]`` within the pixel, or half a pixel off, as in the published grid."""
     return np.array([[x, y]]) + rng.uniform(-0.5, 1.0, (1, 2))
 
 
 def _loose_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """Two corners [2, 2] of the mask's box, each side off by up to 8 % of the box."""
+    """Corners ``[2, 2]`` of the mask's box, each side jittered by up to 8 %."""
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array([[xs[0], ys[0]], [xs[-1] + 1, ys[-1] + 1]], float)
     return box + rng.uniform(-0.08, 0.08, (2, 2)) * (box[1] - box[0])
 
 
 def _shrink(masks: tuple[np.ndarray, ...], side: int) -> Tensor:
-    """Covered shares of the cells: with soft edges the enlarged logits can cross zero between grid points."""
+    """Covered fraction of each cell: with soft edges, enlarged logits can cross zero between grid points."""
     stacked = np.stack(masks)
     cell = stacked.shape[1] // side
     return torch.from_numpy(stacked.reshape(len(stacked), side, cell, side, cell).mean((2, 4), dtype=np.float32))
@@ -171,6 +173,11 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     return (a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp(min=1)
 
 
+def images_tensor(images: np.ndarray) -> Tensor:
+    """uint8 ``[B, H, W, 3]`` to normalised float ``[B, 3, H, W]``."""
+    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+
+
 def step_loss(
     model: nn.Module, rng: np.random.Generator, config: SegmenterTraining, dtype: torch.dtype = torch.bfloat16
 ) -> tuple[Tensor, dict[str, float]]:
@@ -179,7 +186,7 @@ def step_loss(
     boxes = rng.integers(config.boxes_every) == 0
     prompts = draw_prompts(rng, scenes, config.clicks, config.background_clicks, boxes)
     images = images_tensor(np.stack([s.image for s in scenes]))
-    # Some users of the decoder add no_mem_embed to the embedding and some do not: learn both.
+    # Presets differ in whether no_mem_embed is added: train for both.
     add_no_mem = bool(rng.integers(2))
     # The plain attention is the faster one: on a CPU the fused kernel's backward pass is slow for short sequences.
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), sdpa_kernel(SDPBackend.MATH):
@@ -208,7 +215,7 @@ def step_loss(
 
 @torch.inference_mode()
 def validate(model: nn.Module, scenes: int = 48, clicks: int = 12) -> dict[str, float]:
-    """On species kept aside: IoU of the mask of highest predicted IoU, of the best of three; that prediction."""
+    """On held-out species: IoU of the mask with the highest predicted IoU, IoU of the best mask, and predicted IoU."""
     rng = np.random.default_rng(5)
     model.eval()
     results = []
@@ -236,7 +243,7 @@ def validate(model: nn.Module, scenes: int = 48, clicks: int = 12) -> dict[str, 
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Half precision weights in the format of the released checkpoints."""
+    """Write half precision weights in the format of the released checkpoints."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}}, path)
 
@@ -244,7 +251,7 @@ def export(model: nn.Module, path: Path) -> None:
 def train(
     steps: int, seed: int, run: Path, config: SegmenterTraining, log_every: int = 100, check_every: int = 200
 ) -> Training:
-    """Train up to `steps`, going on from the checkpoint in `run` if there is one."""
+    """Train up to `steps`, resuming from the checkpoint in `run` if there is one."""
     torch.manual_seed(seed)
     training = start(build_model())
     if (run / "checkpoint.pt").exists():

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3: images to patch tokens."""
+"""DINOv2 and DINOv3 encoders: images to patch tokens."""
 
 from .model import FAMILIES, Encoder, fingerprint
 

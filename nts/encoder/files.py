@@ -1,7 +1,7 @@
-"""Reads an encoder from ``config.json`` and ``model.safetensors``, and refuses what is not complete.
+"""Loading of encoders from ``config.json`` and ``model.safetensors``, with strict checks.
 
-Transformers gives missing layers random weights and drops what it does not know; both would go unnoticed in a
-prototype. Only these two files are read: no pickled weights, adapters or code that lie beside them.
+Transformers initialises missing layers at random and drops unknown ones; neither would be noticed in a prototype. Only
+these two files are read, never pickled weights, adapters or code in the same folder.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..weights import WeightsNotFound, check_finite, first_line, listed
 from .model import FAMILIES, EncoderFamily
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "num_channels")
-"""Keys that every configuration must have. Transformers would take those of another model for missing ones."""
+"""Keys that every configuration must have. Transformers would replace missing ones by those of another model."""
 
 _UNUSED = frozenset({"embeddings.mask_token"})
-"""Weights that only training uses: in DINOv2's files even where ``use_mask_token`` says that the model has none."""
+"""Weights used in training only; DINOv2's files contain them even if ``use_mask_token`` is false."""
 
 
 def read_encoder(config_file: Path, weights_file: Path) -> PreTrainedModel:
-    """A model of one of :data:`nts.encoder.FAMILIES`, in single precision.
+    """Load a model of one of :data:`nts.encoder.FAMILIES`, in single precision.
 
     Args:
         config_file: ``config.json`` in Hugging Face's format.
         weights_file: ``model.safetensors``.
 
     Raises:
-        WeightsNotFound: if a file is damaged, the model is of no known family, or the weights are not exactly those of
-            the model: one is missing, has another shape, is not finite, or belongs to another model.
+        WeightsNotFound: if a file is damaged, the model belongs to no supported family, or the weights do not match the
+            configuration: one is missing, unexpected, of another shape, or not finite.
     """
     family, config = _read_config(config_file)
     try:
@@ -50,12 +50,12 @@ def read_encoder(config_file: Path, weights_file: Path) -> PreTrainedModel:
             config=config,
             state_dict=weights,
             dtype=torch.float32,
-            # Set here, for a configuration may name a kernel on the hub, which would be fetched and run.
+            # Set explicitly: a configuration may name a kernel on the hub, which would be downloaded and run.
             attn_implementation="sdpa",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises whatever impossible sizes or shapes lead to
+    except Exception as error:  # transformers raises errors of many types for invalid sizes or shapes
         raise WeightsNotFound(
             f"no {config.model_type} could be built from {config_file} and {weights_file}: {first_line(error)}"
         ) from error
@@ -91,12 +91,12 @@ def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:
         )
     try:
         return family, family.config(**_architecture(family, content, file))
-    except Exception as error:  # each version of transformers has its own checks and errors
+    except Exception as error:  # checks and errors differ between versions of transformers
         raise WeightsNotFound(f"{file} is damaged: {first_line(error)}") from error
 
 
 def _architecture(family: EncoderFamily, content: dict[str, Any], file: Path) -> dict[str, Any]:
-    """What the configuration says about the architecture, without anything that says how to load, train or run it."""
+    """Architecture settings of a configuration, without settings for loading, training or running."""
     known = inspect.signature(family.config).parameters.keys() - inspect.signature(PretrainedConfig).parameters.keys()
     defaults = family.config()
     found = {}
@@ -104,7 +104,7 @@ def _architecture(family: EncoderFamily, content: dict[str, Any], file: Path) ->
         if key.startswith(("_", "out_", "pos_embed_")):
             continue
         value, kind = content[key], type(getattr(defaults, key))
-        # Some versions take any type, and fail with the first image.
+        # Some versions of transformers accept any type, and fail at the first image.
         if type(value) not in ((int, float) if kind in (int, float) else (kind,)):
             raise WeightsNotFound(f"{file} is damaged: {key} is {value!r}, and must be of type {kind.__name__}")
         found[key] = value

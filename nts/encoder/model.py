@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3: from pixels to patch tokens."""
+"""DINOv2 and DINOv3 encoders: normalised pixels to patch tokens."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ..utils.threads import in_one_thread, is_small
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """One architecture of encoders.
+    """An architecture of encoders.
 
     Attributes:
-        config: its configuration class.
-        model: its model class.
-        names: its models on the Hugging Face hub.
-        registers: register tokens stand between the CLS token and the patch tokens.
-        side: patches per side of the input. ``None`` takes the input size from the configuration's ``image_size``.
-        gated: the weights are fetched only for accounts that accepted their licence.
+        config: configuration class in transformers.
+        model: model class in transformers.
+        names: names of its models on the Hugging Face hub.
+        registers: register tokens precede the patch tokens, after the CLS token.
+        side: patches per side of the input; ``None`` to take the input size from the configuration's ``image_size``.
+        gated: downloading requires an account that accepted the licence.
     """
 
     config: type[PretrainedConfig]
@@ -64,9 +64,9 @@ FAMILIES: Mapping[str, EncoderFamily] = {
         tuple(f"facebook/dinov2-with-registers-{size}" for size in _SIZES),
         registers=True,
     ),
-    # DINOv3's position encoding suits any input; its image_size of 224 is only what its image processor resizes to.
-    # DINOv2's 518 pixels are 37 patches of 14. The same grid of patches of 16 takes 592 pixels, so small objects
-    # cover as many patches, and prototypes take as much memory.
+    # DINOv3's position encoding accepts any input size; its image_size of 224 is only that of its image processor.
+    # DINOv2's 518 pixels are 37 patches of 14. With patches of 16 the same grid takes 592 pixels; objects then cover
+    # the same number of patches.
     "dinov3_vit": EncoderFamily(
         DINOv3ViTConfig,
         DINOv3ViTModel,
@@ -76,17 +76,17 @@ FAMILIES: Mapping[str, EncoderFamily] = {
         gated=True,
     ),
 }
-"""The supported families by ``model_type``, as ``config.json`` has it."""
+"""Supported families by the ``model_type`` of ``config.json``."""
 
 
 class Encoder:
-    """A loaded DINOv2 or DINOv3.
+    """A DINOv2 or DINOv3 encoder.
 
     Attributes:
         info: name, fingerprint of the weights, input size and token length.
         grid: ``(h, w)`` patches of an input.
-        device: where it runs.
-        precision: that it computes in, as torch calls it.
+        device: device of the model.
+        precision: name of the dtype that it computes in, as in torch.
         is_small: it runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
     """
 
@@ -106,7 +106,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Patch tokens after the final LayerNorm (``x_norm_patchtokens`` of the official code), not normalised.
+        """Return patch tokens after the final LayerNorm (``x_norm_patchtokens`` in the official code).
+
+        Tokens are not L2-normalised.
 
         Args:
             pixels: ``[B, 3, s, s]`` ImageNet-normalised, ``s = info.input_size``.
@@ -124,9 +126,9 @@ class Encoder:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over the names and values of all weights: equal for equal models, wherever they were loaded from.
+    """SHA-256 over the names and values of all weights, independent of the file they were loaded from.
 
-    Memories and prompts store it, so it must not change with the version of transformers.
+    Memories and prompts store it, so it must not depend on the version of transformers.
     """
     digest = hashlib.sha256()
     for name, value in sorted(_with_stable_names(model.state_dict()), key=lambda item: item[0]):
@@ -135,7 +137,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-# Transformers 5 renamed weights of DINOv2 and DINOv3. The new names are the ones in stored fingerprints.
+# Transformers 5 renamed weights of DINOv2 and DINOv3. Stored fingerprints use the new names.
 _RENAMED = (
     (re.compile(r"^(encoder\.layer\.\d+\.attention)\.attention\.query\."), r"\1.q_proj."),
     (re.compile(r"^(encoder\.layer\.\d+\.attention)\.attention\.key\."), r"\1.k_proj."),
@@ -145,7 +147,7 @@ _RENAMED = (
     (re.compile(r"^layer\."), "model.layer."),
 )
 _GATED = re.compile(r"^(encoder\.layer\.\d+\.mlp)\.weights_in\.(weight|bias)$")
-"""Two layers in one tensor before transformers 5."""
+"""Weights of two layers that transformers below 5 stores in one tensor."""
 
 
 def _with_stable_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -251,9 +250,10 @@ class PromptedMap:
 
     def _whole_image(self, reference: Reference) -> WholeImage:
         kind = "mask" if reference.promoted else reference.kind
-        weights = annotation_weights(reference.mask, kind, self._config.grid, self._config.rasterisation).flatten()
-        image = WholeImage(reference.sample_id, self._models.tokens(reference), weights, kind)
-        return replace(image, weights=weights * 0) if self._empty else image
+        mask = np.zeros_like(reference.mask) if self._empty else reference.mask
+        weights = annotation_weights(mask, kind, self._config.grid).flatten()
+        sampled = annotation_weights(mask, kind, self._config.grid, "nearest").flatten().bool()
+        return WholeImage(reference.sample_id, self._models.tokens(reference), weights, kind, sampled)
 
 
 def make_predictor(

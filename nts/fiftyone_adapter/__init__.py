@@ -1,206 +1,47 @@
 """The engine in FiftyOne: datasets in, labels and runs out. The only part of ``nts`` that imports FiftyOne.
 
->>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap  # doctest: +SKIP
->>> build_reference_memory(dataset.match_tags("reference"), "ground_truth", "birds")  # doctest: +SKIP
->>> auto_segment_view(dataset.match_tags("target"), "birds")  # doctest: +SKIP
->>> evaluate_nap(dataset.match_tags("target"), "nts_birds", "ground_truth").result.masks.novel.ap  # doctest: +SKIP
+>>> from nts.fiftyone_adapter import auto_segment_view, build_reference_memory, evaluate_nap
+>>> references, targets = dataset.match_tags("reference"), dataset.match_tags("target")
+>>> built = build_reference_memory(references, "ground_truth", "birds")
+>>> segmented = auto_segment_view(targets, "birds")
+>>> evaluated = evaluate_nap(targets, "nts_birds", "ground_truth")
+>>> 0 < evaluated.result.masks.novel.ap50 <= 1
+True
+
+Each task is a job, a generator that yields its progress (``segmentation_job``), and a function that runs it to its end
+(``auto_segment_view``). Everything else is imported from the submodules: :mod:`.runs` lists and deletes what a dataset
+holds, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` looks into memories.
 """
 
-from ..vrp.prompt import PromptMismatch
-from ..vrp.training import FEW_CLASSES
-from .building import MemoryReport, build_reference_memory, export_memory, import_memory, memory_job
-from .checks import (
-    InputError,
-    LabelCounts,
-    ReferenceCounts,
-    check_key,
-    check_output_field,
-    check_view,
-    count_kinds,
-    label_counts,
-    reference_counts,
-    suggest_output_field,
-)
-from .class_maps import ClassMapsReport, class_maps_job, map_classes
-from .config import (
-    MAP_OUTPUTS,
-    WEAK_LABELS,
-    ClassMapsConfig,
-    HeatmapsConfig,
-    MemoryConfig,
-    SegmentationConfig,
-)
-from .errors import RunEnded, RunNotFound
-from .evaluation_job import EvaluationReport, evaluate_nap, evaluation_job, load_evaluation
-from .evaluation_results import (
-    COMPARED_FIGURES,
-    MOST_LABELS,
-    against_shots,
-    compare_evaluations,
-    list_runs,
-    list_unfinished_evaluations,
-    open_evaluation,
-    percent,
-)
-from .heatmaps import MOST_CLASSES, HeatmapsReport, heatmap_fields, heatmaps_job, similarity_heatmaps
-from .importing import custom_data, import_layout, sample_references_view
-from .inspecting import (
-    MemoryInspection,
-    Thumbnail,
-    describe_check,
-    inspect_memory,
-    missing_samples,
-    references_view,
-    thumbnails,
-)
-from .jobs import Job, Progress, run
+from .building import build_reference_memory, export_memory, import_memory, memory_job
+from .class_maps import class_maps_job, map_classes
+from .errors import InputError
+from .heatmaps import heatmaps_job, similarity_heatmaps
+from .jobs import run
 from .model import ReferenceSegmenterModel
-from .native_evaluation import check_evaluation_fields, nap_of_evaluation
-from .plan import Plan, plan_class_maps, plan_segmentation
-from .prompts import PromptReport, export_prompt, import_prompt, load_prompt, prompt_job, train_reference_prompt
-from .reviewing import (
-    REVIEW,
-    REVIEW_SHARE,
-    ReviewReport,
-    clear_review,
-    count_for_review,
-    suggest_thresholds,
-    tag_for_review,
-)
-from .runs import (
-    CLASS_MAPS,
-    EVALUATION,
-    MEMORY,
-    PROMPT,
-    delete_class_maps,
-    delete_evaluation,
-    delete_heatmaps,
-    delete_memory,
-    delete_prompt,
-    delete_segmentation,
-    list_class_maps,
-    list_evaluations,
-    list_heatmaps,
-    list_memories,
-    list_prompts,
-    list_segmentations,
-    list_unfinished_prompts,
-    load_memory,
-    made_with_class_maps,
-    made_with_evaluation,
-    made_with_heatmaps,
-    made_with_memory,
-    made_with_segmentation,
-)
-from .scorers import PromptFacts, find_prompt, prompt_facts, prompt_problem
-from .segmenting import SegmentationReport, auto_segment_view, segmentation_job
+from .nap_evaluation import evaluate_nap, evaluation_job
+from .prompts import train_reference_prompt
+from .reviewing import tag_for_review
+from .runs import load_memory
+from .segmenting import auto_segment_view, segmentation_job
 
 __all__ = [
-    "CLASS_MAPS",
-    "COMPARED_FIGURES",
-    "EVALUATION",
-    "FEW_CLASSES",
-    "MAP_OUTPUTS",
-    "MEMORY",
-    "MOST_CLASSES",
-    "MOST_LABELS",
-    "PROMPT",
-    "REVIEW",
-    "REVIEW_SHARE",
-    "WEAK_LABELS",
-    "ClassMapsConfig",
-    "ClassMapsReport",
-    "EvaluationReport",
-    "HeatmapsConfig",
-    "HeatmapsReport",
     "InputError",
-    "Job",
-    "LabelCounts",
-    "MemoryConfig",
-    "MemoryInspection",
-    "MemoryReport",
-    "Plan",
-    "Progress",
-    "PromptFacts",
-    "PromptMismatch",
-    "PromptReport",
-    "ReferenceCounts",
     "ReferenceSegmenterModel",
-    "ReviewReport",
-    "RunEnded",
-    "RunNotFound",
-    "SegmentationConfig",
-    "SegmentationReport",
-    "Thumbnail",
-    "against_shots",
     "auto_segment_view",
     "build_reference_memory",
-    "check_evaluation_fields",
-    "check_key",
-    "check_output_field",
-    "check_view",
     "class_maps_job",
-    "clear_review",
-    "compare_evaluations",
-    "count_for_review",
-    "count_kinds",
-    "custom_data",
-    "delete_class_maps",
-    "delete_evaluation",
-    "delete_heatmaps",
-    "delete_memory",
-    "delete_prompt",
-    "delete_segmentation",
-    "describe_check",
     "evaluate_nap",
     "evaluation_job",
     "export_memory",
-    "export_prompt",
-    "find_prompt",
-    "heatmap_fields",
     "heatmaps_job",
-    "import_layout",
     "import_memory",
-    "import_prompt",
-    "inspect_memory",
-    "label_counts",
-    "list_class_maps",
-    "list_evaluations",
-    "list_heatmaps",
-    "list_memories",
-    "list_prompts",
-    "list_runs",
-    "list_segmentations",
-    "list_unfinished_evaluations",
-    "list_unfinished_prompts",
-    "load_evaluation",
     "load_memory",
-    "load_prompt",
-    "made_with_class_maps",
-    "made_with_evaluation",
-    "made_with_heatmaps",
-    "made_with_memory",
-    "made_with_segmentation",
     "map_classes",
     "memory_job",
-    "missing_samples",
-    "nap_of_evaluation",
-    "open_evaluation",
-    "percent",
-    "plan_class_maps",
-    "plan_segmentation",
-    "prompt_facts",
-    "prompt_job",
-    "prompt_problem",
-    "reference_counts",
-    "references_view",
     "run",
-    "sample_references_view",
     "segmentation_job",
     "similarity_heatmaps",
-    "suggest_output_field",
-    "suggest_thresholds",
     "tag_for_review",
-    "thumbnails",
     "train_reference_prompt",
 ]

@@ -21,7 +21,7 @@ from . import runs
 from .errors import InputError
 from .labels import names_of_values
 from .references import LABEL_LISTS, LABEL_TYPES
-from .runs import Collection
+from .runs import Collection, RunKind
 
 
 def check_view(view: Collection | None) -> None:
@@ -45,7 +45,7 @@ def check_view(view: Collection | None) -> None:
 def detections_fields(view: Collection) -> list[str]:
     """Names of the fields of type :class:`fiftyone.Detections`; those that hold our own predictions come last."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, flat=True)
-    predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
+    predictions = {config["output_field"] for config in runs.list_runs(view, runs.SEGMENTATION).values()}
     return sorted(schema, key=lambda name: name in predictions)
 
 
@@ -99,7 +99,7 @@ def _label_fields(view: Collection) -> list[str]:
 def reference_fields(view: Collection) -> list[str]:
     """Names of the fields that references can come from; those that hold our own predictions come last."""
     schema = _label_fields(view)
-    predictions = {config["output_field"] for config in runs.configs(view, runs.SEGMENTATION).values()}
+    predictions = {config["output_field"] for config in runs.list_runs(view, runs.SEGMENTATION).values()}
     return sorted(schema, key=lambda name: name in predictions)
 
 
@@ -211,16 +211,15 @@ def _found(view: Collection, name: str) -> str:
     return f"is of type {_type_name(field)}" if field is not None else "does not exist"
 
 
-def check_key(view: Collection, key: str, method: str, *, overwrite: bool) -> None:
-    """Raise unless a run of the given method may be stored under ``key``."""
-    kind = runs.KINDS[method]
-    _check_name(key, kind)
+def check_key(view: Collection, key: str, kind: RunKind, *, overwrite: bool) -> None:
+    """Raise unless a run of the kind may be stored under ``key``."""
+    _check_name(key, kind.noun)
     if key not in view.list_runs():
         return
-    if key not in runs.configs(view, method):
-        raise InputError(f"the name {key!r} is taken by a run of another kind: choose another name for the {kind}")
+    if key not in runs.list_runs(view, kind):
+        raise InputError(f"the name {key!r} is taken by a run of another kind: choose another name for the {kind.noun}")
     if not overwrite:
-        raise InputError(f"the {kind} {key!r} exists already: choose another name, or switch on overwrite")
+        raise InputError(f"the {kind.noun} {key!r} exists already: choose another name, or switch on overwrite")
 
 
 def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> Path:
@@ -239,23 +238,19 @@ def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> 
     return path
 
 
-_LABEL_TYPES = {runs.SEGMENTATION: "Detections", runs.CLASS_MAPS: "Segmentation"}
-_WRITERS = {runs.SEGMENTATION: "auto_segment_view", runs.CLASS_MAPS: "map_classes"}
-
-
-def check_output_field(view: Collection, name: str, method: str = runs.SEGMENTATION) -> None:
-    """Raise unless ``name`` is free, or a field that a run of the method made and may make again."""
+def check_output_field(view: Collection, name: str, kind: RunKind = runs.SEGMENTATION) -> None:
+    """Raise unless ``name`` is free, or a field that a run of the kind made and may make again."""
     _check_name(name, "field")
     dataset = view._root_dataset  # a view may hide fields
     check_not_reserved(dataset, (name, runs.error_field(name)))
     runs.check_editable(dataset, (name, runs.error_field(name)))
-    made_by_us = runs.configs(dataset, method)
-    for field, field_type in ((name, _LABEL_TYPES[method]), (runs.error_field(name), "StringField")):
+    made_by_us = runs.list_runs(dataset, kind)
+    for field, field_type in ((name, kind.label_type), (runs.error_field(name), "StringField")):
         existing = dataset.get_field(field)
         if existing is not None and (name not in made_by_us or _type_name(existing) != field_type):
             raise InputError(
                 f"the field {field!r} exists, is of type {_type_name(existing)}, and was not made by "
-                f"{_WRITERS[method]}: it is never overwritten; choose another output field"
+                f"{kind.made_by}: it is never overwritten; choose another output field"
             )
     if name not in made_by_us and name in view.list_runs():
         raise InputError(f"the name {name!r} is taken by a run of another kind: choose another output field")
@@ -286,16 +281,16 @@ def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> 
         raise InputError(f"{where} has no label of the classes {', '.join(wanted)}; it has: {', '.join(present)}")
 
 
-def suggest_output_field(view: Collection, memory_key: str, method: str = runs.SEGMENTATION) -> str:
+def suggest_output_field(view: Collection, memory_key: str, kind: RunKind = runs.SEGMENTATION) -> str:
     """Return ``nts_<memory>`` or ``nts_<memory>_classes``, with a number appended where that name is taken."""
-    made_by_us = runs.configs(view, method)
+    made_by_us = runs.list_runs(view, kind)
     taken = {*view._root_dataset.get_field_schema(), *view.list_runs()}
 
     def suits(name: str) -> bool:
         made_by_this_memory = made_by_us.get(name, {}).get("memory_key") == memory_key
         return made_by_this_memory or not taken & {name, runs.error_field(name)}
 
-    base = f"nts_{memory_key}" if method == runs.SEGMENTATION else f"nts_{memory_key}_classes"
+    base = f"nts_{memory_key}" if kind is runs.SEGMENTATION else f"nts_{memory_key}_classes"
     return next(name for name in itertools.chain([base], _numbered(base)) if suits(name))
 
 

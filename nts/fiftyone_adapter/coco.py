@@ -1,4 +1,4 @@
-"""FiftyOne views to COCO's dictionaries, the terms in which predictions are evaluated."""
+"""FiftyOne views as COCO dictionaries, the input of the metrics."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .labels import box_pixels, detections, label_mask
 
 @dataclass
 class CocoData:
-    """Ground truth and predictions of some samples, in COCO's terms; :meth:`add` one sample after the other.
+    """Ground truth and predictions of samples as COCO dictionaries; :meth:`add` one sample after the other.
 
     An image's id is that of its sample, so that evaluations of other views can be compared. Category ids count from 1,
-    in the order of ``classes`` and then ``distractors``. Labels of other classes are not taken.
+    in the order of ``classes`` and then ``distractors``. Labels of other classes are skipped.
 
     Attributes:
         classes: names of the classes to evaluate.
-        distractors: names of classes whose ground truth is taken, too: what is found there is no background.
+        distractors: names of classes whose ground truth is included: predictions on them are no background.
         ground_truth: a COCO dataset; annotations carry the ``label_id`` of their label.
         results: COCO results of ``classes``, with their ``label_id``.
-        without_mask: how many labels of each field have a box but no mask; their box is put in its place, and the AP
-            of masks means nothing then.
-        unplaced: what is wrong with samples and labels that could not be placed on their image.
+        without_mask: number of labels of each field with a box but no mask; the filled box replaces the mask, and the
+            AP of masks means nothing then.
+        unplaced: problems of samples and labels that could not be placed on their image.
         without_predictions: samples whose prediction field is not set (an empty one is).
-        stale_metadata: samples whose metadata tell another size than their file, which is the one taken.
+        stale_metadata: samples whose metadata have another size than their file; the file's is used.
     """
 
     classes: Sequence[str]
@@ -54,7 +54,7 @@ class CocoData:
 
     @property
     def images(self) -> int:
-        """How many samples were taken."""
+        """Number of samples."""
         return len(self.ground_truth["images"])
 
     def ids_of(self, classes: Sequence[str]) -> list[int]:
@@ -64,7 +64,7 @@ class CocoData:
     def add(
         self, sample: fo.Sample, predictions_field: str, ground_truth_field: str, crowd: str | None = "iscrowd"
     ) -> None:
-        """Take one sample; ``crowd`` is the attribute that marks a crowd, which is neither to be found nor a mistake.
+        """Add one sample; ``crowd`` is the attribute that marks a crowd, which is neither to be found nor a mistake.
 
         Raises:
             InputError: if a prediction has no confidence, or one that is not finite.
@@ -86,9 +86,9 @@ class CocoData:
             self.results.append({"score": label.confidence, "label_id": label.id, **shape})
 
     def add_image(self, sample: fo.Sample, **more: Any) -> tuple[int, int] | None:
-        """Take the image of a sample; returns its size ``(H, W)``, or ``None`` where it cannot be read.
+        """Add the image of a sample; returns its size ``(H, W)``, or ``None`` if it cannot be read.
 
-        The size is that of the file, turned as EXIF says. Where there is no file any more, it is that of the metadata.
+        The size is that of the file in its EXIF orientation, or, if the file is gone, that of the metadata.
         """
         metadata = sample.metadata
         known = (metadata.height, metadata.width) if metadata and metadata.width and metadata.height else None
@@ -104,14 +104,14 @@ class CocoData:
         return size
 
     def add_annotation(self, label: fo.Detection, shape: dict[str, Any], crowd: str | None) -> dict[str, Any]:
-        """Take an object of :meth:`shapes`; returns its annotation."""
+        """Add an object of :meth:`shapes`; returns its annotation."""
         annotations = self.ground_truth["annotations"]
         in_crowd = crowd is not None and is_crowd(label.get_attribute_value(crowd, False))
         annotations.append({"id": len(annotations) + 1, "iscrowd": int(in_crowd), "label_id": label.id, **shape})
         return annotations[-1]
 
     def crowds(self) -> dict[str, tuple[int, int]]:
-        """For every evaluated class that has crowds: how many of its objects are crowds, and of how many."""
+        """Numbers of crowds and of all objects for every evaluated class that has crowds."""
         found: dict[str, tuple[int, int]] = {}
         for name in self.classes:
             of_class = [a for a in self.ground_truth["annotations"] if a["category_id"] == self.category_ids[name]]

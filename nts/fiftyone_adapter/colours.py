@@ -1,9 +1,9 @@
-"""One colour for a class wherever the App shows it: in the ground truth, in predictions, and in pictures of references.
+"""One colour per class everywhere in the App: in the ground truth, in predictions, and in pictures of references.
 
 The App chooses colours by hashing a label's name, or gives a whole field one colour, so that look-alikes may share one,
-and a prediction differs from its truth. A colour scheme kept in the dataset decides otherwise. It belongs to the user:
-what is in it is never changed here, there is only added to it. The user may change it in the App, another process, at
-any time: it is read from the database whenever it is needed, and not from the dataset in memory.
+and a prediction differs from its truth. A colour scheme stored in the dataset overrides both. It belongs to the user:
+entries are added here, and never changed. The user may change it in the App, another process, at any time: it is read
+from the database whenever it is needed, and not from the dataset in memory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .locking import exclusive
 def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable[str]) -> None:
     """Give every class the same colour in all of the fields, in the dataset's colour scheme.
 
-    A class that has a colour in any field of the scheme keeps it, and gets it in these fields, too. A dataset without a
-    scheme gets one that colours by value, for otherwise nothing of it would be seen; in a scheme that is there, by what
-    labels are coloured is the user's choice, or the App's where the scheme leaves it open.
+    A class that has a colour in any field of the scheme has it in these fields, too. A dataset without a scheme gets
+    one that colours by value, as the colours would not show otherwise; an existing scheme continues to colour by
+    whatever the user has chosen.
 
     Args:
         view: dataset, or a view of it.
@@ -59,9 +59,9 @@ def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable
 
 
 def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -> dict[str, str]:
-    """The colour of every class in a field, as CSS that Pillow reads.
+    """Colour of every class in a field, as CSS that Pillow reads.
 
-    Where the scheme has none, or one that only a browser reads, it is that of :func:`~nts.pictures.class_colours`.
+    If the scheme has none, or one that only a browser reads, it is that of :func:`~nts.pictures.class_colours`.
     """
     scheme = _scheme(view)
     entries = scheme.fields or [] if scheme is not None else []
@@ -72,7 +72,7 @@ def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -
 
 @exclusive
 def forget_colours(view: Collection, fields: Iterable[str]) -> None:
-    """Take fields that are gone out of the colour scheme."""
+    """Remove deleted fields from the colour scheme."""
     gone, scheme = set(fields), _scheme(view)
     if scheme is None or not any(entry["path"] in gone for entry in scheme.fields or []):
         return
@@ -81,7 +81,7 @@ def forget_colours(view: Collection, fields: Iterable[str]) -> None:
 
 
 def _by_label(entry: dict[str, Any]) -> bool:
-    """Whether an entry of the scheme colours by class, as the App does where it says nothing."""
+    """True if an entry of the scheme colours by class, the App's default."""
     return (entry.get("colorByAttribute") or "label") == "label"
 
 
@@ -98,7 +98,7 @@ def _is_readable(colour: str | None) -> bool:
 
 
 def _scheme(view: Collection) -> fo.ColorScheme | None:
-    """The dataset's colour scheme as it stands in the database."""
+    """Colour scheme of the dataset in the database."""
     return DatasetDocument.objects.only("app_config").get(id=view._root_dataset._doc.id).app_config.color_scheme
 
 

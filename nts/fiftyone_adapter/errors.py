@@ -1,4 +1,4 @@
-"""Errors of the adapter. Their messages are for the person who asked."""
+"""Errors of the adapter, with messages for the user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """A request that cannot be fulfilled.
+    """Invalid input: a view, field, name or setting that cannot be used.
 
     Args:
         message: what is wrong and what to do.
@@ -30,8 +30,8 @@ def blaming(option: str) -> Iterator[None]:
 
 
 class RunNotFound(ValueError):
-    """A memory, segmentation or other run that the dataset does not have."""
+    """The dataset has no memory, segmentation or other run of a name."""
 
 
 class RunEnded(RunNotFound):
-    """A run that lost what it was writing: it was deleted, or started again by somebody else."""
+    """A running job lost its run: it was deleted, or started again elsewhere."""

@@ -132,7 +132,7 @@ def heatmap_fields(
 
     Characters that no field name may have become underscores. A number is appended where the name is taken.
     """
-    made = runs.configs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
+    made = runs.list_runs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
     fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
     taken = {*view._root_dataset.get_field_schema(), *fields.values()}
     for name in classes:

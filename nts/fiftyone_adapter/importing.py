@@ -1,8 +1,8 @@
 """Data sets of the evaluation protocols in FiftyOne, and FiftyOne's views as the data of a protocol.
 
-The engine reads a protocol's data set itself, since FiftyOne does not keep the order of annotations that the published
-draw of references depends on. Here the same files go through FiftyOne's own importers, to be looked at and to run the
-operators on; both ways give the same classes, objects and boxes.
+The engine reads a protocol's data set itself, since FiftyOne does not preserve the order of annotations that the
+published draw of references depends on. Here the same files go through FiftyOne's own importers, for the App and the
+operators; both ways give the same classes, objects and boxes.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def import_layout(
 
     Returns:
         a persistent dataset with the annotations of all classes in ``ground_truth``, tags and saved views
-        ``references`` and ``targets``, and in ``info`` the protocol and the classes that it evaluates. Where several
-        shot files hold references, labels say in ``shots`` of which. Crowds, and VOC's difficult objects, have
-        ``iscrowd`` set.
+        ``references`` and ``targets``, and in ``info`` the protocol and the classes that it evaluates. If several
+        shot files hold references, the attribute ``shots`` of a label names its own. Crowds, and VOC's difficult
+        objects, have ``iscrowd`` set.
 
     Raises:
-        LayoutError: if the data set is not as its layout says.
+        LayoutError: if the files do not match the layout.
     """
     protocol = get_protocol(protocol_name)
     loaded = load(protocol, data)
@@ -95,11 +95,11 @@ def custom_data(
         references: to draw references from.
         targets: to evaluate.
         label_field: a field of type Detections in both.
-        classes: to evaluate; without, all that ``references`` has.
-        crowd: attribute that marks crowds; no label is one where ``None``.
+        classes: to evaluate; default all that ``references`` has.
+        crowd: attribute that marks crowds; ``None``: no label is a crowd.
 
     Raises:
-        InputError: if views, field or classes will not do, or no image can be read.
+        InputError: if views, field or classes cannot be used, or no image can be read.
     """
     present = []
     for view in (references, targets):
@@ -132,23 +132,23 @@ def sample_references_view(
     *,
     crowd: str | None = "iscrowd",
 ) -> fo.DatasetView:
-    """A view of so many labels of each class, spread over images and sizes; see :func:`stratified_sample`.
+    """Sample labels of each class, spread over images and sizes; see :func:`stratified_sample`.
 
-    The same labels are chosen on every machine and after every import: what decides are the names of the files, the
-    classes and the boxes, not the ids that a database gave them. A class that has fewer labels gives all of them;
-    ``count_values("<label_field>.detections.label")`` of the result tells. Labels whose box cannot be used, and crowds,
-    are not drawn.
+    The same labels are drawn on every machine and after every import: names of files, classes and boxes decide, not the
+    ids of a database. A class with fewer labels gives all of them;
+    ``count_values("<label_field>.detections.label")`` counts the result. Labels with an unusable box, and crowds, are
+    not drawn.
 
     Args:
         view: to draw from.
         label_field: a field of type Detections.
         shots: labels per class.
         seed: of the draw.
-        classes: to draw for; all without.
-        crowd: attribute that marks crowds; no label is one where ``None``.
+        classes: to draw for; default all.
+        crowd: attribute that marks crowds; ``None``: no label is a crowd.
 
     Raises:
-        InputError: if view, field or classes will not do.
+        InputError: if view, field or classes cannot be used.
         ValueError: if ``shots`` is less than 1.
     """
     checks.check_view(view)
@@ -183,7 +183,7 @@ def sample_references_view(
 def _select_pairs(
     view: Collection, label_field: str, chosen: Sequence[tuple[str, str]], sample_ids: Sequence, label_ids: Sequence
 ) -> fo.DatasetView:
-    """A view of labels by the ids of sample and label: labels that were copied between samples share an id.
+    """Select labels by the ids of sample and label: labels that were copied between samples share an id.
 
     Args:
         view: to select from.
@@ -215,7 +215,7 @@ def _is_usable(box: list | None) -> bool:
 
 
 def _fill(dataset: fo.Dataset, protocol: Protocol, data: Path, loaded: ProtocolData) -> None:
-    """Samples, tags, saved views and ``info`` of :func:`import_layout`."""
+    """Add samples, tags, saved views and ``info`` for :func:`import_layout`."""
     if protocol.layout == "voc" and protocol.task == "instances":
         _add_voc(dataset, voc_root(data), {REFERENCES: VOC_REFERENCES, TARGETS: VOC_TARGETS})
     elif loaded.references is loaded.targets:
@@ -292,7 +292,7 @@ def view_to_coco(
         role: :data:`REFERENCES` or :data:`TARGETS`.
         label_field: a field of type Detections.
         names: of the classes to take; category ids count from 1 in their order.
-        crowd: attribute that marks crowds; no label is one where ``None``.
+        crowd: attribute that marks crowds; ``None``: no label is a crowd.
     """
     data, seen = CocoData(names), set[str]()
     for sample in view.select_fields(label_field).iter_samples():

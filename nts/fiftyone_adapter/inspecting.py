@@ -1,4 +1,4 @@
-"""Looking into a memory of a dataset: its references, their pictures, and what they say of one another."""
+"""Inspection of a memory: its references, their pictures, and their agreement with one another."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .references import Annotation, annotations_of_sample, label_id_in_dataset
 from .runs import Collection
 
 _QUALITY = 85  # of the JPEGs; about 5 KiB each
-_MOST_ORDERED = 2000  # samples; the database looks every one of them up in the list of all
+_MAX_ORDERED = 2000  # samples; the database searches the list of all for every one of them
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryInspection:
-    """A memory, and what its references say of one another.
+    """A memory, and the agreement of its references.
 
     Attributes:
         entries: its references, in order of arrival.
-        checks: for each of them, how the others would classify it.
+        checks: for each of them its classification by the others.
         classes: its classes, sorted.
         shots: references per class.
         similarities: float ``[K, K]``, cosine between the class prototypes.
@@ -48,12 +48,12 @@ class MemoryInspection:
 
     @property
     def disagreeing(self) -> list[LeaveOneOut]:
-        """References that the others would give another class, worst first."""
+        """References that the others classify differently, worst first."""
         return [check for check in self.by_margin if check.agrees is False]
 
     @property
     def by_margin(self) -> list[LeaveOneOut]:
-        """All references by rising margin; those of which nothing can be said come last."""
+        """All references by rising margin; those without a margin come last."""
         return sorted(self.checks, key=lambda check: (check.margin != check.margin, check.margin))
 
     def of_classes(self, names: Iterable[str]) -> list[LeaveOneOut]:
@@ -61,36 +61,36 @@ class MemoryInspection:
         names = set(names)
         return sorted((c for c in self.by_margin if c.class_name in names), key=lambda check: check.class_name)
 
-    def most_alike_classes(self, most: int) -> list[int]:
-        """Rows of the classes that are most alike to another one; all classes, if they are no more than that."""
+    def most_similar_classes(self, count: int) -> list[int]:
+        """Rows of the ``count`` classes that are most similar to another one, in the order of the classes."""
         others = self.similarities - 2 * np.eye(len(self.classes))
-        return sorted(others.max(1, initial=-1).argsort(kind="stable")[::-1][:most].tolist())
+        return sorted(others.max(1, initial=-1).argsort(kind="stable")[::-1][:count].tolist())
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture of a reference as a data URI; or, where there is none, why."""
+    """A picture of a reference as a data URI, or the reason why there is none."""
 
     uri: str | None
     problem: str = ""
 
 
 def inspect_memory(view: Collection, memory_key: str) -> MemoryInspection:
-    """Look into a memory; raises as :func:`~nts.fiftyone_adapter.load_memory`. The last few memories stay in reach."""
+    """Inspect a memory; raises as :func:`~nts.fiftyone_adapter.load_memory`. The last few inspections are cached."""
     fingerprint = runs.config(view, memory_key, runs.MEMORY)["fingerprint"]
     return _inspect(view._root_dataset.name, memory_key, fingerprint)
 
 
 @lru_cache(maxsize=4)
 def _inspect(dataset_name: str, memory_key: str, fingerprint: str) -> MemoryInspection:
-    """``fingerprint`` stands for the content: a memory that was built anew is looked into anew."""
+    """``fingerprint`` stands for the content: a memory that was built again is inspected again."""
     bank = runs.load_memory(fo.load_dataset(dataset_name), memory_key)
     similarities = prototype_similarities(bank).numpy()
     return MemoryInspection(bank.entries, tuple(leave_one_out(bank)), bank.classes, bank.shots, similarities)
 
 
 def describe_check(check: LeaveOneOut) -> str:
-    """What the other references say of one: "more like 'pear' (0.83) than like 'apple' without it (0.79)"."""
+    """A check in words: "more like 'pear' (0.83) than like 'apple' without it (0.79)"."""
     if check.agrees is None:
         return f"the only reference of {check.class_name!r}: nothing to compare it with"
     if check.other is None:
@@ -101,12 +101,12 @@ def describe_check(check: LeaveOneOut) -> str:
 
 
 def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]) -> fo.DatasetView:
-    """The samples of some references, with none but these references in the memory's label field.
+    """Samples of some references, with these references alone in the memory's label field.
 
-    They come in the order of the references, if they are not too many for it.
+    They are in the order of the references, unless there are very many.
     """
     ids = _valid(entry.sample_id for entry in entries)
-    samples = runs.all_images(view).select(ids, ordered=len(ids) <= _MOST_ORDERED)
+    samples = runs.all_images(view).select(ids, ordered=len(ids) <= _MAX_ORDERED)
     field = runs.config(view, memory_key, runs.MEMORY)["label_field"]
     if field is None or not view._root_dataset.has_sample_field(field):
         return samples
@@ -114,7 +114,7 @@ def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryE
 
 
 def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:
-    """Pictures of references, from the samples and labels that they came from, as they are now.
+    """Pictures of references, drawn from the present state of their samples and labels.
 
     Args:
         view: dataset, or a view of it.
@@ -125,7 +125,7 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     config = runs.config(view, memory_key, runs.MEMORY)
     dataset = view._root_dataset
     field = config["label_field"]
-    # A memory that was read from a file says nothing of fields; its labels may be in this dataset all the same.
+    # A memory from a file names no field; its labels may be in this dataset all the same.
     fields = [name for name in ([field] if field else checks.reference_fields(view)) if dataset.has_sample_field(name)]
     names = {name: names_of_values(dataset, name) for name in fields}
     colours = label_colours(dataset, field, config["classes"])
@@ -149,14 +149,14 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
 
 
 def missing_samples(view: Collection, inspection: MemoryInspection) -> int:
-    """How many references of a memory have no sample in this dataset."""
+    """Number of references of a memory without a sample in this dataset."""
     ids = _valid(entry.sample_id for entry in inspection.entries)
     there = set(runs.all_images(view).select(ids).values("id"))
     return sum(entry.sample_id not in there for entry in inspection.entries)
 
 
 def _valid(ids: Iterable[str]) -> list[str]:
-    """Those that can be ids of samples and labels, each once: a memory that was made elsewhere may hold any name."""
+    """Valid ids of samples or labels, each once: a memory from elsewhere may hold any name."""
     return [name for name in dict.fromkeys(ids) if re.fullmatch("[0-9a-f]{24}", name)]
 
 

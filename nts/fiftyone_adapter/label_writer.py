@@ -18,7 +18,7 @@ import fiftyone as fo
 from . import checks, runs
 from .errors import InputError, RunEnded
 from .locking import exclusive, locked
-from .runs import Collection
+from .runs import Collection, RunKind
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class OutputSpec:
 
     Attributes:
         key: of the run.
-        method: of the run.
+        kind: of the run.
         label_type: of the fields.
         fields: the fields; an image gets one label in each.
         config: stored as the configuration of the run.
@@ -59,7 +59,7 @@ class OutputSpec:
     """
 
     key: str
-    method: str
+    kind: RunKind
     label_type: type[fo.Label]
     fields: Sequence[LabelField]
     config: Mapping[str, Any]
@@ -125,7 +125,7 @@ class LabelWriter:
         self._errors: dict[str, str | None] = {}
         self._last_write = time.monotonic()
         token = runs.store(
-            view, spec.key, spec.method, dict(spec.config), None if spec.results is None else dict(spec.results)
+            view, spec.key, spec.kind, dict(spec.config), None if spec.results is None else dict(spec.results)
         )
         self._declare_fields(spec)
         self.ownership = Ownership(view, spec.key, token, self.all_fields)
@@ -227,7 +227,7 @@ class LabelWriter:
 def field_writer(
     view: Collection,
     name: str,
-    method: str,
+    kind: RunKind,
     label_type: type[fo.Label],
     memory_key: str,
     classes: Sequence[str],
@@ -244,7 +244,7 @@ def field_writer(
     Args:
         view: the images to label.
         name: of the field and of the run.
-        method: of the run.
+        kind: of the run.
         label_type: of the field.
         memory_key: the memory that the labels come from.
         classes: of that memory.
@@ -260,12 +260,12 @@ def field_writer(
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
     runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-    checks.check_output_field(view, name, method)  # somebody else may have made it since
-    take_over(view, name, method, settings, overwrite=overwrite)
+    checks.check_output_field(view, name, kind)  # somebody else may have made it since
+    take_over(view, name, kind, settings, overwrite=overwrite)
     error_field = runs.error_field(name)
     spec = OutputSpec(
         name,
-        method,
+        kind,
         label_type,
         [LabelField(name, description, {"memory": memory_key, "classes": list(classes)})],
         {
@@ -285,39 +285,39 @@ def field_writer(
 
 
 def take_over(
-    view: Collection, key: str, method: str, settings: Mapping[str, Any], *, overwrite: bool
+    view: Collection, key: str, kind: RunKind, settings: Mapping[str, Any], *, overwrite: bool
 ) -> dict[str, Any] | None:
     """Return the configuration of the earlier run to resume; delete one of other settings. Call it under the lock.
 
     Args:
         view: dataset or view.
         key: of the run.
-        method: of the run.
+        kind: of the run.
         settings: that the runs must share.
         overwrite: delete an earlier run of other settings.
 
     Raises:
         InputError: if there is an earlier run of other settings and ``overwrite`` is off.
     """
-    earlier = runs.configs(view, method).get(key)
+    earlier = runs.list_runs(view, kind).get(key)
     if earlier is None or not differences(earlier, settings):
         return earlier
     if not overwrite:
-        check_settings(key, method, earlier, settings)
-    runs.delete_output(view, key, method)
+        check_settings(key, kind, earlier, settings)
+    runs.delete_run(view, key, kind)
     return None
 
 
-def check_settings(key: str, method: str, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise InputError unless an earlier run has these settings."""
     if different := differences(earlier, settings):
         holder, alternative = f"the field {key!r}", "choose another output field, or "
-        if method == runs.HEATMAPS:
+        if kind is runs.HEATMAPS:
             holder, alternative = f"the set of heat maps {key!r}", ""
         raise InputError(
             f"{holder} holds results of other settings ({', '.join(different)}): {alternative}switch on overwrite to "
             "delete them and start over",
-            option="overwrite" if method == runs.HEATMAPS else "output_field",
+            option="overwrite" if kind is runs.HEATMAPS else "output_field",
         )
 
 

@@ -30,20 +30,20 @@ _LARGEST_SIDE = 2
 
 
 def detections(sample: fo.Sample, field: str) -> list[fo.Detection]:
-    """Labels of a field of type Detections; none where the field is not set."""
+    """Labels of a field of type Detections; empty if the field is not set."""
     return sample[field].detections if sample[field] is not None else []
 
 
 def label_mask(label: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
-    """Mask of a detection, or its filled box where it has none; arguments and errors as :func:`detection_mask`."""
+    """Mask of a detection, or its filled box if it has none; arguments and errors as :func:`detection_mask`."""
     return (detection_mask if label.has_mask else box_mask)(label, image_size)
 
 
 def detection_mask(detection: fo.Detection, image_size: tuple[int, int]) -> np.ndarray:
-    """Mask of a detection on its whole image; parts beyond the image are cut off.
+    """Mask of a detection on its whole image; clipped to the image.
 
     Args:
-        detection: with a mask, in the database or in a file. :func:`nts.rasters.binary_mask` says what is foreground.
+        detection: with a mask, in the database or in a file. :func:`nts.rasters.binary_mask` defines the foreground.
         image_size: ``(H, W)`` in pixels.
 
     Returns:
@@ -100,7 +100,7 @@ def box_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[fl
     """The box of a detection in pixels, ``x, y, width, height`` as in COCO; raises as :func:`box_fractions`."""
     height, width = image_size
     x, y, w, h = box_fractions(detection)
-    # Fractions do not give whole pixels back exactly: 199.9999 must not become 199, and an IoU of 0.5 hangs on that.
+    # Fractions do not return whole pixels exactly: 199.9999 must not become 199, as an IoU of 0.5 can depend on it.
     return round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6)
 
 
@@ -138,7 +138,7 @@ def polyline_mask(polyline: fo.Polyline, image_size: tuple[int, int]) -> np.ndar
 
 
 def keypoint_mask(keypoint: fo.Keypoint, image_size: tuple[int, int]) -> np.ndarray:
-    """Pixels that hold the points, bool ``[H, W]``; a NaN stands for a point that is not there.
+    """Pixels that hold the points, bool ``[H, W]``; a NaN stands for a missing point.
 
     Raises:
         InvalidReference: if there are none, or they cannot be read.
@@ -178,11 +178,11 @@ def names_of_values(view: fo.core.collections.SampleCollection, name: str) -> di
 
 
 def class_values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """Values of a segmentation's mask, and those of each class in it.
+    """Values of a segmentation's mask, and the values of each class in it.
 
-    Values of one name are one class. 0 is background unless it has a name. Of a palette image the indices are read, and
-    an array of colours that are all grey or of PASCAL VOC's palette is read as numbers too, unless the dataset names
-    colours. A value without a name is a class of its own, named by its number or colour, but for negative numbers and
+    Values of one name are one class. 0 is background unless it has a name. Palette images are read as indices, and
+    arrays of colours that are all grey or of PASCAL VOC's palette as numbers too, unless the dataset names colours. A
+    value without a name is a class of its own, named by its number or colour, except negative numbers and
     :data:`VOID`.
 
     Args:
@@ -206,7 +206,7 @@ def class_values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tup
 
 
 def _values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tuple[np.ndarray, bool]:
-    """Numbers or colours of a segmentation, int64 ``[h, w]``, and whether they are colours."""
+    """Numbers or colours of a segmentation, int64 ``[h, w]``, and a flag for colours."""
     names_colours = max(names, default=0) > VOID
     if segmentation.mask is None and segmentation.mask_path and not names_colours:
         indices = _palette_indices(segmentation.mask_path)
@@ -257,7 +257,7 @@ def _numbers_of_colours(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _voc_palette() -> np.ndarray:
-    """PASCAL VOC's colours, uint8 ``[256, 3]``: the bits of an index are dealt out to red, green and blue in turn."""
+    """PASCAL VOC's colours, uint8 ``[256, 3]``: the bits of an index go to red, green and blue in turn."""
     indices = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for bit in range(8):
@@ -267,7 +267,7 @@ def _voc_palette() -> np.ndarray:
 
 
 def read_mask(label: fo.Detection | fo.Segmentation) -> np.ndarray:
-    """The mask of a label as it is stored, in the database or in a file.
+    """Stored mask of a label, from the database or a file.
 
     Raises:
         InvalidReference: if there is none, or its file cannot be read.
@@ -291,7 +291,7 @@ def _palette_indices(path: str) -> np.ndarray | None:
 
 
 def place_mask(mask: np.ndarray, box: tuple[float, float, float, float], image_size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask (nearest) to its box, and put it on an empty image.
+    """Resize a mask (nearest) to its box, and paste it into an empty image.
 
     Args:
         mask: bool ``[h, w]``.
@@ -324,11 +324,11 @@ def place_mask(mask: np.ndarray, box: tuple[float, float, float, float], image_s
 
 
 def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
-    """Instances as FiftyOne labels, by falling confidence; empty :class:`fiftyone.Detections` where there are none.
+    """Instances as FiftyOne labels, by falling confidence; empty :class:`fiftyone.Detections` for none.
 
     Every detection carries its mask (cropped to the box), ``confidence`` (the score), ``similarity`` (the score before
-    soft merging: a cosine, or what the scorer has in its place), ``margin`` (over the second best class),
-    ``predicted_iou`` and ``reference_id``, the label id of the reference that it is most alike.
+    soft merging: a cosine, or the score of another scorer), ``margin`` (over the second best class),
+    ``predicted_iou`` and ``reference_id``, the label id of the nearest reference.
     """
     height, width = instances.image_size
     columns = zip(
@@ -346,7 +346,7 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
         detections=[
             fo.Detection(
                 label=memory.classes[label],
-                # The App refuses masks that are kept column by column.
+                # The App refuses masks in column-major order.
                 mask=np.ascontiguousarray(crop.cpu().numpy()),
                 bounding_box=_fractions(x1, y1, x2, y2, width, height),
                 confidence=score,

@@ -1,9 +1,9 @@
-"""One writer at a time for what all samples of a dataset share: its schema and its runs.
+"""One writer at a time for the schema and the runs of a dataset.
 
 FiftyOne holds a dataset's document in memory and writes parts of it back. Two processes that do so at the same time
 undo each other's changes, or declare a field twice, after which the dataset cannot be loaded any more (FiftyOne
-#3185). Whatever declares or deletes fields, or stores or deletes runs, therefore takes :func:`locked`: a lease in the
-database that all processes share, under which this process first catches up with what the others changed.
+#3185). All code that declares or deletes fields, or stores or deletes runs, therefore takes :func:`locked`: a lease in
+the database that all processes share. Under it this process first reads the changes of the others.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _declare_stored_fields(dataset: fo.Dataset) -> None:
 
 
 def _facts(field: Any) -> tuple:
-    """What matters of a stored field: its name and types, and those of the fields below it."""
+    """Name and types of a stored field, and those of the fields below it."""
     below = sorted(_facts(each) for each in field.fields or ())
     names = (field.name, field.ftype, field.embedded_doc_type, field.subfield)
     return (*(name or "" for name in names), bool(field.read_only), tuple(below))
@@ -170,7 +170,7 @@ class _Lease:
         self._renewing.start()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lease."""
         self._released.set()
         if self._renewing is not None:
             self._renewing.join()
@@ -198,7 +198,7 @@ class _Lease:
         while not self._released.wait(LEASE / 3):
             try:
                 _collection().update_one({"_id": self._key, "owner": self._owner}, self._values())
-            except PyMongoError as error:  # the next time may do, and what holds the lock meets the same error
+            except PyMongoError as error:  # the next time may succeed, and the holder of the lock meets the same error
                 logger.warning("the lock of a dataset could not be renewed: %s", error)
 
     def _values(self) -> list[dict[str, Any]]:
@@ -211,7 +211,7 @@ def _collection() -> Any:
 
 
 def _machine() -> str:
-    """Names the machine, or the container, in which process ids are unique."""
+    """Name of the machine, or the container, in which process ids are unique."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux

@@ -15,6 +15,7 @@ from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..pipeline import ReferenceSegmenter, Scorer
 from ..presets import Preset, get_preset
 from ..vrp.prompt import TrainedPrompt
+from .embeddings import EncoderEmbeddings
 from .labels import to_detections
 
 
@@ -39,11 +40,11 @@ class ModelConfig:
     scorer: Scorer
 
 
-class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
-    """Segments images by a reference memory.
+class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
+    """Segments images by a reference memory; its encoder gives embeddings of images and patches.
 
-    >>> model = ReferenceSegmenterModel(load_memory(dataset, "birds"))  # doctest: +SKIP
-    >>> dataset.apply_model(model, label_field="birds")  # doctest: +SKIP
+    >>> model = ReferenceSegmenterModel(memory)
+    >>> dataset.apply_model(model, label_field="birds", skip_failures=False)
 
     FiftyOne's own image readers turn no 16-bit image into 8 bits and know nothing of the preset, so the image is read
     again from the sample's file: the result is the one that ``auto_segment_view`` gives.
@@ -87,6 +88,7 @@ class ReferenceSegmenterModel(fom.SamplesMixin, fom.Model):
             scorer=scorer,
             prompt=reference_prompt,
         )
+        self.encoder = self.segmenter.encoder
         self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
 
     @property

@@ -1,4 +1,4 @@
-"""What the two models contribute to the errors of a segmentation: both are run once more, beside the ground truth."""
+"""Errors of the two models behind a segmentation: both are run again, beside the ground truth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .runs import Collection
 
 def check_models(view: Collection, predictions_field: str) -> None:
     """Raise InputError unless the models that made the predictions, and their memory, can be run again."""
-    made = runs.configs(view, runs.SEGMENTATION).get(predictions_field)
+    made = runs.list_runs(view, runs.SEGMENTATION).get(predictions_field)
     if made is None:
         raise InputError(f"{predictions_field!r} was not made by auto-segment view: its models cannot be diagnosed")
     bank = runs.load_memory(view, made["memory_key"])
@@ -34,15 +34,15 @@ def check_models(view: Collection, predictions_field: str) -> None:
 
 
 def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoData) -> Job[tuple[ModelSummary, int]]:
-    """How well the proposals cover the objects, and how often the encoder finds the class of a true mask.
+    """Measure how well the proposals cover the objects, and how often the encoder finds the class of a true mask.
 
     Args:
-        view: the samples that were evaluated.
-        predictions_field: a segmentation for which :func:`check_models` has nothing to say.
+        view: the evaluated samples.
+        predictions_field: a segmentation that passes :func:`check_models`.
         data: its ground truth.
 
     Returns:
-        The figures, and how many images were left out: unreadable, or of another size than their ground truth.
+        The figures, and the number of images left out: unreadable, or of another size than their ground truth.
     """
     made: dict[str, Any] = runs.config(view, predictions_field, runs.SEGMENTATION)
     bank, preset = runs.load_memory(view, made["memory_key"]), get_preset(made["preset"])
@@ -74,7 +74,7 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
             continue
         masks = np.stack([coco_mask.decode(annotation["segmentation"]) for annotation in here]).astype(bool)
         with torch.inference_mode():
-            target = encode_target(pixels, encoder, segmenter, preset)
+            target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes)
             true_masks = torch.from_numpy(masks)
             hits = proposal_hits(true_masks, target.proposals.mask_logits, target.image_size)
             nearest = nearest_classes(target.tokens, true_masks, prototypes)

@@ -1,9 +1,9 @@
-"""An evaluation in the terms of FiftyOne, for its Model Evaluation panel and for everything else that reads them.
+"""An evaluation in FiftyOne's own terms, for its Model Evaluation panel and for everything else that reads them.
 
-Made of matches that are there already, with FiftyOne's own configuration and results, so it opens where this plugin is
-not installed: every object says whether it is right (``<key>``: ``tp``, ``fp`` or ``fn``), its match (``<key>_id``) and
-their IoU (``<key>_iou``); every sample counts them (``<key>_tp``, ``<key>_fp``, ``<key>_fn``). One attribute is ours
-alone: what a wrong prediction got wrong (``<key>_error``: ``wrong class``, ``duplicate``, ...).
+Made of existing matches, with FiftyOne's own configuration and results, so it opens where this plugin is
+not installed: every object has its outcome (``<key>``: ``tp``, ``fp`` or ``fn``), its match (``<key>_id``) and their
+IoU (``<key>_iou``); every sample has their counts (``<key>_tp``, ``<key>_fp``, ``<key>_fn``). One attribute is ours
+alone: the error type of a wrong prediction (``<key>_error``: ``wrong class``, ``duplicate``, ...).
 
 The numbers are those of ``evaluate_detections(..., use_masks=True, classwise=True, compute_mAP=True)``, at a small part
 of its cost, with three differences. A crowd, and what is found in it, is neither right nor wrong; there, a crowd counts
@@ -40,7 +40,7 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one label: ``"tp"``, ``"fp"`` or ``"fn"``, the label id of its match (empty for none), the IoU."""
+    """Outcome of one label: ``"tp"``, ``"fp"`` or ``"fn"``, the label id of its match (empty for none), the IoU."""
 
     outcome: str
     match_id: str = ""
@@ -57,12 +57,12 @@ def check_evaluation_fields(view: Collection, key: str, predictions_field: str, 
     dataset = view._root_dataset
     for name in (f"{key}{suffix}" for suffix in (*runs.ATTRIBUTE_SUFFIXES, "_error")):
         if name == "self" or hasattr(fo.Detection, name):
-            raise InputError(f"the name {key!r} will not do: {name!r} is part of every label; choose another name")
+            raise InputError(f"the name {key!r} cannot be used: {name!r} is part of every label; choose another name")
     counts = [f"{key}{suffix}" for suffix in runs.COUNT_SUFFIXES]
     checks.check_not_reserved(dataset, counts)
     ours = runs.label_attributes(dataset, key)
     runs.check_editable(dataset, (predictions_field, ground_truth_field, *counts))
-    if runs.feeds_model_evaluation(view, key):
+    if runs.has_native_evaluation(view, key):
         ours |= set(dataset.get_evaluation_info(key).config.build().get_fields(dataset, key))
     elif key in dataset.list_evaluations():
         raise InputError(f"the name {key!r} is taken by an evaluation that FiftyOne made: choose another name")
@@ -77,9 +77,13 @@ def check_undeclared_attributes(view: Collection, key: str, predictions_field: s
 
 
 def delete_remains(view: Collection, key: str, predictions_field: str, ground_truth_field: str) -> None:
-    """Delete what was written after the evaluation was deleted, unless the name has another owner by now."""
+    """Delete everything written after the evaluation was deleted, unless the name has another owner by now."""
     dataset = view._root_dataset
-    owned = {*dataset.list_evaluations(), *runs.configs(view, runs.EVALUATION), *runs.drafts(view, runs.EVALUATION)}
+    owned = {
+        *dataset.list_evaluations(),
+        *runs.list_runs(view, runs.EVALUATION),
+        *runs.list_drafts(view, runs.EVALUATION),
+    }
     if key not in owned:
         for path in _paths(key, predictions_field, ground_truth_field):
             if dataset.has_field(path):
@@ -87,7 +91,7 @@ def delete_remains(view: Collection, key: str, predictions_field: str, ground_tr
 
 
 def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[str]:
-    """All that an evaluation writes."""
+    """Paths of all fields and attributes that an evaluation writes."""
     paths = [f"{key}{suffix}" for suffix in runs.COUNT_SUFFIXES]
     for field in (predictions_field, ground_truth_field):
         paths += [f"{field}.detections.{key}{suffix}" for suffix in runs.ATTRIBUTE_SUFFIXES]
@@ -96,10 +100,10 @@ def _paths(key: str, predictions_field: str, ground_truth_field: str) -> list[st
 
 def _refuse(key: str, taken: Sequence[str]) -> None:
     if taken:
-        raise InputError(f"the name {key!r} will not do, the dataset has {', '.join(taken)}: choose another name")
+        raise InputError(f"the name {key!r} cannot be used, the dataset has {', '.join(taken)}: choose another name")
 
 
-def feed(
+def write_native_evaluation(
     view: Collection,
     key: str,
     predictions_field: str,
@@ -113,24 +117,24 @@ def feed(
     token: str,
     crowd: str | None = "iscrowd",
 ) -> str:
-    """Write the evaluation ``key`` of FiftyOne's kind; one that was ours is deleted first.
+    """Write the evaluation ``key`` of FiftyOne's kind, in place of an earlier one of ours.
 
-    Whatever ends this before its end, the draft of our own evaluation knows what was written, and can have it deleted.
+    The draft of our own evaluation records it first, so that an interrupted one can be deleted.
 
     Args:
         view: the samples that were evaluated.
         key: see :func:`check_evaluation_fields`.
         predictions_field, ground_truth_field: fields of type Detections.
-        data: what was matched.
+        data: the labels.
         matches: of masks.
         curves: of these matches.
-        kinds: what wrong predictions got wrong, by their row in the results.
+        kinds: error types of wrong predictions, by their row in the results.
         nap: AP over the novel classes, in ``[0, 1]``; shown as a metric beside FiftyOne's own, unless it is ``nan``.
-        token: of the draft of our own evaluation (:func:`runs.begin`).
+        token: of the draft of our own evaluation (:func:`.runs.begin`).
         crowd: attribute that marks crowds.
 
     Returns:
-        The stamp by which this evaluation is known again (:func:`runs.model_evaluation_stamp`).
+        The stamp by which this evaluation is known again (:func:`.runs.native_stamp`).
     """
     dataset = view._root_dataset
     config = COCOEvaluationConfig(
@@ -149,12 +153,12 @@ def feed(
         runs.check_draft(view, key, token)
         if gone := [name for name in (predictions_field, ground_truth_field) if not dataset.has_field(name)]:
             raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: the evaluation {key!r} ends here")
-        runs.delete_model_evaluation(view, key)
-        # Whatever ends this between here and the stamp, what was registered is known to be ours.
-        runs.update_draft(view, key, token, native_evaluation=runs.PENDING)
+        runs.delete_native_evaluation(view, key)
+        # If this is interrupted before the stamp is there, the registered evaluation is known to be ours.
+        runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
         method.register_run(view, key)
-        stamp = runs.model_evaluation_stamp(view, key)
-        runs.update_draft(view, key, token, native_evaluation=stamp)
+        stamp = runs.native_stamp(view, key)
+        runs.update_draft(view, key, token, model_evaluation=stamp)
         method.register_samples(view, key)
         dataset.add_sample_field(runs.error_attribute(predictions_field, key), fo.StringField)
         method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
@@ -186,7 +190,7 @@ def feed(
 
 
 def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[Verdicts, Verdicts]:
-    """What came of the predictions, and of the ground truth; of those that count."""
+    """Outcomes of the predictions and of the ground-truth objects that count."""
     a, t = matches.areas.index("all"), int(np.flatnonzero(np.isclose(matches.iou_thresholds, iou))[0])
     results, annotations = data.results, data.ground_truth["annotations"]
     right, wrong = matches.true_positives()[a, t], matches.false_positives()[a, t]
@@ -207,12 +211,12 @@ def verdicts(data: CocoData, matches: Matches, iou: float = IOU) -> tuple[Verdic
 
 
 def nap_of_evaluation(samples: Collection, results: DetectionResults, classes: Sequence[str] | None) -> float | None:
-    """nAP of an evaluation that FiftyOne made, in ``[0, 1]``, for its metric; ``None`` where there is no ground truth.
+    """nAP of an evaluation that FiftyOne made, in ``[0, 1]``; ``None`` if there is no ground truth.
 
     Args:
-        samples: that were evaluated.
-        results: of a detection evaluation; by masks if it was, by boxes otherwise.
-        classes: the novel classes; all of the ground truth where there are none.
+        samples: the evaluated samples.
+        results: of a detection evaluation; matched by masks if it was, by boxes otherwise.
+        classes: the novel classes; default all of the ground truth.
 
     Raises:
         InputError: if a field is not of type Detections, or a prediction has no finite confidence.
@@ -261,7 +265,7 @@ def _write_counts(dataset: fo.Dataset, key: str, data: CocoData, predictions: Ve
 
 
 def _pairs(data: CocoData, predictions: Verdicts, truth: Verdicts) -> list[tuple]:
-    """``(true label, predicted label, IoU, confidence, id, predicted id)``, as FiftyOne keeps them."""
+    """``(true label, predicted label, IoU, confidence, id, predicted id)``, as FiftyOne stores them."""
     name_of = {number: name for name, number in data.category_ids.items()}
     labels = {_label(a): name_of[a["category_id"]] for a in data.ground_truth["annotations"]}
     pairs: list[tuple] = []
@@ -277,5 +281,5 @@ def _pairs(data: CocoData, predictions: Verdicts, truth: Verdicts) -> list[tuple
 
 
 def _label(item: Mapping[str, Any]) -> Label:
-    """Of a result or an annotation."""
+    """Ids of a result or an annotation."""
     return item["image_id"], item["label_id"]

@@ -13,7 +13,7 @@ from .config import ClassMapsConfig, SegmentationConfig
 from .errors import InputError, blaming
 from .heatmaps import MOST_CLASSES
 from .label_writer import check_settings, differences
-from .runs import Collection
+from .runs import Collection, RunKind
 from .scorers import prompt_facts, prompt_problem
 
 
@@ -87,11 +87,11 @@ def plan_class_maps(view: Collection, memory_key: str, output_field: str | None,
                 "heat maps have a field per class, named by the memory and the class: leave output_field out",
                 option="output_field",
             )
-        key, method, options = runs.heatmaps_key(memory_key, "probability"), runs.HEATMAPS, {}
+        key, kind, options = runs.heatmaps_key(memory_key, "probability"), runs.HEATMAPS, {}
     else:
         key = output_field or checks.suggest_output_field(view, memory_key, runs.CLASS_MAPS)
-        method, options = runs.CLASS_MAPS, {"presence_threshold": config.presence_threshold}
-    plan = _plan(view, memory_key, key, method, config, options)
+        kind, options = runs.CLASS_MAPS, {"presence_threshold": config.presence_threshold}
+    plan = _plan(view, memory_key, key, kind, config, options)
     classes = len(runs.config(view, memory_key, runs.MEMORY)["classes"])
     if config.output == "heatmaps" and classes > MOST_CLASSES:
         raise InputError(
@@ -107,14 +107,14 @@ def _plan(
     view: Collection,
     memory_key: str,
     key: str,
-    method: str,
+    kind: RunKind,
     config: SegmentationConfig | ClassMapsConfig,
     options: Mapping[str, Any],
 ) -> Plan:
     memory = runs.config(view, memory_key, runs.MEMORY)
-    if method != runs.HEATMAPS:
+    if kind is not runs.HEATMAPS:
         with blaming("output_field"):
-            checks.check_output_field(view, key, method)
+            checks.check_output_field(view, key, kind)
     preset = get_preset(config.preset or memory["preset"])
     plan = Plan(
         memory_key=memory_key,
@@ -123,13 +123,13 @@ def _plan(
         preset=preset,
         precision=preset.precision_for(config.precision),
         options=options,
-        earlier=runs.configs(view, method).get(key),
+        earlier=runs.list_runs(view, kind).get(key),
     )
     if plan.earlier is None:
         return plan
     settings = plan.settings(memory["fingerprint"], memory["encoder_fingerprint"])
     if not config.overwrite:
-        check_settings(key, method, plan.earlier, settings)
+        check_settings(key, kind, plan.earlier, settings)
     return replace(plan, different=tuple(differences(plan.earlier, settings)))
 
 

@@ -1,4 +1,4 @@
-"""Reference prompts in FiftyOne: training them on a view, and those of a dataset or of a file."""
+"""Reference prompts in FiftyOne: training on a view, export and import."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pycocotools import mask as coco_mask
 
+from ..cache import TensorCache
 from ..datasets.layouts import has_mask, read_annotated_image
 from ..evaluation.run_folder import RunError
 from ..images import ImageError
 from ..models import load_encoder, load_reference_prompt, load_segmenter
 from ..references import Kind
 from ..utils.names import as_names
-from ..vrp.features import FeatureStore
 from ..vrp.prompt import TrainedPrompt
 from ..vrp.training import (
+    FEATURES_BUDGET,
     PAPER,
+    FeatureStore,
     TrainingConfig,
     TrainingError,
     TrainingReport,
@@ -46,27 +48,27 @@ from .runs import Collection
 
 TrainingPreset = Literal["default", "paper"]
 
-_TELL_EVERY = 50  # images
+_PROGRESS_EVERY = 50  # images
 _CHECK_AFTER = 1.0  # seconds
-_MOST_WAIT = 600  # seconds
+_MAX_WAIT = 600  # seconds
 
 
 @dataclass(frozen=True)
 class PromptReport:
-    """What came of a training.
+    """Result of a training.
 
     Attributes:
         prompt_key: the prompt's name in the dataset.
-        classes: that it was trained on, those that chose the best weights among them.
-        validation_classes: those.
-        steps: how many.
-        best_step: when the weights were taken.
-        validation_miou: then, on the validation classes, of one reference each.
+        classes: of the training, including those of the validation.
+        validation_classes: classes that chose the best weights.
+        steps: number of steps.
+        best_step: step of the weights.
+        validation_miou: mIoU of these weights on the validation classes, with one reference each.
         log: losses and mIoU over the steps.
-        parameters: how many numbers were learned.
-        warnings: what to bear in mind.
-        left_out: what could not be used, in words.
-        seconds: duration of what was done now.
+        parameters: number of learned parameters.
+        warnings: reasons for caution.
+        left_out: labels and images that could not be used, in words.
+        seconds: duration, without that of an interrupted part.
     """
 
     prompt_key: str
@@ -85,7 +87,7 @@ class PromptReport:
 def train_reference_prompt(
     view: Collection, label_field: str, prompt_key: str, *, progress: OnProgress = None, **options: Any
 ) -> PromptReport:
-    """Train a reference prompt on a labelled view and keep it in the dataset: :func:`prompt_job`, run to its end."""
+    """Train a reference prompt on a labelled view and store it in the dataset: :func:`prompt_job`, run to its end."""
     return run(prompt_job(view, label_field, prompt_key, **options), progress)
 
 
@@ -108,33 +110,33 @@ def prompt_job(
     overwrite: bool = False,
     device: str = "auto",
 ) -> Job[PromptReport]:
-    """Train a visual reference prompt: on the classes of a view, to be used on others.
+    """Train a visual reference prompt on the classes of a view, for use on others.
 
-    It is computed in single precision. A training that was interrupted goes on, to the same result, when it is started
-    again with the same settings.
+    It is computed in single precision. An interrupted training resumes, to the same result, when it is started again
+    with the same settings.
 
     Args:
-        view: dataset or view with the labelled images. One whose field is not set is left out; one whose field is empty
-            shows nothing of any class.
+        view: dataset or view with the labelled images. An image whose field is not set is left out; one whose field is
+            empty shows no object of any class.
         label_field: a field of type Detections, with masks.
         prompt_key: the prompt's name in the dataset.
-        classes: to learn from, a fifth of them to choose the best weights by; all that the field has without.
-        test_classes: never to be learned from; images that show one of them are not used at all.
-        kinds: of annotations to simulate; all, or for the preset ``"paper"`` masks alone, without.
-        steps: of the optimiser.
-        batch: episodes in a step.
-        most_shots: references in an episode at most; the preset's own without.
+        classes: to train on, a fifth of them for validation; default all that the field has.
+        test_classes: never trained on; images that show one of them are not used at all.
+        kinds: of annotations to simulate; default all, or masks alone for the preset ``"paper"``.
+        steps: number of optimiser steps.
+        batch: episodes per step.
+        most_shots: maximum number of references in an episode; default that of the preset.
         preset: ``"default"``, or ``"paper"`` for the published choices.
         encoder: a name for :func:`nts.models.load_encoder`.
         segmenter: a name for :func:`nts.models.load_segmenter`.
-        seed: of all that is random.
-        folder: for checkpoints, log and pictures, which are kept then; without one they are removed at the end.
-        overwrite: replace a prompt of this name, and begin anew where a training was interrupted.
+        seed: of the training.
+        folder: for checkpoints, log and pictures; by default they are removed at the end.
+        overwrite: replace a prompt of this name, and restart an interrupted training.
         device: for both models and the training, ``"auto"`` or as in torch.
 
     Raises:
-        InputError: if the view, the field, the classes, the settings or the name will not do.
-        WeightsNotFound: if weights cannot be had.
+        InputError: if the view, the field, the classes, the settings or the name cannot be used.
+        WeightsNotFound: if weights are missing.
     """
     checks.check_view(view)
     checks.check_detections_field(view, label_field, "label field")
@@ -145,7 +147,7 @@ def prompt_job(
     wanted = sorted(present - set(test_classes) if classes is None else set(classes))
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
     if leaked := sorted(set(wanted) & set(test_classes)):
-        raise InputError(f"{', '.join(leaked)}: both to be trained on and to be tested. That is a leak: choose one")
+        raise InputError(f"{', '.join(leaked)}: training and test classes overlap: choose one")
 
     begin = time.monotonic()
     dataset, left_out = yield from _labelled_images(view, label_field, sorted(present | set(test_classes)))
@@ -174,11 +176,12 @@ def prompt_job(
         with lock:
             if overwrite:
                 shutil.rmtree(place / "run", ignore_errors=True)
-            store = FeatureStore(*models, folder=place / "features")
+            # Of no use after the training, so they do not push targets and references out of the user's cache.
+            store = FeatureStore(*models, TensorCache(place / "features", FEATURES_BUDGET))
             split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
             vrp = default_vrp(store, published=preset == "paper")
             training = train(dataset, split, store, place / "run", config, vrp)
-            report = yield from _told(training, begin, partial(runs.check_draft, view, prompt_key, token))
+            report = yield from _follow(training, begin, partial(runs.check_draft, view, prompt_key, token))
             names = {class_id: name for name, class_id in ids.items()}
             validated = tuple(sorted(names[class_id] for class_id in split.validation))
             runs.store_prompt(
@@ -196,14 +199,14 @@ def prompt_job(
                 status="complete",
             )
     except BaseException as error:
-        _note_end(view, prompt_key, token, place, scratch=not folder, error=error)
+        _note_failure(view, prompt_key, token, place, scratch=not folder, error=error)
         if isinstance(error, TrainingError):
             raise InputError(str(error)) from error
         if isinstance(error, RunError):
             differing = "; ".join(error.differences)
             raise InputError(
                 f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to go "
-                "on with it, or switch on overwrite to begin anew"
+                "on with it, or switch on overwrite to start over"
             ) from error
         raise
     if not folder:
@@ -224,12 +227,12 @@ def prompt_job(
 
 
 def _wait_for(lock: FileLock, steps: int) -> Iterator[Progress]:
-    """Take the lock of a folder as soon as an earlier training, which is ending, lets go of it.
+    """Take the lock of a folder when an earlier training, which is ending, releases it.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it does not release it.
     """
-    for waited in range(_MOST_WAIT):
+    for waited in range(_MAX_WAIT):
         try:
             lock.acquire(timeout=1)
         except Timeout:
@@ -239,10 +242,10 @@ def _wait_for(lock: FileLock, steps: int) -> Iterator[Progress]:
     raise InputError(f"another training writes to {Path(lock.lock_file).parent}: wait for it, or choose another folder")
 
 
-def _note_end(
+def _note_failure(
     view: Collection, prompt_key: str, token: str, place: Path, *, scratch: bool, error: BaseException
 ) -> None:
-    """Note why a training came to no end; remove its checkpoints if it, or its dataset, was deleted."""
+    """Note the reason of an unfinished training; remove its checkpoints if it, or its dataset, was deleted."""
     try:
         if runs.is_draft(view, prompt_key, token):
             failed = isinstance(error, Exception)
@@ -250,7 +253,7 @@ def _note_end(
             status = "failed" if failed else "interrupted"
             runs.update_draft(view, prompt_key, token, status=status, error=reason)
             return
-        deleted = prompt_key not in runs.list_unfinished_prompts(view)
+        deleted = prompt_key not in runs.list_drafts(view, runs.PROMPT)
     except RunEnded:
         deleted = True
     if deleted and scratch:
@@ -258,13 +261,17 @@ def _note_end(
 
 
 def load_prompt(view: Collection, name: str) -> TrainedPrompt:
-    """A reference prompt by its name in the dataset; else as :func:`nts.models.load_reference_prompt` knows it.
+    """Load a reference prompt by its name in the dataset, or as :func:`nts.models.load_reference_prompt` does.
 
     Raises:
         WeightsNotFound: if there is none.
         PromptFileError: if it is damaged.
     """
-    return runs.load_stored_prompt(view, name) if name in runs.list_prompts(view) else load_reference_prompt(name)
+    return (
+        runs.load_stored_prompt(view, name)
+        if name in runs.list_runs(view, runs.PROMPT)
+        else load_reference_prompt(name)
+    )
 
 
 def export_prompt(view: Collection, prompt_key: str, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -290,17 +297,17 @@ def export_prompt(view: Collection, prompt_key: str, path: str | os.PathLike, *,
 def import_prompt(
     view: Collection, path: str | os.PathLike, prompt_key: str | None = None, *, overwrite: bool = False
 ) -> TrainedPrompt:
-    """Keep a file of a reference prompt in the dataset; returns the prompt.
+    """Store a reference prompt from a file in the dataset; returns the prompt.
 
     Args:
-        view: dataset to keep it in.
+        view: dataset to store it in.
         path: a file written by :func:`export_prompt`.
-        prompt_key: its name; that of the file without.
+        prompt_key: its name; default that of the file.
         overwrite: replace a prompt of this name.
 
     Raises:
         PromptFileError: if the file cannot be read, or is no reference prompt.
-        InputError: if the name will not do.
+        InputError: if the name cannot be used.
     """
     path = Path(path).expanduser()
     prompt_key = prompt_key or path.stem
@@ -318,30 +325,30 @@ def _config(preset: TrainingPreset, kinds: Sequence[str] | None, **given: int | 
         changes["kinds"] = tuple(kinds)
     try:
         config = replace(TrainingConfig() if preset == "default" else PAPER, **changes)
-        # A short training has a curve, too.
+        # A short training has a curve of ten points, too.
         return replace(config, check_every=max(1, min(config.check_every, config.steps // 10)))
     except TrainingError as error:
         raise InputError(str(error)) from error
 
 
 def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -> Job[tuple[dict, list[str]]]:
-    """A view as a COCO data set of what can be trained on, and what had to be left out, in words."""
+    """A view as a COCO data set for training, and the labels and images left out, in words."""
     left_out: list[str] = []
     labelled = view.exists(label_field)
     if unset := view.count() - labelled.count():
-        left_out.append(f"{unset} images whose field {label_field!r} is not set: what they show is not known")
+        left_out.append(f"{unset} images whose field {label_field!r} is not set: their objects are not known")
     data = view_to_coco(labelled, REFERENCES, label_field, names)
     left_out += data.unplaced
     dataset = data.ground_truth
     with_mask = [annotation for annotation in dataset["annotations"] if has_mask(annotation)]
     if without := [annotation for annotation in dataset["annotations"] if not has_mask(annotation)]:
-        left_out.append(f"{len(without)} labels without a mask; what is in their boxes counts for nothing")
+        left_out.append(f"{len(without)} labels without a mask; the pixels in their boxes are ignored")
         _ignore_boxes(dataset, without)
-    # One that cannot be read would end the training hours later.
+    # An unreadable image would end the training hours later.
     unreadable, total = set(), len(dataset["images"])
     for number, image in enumerate(dataset["images"]):
-        if number % _TELL_EVERY == 0:
-            yield Progress(number, total, f"{number}/{total} images looked at")
+        if number % _PROGRESS_EVERY == 0:
+            yield Progress(number, total, f"{number}/{total} images checked")
         try:
             read_annotated_image(image)
         except ImageError as error:
@@ -353,7 +360,7 @@ def _labelled_images(view: Collection, label_field: str, names: Sequence[str]) -
 
 
 def _ignore_boxes(dataset: dict, annotations: Sequence[dict]) -> None:
-    """Let what is in some boxes count for nothing: objects that are there, and of which it is not known where."""
+    """Ignore the pixels in the boxes of objects without masks: their exact place is not known."""
     images = {image["id"]: image for image in dataset["images"]}
     ignored: dict[str, np.ndarray] = {}
     for annotation in annotations:
@@ -366,10 +373,10 @@ def _ignore_boxes(dataset: dict, annotations: Sequence[dict]) -> None:
         images[image_id]["ignore"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def _told(
+def _follow(
     training: Iterator[TrainingProgress | TrainingReport], begin: float, check: Callable[[], None]
 ) -> Job[TrainingReport]:
-    """Pass the progress of a training on, and return its report; ``check`` may end it."""
+    """Yield the progress of a training, and return its report; ``check`` may end it."""
     first, miou, checked = None, "", time.monotonic()
     for step in training:
         if time.monotonic() - checked > _CHECK_AFTER:
@@ -390,6 +397,6 @@ def _told(
 
 
 def _default_folder(view: Collection, prompt_key: str) -> Path:
-    """Where a training keeps what it needs to go on."""
+    """Folder of a training for the files that it resumes from."""
     dataset = view._root_dataset
     return Path(fo.config.default_dataset_dir) / "reference-prompts" / dataset.slug / prompt_key

@@ -1,9 +1,9 @@
-"""FiftyOne's labels of every type to references: what each of them marks on its image, and of which class.
+"""References from FiftyOne's labels of every type: the pixels that each marks, and its class.
 
 ========================  =============================================================================
 Detections, Detection     a mask; without one, a box
 Polylines, Polyline       closed or filled, a mask (a shape inside another one is a hole); open, a scribble
-Keypoints, Keypoint       one or several points; a NaN stands for a point that is not there
+Keypoints, Keypoint       one or several points; a NaN stands for a missing point
 Segmentation              one mask for each class in it; 0 is the background, unless it has a name
 ========================  =============================================================================
 """
@@ -41,7 +41,7 @@ class Annotation:
         kind: the geometry.
         draw: see :meth:`mask`.
         box: of the label on an image of size ``(H, W)``, ``x, y, width, height`` in pixels; for labels that have one.
-        problem: why the label cannot be read at all, not even its class.
+        problem: reason why the label, even its class, cannot be read.
     """
 
     label_id: str
@@ -52,7 +52,7 @@ class Annotation:
     problem: str = ""
 
     def mask(self, image_size: tuple[int, int]) -> np.ndarray:
-        """The pixels that it marks on an image of size ``(H, W)``, bool ``[H, W]``, at least one.
+        """Marked pixels on an image of size ``(H, W)``, bool ``[H, W]``, at least one.
 
         Raises:
             InvalidReference: if there are none, or they cannot be read.
@@ -63,7 +63,7 @@ class Annotation:
 
 
 def annotations_of_sample(sample: fo.Sample, field: str, names: Mapping[int, str]) -> list[Annotation]:
-    """What a field marks on its image; nothing where the field is not set.
+    """Annotations of one field of a sample; empty if the field is not set.
 
     Args:
         sample: with a field of one of :data:`LABEL_TYPES`.
@@ -80,7 +80,7 @@ def annotations_of_sample(sample: fo.Sample, field: str, names: Mapping[int, str
 
 
 def label_id_in_dataset(label_id: str) -> str:
-    """The id of the FiftyOne label that a reference's label id means."""
+    """Id of the FiftyOne label of a reference's label id."""
     return label_id.partition(_CLASS_IN_SEGMENTATION)[0]
 
 
@@ -100,9 +100,9 @@ def references_of_sample(
     Args:
         sample: with its image.
         annotations: its :func:`annotations_of_sample`.
-        classes: annotations of other classes are passed over; all classes without.
-        masks_only: leave out what is weaker than a mask.
-        exif: turn the image as its EXIF orientation says.
+        classes: annotations of other classes are skipped; default all classes.
+        masks_only: leave out annotations weaker than a mask.
+        exif: apply the EXIF orientation of the image.
     """
     if classes is not None:
         annotations = [each for each in annotations if each.class_name in classes or each.problem]
@@ -174,7 +174,7 @@ def _annotation(label: fo.Detection | fo.Polyline | fo.Keypoint) -> Annotation:
 
 
 def _classes_of_segmentation(segmentation: fo.Segmentation, names: Mapping[int, str]) -> Iterator[Annotation]:
-    """One mask per class. If it cannot be read, one annotation without a class says why."""
+    """One mask per class; if it cannot be read, one annotation with the problem."""
     try:
         values, of_class = class_values(segmentation, names)
     except InvalidReference as error:

@@ -1,4 +1,4 @@
-"""Which predictions are worth a look: those of a small margin or a low score get tags, and a saved view shows them."""
+"""Review of predictions: those with a small margin or a low score get tags, and a saved view shows them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from .checks import InputError
 from .runs import Collection
 
 REVIEW = "nts_review"
-"""The tag of every label worth a look; beside it stands the reason."""
+"""Tag of every label to review, beside the tags of its reasons."""
 
 LOW_MARGIN, LOW_SCORE = "nts_low_margin", "nts_low_score"
 REASONS = {LOW_MARGIN: "margin", LOW_SCORE: "confidence"}
-"""The tag of every reason, and the attribute that is below its threshold then."""
+"""Tag of every reason, and the attribute that is below its threshold."""
 
-_WHO_GIVES = {"margin": "auto_segment_view gives it", "confidence": "a model that scores its predictions gives it"}
+_WRITTEN_BY = {"margin": "auto_segment_view writes it", "confidence": "a model that scores its predictions writes it"}
 
-REVIEW_SHARE = 0.1
-"""How many of the labels a suggested threshold tags."""
+REVIEW_FRACTION = 0.1
+"""Fraction of the labels that a suggested threshold tags."""
 
-_MOST_VALUES = 200_000  # that a threshold is suggested from; the database sends no more than 16 MB at once
+_MAX_VALUES = 200_000  # behind a suggested threshold; the database sends no more than 16 MB at once
 
 
 @dataclass(frozen=True)
 class ReviewReport:
-    """What was tagged.
+    """Result of tagging for review.
 
     Attributes:
         field: the field with the predictions.
         labels: labels of the field in the view.
-        tagged: how many of them are worth a look.
-        reasons: how many for every reason; a label can have several.
-        view_name: the saved view that shows all such labels of the field; ``None`` where there are none.
+        tagged: number of labels to review.
+        reasons: their number for every reason; a label can have several.
+        view_name: the saved view of all such labels of the field; ``None`` if there are none.
     """
 
     field: str
@@ -46,22 +46,24 @@ class ReviewReport:
     view_name: str | None
 
 
-def suggest_thresholds(view: Collection, field: str, share: float = REVIEW_SHARE) -> dict[str, float | None]:
-    """For every reason the threshold below which a share of the labels lies; ``None`` where no label has the value.
+def suggest_thresholds(view: Collection, field: str, fraction: float = REVIEW_FRACTION) -> dict[str, float | None]:
+    """Threshold of every reason below which a fraction of the labels lies; ``None`` if no label has the value.
 
-    Where there are very many labels, it is the share among those of some images, which are always the same.
+    Of very many labels a sample is taken, always the same.
     """
     labels = view.count(f"{field}.detections")
-    if labels > _MOST_VALUES:
-        view = view.take(max(1, view.count() * _MOST_VALUES // labels), seed=51)
-    found = view.aggregate([fo.Quantiles(f"{field}.detections.{attribute}", share) for attribute in REASONS.values()])
+    if labels > _MAX_VALUES:
+        view = view.take(max(1, view.count() * _MAX_VALUES // labels), seed=51)
+    found = view.aggregate(
+        [fo.Quantiles(f"{field}.detections.{attribute}", fraction) for attribute in REASONS.values()]
+    )
     return dict(zip(REASONS, found, strict=True))
 
 
 def count_for_review(
     view: Collection, field: str, *, margin_below: float | None = None, score_below: float | None = None
 ) -> dict[str, int]:
-    """How many labels :func:`tag_for_review` would tag: for every reason, and altogether under :data:`REVIEW`."""
+    """Number of labels that :func:`tag_for_review` would tag, for every reason, and altogether under :data:`REVIEW`."""
     criteria = _criteria(view, field, margin_below, score_below)
     return _count(view, field, criteria) if criteria else {REVIEW: 0}
 
@@ -69,21 +71,21 @@ def count_for_review(
 def tag_for_review(
     view: Collection, field: str, *, margin_below: float | None = None, score_below: float | None = None
 ) -> ReviewReport:
-    """Tag the labels that are worth a look, and save a view of them.
+    """Tag labels with a small margin or a low score, and save a view of them.
 
-    Tags of an earlier call go where they do not hold any more, so the same call again changes nothing. The saved view
-    shows whatever carries the tag :data:`REVIEW`, smallest margin first: a label leaves it when the tag is taken off.
+    Tags of an earlier call that do not apply any more are removed, so the same call again changes nothing. The saved
+    view shows the labels with the tag :data:`REVIEW`, smallest margin first: a label leaves it with its tag.
 
     Args:
         view: dataset or view with the labels.
         field: a field of type Detections.
-        margin_below: tag labels whose ``margin`` is below this; none without.
-        score_below: tag labels whose ``confidence`` is below this; none without. With neither, both are the suggested
-            ones.
+        margin_below: tag labels whose ``margin`` is below this; ``None``: not by margin.
+        score_below: tag labels whose ``confidence`` is below this; ``None``: not by score. With neither, both are the
+            suggested ones.
 
     Raises:
-        InputError: if the view or the field will not do, no label has the value that a threshold asks for, or the name
-            of the view is taken by one of the user's own.
+        InputError: if the view or the field cannot be used, no label has the value of a threshold, or the user has a
+            saved view of that name.
     """
     checks.check_view(view)
     checks.check_detections_field(view, field, "predictions field")
@@ -92,7 +94,7 @@ def tag_for_review(
         margin_below, score_below = suggested[LOW_MARGIN], suggested[LOW_SCORE]
         if margin_below is None and score_below is None:
             raise InputError(
-                f"no label of {field!r} in this view has a margin or a confidence: there is nothing to go by"
+                f"no label of {field!r} in this view has a margin or a confidence: there is nothing to compare"
             )
     runs.check_editable(view, [field])
     _check_view_name(view, field)
@@ -110,9 +112,9 @@ def tag_for_review(
 
 
 def clear_review(view: Collection, field: str) -> int:
-    """Take the tags off the labels of a view again; returns how many labels had them.
+    """Remove the tags from the labels of a view; returns the number of labels that had them.
 
-    The saved view goes with the last of them.
+    The saved view is deleted with the last tag.
     """
     checks.check_detections_field(view, field, "predictions field")
     runs.check_editable(view, [field])
@@ -126,21 +128,21 @@ def clear_review(view: Collection, field: str) -> int:
 def _criteria(
     view: Collection, field: str, margin_below: float | None, score_below: float | None
 ) -> dict[str, fo.ViewExpression]:
-    """For every reason that has a threshold, which labels are below it. A label without the value is not."""
+    """Expression of every reason with a threshold: labels below it. A label without the value is not."""
     criteria = {}
     for reason, threshold in ((LOW_MARGIN, margin_below), (LOW_SCORE, score_below)):
         attribute = REASONS[reason]
         if threshold is None:
             continue
         if not view.count(f"{field}.detections.{attribute}"):
-            raise InputError(f"no label of {field!r} in this view has a {attribute}: {_WHO_GIVES[attribute]}")
-        # MongoDB counts what is missing as less than every number.
+            raise InputError(f"no label of {field!r} in this view has a {attribute}: {_WRITTEN_BY[attribute]}")
+        # To MongoDB a missing value is less than every number.
         criteria[reason] = F(attribute).is_number() & (F(attribute) < threshold)
     return criteria
 
 
 def _count(view: Collection, field: str, criteria: dict[str, fo.ViewExpression]) -> dict[str, int]:
-    """How many labels there are for every reason, and altogether."""
+    """Number of labels for every reason, and altogether."""
     expressions = {**criteria, REVIEW: F.any(list(criteria.values()))}
     labels = F(f"{field}.detections")
     counts = view.aggregate([fo.Sum(labels.filter(expression).length()) for expression in expressions.values()])
@@ -148,7 +150,7 @@ def _count(view: Collection, field: str, criteria: dict[str, fo.ViewExpression])
 
 
 def _check_view_name(view: Collection, field: str) -> None:
-    """Raise if the name of the view of a field, or what the App's address bar makes of it, is one of the user's own."""
+    """Raise if the name of the review view of a field, or its slug in the App's address, is one of the user's own."""
     name = runs.review_view(field)
     for other in view._root_dataset.list_saved_views():
         if other == name and not runs.has_review_view(view, field):
@@ -158,8 +160,8 @@ def _check_view_name(view: Collection, field: str) -> None:
 
 
 def _retag(view: Collection, field: str, wanted: dict[str, fo.ViewExpression]) -> None:
-    """Give the labels of a view those tags of ours that they should have, and take the others off."""
-    # The view may filter by these very tags: what is to change is read to its end before anything is written.
+    """Set our tags of the labels of a view, and remove those that do not apply."""
+    # The view may filter by these tags: all changes are read before anything is written.
     missing = {tag: _ids(view, field, expression & ~_has(tag)) for tag, expression in wanted.items()}
     stale = {
         tag: _ids(view, field, _has(tag) & ~wanted[tag] if tag in wanted else _has(tag)) for tag in (REVIEW, *REASONS)
@@ -172,13 +174,13 @@ def _retag(view: Collection, field: str, wanted: dict[str, fo.ViewExpression]) -
 
 
 def _ids(view: Collection, field: str, expression: fo.ViewExpression) -> tuple[list, list]:
-    """The samples that have such labels, and these labels."""
+    """Ids of the samples with such labels, and of the labels."""
     ids, label_ids = view.filter_labels(field, expression).values(["_id", f"{field}.detections._id"])
     return ids, label_ids
 
 
 def _has(tag: str) -> fo.ViewExpression:
-    """Whether a label has a tag; one whose tags are null has none."""
+    """Expression: a label has a tag. One whose tags are null has none."""
     return (F("tags") != None).if_else(F("tags").contains(tag), False)  # noqa: E711
 
 

@@ -49,7 +49,7 @@ def prompt_facts(view: Collection) -> dict[str, PromptFacts]:
     """The prompts that can be chosen by name, those of the dataset first, then those that come with the plugin."""
     stored = {
         name: PromptFacts(made["encoder"], made["encoder_fingerprint"], made["segmenter"], tuple(made["classes"]))
-        for name, made in runs.list_prompts(view).items()
+        for name, made in runs.list_runs(view, runs.PROMPT).items()
     }
     return stored | {name: _shipped_facts(name) for name in PROMPTS if name not in stored}
 
@@ -60,7 +60,7 @@ def prompt_problem(
     """Why a prompt cannot be used with a memory, as far as can be told without loading models; ``None`` if it can.
 
     Args:
-        memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.list_memories`.
+        memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.runs.list_runs`.
         name: of the prompt.
         facts: of the prompt; ``None`` for a file, which is looked at when it is used.
         segmenter: the name of the segmenter, if one is chosen.
@@ -126,7 +126,9 @@ def find_prompt(view: Collection, name: str) -> TrainedPrompt:
 
 
 def _names(view: Collection) -> str:
-    return f"the dataset {view._root_dataset.name!r} can use: {', '.join([*runs.list_prompts(view), *PROMPTS])}"
+    return (
+        f"the dataset {view._root_dataset.name!r} can use: {', '.join([*runs.list_runs(view, runs.PROMPT), *PROMPTS])}"
+    )
 
 
 @lru_cache(maxsize=len(PROMPTS))

@@ -1,4 +1,4 @@
-"""SAM2: image embeddings, prompts, masks."""
+"""SAM2: image embeddings, prompts and masks."""
 
 from .model import Decoded, ImageEmbedding, ProposalConfig, Proposals, Segmenter, SegmenterInfo, point_grid
 

@@ -1,7 +1,7 @@
-"""Builds SAM2 from a ``.yaml`` file, without hydra.
+"""Building SAM2 from a ``.yaml`` file, without hydra.
 
-``hydra.utils.instantiate`` calls whatever a file names under ``_target_``, so a file from the internet can run code.
-Here the whole file is checked first, and only the classes that the released image models are made of are called.
+``hydra.utils.instantiate`` calls anything that a file names under ``_target_``, so a downloaded file can run code. Here
+the whole file is validated first, and only classes of the released image models are called.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..weights import WeightsNotFound, first_line
 
 _MODEL = "sam2.modeling.sam2_base.SAM2Base"
 
-# All targets of the released configurations, under the names that they use.
+# All targets of the released configurations, by the names used there.
 _CLASSES: Mapping[str, Callable[..., Any]] = {
     _MODEL: SAM2Base,
     "sam2.modeling.backbones.hieradet.Hiera": Hiera,
@@ -41,8 +41,8 @@ _CLASSES: Mapping[str, Callable[..., Any]] = {
     "sam2.modeling.sam.transformer.RoPEAttention": RoPEAttention,
 }
 
-# Some parameters of allowed classes are dangerous themselves (Hiera unpickles the file named by weights_path), so text
-# is accepted for these parameters only.
+# Some parameters of allowed classes are unsafe (Hiera unpickles the file named by weights_path), so strings are allowed
+# for these parameters only.
 _TEXTS: Mapping[str, frozenset[str]] = {
     "activation": frozenset({"relu", "gelu", "glu"}),
     "fpn_interp_model": frozenset({"nearest", "bilinear"}),
@@ -50,20 +50,20 @@ _TEXTS: Mapping[str, frozenset[str]] = {
 }
 
 _STRIDE = 16
-"""Pixels of the input per position of the image embedding, of every SAM2."""
+"""Pixels of the input per position of the image embedding, for all SAM2 models."""
 
 
 def build_sam2(config_file: str | Path, **options: Any) -> SAM2Base:
-    """A SAM2 with random weights.
+    """Build a SAM2 with random weights.
 
     Args:
-        config_file: ``.yaml`` in the ``sam2`` package's format: the model under the key ``model``. It may hold numbers,
-            lists and the classes of the released models; interpolations (``${...}``) are not supported.
-        options: arguments of the model that replace those in the file.
+        config_file: ``.yaml`` in the ``sam2`` package's format, with the model under the key ``model``. It may contain
+            numbers, lists and classes of the released models; interpolations (``${...}``) are not supported.
+        options: model arguments that override those in the file.
 
     Raises:
-        WeightsNotFound: if the file is not valid YAML, names anything but the released models' classes, or describes
-            no model that can be built. Nothing is built before the whole file has been checked.
+        WeightsNotFound: if the file is not valid YAML, names any other class, or does not describe a valid model.
+            Nothing is built before the whole file has been validated.
     """
     file = Path(config_file)
     tree = _read(file)
@@ -79,7 +79,7 @@ def build_sam2(config_file: str | Path, **options: Any) -> SAM2Base:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The content of the file as plain dictionaries, lists and values; nothing is resolved."""
+    """Content of the file as plain dictionaries, lists and values, without resolving interpolations."""
     try:
         # OmegaConf's loader is a safe one. Unlike PyYAML's own it reads 1e-6 as a number.
         tree: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
@@ -91,7 +91,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check(node: Any, path: tuple[str, ...], file: Path) -> None:
-    """Refuse everything but numbers, a few words, and the released models' classes."""
+    """Refuse everything except numbers, allowed strings, and classes of the released models."""
     if isinstance(node, dict):
         for key, value in node.items():
             here = (*path, str(key))
@@ -127,7 +127,7 @@ def _refusal(file: Path, path: tuple[str, ...], reason: str) -> WeightsNotFound:
 
 
 def _build(node: Any, path: str, file: Path) -> Any:
-    """What a checked node describes; the innermost objects are made first, in the order of the file."""
+    """Build a validated node, innermost objects first, in the order of the file."""
     if isinstance(node, list):
         return [_build(value, f"{path}.{index}", file) for index, value in enumerate(node)]
     if not isinstance(node, dict):
@@ -137,7 +137,7 @@ def _build(node: Any, path: str, file: Path) -> Any:
         return arguments
     try:
         return _CLASSES[node["_target_"]](**arguments)
-    except Exception as error:  # whatever a constructor does not like, the arguments in the file are the cause
+    except Exception as error:  # constructors raise errors of many types for invalid arguments
         raise WeightsNotFound(
             f"{file}: {path} cannot be built as {node['_target_']} from its arguments: {first_line(error)}"
         ) from error

@@ -1,21 +1,21 @@
-"""SAM2's mask decoder for many prompts on one image: what the prompts share is computed once for all of them.
+"""SAM2's mask decoder for many prompts on one image: terms shared by all prompts are computed once.
 
-The decoder's two-way transformer lets a few prompt tokens and the image's tokens look at each other in turns. Run as it
-stands, every prompt carries its own copy of the image tokens, ``N x C`` numbers that are projected, attended and
-normalised layer by layer. But all prompts begin with the *same* image tokens, and a layer changes those only by what
-the prompt's few tokens have to say. Where heads ``h`` and tokens ``t`` give values ``v[h, t]``, and position ``n``
-attends to them with ``P[h, t, n]``, the image tokens get ``P^T V`` with one vector ``V[h, t] = v[h, t] W_h`` for every
-head and token: a term of low rank, ``H T`` (64) instead of ``C`` (256). A LayerNorm centres and scales it position by
-position, which keeps the form. Written channels first, the image tokens of a prompt are therefore, at any depth,
+In the decoder's two-way transformer, a few prompt tokens and the image tokens attend to each other in turn. In SAM2's
+implementation every prompt has its own copy of the image tokens, ``N x C`` values that are projected, attended to and
+normalised in each layer. But all prompts start from the *same* image tokens, and a layer adds only a contribution of
+the prompt's few tokens. If head ``h`` and token ``t`` have the value ``v[h, t]``, and position ``n`` attends to it with
+weight ``P[h, t, n]``, then ``P^T V`` is added to the image tokens, with one vector ``V[h, t] = v[h, t] W_h`` per head
+and token: a term of rank ``H T`` (64) instead of ``C`` (256). LayerNorm centres and scales each position, which
+preserves this form. Written channels first, the image tokens of a prompt are therefore, at any depth,
 
     Y = alpha * (X + sum_j V_j^T R_j) + beta            alpha [N], X [C, N], V_j [H T, C], R_j [H T, N], beta [C]
 
-with one pair ``V_j, R_j`` for each layer so far, where ``X`` and ``beta`` are the *same for all prompts*. ``Y`` itself
-is never needed: any linear map of it (keys, values and queries of an attention, the first upscaling) is a map of ``X``,
-made once for an image, and one of the few ``V_j``. The LayerNorm's variance is a quadratic form in ``R``.
+with one pair ``V_j, R_j`` per preceding layer, where ``X`` and ``beta`` are the *same for all prompts*. ``Y`` is never
+materialised: any linear map of it (keys, values and queries of an attention, the first upscaling) is a map of ``X``,
+computed once per image, plus a map of the few ``V_j``. The variance in LayerNorm is a quadratic form in ``R``.
 
-Two more things are left out: the last attention is made for those output tokens only that are asked for, and masks are
-drawn for those prompts only that are kept. All this changes the result by no more than rounding.
+Two more computations are skipped: the last attention runs for the requested output tokens only, and masks are computed
+for the selected prompts only. The result equals that of the original decoder within rounding.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Rows = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Map:
-    """A linear map ``W Y + b`` of the image tokens: all of it that does not depend on image or prompt.
+    """Terms of a linear map ``W Y + b`` of the image tokens that depend on neither image nor prompt.
 
     Attributes:
         weight: ``[O, C]``.
-        rows: of every earlier layer, what the map makes of its vectors.
+        rows: for each earlier layer, the map of its vectors.
         constant: ``W beta + b`` ``[O, 1]``, or with the positions ``W (beta + position) + b`` ``[O, N]``.
     """
 
@@ -49,7 +49,7 @@ class _Map:
 
 @dataclass(frozen=True)
 class _Attended:
-    """What an attention of the tokens to the image needs of the image tokens."""
+    """Keys and values of the image tokens, in an attention of the tokens to the image."""
 
     keys: _Map
     values: _Map
@@ -57,12 +57,12 @@ class _Attended:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one layer of the transformer does to the image tokens.
+    """Weights by which a layer of the transformer updates the image tokens.
 
     Attributes:
-        attended: by the tokens.
-        queries: for the attention of the image to the tokens.
-        rows: of every layer so far and this one, the centred vectors, from which the variance comes.
+        attended: keys and values for the attention of the tokens to the image.
+        queries: queries for the attention of the image to the tokens.
+        rows: for each layer up to this one, the centred vectors, for the variance.
         epsilon, scale: of the LayerNorm.
     """
 
@@ -75,7 +75,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _SharedAttended:
-    """Products of ``X`` that all prompts share in an attention to the image, ``[H, d, N]``."""
+    """Keys and values of ``X``, ``[H, d, N]``, shared by all prompts."""
 
     keys: Tensor
     values: Tensor
@@ -83,13 +83,13 @@ class _SharedAttended:
 
 @dataclass(frozen=True)
 class _SharedLayer:
-    """What all prompts on one image share in a layer; products of ``X``.
+    """Products of ``X`` in a layer, shared by all prompts on an image.
 
     Attributes:
-        attended: by the tokens.
+        attended: keys and values for the attention of the tokens to the image.
         queries: ``[H, d, N]``.
-        across: of every layer so far and this one: products of the centred ``X`` with ``A`` ``[H, d, N]``, and with
-            ``c`` ``[N]``.
+        across: for each layer up to this one, products of the centred ``X`` with ``A`` ``[H, d, N]``, and with ``c``
+            ``[N]``.
         square: ``|X|^2`` of the centred ``X``, ``[N]``.
     """
 
@@ -101,13 +101,13 @@ class _SharedLayer:
 
 @dataclass(frozen=True)
 class SharedImage:
-    """All that the prompts on one image share; made by :meth:`SharedDecoder.look`.
+    """Terms shared by all prompts on an image, computed by :meth:`SharedDecoder.look`.
 
     Attributes:
         layers: of the transformer.
-        last: its last attention.
-        upscaled: what the first upscaling makes of ``X`` ``[4 c, N]``.
-        coarse, fine: the finer levels of the pyramid, in the order in which masks are drawn: ``[c, 4, N]`` and
+        last: last attention of the transformer.
+        upscaled: first upscaling of ``X``, ``[4 c, N]``.
+        coarse, fine: finer levels of the feature pyramid, in the pixel order of drawing: ``[c, 4, N]`` and
             ``[c / 2, 4, 4, N]``; ``None`` for a SAM2 without them.
     """
 
@@ -124,10 +124,10 @@ class Prompted:
 
     Attributes:
         tokens: ``[B, T, C]``.
-        first: ``[B, T, C]``, as they were before the first layer, which every attention adds to them.
+        first: ``[B, T, C]`` before the first layer; every attention adds them to its queries and keys.
         alpha: ``[B, N]``.
-        coefficients: ``R_j`` of every layer, ``[B, H T, N]``.
-        values: ``v_j`` of every layer, ``[B, H, T, d]``.
+        coefficients: ``R_j`` of each layer, ``[B, H T, N]``.
+        values: ``v_j`` of each layer, ``[B, H, T, d]``.
     """
 
     tokens: Tensor
@@ -150,12 +150,12 @@ class Prompted:
 
 
 class SharedDecoder:
-    """SAM2's mask decoder, prepared for many prompts on one image.
+    """SAM2's mask decoder, restructured for many prompts on one image.
 
     Args:
         model: SAM2, on its device.
-        dtype: the precision in which what grows with prompts *and* positions is kept. The products are made in that of
-            autocast, the variances summed in single precision.
+        dtype: dtype of tensors that grow with prompts *and* positions. Products are computed in autocast's dtype,
+            variances are summed in single precision.
     """
 
     def __init__(self, model: SAM2Base, dtype: torch.dtype = torch.float32) -> None:
@@ -174,7 +174,7 @@ class SharedDecoder:
             to_image, to_tokens, norm = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token, layer.norm4
             attended = _attended(to_image, rows, beta, position)
             queries = _map(to_tokens.q_proj, rows, beta[:, None] + position)
-            # What does not depend on the prompt is shared out among the heads, whose weights sum to 1 each.
+            # Terms independent of the prompt are divided among the heads: the weights of each head sum to 1.
             out = to_tokens.out_proj
             own = (_of_heads(out.weight.T, self._heads), (out.bias + beta) / self._heads)
             centred = tuple((_centre(a, -1), _centre(c, -1)) for a, c in (*rows, own))
@@ -187,20 +187,20 @@ class SharedDecoder:
         up: nn.ConvTranspose2d = self._decoder.output_upscaling[0]
         weight = up.weight.flatten(1).T  # [c 2 2, C]
         bias = up.bias.repeat_interleave(4) if up.bias is not None else weight.new_zeros(len(weight))
-        # The channels' mean, which the norm after it takes off, is taken off the weights instead.
+        # The next norm subtracts the mean over channels; here it is subtracted from the weights.
         weight, bias = (_centre(of.unflatten(0, (-1, 4)), 0).flatten(0, 1) for of in (weight, bias))
         self._upscaling = _Map(weight, _project(rows, weight), (weight @ beta + bias)[:, None])
 
     def compile(self) -> None:
-        """Have the work on prompts compiled when it is first done; worth it for many images, and for static shapes."""
+        """Compile prompting and drawing at first use; pays off for many images with static shapes."""
         self.prompt = torch.compile(self.prompt, dynamic=False)  # type: ignore[method-assign]
         self.draw = torch.compile(self.draw, dynamic=False)  # type: ignore[method-assign]
 
     def look(self, features: Tensor, high_resolution: Sequence[Tensor]) -> SharedImage:
-        """All that the prompts on an image share.
+        """Compute the terms that all prompts on an image share.
 
         Args:
-            features: ``[C, e, e]`` SAM2's embedding of the image, with that of "no mask" added.
+            features: ``[C, e, e]`` SAM2's embedding of the image, plus the "no mask" embedding.
             high_resolution: the two finer levels of its pyramid, ``[1, c / 2, 4e, 4e]`` and ``[1, c, 2e, 2e]``; empty
                 for a SAM2 without them.
         """
@@ -229,7 +229,7 @@ class SharedDecoder:
         return _SharedAttended(self._shared(attended.keys, x), self._shared(attended.values, x))
 
     def _shared(self, linear: _Map, x: Tensor) -> Tensor:
-        """The map of ``X`` by heads, ``[H, d, N]``; with its constant where ``alpha`` is 1, before the first layer."""
+        """Map of ``X`` by heads, ``[H, d, N]``, including the constant before the first layer, where ``alpha`` is 1."""
         mapped = linear.weight @ x
         return (mapped if linear.rows else mapped + linear.constant).unflatten(0, (self._heads, -1))
 
@@ -237,7 +237,7 @@ class SharedDecoder:
         """Run prompts through all layers but the last attention.
 
         Args:
-            shared: of the image.
+            shared: shared terms of the image.
             tokens: ``[B, T, C]``, output tokens and prompt tokens.
         """
         first = tokens
@@ -272,12 +272,12 @@ class SharedDecoder:
         return Prompted(tokens, first, alpha, tuple(coefficients), tuple(values))
 
     def output(self, shared: SharedImage, prompted: Prompted, which: Tensor) -> Tensor:
-        """The decoder's output tokens.
+        """Output tokens of the decoder, after its last attention.
 
         Args:
-            shared: of the image.
+            shared: shared terms of the image.
             prompted: ``B`` prompts.
-            which: int64 ``[B, k]`` rows of the tokens that are asked for.
+            which: int64 ``[B, k]`` indices of the requested tokens.
 
         Returns:
             ``[B, k, C]``.
@@ -296,13 +296,13 @@ class SharedDecoder:
         return self._transformer.norm_final_attn(tokens + attended)
 
     def draw(self, shared: SharedImage, prompted: Prompted, weights: Tensor, block: int) -> Tensor:
-        """Draw one mask for each prompt.
+        """Compute one mask per prompt.
 
         Args:
-            shared: of the image.
+            shared: shared terms of the image.
             prompted: ``B`` prompts.
-            weights: ``[B, c / 2]`` of the channels, by the decoder's hypernetworks.
-            block: positions drawn at a time.
+            weights: ``[B, c / 2]`` channel weights from the decoder's hypernetworks.
+            block: image tokens processed at a time.
 
         Returns:
             float ``[B, 4e, 4e]`` mask logits.
@@ -389,7 +389,7 @@ class SharedDecoder:
         coefficients: Sequence[Tensor],
         values: Sequence[Tensor],
     ) -> Tensor:
-        """``alpha`` ``[B, N]`` after the LayerNorm: divided by the standard deviation."""
+        """``alpha`` ``[B, N]`` after LayerNorm: divided by the standard deviation."""
         vectors = [self._vectors(v, rows) for v, rows in zip(values, layer.rows, strict=True)]
         square: Tensor = of_image.square
         for i, (v, coefficient) in enumerate(zip(values, coefficients, strict=True)):
@@ -399,7 +399,7 @@ class SharedDecoder:
             for j in range(i):
                 products = _plus(products, 2 * vectors[i] @ vectors[j].transpose(1, 2), coefficients[j])
             square = square + (products * coefficient).sum(1, dtype=torch.float32)
-            # The coefficients of a layer sum to H / alpha at every position, for the weights of each head sum to 1.
+            # The coefficients of a layer sum to H / alpha at each position, as the weights of each head sum to 1.
             of_constant, inverse = 2 * self._heads * constant, inverses[i]
             square = square + (of_constant if inverse is None else of_constant * inverse)
         variance = square.clamp(min=0) / self._width
@@ -408,7 +408,7 @@ class SharedDecoder:
         return alpha * (variance * alpha.square() + layer.epsilon).rsqrt()
 
     def _vectors(self, values: Tensor, rows: Rows) -> Tensor:
-        """``[B, H T, O]``: the vectors of values ``[B, H, T, d]``, mapped."""
+        """Mapped vectors ``[B, H T, O]`` of values ``[B, H, T, d]``."""
         mapped, constant = rows
         return (values @ mapped + constant).flatten(1, 2)
 
@@ -418,13 +418,13 @@ class SharedDecoder:
 
 
 def _attended(attention: Any, rows: Sequence[Rows], beta: Tensor, position: Tensor) -> _Attended:
-    """The maps of an attention of the tokens to the image."""
+    """Maps of an attention of the tokens to the image."""
     keys = _map(attention.k_proj, rows, beta[:, None] + position)
     return _Attended(keys, _map(attention.v_proj, rows, beta[:, None]))
 
 
 def _map(linear: nn.Linear, rows: Sequence[Rows], offset: Tensor) -> _Map:
-    """A linear layer of the image tokens; ``offset`` ``[C, 1 or N]`` is what is added to them beside ``X``."""
+    """Map of a linear layer applied to the image tokens; ``offset`` ``[C, 1 or N]`` is added to ``X``."""
     return _Map(linear.weight, _project(rows, linear.weight), linear.weight @ offset + linear.bias[:, None])
 
 
@@ -442,10 +442,10 @@ def _centre(x: Tensor, dim: int) -> Tensor:
 
 
 def _with_image(tokens: Tensor, of_image: Tensor) -> Tensor:
-    """Products of tokens ``[B, H, k, d]`` and what is shared by all prompts ``[H, d, N]``: ``[B, H k, N]``.
+    """Products of tokens ``[B, H, k, d]`` with a shared term ``[H, d, N]``: ``[B, H k, N]``.
 
-    In memory they are ``[H k, B, N]``, as is all that is computed from them. The products of a head with all prompts
-    are then one matrix, and so are those of a prompt with all heads; neither has to be copied for the other.
+    The memory layout is ``[H k, B, N]``, also of all tensors computed from them. The products of a head over all
+    prompts are then one matrix, as are those of a prompt over all heads, without a copy.
     """
     batch, heads, count, _ = tokens.shape
     products = tokens.permute(1, 2, 0, 3).reshape(heads, count * batch, -1) @ of_image
@@ -453,7 +453,7 @@ def _with_image(tokens: Tensor, of_image: Tensor) -> Tensor:
 
 
 def _rows_first(products: Tensor) -> Tensor:
-    """``[B, H k, N]`` as it lies in memory, ``[H k, B, N]``: some of torch's functions copy what is not contiguous."""
+    """``[B, H k, N]`` to its memory layout ``[H k, B, N]``: some of torch's functions copy if not contiguous."""
     return products.transpose(0, 1)
 
 
@@ -463,10 +463,10 @@ def _as_products(rows: Tensor) -> Tensor:
 
 
 def _plus(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``products + a @ b``; in place where autocast, which knows no operation in place, has nothing to cast.
+    """``products + a @ b``, in place if all dtypes agree: autocast has no in-place operations.
 
-    Compiled code chooses by itself what is done in place, and torch's compiler fails at it for products whose prompts
-    do not follow each other in memory.
+    Compiled code decides about in-place operations itself, and torch's compiler fails at this one for products whose
+    prompts are not contiguous.
     """
     if products.dtype == a.dtype == b.dtype and not torch.compiler.is_compiling():
         return products.baddbmm_(a, b)
@@ -481,7 +481,7 @@ def _self_attention(layer: Any, tokens: Tensor, first: Tensor) -> Tensor:
 
 
 def _as_drawn(level: Tensor, doublings: int) -> Tensor:
-    """``[c, s, s]`` to ``[c, 4, ..., N]``, ``N`` of the image tokens: the pixels in each, the finest doubling first."""
+    """``[c, s, s]`` to ``[c, 4, ..., N]``: the pixels of each of the ``N`` image tokens, the finest doubling first."""
     side = level.shape[-1] >> doublings
     split = [side, *[2] * doublings]
     axes = range(1, 2 + doublings)

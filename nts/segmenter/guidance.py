@@ -1,8 +1,8 @@
-"""Prompts led by the prototypes: where no class can be, no mask need be proposed.
+"""Prototype-guided selection of point prompts: fewer prompts where no class is likely.
 
-Every second point of the grid, in both directions, is a prompt whatever the prototypes say: a coarse floor, so that a
-wrong guess cannot blind the method. Of the other points those become prompts that look most like some class. How many
-is fixed, so that the work for an image is known beforehand, whatever it shows.
+Every second point of the grid, in both directions, is always sampled, so that objects with a low response are still
+proposed. Of the other points, those with the highest similarity to a class prototype are added. Their number is fixed,
+so the cost of an image does not depend on its content.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guidance:
-    """How many prompts are spent, and where.
+    """Number and placement of the prompts.
 
     Attributes:
-        floor_stride: every so-manieth point of the grid, in both directions, is always a prompt.
-        guided_fraction: so many more of the grid's points are, in ``[0, 1]``: those of the highest response.
+        floor_stride: stride of the grid points that are always sampled, in both directions.
+        guided_fraction: fraction of the grid's points, in ``[0, 1]``, that are added by highest response.
     """
 
     floor_stride: int = 2
@@ -34,36 +34,36 @@ class Guidance:
 
 
 def response(tokens: Tensor, prototypes: Tensor) -> Tensor:
-    """How alike every patch, or one beside it, is to the most alike class.
+    """Maximal similarity to any class prototype, over each patch and its eight neighbours.
 
-    The neighbours are looked at because a patch on a small object's border is half background, and a prompt beside an
-    object's middle gives the object as well.
+    Neighbours are included because a patch on a small object's border is half background, and a prompt off the object's
+    centre yields the object as well.
 
     Args:
         tokens: ``[h, w, C]`` patch tokens.
-        prototypes: ``[K, C]``.
+        prototypes: ``[K, C]`` class prototypes.
 
     Returns:
-        ``[h, w]`` cosines.
+        cosine similarity, float ``[h, w]``.
     """
     cosine = F.normalize(tokens.float(), dim=2) @ F.normalize(prototypes.float(), dim=1).T
     return F.max_pool2d(cosine.amax(2)[None], kernel_size=3, stride=1, padding=1)[0]
 
 
 def guided_points(tokens: Tensor, prototypes: Tensor, points_per_side: int, guidance: Guidance) -> Tensor:
-    """Which points of the grid become prompts.
+    """Indices of the grid points to prompt.
 
     Args:
         tokens: ``[h, w, C]`` patch tokens of the target.
-        prototypes: ``[K, C]``.
-        points_per_side: of the grid, see :func:`nts.segmenter.point_grid`.
-        guidance: how many.
+        prototypes: ``[K, C]`` class prototypes.
+        points_per_side: side of the grid, see :func:`nts.segmenter.point_grid`.
+        guidance: number of prompts.
 
     Returns:
-        int64 indices of grid points, rising; as many for every image.
+        int64 indices of grid points in ascending order; the same number for every image.
     """
     grid = (points_per_side, points_per_side)
-    # The grid touches the image's borders.
+    # Corners are aligned because the grid touches the image's borders.
     at_points = F.interpolate(response(tokens, prototypes)[None, None], size=grid, mode="bilinear", align_corners=True)[
         0, 0
     ]
@@ -73,5 +73,5 @@ def guided_points(tokens: Tensor, prototypes: Tensor, points_per_side: int, guid
     on_floor[:: guidance.floor_stride, :: guidance.floor_stride] = True
     on_floor = on_floor.flatten()
     count = min(round(guidance.guided_fraction * len(responses)), len(responses) - int(on_floor.sum()))
-    led = responses.masked_fill(on_floor, -2.0).topk(count).indices
-    return torch.cat([on_floor.nonzero()[:, 0], led]).sort().values
+    guided = responses.masked_fill(on_floor, -2.0).topk(count).indices
+    return torch.cat([on_floor.nonzero()[:, 0], guided]).sort().values

@@ -1,9 +1,8 @@
-"""SAM2: encode an image once, then propose masks from a grid of points, or draw those of given boxes and points.
+"""SAM2 for images: encode an image once, then propose masks from a grid of points or predict them from prompts.
 
-The decoder is run in two steps. SAM2's predicted IoU comes from a token, before any mask is drawn, so all prompts are
-*scored* first, and only one mask is *drawn* for each prompt that survives the threshold. What the prompts on an image
-share is computed once, see :mod:`nts.segmenter.decoder`. The masks are the same as those of the whole decoder, within
-rounding.
+The decoder runs in two steps. SAM2's predicted IoU comes from a token, before any mask is computed. All prompts are
+*scored* first, and a single mask is *drawn* for each prompt above the threshold. Terms that all prompts of an image
+share are computed once, see :mod:`nts.segmenter.decoder`. The masks equal those of the full decoder within rounding.
 """
 
 from __future__ import annotations
@@ -28,27 +27,29 @@ Chunk = TypeVar("Chunk")
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-"""Bytes that the image tokens of a chunk of prompts would take, if every prompt had its own."""
+"""Size of a chunk of prompts in bytes, if each prompt had its own copy of the image tokens."""
 
 _LEAST_PROMPTS = 4
-"""Prompts in a chunk, however large an image's tokens: matrices of fewer rows multiply slowly."""
+"""Minimal number of prompts in a chunk: products of matrices with fewer rows are slow."""
 
 _DRAWN_POSITIONS = {"cpu": 1024, "cuda": 1 << 18}
-"""Image tokens, of one prompt or several, from which masks are drawn at a time."""
+"""Number of image tokens, over all prompts, from which masks are drawn at a time."""
 
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """How masks are proposed; the defaults are the published ones.
+    """Settings of mask proposals; the defaults are the published ones (paper, Sec. 3.3).
 
     Attributes:
-        points_per_side: the grid has ``points_per_side ** 2`` points; the segmenter's own default where ``None``
-            (32 for SAM2, as published).
-        iou_threshold: a mask is kept if its predicted IoU is *above* this.
-        add_no_mem_embed: add SAM2's "no memory" embedding to the image's features, as its image predictor does. The
-            publication leaves it out.
-        guidance: spend fewer prompts, where the prototypes say; every point of the grid where ``None``.
-        prompts_per_chunk: prompts decoded at a time; chosen by the device where ``None``. Changes no result.
+        points_per_side: side of the point grid; ``None`` for the segmenter's default (32 for SAM2, as published).
+        iou_threshold: proposals must have a predicted IoU *above* this.
+        add_no_mem_embed: add SAM2's "no memory" embedding to the image features, as its image predictor does. The
+            published code does not.
+        guidance: prompt a subset of the grid selected by the prototypes; ``None`` for the whole grid.
+        prompts_per_chunk: prompts decoded at a time; ``None`` to choose by device. Does not change the result.
+
+    Raises:
+        ValueError: if a value is out of range.
     """
 
     points_per_side: int | None = None
@@ -68,12 +69,12 @@ class ProposalConfig:
 
 @dataclass(frozen=True)
 class SegmenterInfo:
-    """Which SAM2 it is.
+    """Identity of a SAM2 model.
 
     Attributes:
         name: as given by the user.
         fingerprint: hash of the weights.
-        input_size: side of its square input in pixels.
+        input_size: side of the square input in pixels.
         prompt_dim: length of a prompt token.
     """
 
@@ -85,9 +86,13 @@ class SegmenterInfo:
 
 @dataclass(frozen=True)
 class ImageEmbedding:
-    """What the decoder needs of an image: ``features`` ``[1, C, e, e]``, and the two finer levels of the pyramid.
+    """SAM2's embedding of an image.
 
-    Several images may be stacked along the first dimension of all three.
+    Attributes:
+        features: ``[1, C, e, e]``.
+        high_resolution: the two finer levels of the feature pyramid, ``[1, C / 8, 4e, 4e]`` and ``[1, C / 4, 2e, 2e]``.
+
+    Several images may be stacked along the first dimension of all tensors.
     """
 
     features: Tensor
@@ -96,12 +101,12 @@ class ImageEmbedding:
 
 @dataclass(frozen=True)
 class Proposals:
-    """Masks proposed for one image, in the order of their points.
+    """Mask proposals of an image, in the order of their prompts.
 
     Attributes:
         mask_logits: ``[n, S, S]``, positive inside.
         predicted_iou: ``[n]`` in ``[0, 1]``.
-        points: ``[n, 2]``, ``x, y`` in the segmenter's input frame.
+        points: ``[n, 2]``, prompts ``x, y`` in pixels of the segmenter's input.
     """
 
     mask_logits: Tensor
@@ -114,11 +119,11 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder makes of sets of prompt tokens: one mask for each.
+    """Decoder output for ``B`` sets of prompt tokens.
 
     Attributes:
-        mask_logits: ``[B, S, S]``, positive inside; those of the single-mask token.
-        object_score: ``[B]`` logits: is what is asked for there at all? Zeros, for a SAM2 that does not say.
+        mask_logits: ``[B, S, S]`` of the single-mask token, positive inside.
+        object_score: ``[B]`` logits that the object is present; zeros if the model has no object score.
     """
 
     mask_logits: Tensor
@@ -126,25 +131,26 @@ class Decoded:
 
 
 def point_grid(points_per_side: int, input_size: int) -> Tensor:
-    """The published grid of prompts: ``[points_per_side ** 2, 2]``, ``x`` the slow axis.
+    """Grid of point prompts as published: ``[points_per_side ** 2, 2]``, ``x`` varies slowest.
 
-    ``linspace(0, input_size - 1, points_per_side) + 0.5``: it touches the borders of the image, unlike SAM's own.
+    ``linspace(0, input_size - 1, points_per_side) + 0.5`` per axis. Unlike SAM's own grid it touches the image's
+    borders.
     """
     line = torch.linspace(0, input_size - 1, points_per_side) + 0.5
     return torch.cartesian_prod(line, line).reshape(-1, 2)
 
 
 class Segmenter:
-    """A loaded SAM2, used for images only.
+    """A SAM2 model, for images.
 
     Attributes:
         name: as given by the user.
         fingerprint: hash of the weights.
-        input_size: side of its square input in pixels.
-        points_per_side: the grid of points that suits it.
-        device: where it runs.
-        precision: that it computes in, as torch calls it.
-        is_small: its image encoder runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
+        input_size: side of the square input in pixels.
+        points_per_side: default side of the point grid.
+        device: device of the model.
+        precision: name of the dtype that it computes in, as in torch.
+        is_small: the image encoder runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
     """
 
     def __init__(
@@ -160,7 +166,7 @@ class Segmenter:
         self.name = name
         self.fingerprint = fingerprint
         self.input_size: int = model.image_size
-        # A prompt every eight pixels of the low-resolution mask is the published density; half as far for small masks.
+        # The published density is one prompt per eight pixels of the low-resolution mask; small models use four.
         self.points_per_side = 32 if model.image_size >= 512 else 16
         self.device = device
         self._most_prompts = 256
@@ -171,7 +177,7 @@ class Segmenter:
         self._compiled = compiled
         if compiled:
             self._decoder.compile()
-        # A GPU is given one chunk after the other; what is compiled runs in the threads that torch gives it.
+        # A GPU takes one chunk after another; compiled code runs in torch's own threads.
         self._parallel = device.type == "cpu" and not compiled
         self.is_small = is_small(model)
         self._iou_token = int(self._model.sam_mask_decoder.pred_obj_scores)
@@ -196,7 +202,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def with_no_mem_embed(self, embedding: ImageEmbedding) -> ImageEmbedding:
-        """An embedding that was made without SAM2's "no memory" embedding, with it."""
+        """Add SAM2's "no memory" embedding to an embedding computed without it."""
         return replace(embedding, features=self._add_no_mem_embed(embedding.features))
 
     def _add_no_mem_embed(self, features: Tensor) -> Tensor:
@@ -208,10 +214,14 @@ class Segmenter:
     def propose(
         self, embedding: ImageEmbedding, config: ProposalConfig | None = None, which: Tensor | None = None
     ) -> Proposals:
-        """Decode one positive point at a time over the whole grid, and keep the best mask of each.
+        """Propose masks from a grid of points, one positive point per prompt (paper, Sec. 3.3).
 
-        Of the three masks of a prompt that of the highest predicted IoU is taken; the single-mask token is ignored.
-        Every point of the grid is evaluated, whatever the chunks, or those that ``which``, int64 indices, names.
+        Each prompt yields the mask with the highest predicted IoU among SAM2's three; the single-mask token is ignored.
+
+        Args:
+            embedding: of the image.
+            config: settings; ``None`` for the defaults.
+            which: int64 indices of the grid points to prompt; ``None`` for all.
         """
         config = config or ProposalConfig()
         points = point_grid(config.points_per_side or self.points_per_side, self.input_size).to(self.device)
@@ -224,7 +234,7 @@ class Segmenter:
                 if chunk == 1:
                     raise
             chunk = self._most_prompts = chunk // 2
-            logger.warning("the device has not the memory for so many prompts: %d are decoded at a time", chunk)
+            logger.warning("out of memory on the device: decoding %d prompts at a time", chunk)
 
     def _propose(self, embedding: ImageEmbedding, points: Tensor, iou_threshold: float, chunk: int) -> Proposals:
         shared = self._look(embedding)
@@ -239,7 +249,7 @@ class Segmenter:
         return Proposals(*self._in_chunks(decode, points.split(chunk)))
 
     def _in_chunks(self, function: Callable[[Chunk], tuple[Tensor, ...]], chunks: Sequence[Chunk]) -> list[Tensor]:
-        """What a function gives for chunks of prompts, joined; on a CPU several chunks are decoded at the same time."""
+        """Concatenated results of a function over chunks of prompts; on a CPU, chunks run in parallel."""
 
         def decode(chunk: Chunk) -> tuple[Tensor, ...]:
             with torch.inference_mode(), autocast(self.device, self._dtype):
@@ -250,14 +260,14 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict_boxes(self, embedding: ImageEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask of the object in each box, as SAM2's image predictor draws it.
+        """Predict the mask of the object in each box, as SAM2's image predictor does.
 
-        A box says what is meant, so there is one mask for each: that of the single-mask token. SAM2's exchange of an
-        unstable mask for one of the three others, which its builder switches on, is not made.
+        A box is unambiguous, so each gets the mask of the single-mask token. SAM2's builder enables a fallback that
+        replaces an unstable mask by one of the three others; it is not used here.
 
         Args:
-            embedding: of the image, with the "no memory" embedding, which SAM2's decoder learned image prompts with.
-            boxes: ``[m, 4]``, ``x1, y1, x2, y2`` in the segmenter's input frame.
+            embedding: of the image, with the "no memory" embedding that SAM2's decoder was trained with on images.
+            boxes: ``[m, 4]``, ``x1, y1, x2, y2`` in pixels of the segmenter's input.
 
         Returns:
             mask logits ``[m, S, S]``, positive inside, and predicted IoU ``[m]``.
@@ -276,15 +286,15 @@ class Segmenter:
         return logits, predicted
 
     def decode(self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None) -> Decoded:
-        """Decode prompts that something else than SAM2's prompt encoder made. Gradients reach the prompts.
+        """Decode prompt tokens that do not come from SAM2's prompt encoder. Gradients flow to the prompts.
 
-        SAM2's exchange of an unstable mask for another, which its builder switches on, is not made: it would give other
-        masks in use than in training.
+        SAM2's fallback for unstable masks, which its builder enables, is not used: it acts in evaluation mode only, so
+        training and inference would differ.
 
         Args:
-            embedding: of one image for all sets of prompts, or of as many images as there are sets.
-            sparse: ``[B, n, C]`` sets of prompt tokens; within a set their order means nothing.
-            dense: ``[B, C, h, w]`` of any size, added to the embedding of "no mask".
+            embedding: of one image for all sets of prompts, or of one image per set.
+            sparse: ``[B, n, C]`` sets of prompt tokens, in any order within a set.
+            dense: ``[B, C, h, w]`` of any size, added to the "no mask" embedding.
         """
         with autocast(self.device, self._dtype):
             tokens, image_tokens = self._transform(embedding, sparse.to(self.device), dense)
@@ -297,25 +307,25 @@ class Segmenter:
 
     @property
     def mask_side(self) -> int:
-        """``S``, side of the mask logits: a quarter of the input."""
+        """``S``, side of the mask logits: a quarter of the input's side."""
         return self.input_size // 4
 
     @property
     def info(self) -> SegmenterInfo:
-        """Which SAM2 this is, for what is made with it and kept."""
+        """Identity of the model, stored with results."""
         return SegmenterInfo(self.name, self.fingerprint, self.input_size, self._model.sam_prompt_encoder.embed_dim)
 
     @torch.inference_mode()
     def predict_points(
         self, embedding: ImageEmbedding, points: Tensor, labels: Tensor | None = None, *, multimask: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """The masks of prompts of several points each, as SAM2's image predictor draws them.
+        """Predict masks from prompts of ``p`` points each, as SAM2's image predictor does.
 
         Args:
             embedding: as for :meth:`predict_boxes`.
-            points: ``[m, p, 2]``, ``x, y`` in the segmenter's input frame.
-            labels: ``[m, p]``, 1 on the object and 0 beside it; all on it without.
-            multimask: three masks, for a click may mean a part or a whole; else one, as for boxes.
+            points: ``[m, p, 2]``, ``x, y`` in pixels of the segmenter's input.
+            labels: ``[m, p]``, 1 for points on the object, 0 for background; ``None`` for all 1.
+            multimask: predict three masks, as a click may denote a part or the whole; else one, as for boxes.
 
         Returns:
             mask logits ``[m, c, S, S]``, positive inside, and predicted IoU ``[m, c]``; ``c`` is 3 or 1.
@@ -336,7 +346,7 @@ class Segmenter:
         return logits, predicted
 
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
-        """Prompts whose intermediates stay in the cache of a CPU, or fill a GPU without exhausting it."""
+        """Number of prompts whose activations fit the CPU's cache, or the GPU's memory."""
         bytes_per_prompt = embedding.features.numel() * 4
         fitting = _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt
         return min(self._most_prompts, max(_LEAST_PROMPTS, fitting))
@@ -348,19 +358,19 @@ class Segmenter:
             return self._decoder.look(embedding.features[0] + no_mask, levels)
 
     def _prompt(self, shared: SharedImage, sparse: Tensor, chunk: int | None = None) -> Prompted:
-        """What has been compiled is given full chunks only: for another number it would be compiled again."""
+        """Run prompts through the decoder's layers; compiled code gets full chunks only, to avoid recompilation."""
         if not self._compiled or chunk is None or len(sparse) == chunk:
             return self._decoder.prompt(shared, self._tokens(sparse))
         return self._decoder.prompt(shared, self._tokens(sparse[_filled(len(sparse), chunk)]))[: len(sparse)]
 
     def _predicted_iou(self, shared: SharedImage, prompted: Prompted) -> Tensor:
-        """Of the masks of all four tokens, the single-mask token first: float ``[B, 4]``."""
+        """Predicted IoU of the masks of all four tokens, the single-mask token first: float ``[B, 4]``."""
         which = torch.full((len(prompted), 1), self._iou_token, device=self.device)
         token = self._decoder.output(shared, prompted, which)[:, 0]
         return self._model.sam_mask_decoder.iou_prediction_head(token).float()
 
     def _draw(self, shared: SharedImage, prompted: Prompted, chosen: Tensor) -> Tensor:
-        """One mask per prompt, that of the mask token ``chosen`` ``[B]``: float ``[B, S, S]`` logits."""
+        """Logits ``[B, S, S]`` of one mask per prompt, of the mask token ``chosen`` ``[B]``."""
         if len(prompted) == 0:
             return torch.zeros(0, self.mask_side, self.mask_side, device=self.device)
         token = self._decoder.output(shared, prompted, self._iou_token + 1 + chosen[:, None])[:, 0]
@@ -376,12 +386,12 @@ class Segmenter:
         return torch.cat(drawn)[: len(prompted)]
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Points ``[B, p, 2]``, labelled 1 or 0 in ``[B, p]``."""
+        """Prompt tokens of points ``[B, p, 2]`` with labels ``[B, p]``, 1 or 0."""
         sparse, _ = self._model.sam_prompt_encoder(points=(points, labels.int()), boxes=None, masks=None)
         return sparse
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
-        """A box is two points, labelled upper left and lower right, as SAM2's image predictor gives it."""
+        """Prompt tokens of boxes ``[B, 4]``: two points labelled as upper left and lower right corner, as in SAM2."""
         labels = torch.tensor([[2, 3]], dtype=torch.int32, device=boxes.device).expand(len(boxes), 2)
         sparse, _ = self._model.sam_prompt_encoder(points=(boxes.reshape(-1, 2, 2), labels), boxes=None, masks=None)
         return sparse
@@ -389,7 +399,7 @@ class Segmenter:
     def _transform(
         self, embedding: ImageEmbedding, sparse: Tensor, dense: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The decoder's transformer: prompts ``[B, t, C]`` to output tokens and image tokens ``[B, e*e, C]``."""
+        """Run the decoder's transformer: prompts ``[B, t, C]`` to output tokens and image tokens ``[B, e*e, C]``."""
         decoder, prompt_encoder = self._model.sam_mask_decoder, self._model.sam_prompt_encoder
         tokens, batch = self._tokens(sparse), len(sparse)
         image = embedding.features + prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
@@ -402,7 +412,7 @@ class Segmenter:
         return tokens, image_tokens
 
     def _tokens(self, sparse: Tensor) -> Tensor:
-        """The decoder's output tokens, before those of prompts ``[B, t, C]``."""
+        """The decoder's output tokens, followed by prompt tokens ``[B, t, C]``."""
         decoder = self._model.sam_mask_decoder
         output_tokens = [decoder.iou_token.weight, decoder.mask_tokens.weight]
         if decoder.pred_obj_scores:
@@ -410,7 +420,7 @@ class Segmenter:
         return torch.cat([torch.cat(output_tokens).expand(len(sparse), -1, -1), sparse], 1)
 
     def _upscale(self, embedding: ImageEmbedding, image_tokens: Tensor) -> Tensor:
-        """Image tokens ``[B, e*e, C]`` to the size of masks, ``[B, c / 2, S, S]``."""
+        """Upscale image tokens ``[B, e*e, C]`` to the size of masks, ``[B, c / 2, S, S]``."""
         decoder = self._model.sam_mask_decoder
         side = embedding.features.shape[-1]
         image = image_tokens.transpose(1, 2).unflatten(2, (side, side))
@@ -422,5 +432,5 @@ class Segmenter:
 
 
 def _filled(count: int, chunk: int) -> Tensor:
-    """Indices of ``count`` things, the last of them repeated until they are ``chunk``."""
+    """Indices ``0 .. count - 1``, the last one repeated up to a length of ``chunk``."""
     return torch.arange(chunk).clamp(max=count - 1)

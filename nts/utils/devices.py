@@ -1,4 +1,4 @@
-"""Where the models run, and in which precision."""
+"""Device and precision of the models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PRECISIONS = ("auto", "fast", "float32", "bfloat16", "float16")
 
 
 def resolve_device(device: str) -> torch.device:
-    """``"auto"`` takes CUDA where there is one, then Apple's MPS, then the CPU.
+    """Resolve a device name; ``"auto"`` prefers CUDA, then Apple's MPS, then the CPU.
 
     Raises:
-        ValueError: if a device is named that torch does not know, or this machine does not have.
+        ValueError: if torch does not know the device, or this machine does not have it.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -36,13 +36,13 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The precision of a name.
+    """Resolve the name of a precision to a dtype.
 
-    ``"auto"`` is bfloat16 on GPUs that compute in it, and float32, the publication's precision, everywhere else.
-    ``"fast"`` is bfloat16 on CPUs that have instructions for it, too; on others it would be slower.
+    ``"auto"`` is bfloat16 on GPUs that support it, and float32, the published precision, elsewhere. ``"fast"`` is
+    bfloat16 also on CPUs with native instructions for it; on others bfloat16 would be slower.
 
     Raises:
-        ValueError: if the precision is none of :data:`PRECISIONS`.
+        ValueError: if the name is not one of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -56,38 +56,37 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own."""
-    capabilities: dict[str, object] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # older versions of torch do not tell
+    """True if this CPU has native instructions for matrix products in bfloat16."""
+    # Older versions of torch do not report capabilities.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Mixed precision in ``dtype``; nothing for float32."""
+    """Autocast to ``dtype``; a null context for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def halving(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """``function(batch)``; in halves, and halves of these, where the device has not the memory for all at once.
+    """Return ``function(batch)``, splitting the batch in halves recursively when the device runs out of memory.
 
     Args:
-        function: gives one row for every row of the batch, whatever the others.
+        function: maps each row of the batch independently.
         batch: ``[B, ...]``.
 
     Raises:
-        torch.OutOfMemoryError: if there is not even the memory for one.
+        torch.OutOfMemoryError: if a single row does not fit.
     """
     try:
         return function(batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
-    # Only here has the failed call let go of what it held.
+    # After the except block: only now has the failed call released its memory.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    logger.warning("a batch of %d does not fit into the device's memory: it is halved", len(batch))
+    logger.warning("out of memory on the device for a batch of %d: halving it", len(batch))
     middle = len(batch) // 2
     return torch.cat([halving(function, batch[:middle]), halving(function, batch[middle:])])

@@ -1,4 +1,4 @@
-"""Files of the engine's own: written at once or not at all, and recognised by a tag before they are believed."""
+"""Atomic writing of files, and tagged ``.safetensors`` files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file at once or not at all.
+    """Write a file atomically.
 
     Args:
         path: the file.
         data: its content.
-        durable: wait until it is on the disk. Without, a loss of power may leave a damaged file.
+        durable: wait until the data is on disk. Otherwise a power failure may leave a damaged file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -36,18 +36,18 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def content_id(content: bytes) -> str:
-    """Identity of a file's content: its size in bytes and a hash. The name of the file has no part in it."""
+    """Identity of a file's content: its size in bytes and a hash, independent of the file's name."""
     return f"{len(content)}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 def same_content(paths: Sequence[str | os.PathLike], contents: Iterable[str]) -> set[int]:
-    """Indices of the files whose content is one of some.
+    """Indices of the files whose content is among ``contents``.
 
-    Only files of a size in question are read. Files that cannot be read have no content in common with any.
+    Only files of a matching size are read. Files that cannot be read do not match.
 
     Args:
-        paths: of the files.
-        contents: by :func:`content_id`.
+        paths: paths of the files.
+        contents: identities by :func:`content_id`.
     """
     contents = set(contents)
     sizes = {int(content.partition("-")[0]) for content in contents}
@@ -62,22 +62,22 @@ def same_content(paths: Sequence[str | os.PathLike], contents: Iterable[str]) ->
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], tag: str, schema_version: int, header: Mapping[str, str]) -> bytes:
-    """Tensors and a header as the content of a ``.safetensors`` file that says what it is."""
+    """Serialise tensors and a header as ``.safetensors``, with a format tag and a schema version."""
     return save_safetensors(dict(tensors), {"format": tag, "schema_version": str(schema_version), **header})
 
 
 def unpack_tensors(
     data: bytes, tag: str, newest: int, *, noun: str, source: str, error: type[ValueError]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of what :func:`pack_tensors` made.
+    """Read the tensors and the header of a file written by :func:`pack_tensors`.
 
     Args:
-        data: content of a file.
-        tag: what it must say that it is.
-        newest: the newest schema version that can be read.
-        noun: "memory", in messages.
-        source: names the file in messages.
-        error: raised if the content is damaged, is something else, or has a newer schema.
+        data: content of the file.
+        tag: required format tag.
+        newest: newest schema version that can be read.
+        noun: name of the format in messages, for example "memory".
+        source: name of the file in messages.
+        error: exception to raise if the content is damaged, of another format, or of a newer schema.
     """
     try:
         tensors = load_safetensors(data)

@@ -1,4 +1,4 @@
-"""Lists of names as arguments."""
+"""Arguments that are lists of names."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 
 def as_names(names: str | Iterable[str] | None) -> list[str] | None:
-    """A list of names, where a single string is one name.
+    """Return names as a list; a single string is one name.
 
-    A string is an iterable of its letters, so ``classes="cat"`` would otherwise be read as ``["c", "a", "t"]``.
+    A string is an iterable of letters, so ``classes="cat"`` would otherwise be read as ``["c", "a", "t"]``.
 
     Args:
-        names: one name, several, or ``None`` for no choice, which is passed through.
+        names: one name, several, or ``None``, which is returned unchanged.
 
     Raises:
-        ValueError: if something else than a text is among them.
+        ValueError: if a name is not a string.
     """
     if names is None:
         return None

@@ -1,8 +1,8 @@
-"""What goes on beside the models: images are read ahead of them, and results are written behind them.
+"""Prefetching of inputs and background writing of results.
 
-The models are the slow part of a run, on whatever device. Reading and resizing the next images, and encoding and
-writing the last results, take threads of their own, so that a model never waits for a disk or a database. Both are
-bounded: a run over a million images holds a handful of them.
+The models are the slowest part of a run on any device. The next images are read and resized, and the last results are
+encoded and written, in separate threads, so that a model never waits for a disk or a database. Both queues are bounded:
+a run over a million images holds only a few of them in memory.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Result = TypeVar("Result")
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, depth: int = 4, workers: int = 2
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Call a function for every item, a few items ahead of whoever asks.
+    """Map a function over items in threads, a few items ahead of the consumer.
 
     Args:
-        function: called in threads.
-        items: asked for one by one, in the caller's thread.
-        depth: results, done or not, that are ahead at most.
-        workers: threads.
+        function: called in worker threads.
+        items: consumed one by one, in the caller's thread.
+        depth: maximal number of items that are ahead, computed or not.
+        workers: number of threads.
 
     Yields:
-        every item with the future of its result, in their order. An error waits in its future.
+        each item with the future of its result, in order. An exception is raised by the future.
     """
     remaining = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     try:
         waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, depth))
@@ -43,23 +43,23 @@ def prefetch(
             yield waiting.popleft()
             waiting.extend((item, pool.submit(function, item)) for item in islice(remaining, 1))
     finally:
-        for _, future in waiting:  # some are left where the caller stopped early
+        for _, future in waiting:  # not empty if the caller stopped early
             future.cancel()
         pool.shutdown(wait=True)
 
 
 class BackgroundWriter:
-    """A thread that does what it is given, in that order, behind whoever gives it.
+    """Background thread that runs tasks in order.
 
-    Used as a context: at its end all is done. The first error stops the work, and is raised where the next is given, or
-    at the end.
+    A context manager: all tasks are done when it exits. The first exception stops the work; it is raised by the next
+    call of :meth:`do`, or at the exit.
 
     Args:
-        depth: tasks that wait at most; who gives more waits, too.
+        depth: maximal number of waiting tasks; :meth:`do` blocks if there are more.
     """
 
     def __init__(self, depth: int = 8) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[Future[None]] = deque()
         self._depth = depth
 
@@ -73,13 +73,13 @@ class BackgroundWriter:
                 if kind is None:
                     oldest.result()
                 elif (error := oldest.exception()) is not None:
-                    # Something else went wrong before, and is the error to raise; what was given is still done.
-                    logger.error("what was to be done behind could not be done", exc_info=error)
+                    # Another exception is already being raised; waiting tasks still run.
+                    logger.error("a background task failed", exc_info=error)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def do(self, task: Callable[[], None]) -> None:
-        """Do something, after all that was given before."""
+        """Run a task after all earlier ones."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= self._depth):
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(task))

@@ -1,12 +1,12 @@
-"""Work on the CPU in chunks that run side by side, each in a thread of its own.
+"""Parallel work on the CPU: chunks in threads, each with a single intra-op thread.
 
-torch spreads every operation over its intra-op threads. Where operations are small, that gains little, and costs much
-on a machine that has other work: the threads meet after every operation, and while one of them waits for a core, the
-others spin. Chunks that run side by side, with one intra-op thread each, meet once.
+torch splits every operation over its intra-op threads. For small operations this gains little, and costs much on a busy
+machine: the threads synchronise after every operation, and while one waits for a core, the others spin. Chunks that run
+in parallel, with one intra-op thread each, synchronise once.
 
-The threads flush denormal numbers to zero. Sharp attention makes many of them, and a product of matrices that meets
-them is a hundred times slower on some processors. torch can set that for the current thread only, not for
-its intra-op threads, which is why a single chunk runs in such a thread, too.
+The threads flush denormal numbers to zero. Sharp attention produces many of them, and on some processors they slow down
+matrix products a hundredfold. torch can set this for the current thread only, not for its intra-op threads, so a single
+chunk also runs in such a thread.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ Second = TypeVar("Second")
 
 
 def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> list[Result]:
-    """Call a function for every chunk, in as many threads as torch uses for one operation in the caller's.
+    """Map a function over chunks, in as many threads as torch uses for an operation in the caller's thread.
 
-    The threads are shared by all callers in the process, so that concurrent calls do not use more cores than there are.
-    Chunks are handed out one at a time, so that it does not matter if some take longer. A call from within a chunk runs
-    in its thread.
+    The threads are shared by all callers in the process, so concurrent calls do not use more cores than there are. Each
+    thread takes the next chunk when it is done. A call from within a chunk runs in the same thread.
 
     Args:
-        function: gets one intra-op thread. It must enter by itself what torch keeps per thread: inference mode,
-            autocast and the like.
-        chunks: of work on the CPU.
+        function: called with one intra-op thread. It must itself enter thread-local modes of torch, such as inference
+            mode and autocast.
+        chunks: work on the CPU.
 
     Returns:
         the results, in the order of the chunks.
 
     Raises:
-        Exception: the first one that the function raises. Chunks that have not begun by then are not run.
+        Exception: the first exception of the function. Chunks that have not started by then are not run.
     """
     if getattr(_local, "is_worker", False):
         return [function(chunk) for chunk in chunks]
@@ -69,20 +68,20 @@ def map_chunks(function: Callable[[Chunk], Result], chunks: Sequence[Chunk]) -> 
         for future in futures:
             future.result()
     finally:
-        # An error, or an interrupt by the user, must not leave threads behind that still use the chunks.
+        # After an error or an interrupt, no thread may go on using the chunks.
         waiting.clear()
         wait(futures)
     return [results[index] for index in range(len(chunks))]
 
 
 SMALL_MODEL = 10_000_000
-"""Parameters below which a model's operations are too small for several intra-op threads to pay."""
+"""Number of parameters below which a model does not profit from several intra-op threads."""
 
 
 def in_one_thread(function: Callable[[], Result], device: torch.device) -> Result:
-    """Call a function of many small operations with a single intra-op thread, where it works on the CPU.
+    """Call a function of many small operations with a single intra-op thread, if ``device`` is the CPU.
 
-    The caller's inference mode holds in it; other settings that torch keeps per thread do not.
+    The caller's inference mode is preserved; other thread-local settings of torch are not.
     """
     if device.type != "cpu":
         return function()
@@ -96,17 +95,14 @@ def in_one_thread(function: Callable[[], Result], device: torch.device) -> Resul
 
 
 def side_by_side(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
-    """Call two functions that work on the CPU at the same time, each with a single intra-op thread.
-
-    As of :func:`map_chunks`, with more than one thread.
-    """
+    """Call two functions on the CPU in parallel, each with a single intra-op thread, see :func:`map_chunks`."""
     calls: list[Callable[[], Any]] = [first, second]
     results = map_chunks(lambda call: call(), calls)
     return results[0], results[1]
 
 
 def is_small(model: torch.nn.Module) -> bool:
-    """Whether a model has fewer than :data:`SMALL_MODEL` parameters."""
+    """True if a model has fewer than :data:`SMALL_MODEL` parameters."""
     return sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
 
 
@@ -116,7 +112,7 @@ _the_pool: ThreadPoolExecutor | None = None
 
 
 def _pool() -> ThreadPoolExecutor:
-    """The threads of this process, started when they are first needed."""
+    """Thread pool of this process, started at first use."""
     global _the_pool
     with _lock:
         if _the_pool is None:
@@ -125,11 +121,10 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _start_pool() -> ThreadPoolExecutor:
-    """Start a thread for every core, and leave the settings of all other threads as they are.
+    """Start one thread per core, without changing the settings of other threads.
 
-    ``torch.set_num_threads`` sets the number for the current thread, but also the default for threads that have yet to
-    run their first operation. The default is set back as soon as all threads have started, so that this is done once
-    in a process.
+    ``torch.set_num_threads`` sets the number for the current thread, and also the default for threads that have not run
+    an operation yet. The default is restored once all threads have started.
     """
     default = _in_new_thread(torch.get_num_threads)
     count = os.cpu_count() or 1
@@ -137,7 +132,7 @@ def _start_pool() -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, "chunks", initializer=_set_up_thread, initargs=(started,))
     try:
         for _ in range(count):
-            pool.submit(int)  # starts a thread, for no other is idle before the barrier
+            pool.submit(int)  # starts a thread, as no other is idle before the barrier
         started.wait()
     except BaseException:
         started.abort()
@@ -148,9 +143,9 @@ def _start_pool() -> ThreadPoolExecutor:
 
 
 def _set_up_thread(started: threading.Barrier) -> None:
-    torch.get_num_threads()  # makes torch take over the default now, not at the first operation
+    torch.get_num_threads()  # makes torch read the default now, not at the first operation
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # of the current thread; without effect where the processor cannot do it
+    torch.set_flush_denormal(True)  # of the current thread; no effect if the processor does not support it
     _local.is_worker = True
     started.wait()
 
@@ -161,7 +156,7 @@ def _in_new_thread(function: Callable[..., Result], *arguments: object) -> Resul
 
 
 def _forget_pool() -> None:
-    """Start anew after a fork: the child has none of its parent's threads, and the lock may be held by one of them."""
+    """Reset after a fork: the child has none of its parent's threads, one of which may hold the lock."""
     global _lock, _the_pool
     _lock, _the_pool = threading.Lock(), None
 

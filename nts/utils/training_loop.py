@@ -1,6 +1,6 @@
-"""What all trainings share: schedule, averaged weights, checkpoints that resume exactly, a log of JSON lines.
+"""Training utilities: learning rate schedule, averaged weights, exactly resumable checkpoints, a log of JSON lines.
 
-The small models are trained by it, and visual reference prompts, by their users.
+Shared by the training of the small models and that of visual reference prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..images import normalise
 from .files import write_file
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,7 +25,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass
 class Training(Generic[Model]):
-    """A model on its way: after `step` steps, with the running mean of its weights in `average`."""
+    """State of a training after `step` steps; `average` has the running mean of the model's weights."""
 
     model: Model
     average: Model
@@ -35,17 +34,17 @@ class Training(Generic[Model]):
 
 
 def start(model: Model, weight_decay: float = 0.05) -> Training[Model]:
-    """AdamW on a fresh model; biases, norms and embeddings (fewer than two wide dimensions) are not decayed."""
+    """Start training a new model with AdamW, without weight decay of biases, norms and other vectors."""
     decayed = [p for p in model.parameters() if p.squeeze().ndim >= 2]
-    kept = [p for p in model.parameters() if p.squeeze().ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    others = [p for p in model.parameters() if p.squeeze().ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     average = copy.deepcopy(model).eval().requires_grad_(False)
     return Training(model, average, optimizer)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Linear warm-up, then a cosine down to 1 % of the peak at the last step."""
+    """Learning rate with linear warm-up and cosine decay to 1 % of the peak at the last step."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -61,9 +60,9 @@ def advance(
     clip: float = 1.0,
     decay: float = 0.999,
 ) -> dict[str, float]:
-    """One optimisation step.
+    """Run one optimisation step and return its loss, and the parts of it that ``step_loss`` returns.
 
-    Its random numbers depend on (seed, step) only, so that a resumed run repeats the uninterrupted one.
+    Random numbers depend on (seed, step) only, so a resumed run equals an uninterrupted one.
     """
     rng = np.random.default_rng([seed, training.step])
     for group in training.optimizer.param_groups:
@@ -76,7 +75,7 @@ def advance(
     training.optimizer.step()
     training.step += 1
     with torch.no_grad():
-        # Early on the mean must forget quickly, or it would stay at the random start.
+        # A lower momentum at the start: the mean must not stay near the random initial weights.
         momentum = min(decay, (1 + training.step) / (10 + training.step))
         for mean, now in zip(training.average.parameters(), training.model.parameters(), strict=True):
             mean.lerp_(now, 1 - momentum)
@@ -84,7 +83,7 @@ def advance(
 
 
 def save(training: Training, path: Path, **more: float) -> None:
-    """Write everything needed to go on, and ``more``; the old file is replaced only by a complete new one."""
+    """Write a checkpoint atomically, with additional numbers ``more``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "model": training.model.state_dict(),
@@ -99,7 +98,7 @@ def save(training: Training, path: Path, **more: float) -> None:
 
 
 def resume(training: Training, path: Path) -> dict[str, float]:
-    """Load what `save` wrote into a training of the same shape; returns what it was given beside it."""
+    """Load a checkpoint into a training of the same architecture; returns the additional numbers given to `save`."""
     state = torch.load(path, weights_only=True)
     training.model.load_state_dict(state["model"])
     training.average.load_state_dict(state["average"])
@@ -109,7 +108,7 @@ def resume(training: Training, path: Path) -> dict[str, float]:
 
 
 def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
-    """Append one line of rounded numbers, and show it."""
+    """Append a line of rounded numbers to a log, and print it if ``show``."""
     line = json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -119,23 +118,18 @@ def log(path: Path, entry: dict[str, float], *, show: bool = True) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Entries of a log; none where there is no file yet. A last line that was cut off in the writing is dropped."""
+    """Entries of a log, empty if there is no file. An incomplete last line is dropped."""
     content = path.read_text() if path.is_file() else ""
     return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop the entries after a step from a log: those steps will be done once more."""
-    kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
+    """Remove the entries after a step from a log, as these steps will be repeated."""
+    lines = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step]
     if path.is_file():
-        write_file(path, "".join(kept).encode())
+        write_file(path, "".join(lines).encode())
 
 
 def mean_of(entries: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every key over entries of equal keys."""
+    """Mean per key, over entries with the same keys."""
     return {key: float(np.mean([e[key] for e in entries])) for key in entries[0]}
-
-
-def images_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] → normalised float [B, 3, H, W]."""
-    return normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)

@@ -1,5 +1,6 @@
-"""The visual reference prompt (VRP-SAM, CVPR 2024) on SAM2: trained on a user's labelled classes, used on new ones.
+"""Visual reference prompts on SAM2 (VRP-SAM, CVPR 2024): trained on labelled classes, used on new ones.
 
-references + target -> prior -> augmented features -> prompts -> SAM2's mask decoder -> a map of the class -> scores of
-proposals, which the same matching and merging turn into instances as those of the prototypes.
+references + target -> prior -> augmented features -> prompts -> SAM2's mask decoder -> class maps -> proposal scores
+
+Each function names its section of the paper. Scores of proposals are not part of it: its masks have no instances.
 """

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..encoder import Encoder
 from ..memory import MemoryBank, WholeImage
-from ..references import KINDS
 from ..segmenter import ImageEmbedding, Segmenter
 from .model import ABSENT, ReferenceState
 from .prompt import PromptMismatch, TrainedPrompt
@@ -104,9 +103,20 @@ class PromptHead:
         kinds = torch.full((len(classes), most), ABSENT)
         for c, references in enumerate(classes):
             for k, reference in enumerate(references):
-                tokens[c, k], weights[c, k] = reference.tokens, reference.weights
-                kinds[c, k] = KINDS.index(reference.kind)
-        return self._model.encode_references(tokens.to(self._device), weights.to(self._device), kinds.to(self._device))
+                tokens[c, k], weights[c, k] = reference.tokens, self._annotation(reference)
+                kinds[c, k] = self.prompt.kind_index(reference.kind)
+        return self._model.encode_support(tokens.to(self._device), weights.to(self._device), kinds.to(self._device))
+
+    def _annotation(self, reference: WholeImage) -> Tensor:
+        """Annotation ``[P]`` of a reference, rasterised as in the prompt's training."""
+        if self.prompt.model.config.rasterisation == "cover":
+            return reference.weights
+        if reference.sampled is None:
+            raise PromptMismatch(
+                "this reference prompt was trained with annotations sampled at one pixel per patch (preset 'paper'), "
+                "and this memory was built without such samples: build the memory again"
+            )
+        return reference.sampled
 
 
 def whole_images(memory: MemoryBank) -> list[list[WholeImage]]:

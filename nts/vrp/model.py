@@ -1,35 +1,37 @@
-"""The visual reference prompt (VRP-SAM, CVPR 2024): a small network that turns references into prompts for SAM2.
+"""The network of the visual reference prompt: annotated references in, prompts for SAM2's mask decoder out.
 
-Two parts, in the order of the paper:
+VRP-SAM ("VRP-SAM: SAM with Visual Reference Prompt", CVPR 2024) has two trained parts:
 
-* the **feature augmenter** (Sec. 3.2) marks what is meant: it lays the reference's prototype and its annotation over
-  the features of the reference, and the same prototype and a training-free *prior* over those of the target;
-* the **prompt generator** (Sec. 3.3) lets a few queries look at the augmented reference, then at the augmented target.
-  What comes out takes the place of embedded clicks in SAM2's mask decoder.
+* the **feature augmenter** (Sec. 3.2) concatenates the reference's prototype and annotation to the features of the
+  reference, and the same prototype and a training-free *prior* to the features of the target;
+* the **prompt generator** (Sec. 3.3) is a set of queries that attend to the augmented reference, then to the augmented
+  target. The results replace embedded clicks in SAM2's mask decoder.
 
-Both are trained, on labelled classes; the encoder and all of SAM2 stay frozen, which is what makes the prompts work for
-classes that were never seen in training.
+The encoder and all of SAM2 are frozen. This is why prompts carry over to classes that were not trained on.
 
-Beyond the paper, and off in :data:`PAPER`: a *dense prompt*, by which the augmented target also speaks to SAM2's
-decoder where it expects an embedded mask. Queries say what to look for, and a decoder that was trained on clicks has to
-find out where; the dense prompt tells it.
+One part goes beyond the paper and is off in :func:`paper`: a *dense prompt*, which adds the augmented target to the
+image embedding where SAM2's decoder expects an embedded mask. Queries encode the object; a decoder that was trained on
+clicks then has to locate it. The dense prompt gives it the location.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..references import KINDS
-from .prior import cosines, greatest_of, normalise_prior
+from ..references import Kind
+from .prior import cosines, max_similarity, normalise_prior
 
 ABSENT = -1
-"""In the place of a kind: there is no reference here. It fills up sets of fewer references than others."""
+"""Kind index of padding: a class with fewer references than the others of its batch."""
+
+DEFAULT_KINDS: tuple[Kind, ...] = ("mask", "box", "point", "scribble")
+"""Kinds of annotation of a configuration that does not name them. Stored prompts rely on this tuple and its order."""
 
 _PROTOTYPE_EPSILON = 5e-4
 _MARK_SCALE = 10.0
@@ -37,26 +39,29 @@ _MARK_SCALE = 10.0
 
 @dataclass(frozen=True)
 class VRPConfig:
-    """What a visual reference prompt is made of. The defaults are ours, :data:`PAPER` has the published choices.
+    """Architecture of a visual reference prompt. The defaults are ours; :func:`paper` gives the published choices.
 
     Attributes:
         token_dim: ``C``, length of the encoder's tokens.
-        dim: ``D``, length of SAM2's prompt tokens, and the width of everything in between.
+        dim: ``D``, length of SAM2's prompt tokens and width of the network.
         grid: ``(h, w)`` patches of the encoder.
-        queries: ``N``, number of queries, and so of prompts.
-        heads: of every attention.
-        dropout: share of the channels of the features that are dropped in training.
-        normalise_prior: min-max per image, as in PFENet. The published code takes the bare cosine, floored at zero.
-        background_prior: one more channel: how much more alike to marked than to unmarked patches. For masks and boxes
-            only: what is not marked by a point or a scribble may well be part of the object.
-        bare_priors: two more channels, not normalised: the cosine itself, and that to the mean of the marked patches,
-            by which prototypes judge. The normalised prior says where in an image, these say whether at all.
-        kind_vectors: one learned vector for every kind of annotation, added to the queries.
-        query_init: ``"learned"``, or ``"prototype"``: every query begins as the reference's prototype (paper, Table 6).
-        shots: how references of one class come together. ``"set"``: one attention over the patches of all of them, and
-            always ``N`` prompts. ``"concatenate"``: the prompts of one behind those of the other, as published.
-        dense_prompt: see the module.
-        rasterisation: how annotations come to the patch grid, see :func:`nts.references.annotation_weights`.
+        queries: ``N``, number of queries, hence of sparse prompts.
+        heads: attention heads.
+        dropout: probability of dropping a feature channel in training.
+        normalise_prior: min-max normalise the prior per image, as PFENet does. The published code uses the cosine
+            similarity, floored at 0.
+        background_prior: add a channel: similarity to marked patches minus similarity to unmarked ones. Only for masks
+            and boxes, as patches that a point or a scribble leaves unmarked may belong to the object.
+        bare_priors: add two channels that are not normalised: the maximal cosine similarity, and the similarity to the
+            mean of the marked patches, as in prototype matching. The normalised prior locates the object; these tell
+            whether it is present.
+        kind_vectors: add a learned vector per kind of annotation to the queries.
+        query_init: ``"learned"``, or ``"prototype"`` to initialise each query with the reference's prototype (Table 6).
+        shots: combination of several references of a class. ``"set"``: one attention over the patches of all, ``N``
+            prompts in total. ``"concatenate"``: ``N`` prompts per reference, as published.
+        dense_prompt: predict a dense prompt, see the module's docstring.
+        rasterisation: mapping of annotations to the patch grid, see :func:`nts.references.annotation_weights`.
+        kinds: kinds of annotation that the network knows; their order is that of the kind vectors.
     """
 
     token_dim: int
@@ -73,11 +78,7 @@ class VRPConfig:
     shots: Literal["set", "concatenate"] = "set"
     dense_prompt: bool = True
     rasterisation: Literal["cover", "nearest"] = "cover"
-
-    @property
-    def channels(self) -> int:
-        """Channels beside features and prototype: on the target, its priors."""
-        return 1 + self.background_prior + 2 * self.bare_priors
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS
 
     def __post_init__(self) -> None:
         if self.dim % (4 * self.heads):
@@ -86,10 +87,38 @@ class VRPConfig:
             raise ValueError(f"queries must be at least 1, got {self.queries}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError(f"kinds must be different kinds of annotation, got {self.kinds}")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels beside features and prototype; on the target, its priors."""
+        return 1 + self.background_prior + 2 * self.bare_priors
+
+    @property
+    def area_kinds(self) -> tuple[int, ...]:
+        """Indices of the kinds that mark whole objects, so that unmarked patches are background."""
+        return tuple(index for index, kind in enumerate(self.kinds) if kind in ("mask", "box"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as stored in files and hashed in fingerprints.
+
+        Default kinds are left out: files and fingerprints made before kinds were stored stay valid.
+        """
+        settings = asdict(self)
+        if self.kinds == DEFAULT_KINDS:
+            del settings["kinds"]
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> VRPConfig:
+        """Inverse of :meth:`to_dict`; sequences may be lists, as read from JSON."""
+        kinds = tuple(settings.get("kinds", DEFAULT_KINDS))
+        return cls(**settings | {"grid": tuple(settings["grid"]), "kinds": kinds})
 
 
 def paper(config: VRPConfig) -> VRPConfig:
-    """The published choices at the sizes of a configuration."""
+    """Return the published choices (VRP-SAM and its released code) at the sizes of a configuration."""
     return replace(
         config,
         queries=50,
@@ -108,14 +137,14 @@ def paper(config: VRPConfig) -> VRPConfig:
 
 @dataclass(frozen=True)
 class ReferenceState:
-    """All that the prompts need of the references of a class, whatever the target: made once, used for every image.
+    """Encoding of the references of ``B`` classes. It does not depend on the target: encode once, prompt many times.
 
-    ``B`` classes; ``G`` groups of references, one for a set, ``k`` for concatenated shots; ``R`` patches of a group.
+    ``G`` groups of references per class: 1 for ``shots="set"``, ``k`` for ``"concatenate"``; ``R`` patches per group.
 
     Attributes:
-        queries: ``[B, G, N, D]``, what the queries have seen of the references (``Q_2`` in the paper's order).
-        prototypes: ``[B, G, D]``, of the reduced features.
-        tokens: ``[B, G, R, C]``, the references' patches, for the prior.
+        queries: ``[B, G, N, D]``, after attention to the references (``Q_2``).
+        prototypes: ``[B, G, D]``, of the reduced features (``p``).
+        tokens: ``[B, G, R, C]``, the references' patch tokens, for the prior.
         marked: bool ``[B, G, R]``, patches that the annotations mark.
         unmarked: bool ``[B, G, R]``, patches known to be background.
     """
@@ -131,15 +160,20 @@ class ReferenceState:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Prompts for SAM2's decoder: ``sparse`` ``[B, n, D]``, and ``dense`` ``[B, D, h, w]``, or ``None``."""
+class PromptEmbeddings:
+    """Prompts for SAM2's mask decoder.
+
+    Attributes:
+        sparse: ``[B, n, D]``, in place of embedded clicks.
+        dense: ``[B, D, h, w]``, in place of an embedded mask; ``None`` for SAM2's "no mask" embedding.
+    """
 
     sparse: Tensor
     dense: Tensor | None
 
 
 class VisualReferencePrompt(nn.Module):
-    """Feature augmenter and prompt generator.
+    """Feature augmenter and prompt generator (VRP-SAM, Sec. 3).
 
     >>> vrp = VisualReferencePrompt(VRPConfig(token_dim=192, dim=128, grid=(24, 24)))
     >>> sum(p.numel() for p in vrp.parameters()) < 700_000
@@ -157,7 +191,7 @@ class VisualReferencePrompt(nn.Module):
         if config.query_init == "learned":
             self.queries = nn.Parameter(torch.randn(config.queries, dim))
         if config.kind_vectors:
-            self.kinds = nn.Parameter(torch.zeros(len(KINDS), dim))
+            self.kinds = nn.Parameter(torch.zeros(len(config.kinds), dim))
         self.see_references = _Attention(dim, config.heads)
         self.confer_on_references = _Attention(dim, config.heads)
         self.see_target = _Attention(dim, config.heads)
@@ -165,7 +199,7 @@ class VisualReferencePrompt(nn.Module):
         if config.dense_prompt:
             narrow = dim // 4
             last = nn.Conv2d(narrow, dim, 1, bias=False)
-            # Training begins at SAM2 as it is, with no word of where.
+            # Zero, so that training starts from SAM2 without a dense prompt.
             nn.init.zeros_(last.weight)
             layers = (
                 nn.Conv2d(dim, narrow, 3, padding=1),
@@ -176,26 +210,31 @@ class VisualReferencePrompt(nn.Module):
             self.dense = nn.Sequential(*layers, last)
         self.register_buffer("positions", sine_positions(config.grid, dim), persistent=False)
 
-    def encode_references(self, tokens: Tensor, weights: Tensor, kinds: Tensor) -> ReferenceState:
-        """Look at the references of ``B`` classes, up to ``K`` each.
+    def encode_support(self, tokens: Tensor, weights: Tensor, kinds: Tensor) -> ReferenceState:
+        """Encode the references of ``B`` classes, up to ``K`` each: the support set (Sec. 3.2; Sec. 3.3, ``Q_1, Q_2``).
 
         Args:
             tokens: ``[B, K, P, C]`` patch tokens of whole reference images.
-            weights: ``[B, K, P]`` in ``[0, 1]``: the annotations on the patch grid. All zero is an empty reference: no
+            weights: ``[B, K, P]`` in ``[0, 1]``, the annotations on the patch grid. All zero is an empty reference: no
                 patch is marked, and the prior is zero.
-            kinds: int64 ``[B, K]``, places in :data:`KINDS`, or :data:`ABSENT`.
+            kinds: int64 ``[B, K]``, indices in ``config.kinds``, or :data:`ABSENT` for padding.
         """
         if self.config.shots == "set":
             return self._encode_groups(*(x[:, None] for x in (tokens, weights, kinds)))
         return self._encode_groups(*(x[:, :, None] for x in (tokens, weights, kinds)))
 
     def _encode_groups(self, tokens: Tensor, weights: Tensor, kinds: Tensor) -> ReferenceState:
-        """As :meth:`encode_references`, in groups ``[B, G, K, ...]``, each of which makes ``N`` prompts."""
+        """As :meth:`encode_support`, in groups ``[B, G, K, ...]`` of ``N`` prompts each.
+
+        ``E_r = relu(W_2 [E; p; 10 a])`` with the prototype ``p = sum(a E) / sum(a)`` (Sec. 3.2);
+        ``Q_1 = attention(Q_0, E_r)``, ``Q_2 = attention(Q_1, Q_1)`` (Sec. 3.3).
+        """
         groups, patches = kinds.shape[:2], tokens.shape[3]
         present = kinds != ABSENT
         weights = weights * present[..., None]
-        is_area = present & ((kinds == KINDS.index("mask")) | (kinds == KINDS.index("box")))
-        # Border patches are part object, part background: whichever prevails in the most covered patches counts.
+        is_area = torch.isin(kinds, kinds.new_tensor(self.config.area_kinds))
+        # Border patches are part object, part background: only those covered at least half as much as the most covered
+        # patch are marked.
         marked = weights > 0.5 * weights.amax((2, 3), keepdim=True).clamp(min=1e-6)
         unmarked = (weights == 0) & is_area[..., None] & (weights > 0).any(-1, keepdim=True)
 
@@ -210,21 +249,21 @@ class VisualReferencePrompt(nn.Module):
 
         queries = self._first_queries(prototypes, kinds)
         positions = self.positions.repeat(kinds.shape[2], 1)
-        hidden = ~present[..., None].expand(*kinds.shape, patches)
+        padding = ~present[..., None].expand(*kinds.shape, patches)
         queries = self.see_references(
-            queries.flatten(0, 1), augmented.flatten(2, 3).flatten(0, 1), positions, hidden.flatten(2).flatten(0, 1)
+            queries.flatten(0, 1), augmented.flatten(2, 3).flatten(0, 1), positions, padding.flatten(2).flatten(0, 1)
         )
         queries = self.confer_on_references(queries, queries)
         return ReferenceState(
             queries.unflatten(0, groups), prototypes, tokens.flatten(2, 3), marked.flatten(2), unmarked.flatten(2)
         )
 
-    def prompt(self, state: ReferenceState, target_tokens: Tensor) -> Prompts:
-        """Look at targets.
+    def prompt(self, state: ReferenceState, target_tokens: Tensor) -> PromptEmbeddings:
+        """Generate prompts for targets: ``Q_3 = attention(Q_2, E_t)``, ``Q_4 = attention(Q_3, Q_3)`` (Sec. 3.3).
 
         Args:
-            state: of ``B`` classes.
-            target_tokens: ``[B, P, C]``, or ``[1, P, C]``: one target for all classes.
+            state: encoded references of ``B`` classes.
+            target_tokens: ``[B, P, C]``, or ``[1, P, C]`` for one target of all classes.
         """
         target_tokens = target_tokens.expand(len(state), -1, -1)
         targets = target_tokens[:, None].expand(-1, state.queries.shape[1], -1, -1)
@@ -234,41 +273,54 @@ class VisualReferencePrompt(nn.Module):
         dense = None
         if self.config.dense_prompt:
             dense = self.dense(augmented.mean(1).mT.unflatten(2, self.config.grid))
-        return Prompts(sparse, dense)
+        return PromptEmbeddings(sparse, dense)
 
     def target_channels(self, state: ReferenceState, targets: Tensor) -> list[Tensor]:
-        """The priors of targets ``[B, G, P, C]``: each ``[B, G, P]``, zero where nothing is marked."""
+        """Priors of targets (Sec. 3.2, pseudo-mask of the target).
+
+        Args:
+            state: encoded references.
+            targets: ``[B, G, P, C]`` patch tokens.
+
+        Returns:
+            one float ``[B, G, P]`` per channel, zero where no patch is marked.
+        """
         cosine = cosines(state.tokens, targets)
-        alike = greatest_of(cosine, state.marked)
+        foreground = max_similarity(cosine, state.marked)
         is_marked = state.marked.any(-1, keepdim=True)
-        channels = [(normalise_prior(alike) if self.config.normalise_prior else alike.clamp(min=0)) * is_marked]
+        first = normalise_prior(foreground) if self.config.normalise_prior else foreground.clamp(min=0)
+        channels = [first * is_marked]
         if self.config.background_prior:
             is_known = state.unmarked.any(-1, keepdim=True)
-            channels.append((alike - greatest_of(cosine, state.unmarked)) * (is_marked & is_known))
+            channels.append((foreground - max_similarity(cosine, state.unmarked)) * (is_marked & is_known))
         if self.config.bare_priors:
             mean = (state.tokens * state.marked[..., None]).sum(-2, keepdim=True)
-            channels += [alike * is_marked, cosines(mean, targets)[..., 0] * is_marked]
+            channels += [foreground * is_marked, cosines(mean, targets)[..., 0] * is_marked]
         return channels
 
     def _reduce(self, tokens: Tensor) -> Tensor:
-        """``E = dropout(relu(W_1 F))``, ``[..., P, C]`` to ``[..., P, D]``."""
-        # The scale of DINOv2's tokens differs from size to size and means nothing here.
+        """``E = dropout(relu(W_1 F))``, ``[..., P, C]`` to ``[..., P, D]`` (Sec. 3.2)."""
+        # The scale of DINOv2's tokens differs between model sizes and carries no information here.
         features = F.relu(self.reduce(F.layer_norm(tokens.float(), tokens.shape[-1:])))
         if not self.config.dropout:
             return features
-        kept = F.dropout(
-            features.new_ones(*features.shape[:-2], 1, features.shape[-1]), self.config.dropout, self.training
-        )
-        return features * kept
+        channels = features.new_ones(*features.shape[:-2], 1, features.shape[-1])
+        return features * F.dropout(channels, self.config.dropout, self.training)
 
     def _augment(self, features: Tensor, prototypes: Tensor, channels: list[Tensor]) -> Tensor:
-        """``relu(W_2 [E; p; 10 a])``: features ``[..., P, D]``, prototypes ``[..., D]``, channels ``[..., P]``."""
+        """``relu(W_2 [E; p; 10 a])`` (Sec. 3.2).
+
+        Args:
+            features: ``E``, ``[..., P, D]``.
+            prototypes: ``p``, ``[..., D]``.
+            channels: ``a``, ``[..., P]`` each.
+        """
         prototypes = prototypes[..., None, :].expand_as(features)
         marks = torch.stack(channels, -1) * _MARK_SCALE
         return F.relu(self.augment(torch.cat([features, prototypes, marks], -1)))
 
     def _first_queries(self, prototypes: Tensor, kinds: Tensor) -> Tensor:
-        """``Q_0``: ``[B, G, N, D]``."""
+        """``Q_0`` (Sec. 3.3): ``[B, G, N, D]``."""
         count = self.config.queries
         if self.config.query_init == "prototype":
             queries = prototypes[:, :, None].expand(-1, -1, count, -1)
@@ -282,7 +334,7 @@ class VisualReferencePrompt(nn.Module):
 
 
 class _Attention(nn.Module):
-    """``LN(q + attention(q, k + positions, k))``: positions are added to the keys only."""
+    """``LN(q + attention(q, k + positions, k))`` (Sec. 3.3): positions are added to the keys only."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -290,15 +342,15 @@ class _Attention(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, queries: Tensor, values: Tensor, positions: Tensor | None = None, hidden: Tensor | None = None
+        self, queries: Tensor, values: Tensor, positions: Tensor | None = None, padding: Tensor | None = None
     ) -> Tensor:
         keys = values if positions is None else values + positions
-        seen, _ = self.attention(queries, keys, values, key_padding_mask=hidden, need_weights=False)
-        return self.norm(queries + seen)
+        update, _ = self.attention(queries, keys, values, key_padding_mask=padding, need_weights=False)
+        return self.norm(queries + update)
 
 
 def sine_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """2-D sine encoding of the places on a grid (Carion et al. 2020): ``[h * w, dim]``, row by row; y first, then x."""
+    """2-D sine encoding of grid positions (Carion et al. 2020; Sec. 3.3): ``[h * w, dim]`` in row order, y before x."""
     frequencies = 10_000 ** (-torch.arange(dim // 4) / (dim // 4))
     rows, columns = (((torch.arange(side) + 0.5) / side * 2 * math.pi)[:, None] * frequencies for side in grid)
     rows, columns = (torch.cat([angles.sin(), angles.cos()], 1) for angles in (rows, columns))

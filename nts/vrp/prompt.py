@@ -1,4 +1,4 @@
-"""A trained visual reference prompt as a file: weights, configuration, and what it was trained on and for."""
+"""Trained visual reference prompts: weights, configuration, models and training classes in one file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FORMAT = "nts-reference-prompt"
 
 
 class PromptFileError(ValueError):
-    """A file of a reference prompt that cannot be read or written. The message says which, and why."""
+    """A reference prompt file cannot be read or written; the message names it and the reason."""
 
 
 class PromptMismatch(ValueError):
-    """A reference prompt, and a model or a use that it was not trained for."""
+    """A reference prompt does not fit a model, a memory or a use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class TrainedPrompt:
 
     Attributes:
         model: the network, in evaluation mode.
-        encoder: the DINOv2 whose tokens it reads.
-        segmenter: the SAM2 whose decoder it prompts.
-        classes: names of the classes that it was trained on, those of its validation too. They are not novel to it.
-        about: how it was trained: numbers and words, for people.
+        encoder: DINOv2 model whose tokens it was trained on.
+        segmenter: SAM2 model whose decoder it was trained with.
+        classes: names of the training and validation classes. They are not novel to this prompt.
+        about: training configuration and results, for display.
     """
 
     model: VisualReferencePrompt
@@ -48,17 +48,17 @@ class TrainedPrompt:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what decides a result: configuration and weights."""
-        config = json.dumps(asdict(self.model.config), sort_keys=True)
+        """SHA-256 of configuration and weights."""
+        config = json.dumps(self.model.config.to_dict(), sort_keys=True)
         return hashlib.sha256((config + fingerprint(self.model)).encode()).hexdigest()
 
     def check_models(self, encoder: Encoder, segmenter: Segmenter) -> None:
-        """Raise :class:`PromptMismatch` unless these are the models that it was trained for."""
+        """Raise :class:`PromptMismatch` unless the prompt was trained for these models."""
         if encoder.info.fingerprint != self.encoder.fingerprint or encoder.grid != self.model.config.grid:
             raise PromptMismatch(
                 f"this reference prompt was trained for the encoder {self.encoder.name!r} "
@@ -73,7 +73,7 @@ class TrainedPrompt:
             )
 
     def check_novel(self, classes: Iterable[str]) -> None:
-        """Raise :class:`PromptMismatch` if it was trained on one of these classes: they are not novel to it."""
+        """Raise :class:`PromptMismatch` if the prompt was trained on one of these classes."""
         seen = sorted(set(classes) & set(self.classes))
         if seen:
             raise PromptMismatch(
@@ -81,10 +81,24 @@ class TrainedPrompt:
                 "leak; evaluate them as base classes, or train a prompt without them"
             )
 
+    def kind_index(self, kind: str) -> int:
+        """Index of a kind of annotation in the network's kind vectors.
+
+        Raises:
+            PromptMismatch: if the prompt was trained before this kind existed, or without it.
+        """
+        known: tuple[str, ...] = self.model.config.kinds
+        if kind not in known:
+            raise PromptMismatch(
+                f"this reference prompt does not know references of the kind {kind!r}, only {', '.join(known)}: use "
+                "references of these kinds, or train a new prompt"
+            )
+        return known.index(kind)
+
     def to_bytes(self) -> bytes:
-        """As the content of a ``.safetensors`` file; half precision."""
+        """Content of a ``.safetensors`` file, in half precision."""
         header = {
-            "config": json.dumps(asdict(self.model.config)),
+            "config": json.dumps(self.model.config.to_dict()),
             "encoder": json.dumps(asdict(self.encoder)),
             "segmenter": json.dumps(asdict(self.segmenter)),
             "classes": json.dumps(self.classes),
@@ -95,17 +109,20 @@ class TrainedPrompt:
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str = "the reference prompt") -> TrainedPrompt:
-        """Read one from the content of its file; ``source`` names it in messages.
+        """Load a prompt from the content of a file.
+
+        Args:
+            data: content of the file.
+            source: name of the file in error messages.
 
         Raises:
-            PromptFileError: if the content is damaged, is no reference prompt, or has a newer schema.
+            PromptFileError: if the content is damaged, not a reference prompt, or of a newer schema.
         """
         tensors, header = unpack_tensors(
             data, _FORMAT, SCHEMA_VERSION, noun="reference prompt", source=source, error=PromptFileError
         )
         try:
-            config = json.loads(header["config"])
-            model = VisualReferencePrompt(VRPConfig(**config | {"grid": tuple(config["grid"])}))
+            model = VisualReferencePrompt(VRPConfig.from_dict(json.loads(header["config"])))
             model.load_state_dict({name: value.float() for name, value in tensors.items()})
             return cls(
                 model.eval().requires_grad_(False),
@@ -118,7 +135,7 @@ class TrainedPrompt:
             raise PromptFileError(f"{source} is damaged: its header and its tensors do not agree ({error})") from error
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write it to one file. It is replaced at once or not at all: an old file survives every failure.
+        """Write a ``.safetensors`` file atomically: an existing file survives every failure.
 
         Raises:
             PromptFileError: if the file cannot be written.
@@ -132,10 +149,10 @@ class TrainedPrompt:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainedPrompt:
-        """Read one from a file.
+        """Load a prompt from a file.
 
         Raises:
-            PromptFileError: if the file is missing, damaged, no reference prompt, or of a newer schema.
+            PromptFileError: if the file is missing, damaged, not a reference prompt, or of a newer schema.
         """
         try:
             data = Path(path).read_bytes()

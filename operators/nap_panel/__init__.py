@@ -1,7 +1,7 @@
-"""The nAP panel: figures of an evaluation, where they come from, and how they compare.
+"""The nAP panel: figures of an evaluation, their causes, and comparisons.
 
-Each tab is a module: ``draw`` sends its data, ``render`` lays it out, ``samples_of_…`` finds what a click stands for.
-The panel itself (:mod:`.panel`) has the events, and decides which tab is in front.
+Each tab is a module: ``draw`` sends its data, ``render`` lays it out, ``samples_of_…`` finds the samples of a click.
+The panel itself (:mod:`.panel`) has the events and the header.
 """
 
 from .panel import NAPPanel, OpenNAPPanel

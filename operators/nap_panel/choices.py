@@ -1,4 +1,4 @@
-"""What a person has chosen in the panel, and what there is to choose from."""
+"""The person's choices in the panel, and the evaluations to choose from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ IOU_TYPES = {"masks": "Masks", "boxes": "Boxes"}
 
 
 def iou_type(ctx) -> str:
-    """Whether figures are of masks or of boxes."""
+    """``"masks"`` or ``"boxes"``: the IoU behind the figures."""
     chosen = ctx.panel.get_state("header.iou_type")
     return chosen if chosen in IOU_TYPES else "masks"
 
@@ -21,7 +21,7 @@ def class_name(ctx, path: str) -> str | None:
 
 
 def forget_other_classes(ctx, path: str, classes: Sequence[str]) -> None:
-    """Classes that were chosen for an evaluation of other classes are chosen no more."""
+    """Drop a choice of classes that the evaluation does not have."""
     chosen = ctx.panel.get_state(path)
     if isinstance(chosen, list):
         ctx.panel.set_state(path, [name for name in chosen if name in classes])
@@ -31,9 +31,9 @@ def forget_other_classes(ctx, path: str, classes: Sequence[str]) -> None:
 
 def evaluations(dataset) -> dict[str, str]:
     """Complete evaluations, the newest first, with time and status in words."""
-    from ...nts.fiftyone_adapter import list_runs
+    from ...nts.fiftyone_adapter.run_overview import run_statuses
 
-    found = [run for run in list_runs(dataset) if run.kind == "evaluation"]
+    found = [run for run in run_statuses(dataset) if run.kind == "evaluation"]
     return {
         run.key: f"{run.created.replace('T', ' ')[:16]}   {run.status}"
         for run in found
@@ -42,13 +42,13 @@ def evaluations(dataset) -> dict[str, str]:
 
 
 def next_step(dataset) -> tuple[str, str, str]:
-    """The operator to run next, the label of its button, and what to say."""
-    from ...nts.fiftyone_adapter import list_memories, list_segmentations
+    """The operator to run next, the label of its button, and an explanation."""
+    from ...nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
 
-    if not list_memories(dataset):
+    if not list_runs(dataset, MEMORY):
         text = "First label a few objects of each class, and build a reference memory from them."
         return "build_reference_memory", "Build reference memory", text
-    if not list_segmentations(dataset):
+    if not list_runs(dataset, SEGMENTATION):
         text = "There is a reference memory. Next, segment the samples that have ground truth with it."
         return "auto_segment_view", "Auto-segment view", text
     text = "There is a segmentation. Evaluate it against the ground truth, and its average precision is shown here."

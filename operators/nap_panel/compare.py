@@ -1,4 +1,4 @@
-"""The tab that tells whether one evaluation is better than another by more than chance."""
+"""The tab that compares two evaluations, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import fiftyone.operators.types as types
 from .. import charts, panels
 from ..base import sentence
 from .choices import evaluations, iou_type
-from .figures import MOST_BARS, ends, percent, signed
+from .figures import MAX_BARS, ends, percent, signed
 
 
 def draw(ctx, evaluation) -> None:
     comparison = _comparison(ctx, evaluation)
     if comparison is None:
         return
-    from ...nts.fiftyone_adapter import COMPARED_FIGURES
+    from ...nts.fiftyone_adapter.evaluation_comparison import COMPARED_FIGURES
 
     summary = evaluation.summary(iou_type(ctx))
     rows = [
@@ -42,7 +42,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
         panels.empty(content, "Nothing to compare with", text)
         return
     choices = content.h_stack("choices", gap=2, componentsProps=panels.columns("minmax(0, 1fr)"))
-    names = types.DropdownView(label=f"How much better is {evaluation.key} than")
+    names = types.DropdownView(label=f"Compare {evaluation.key} with")
     for key, words in others.items():
         names.add_choice(key, label=f"{key}   {words}")
     choices.enum("other", names.values(), view=names, on_change=panel.on_choice)
@@ -75,7 +75,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     content.plot(
         "bars",
         layout=charts.layout(
-            90 + 24 * min(len(comparison.classes), MOST_BARS),
+            90 + 24 * min(len(comparison.classes), MAX_BARS),
             bargap=0.35,
             xaxis=charts.axis("Points of AP", zeroline=True),
             yaxis=charts.names_axis(),
@@ -91,7 +91,10 @@ def _others(ctx, evaluation) -> dict[str, str]:
 
 def _comparison(ctx, evaluation):
     """The comparison with the chosen other evaluation; ``None``, and the reason in the state, if there is none."""
-    from ...nts.fiftyone_adapter import InputError, RunNotFound, compare_evaluations, open_evaluation
+    from ...nts.fiftyone_adapter import InputError
+    from ...nts.fiftyone_adapter.errors import RunNotFound
+    from ...nts.fiftyone_adapter.evaluation_comparison import compare_evaluations
+    from ...nts.fiftyone_adapter.evaluation_results import open_evaluation
 
     other = ctx.panel.get_state("compare.choices.other")
     if other not in _others(ctx, evaluation):

@@ -1,4 +1,4 @@
-"""The tab of what a threshold on the confidence leaves: precision, recall and F1."""
+"""The tab of precision, recall and F1 above a confidence threshold."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LINES = {
     "F1": ("f1", charts.RIGHT),
 }
 
-_NO_BOXES = "what came of each label is kept by IoU of masks: choose masks to see the samples"
+_NO_BOXES = "the outcome of each label is stored by IoU of masks: choose masks to see the samples"
 _CLASS, _THRESHOLD = "confidence.choices.class", "confidence.choices.threshold"
 
 
 def begin(ctx, evaluation) -> None:
-    """Put the slider where F1 is largest, unless it was moved in this very evaluation."""
+    """Move the slider to the largest F1, unless the person has moved it in this evaluation."""
     of = list(evaluation.identity)
     if ctx.panel.get_state("threshold_of") != of:
         ctx.panel.set_state("threshold_of", of)
@@ -81,12 +81,12 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
         ),
         config=charts.CONFIG,
     )
-    text = f"At IoU .50 of {kind}, all novel classes counted together. The slider begins where F1 is largest."
+    text = f"At IoU .50 of {kind}, all novel classes counted together. The slider starts at the largest F1."
     panels.caption(content, "protocol", text)
 
 
 def samples_of_outcome(ctx, evaluation, outcome: str) -> tuple[Any, str]:
-    """What is right, wrong or missed at the chosen confidence, and in words."""
+    """Right, wrong or missed objects at the chosen confidence, and a caption."""
     from ...nts.fiftyone_adapter import InputError
 
     if iou_type(ctx) == "boxes":
@@ -98,7 +98,7 @@ def samples_of_outcome(ctx, evaluation, outcome: str) -> tuple[Any, str]:
 
 
 def _range(evaluation, kind: str) -> tuple[float, float]:
-    """From 0 to 1, or further where there are confidences beyond."""
+    """From 0 to 1, or as far as the confidences reach."""
     thresholds = evaluation.confidences(kind)
     return min([0.0, *thresholds]), max([1.0, *thresholds])
 

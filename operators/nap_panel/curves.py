@@ -10,14 +10,14 @@ from .figures import by_ap
 
 IOUS = {"mean": "mean over .50:.95", "0.5": ".50", "0.75": ".75"}
 
-_MOST_CURVES = 5
+_MAX_CURVES = 5
 
 
 def draw(ctx, evaluation) -> None:
     kind, iou = iou_type(ctx), ctx.panel.get_state("curves.choices.iou") or "mean"
     chosen = ctx.panel.get_state("curves.choices.classes") or _best_and_worst(evaluation, kind)
     traces = []
-    for name, colour in zip([None, *chosen[:_MOST_CURVES]], charts.SERIES, strict=False):
+    for name, colour in zip([None, *chosen[:_MAX_CURVES]], charts.SERIES, strict=False):
         curve = evaluation.curve(kind, iou, name)
         if curve is not None:
             hover = "recall %{x:.2f}, precision %{y:.3f}"
@@ -31,7 +31,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     for key, label in IOUS.items():
         ious.add_choice(key, label=label)
     choices.enum("iou", ious.values(), default="mean", view=ious, on_change=panel.on_choice)
-    classes = types.DropdownView(label=f"Classes, at most {_MOST_CURVES}; else the best and the worst", multiple=True)
+    classes = types.DropdownView(label=f"Classes (max {_MAX_CURVES}). Default: the best and the worst", multiple=True)
     for name in evaluation.classes:
         classes.add_choice(name, label=name)
     choices.list("classes", types.String(), view=classes, on_change=panel.on_choice)
@@ -50,4 +50,4 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
 
 def _best_and_worst(evaluation, kind: str) -> list[str]:
     names = by_ap(evaluation, kind)
-    return names if len(names) <= _MOST_CURVES else [*names[:3], *names[-2:]]
+    return names if len(names) <= _MAX_CURVES else [*names[:3], *names[-2:]]

@@ -1,4 +1,4 @@
-"""The tab of where precision is lost: kinds of error, what is taken for what, and what each model loses."""
+"""The tab of errors: oracles, error types, the confusion matrix, and the errors of each model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .. import charts, panels
 from .figures import percent
 
 REPAIRS = {
-    "ap_if_masks_perfect": "If every mask fitted",
-    "ap_if_labels_perfect": "If every label were right",
-    "ap": "As it is",
+    "ap_if_masks_perfect": "With perfect masks",
+    "ap_if_labels_perfect": "With perfect labels",
+    "ap": "Measured",
 }
 KINDS = {
     "wrong_class": ("Wrong class", "on an object of another class"),
@@ -23,7 +23,7 @@ KINDS = {
 }
 MISSED_OBJECT, DISTRACTOR, BACKGROUND = "(missed)", "(distractor)", "(background)"
 
-_MOST_CONFUSED = 25
+_MAX_CONFUSED = 25
 
 
 def draw(ctx, evaluation) -> None:
@@ -61,7 +61,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
 
 def _render_kinds(panel, evaluation, content: types.Object) -> None:
     over = "novel and base classes" if evaluation.config["base_classes"] else "novel classes"
-    caption = f"AP of masks over {over}, if one kind of error were repaired"
+    caption = f"AP of masks over {over}, with one type of error corrected"
     panels.heading(content, "oracles_title", "Where precision is lost", caption)
     content.plot(
         "oracles",
@@ -69,7 +69,7 @@ def _render_kinds(panel, evaluation, content: types.Object) -> None:
         config=charts.CONFIG,
     )
     caption = "Click a bar to see its samples."
-    panels.heading(content, "kinds_title", "Wrong predictions, by what they are on", caption)
+    panels.heading(content, "kinds_title", "Wrong predictions by type", caption)
     content.plot(
         "kinds",
         layout=charts.layout(250, barmode="overlay", bargap=0.35, showlegend=True, xaxis=charts.axis("Predictions")),
@@ -85,8 +85,8 @@ def _render_confusion(panel, evaluation, content: types.Object) -> None:
     confidence = evaluation.diagnostics["confidence"]
     text = f"Predictions of confidence {confidence:.2f} and above, where F1 is largest. Click a cell."
     if len(columns) < len(evaluation.classes) + 2:
-        text += f" The {_MOST_CONFUSED} classes with most confusions."
-    panels.heading(content, "confusion_title", "What is taken for what", text)
+        text += f" The {_MAX_CONFUSED} classes with most confusions."
+    panels.heading(content, "confusion_title", "Confusion matrix", text)
     content.plot(
         "confusion",
         layout=charts.layout(
@@ -100,10 +100,10 @@ def _render_confusion(panel, evaluation, content: types.Object) -> None:
 
 
 def _render_models(evaluation, content: types.Object) -> None:
-    panels.heading(content, "models_title", "What the models lose", "Both models beside the ground truth")
+    panels.heading(content, "models_title", "Errors of the models", "Both models beside the ground truth")
     models = evaluation.content["models"]
     if models is None:
-        text = "Not measured: switch on 'Diagnose the models' when you evaluate. It takes as long as segmenting did."
+        text = "Not measured: switch on 'Diagnose the models' when you evaluate. It takes as long as the segmentation."
         panels.caption(content, "models_none", text)
         return
     recall = models["recall"][0]
@@ -129,24 +129,24 @@ def _render_models(evaluation, content: types.Object) -> None:
 
 
 def samples_of_kind(ctx, evaluation, label: str, *, above: bool) -> tuple[Any, str]:
-    """The wrong predictions of a kind, all or those above the best confidence, and in words."""
+    """Wrong predictions of a type, all or those above the best confidence, and a caption."""
     kind = next(kind for kind, (name, _) in KINDS.items() if name == label)
     threshold = evaluation.diagnostics["confidence"] if above else None
     return evaluation.samples_with_error(ctx.dataset, kind, threshold), f"predictions {KINDS[kind][1]}"
 
 
 def samples_of_cell(ctx, evaluation, predicted: str, true: str) -> tuple[Any, str]:
-    """The objects and predictions that a cell counts, and in words."""
-    from ...nts.fiftyone_adapter import MOST_LABELS
+    """Objects and predictions of a cell, and a caption."""
+    from ...nts.fiftyone_adapter.evaluation_results import MAX_LABELS
 
     rows, columns = _confusion_names(evaluation)
     row, column = rows.index(predicted), columns.index(true)
     count = evaluation.diagnostics["confusion"][row][column]
-    some = f", the first {MOST_LABELS} of {count}" if count > MOST_LABELS else ""
+    limit = f", the first {MAX_LABELS} of {count}" if count > MAX_LABELS else ""
     view = evaluation.samples_confused(ctx.dataset, row, column)
     if predicted == MISSED_OBJECT:
-        return view, f"{true} missed{some}"
-    return view, f"{true} found{some}" if true == predicted else f"{true} taken for {predicted}{some}"
+        return view, f"{true} missed{limit}"
+    return view, f"{true} found{limit}" if true == predicted else f"{true} taken for {predicted}{limit}"
 
 
 def _proposal_bars(recall: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -157,14 +157,14 @@ def _proposal_bars(recall: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _confusion_names(evaluation) -> tuple[list[str], list[str]]:
-    """Names of the rows (predicted) and columns (true) of the confusion."""
+    """Names of the rows (predicted) and columns (true) of the confusion matrix."""
     classes = evaluation.diagnostics["classes"]
     return [*classes, MISSED_OBJECT], [*classes, DISTRACTOR, BACKGROUND]
 
 
 def _most_confused(evaluation) -> tuple[list[int], list[int]]:
-    """Rows and columns of the confusion to show: all, or those of the classes with most confusions."""
+    """Rows and columns to show: all, or those of the classes with most confusions."""
     confusion, classes = evaluation.diagnostics["confusion"], len(evaluation.diagnostics["classes"])
     errors = [sum(confusion[k]) + sum(row[k] for row in confusion) - 2 * confusion[k][k] for k in range(classes)]
-    most = sorted(sorted(range(classes), key=lambda k: -errors[k])[:_MOST_CONFUSED])
+    most = sorted(sorted(range(classes), key=lambda k: -errors[k])[:_MAX_CONFUSED])
     return [*most, classes], [*most, classes, classes + 1]

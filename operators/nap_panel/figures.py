@@ -6,12 +6,12 @@ import math
 
 from .. import charts
 
-MOST_BARS = 40
+MAX_BARS = 40
 
 
 def percent(value: float | None) -> str:
-    """``0.4`` as ``"40.0"``; a dash where there is no number."""
-    from ...nts.fiftyone_adapter import percent
+    """``0.4`` as ``"40.0"``; a dash for no number."""
+    from ...nts.fiftyone_adapter.words import percent
 
     return percent(value)
 
@@ -22,7 +22,7 @@ def signed(value: float) -> str:
 
 
 def number(value: float) -> float | None:
-    """A value as JSON can hold it."""
+    """A value for JSON: ``None`` for nan."""
     return None if math.isnan(value) else value
 
 
@@ -32,11 +32,11 @@ def colour(iou_type: str) -> str:
 
 
 def by_ap(evaluation, iou_type: str) -> list[str]:
-    """Classes with an AP, by falling AP; the best and the worst where there are very many."""
+    """Classes with an AP, by falling AP; only the best and the worst of very many."""
     aps = {name: evaluation.summary(iou_type, name)["ap"] for name in evaluation.classes}
     return ends(sorted((name for name in aps if aps[name] is not None), key=lambda name: -aps[name]))
 
 
 def ends(names: list[str]) -> list[str]:
     """The first and the last of very many names."""
-    return names if len(names) <= MOST_BARS else names[: MOST_BARS // 2] + names[-MOST_BARS // 2 :]
+    return names if len(names) <= MAX_BARS else names[: MAX_BARS // 2] + names[-MAX_BARS // 2 :]

@@ -1,4 +1,4 @@
-"""The panel around its tabs: events, what is chosen, and the header."""
+"""The panel around its tabs: events, choices, and the header."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ TABS = {name: name.capitalize() for name in (*OF_AN_EVALUATION, "runs")}
 
 
 class NAPPanel(foo.Panel):
-    """Shows what :mod:`nts.fiftyone_adapter.stored_evaluation` reads.
+    """Shows a :class:`nts.fiftyone_adapter.evaluation_results.StoredEvaluation`.
 
-    What a person chooses is the panel's state. What is drawn is its data: every event sends the data of the tab in
+    The person's choices are the panel's state. Plots and tables are its data: every event sends the data of the tab in
     front, and no more.
     """
 
@@ -70,7 +70,7 @@ class NAPPanel(foo.Panel):
             self._draw(ctx)
 
     def on_refresh(self, ctx) -> None:
-        """Read again what there is."""
+        """Read the evaluations again."""
         self._choose(ctx, ctx.panel.get_state("header.run"))
 
     def on_evaluate(self, ctx) -> None:
@@ -78,13 +78,13 @@ class NAPPanel(foo.Panel):
         ctx.prompt(f"{panels.PLUGIN}/evaluate_nap", on_success=self.on_refresh)
 
     def on_next_step(self, ctx) -> None:
-        """Open the form of what has to be done first."""
+        """Open the form of the operator to run first."""
         ctx.prompt(f"{panels.PLUGIN}/{choices.next_step(ctx.dataset)[0]}", on_success=self.on_refresh)
 
     # ---- clicks in the tabs ------------------------------------------------------------------------------------------
 
     def on_table(self, ctx) -> None:
-        """A row shows the samples of its class; a heading orders the rows by its column, and once more turns them."""
+        """A row shows the samples of its class; a heading sorts the rows by its column, or reverses them."""
         if ctx.params["row"] >= 0:
             self._show(ctx, summary.samples_of_row, ctx.params["row"])
         elif self._clicked(ctx) is not None:
@@ -96,12 +96,12 @@ class NAPPanel(foo.Panel):
         self._show(ctx, summary.samples_of_class, str(ctx.params["y"]))
 
     def on_outcome(self, ctx) -> None:
-        """Show what is right, wrong or missed at the chosen confidence."""
+        """Show right, wrong or missed objects at the chosen confidence."""
         self._show(ctx, confidence.samples_of_outcome, ctx.params["outcome"])
 
     def on_error_bar(self, ctx) -> None:
         """A bar shows the samples with wrong predictions of its kind."""
-        # The longer bar behind, of all predictions, comes first.
+        # The first trace is the longer bar of all predictions.
         self._show(ctx, errors.samples_of_kind, ctx.params["y"], above=ctx.params["trace_idx"] == 1)
 
     def on_confusion_cell(self, ctx) -> None:
@@ -120,14 +120,14 @@ class NAPPanel(foo.Panel):
             return
         if run.kind == "evaluation" and run.status == "complete":
             ctx.panel.set_state("tab", "summary")
-            # The App's row of tabs keeps to itself which is in front: only a new row follows.
+            # The App's row of tabs holds its own choice: only a new row shows another.
             ctx.panel.set_state("tabs_made", (ctx.panel.get_state("tabs_made") or 0) + 1)
             self._choose(ctx, run.key)
         else:
             ctx.ops.notify(f"{sentence(run.kind)} {run.key}: {run.status}", variant="info")
 
     def on_delete_run(self, ctx) -> None:
-        """Open the form that deletes a run of the list, and says what goes with it."""
+        """Open the form that deletes a run of the list."""
         if (run := self._listed(ctx)) is not None:
             operator, argument = runs.DELETING[run.kind]
             ctx.prompt(f"{panels.PLUGIN}/{operator}", params={argument: run.key}, on_success=self.on_refresh)
@@ -135,7 +135,7 @@ class NAPPanel(foo.Panel):
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def _choose(self, ctx, key: str | None) -> None:
-        """Take an evaluation, the newest where ``key`` is none, and draw it."""
+        """Take an evaluation, by default the newest, and draw it."""
         if ctx.dataset is None:
             return
         keys = choices.evaluations(ctx.dataset)
@@ -148,8 +148,10 @@ class NAPPanel(foo.Panel):
         self._draw(ctx)
 
     def _evaluation(self, ctx):
-        """The chosen evaluation, or ``None`` if there is none that can be shown."""
-        from ...nts.fiftyone_adapter import InputError, RunNotFound, open_evaluation
+        """The chosen evaluation; ``None``, and the reason in the state, if there is none to show."""
+        from ...nts.fiftyone_adapter import InputError
+        from ...nts.fiftyone_adapter.errors import RunNotFound
+        from ...nts.fiftyone_adapter.evaluation_results import open_evaluation
 
         key = ctx.panel.get_state("header.run")
         if ctx.dataset is None or key is None:
@@ -161,7 +163,7 @@ class NAPPanel(foo.Panel):
             return None
 
     def _clicked(self, ctx):
-        """The chosen evaluation; where it was deleted since it was drawn, this is said, and another is drawn."""
+        """The chosen evaluation; if it was deleted since it was drawn, notify, and draw another."""
         evaluation = self._evaluation(ctx)
         if evaluation is None:
             ctx.ops.notify(f"There is no evaluation {ctx.panel.get_state('header.run')} any more", variant="warning")
@@ -169,14 +171,14 @@ class NAPPanel(foo.Panel):
         return evaluation
 
     def _listed(self, ctx):
-        """The run in the row that was clicked; where it was deleted since it was listed, the list is drawn anew."""
+        """The run in the row that was clicked; if it was deleted since it was listed, draw the list again."""
         run = runs.of_row(ctx, ctx.params["row"])
         if run is None:
             self._draw(ctx)
         return run
 
     def _show(self, ctx, samples_of: Callable[..., tuple[Any, str]], *clicked: Any, **how: Any) -> None:
-        """Show the samples behind what was clicked, or say why they cannot be shown."""
+        """Show the samples of a click, or notify why they cannot be shown."""
         from ...nts.fiftyone_adapter import InputError
 
         if (evaluation := self._clicked(ctx)) is None:
@@ -224,7 +226,7 @@ class NAPPanel(foo.Panel):
         for key, label in choices.IOU_TYPES.items():
             kinds.add_choice(key, label=label)
         header.enum("iou_type", kinds.values(), default="masks", view=kinds, on_change=self.on_choice)
-        refresh = types.IconButtonView(icon="refresh", title="Read again", operator=self.on_refresh, variant="outlined")
+        refresh = types.IconButtonView(icon="refresh", title="Refresh", operator=self.on_refresh, variant="outlined")
         header.view("refresh", refresh)
         header.btn("evaluate", "Evaluate nAP", icon="add", on_click=self.on_evaluate, variant="outlined")
         name = f"tabs_{ctx.panel.get_state('tabs_made') or 0}"

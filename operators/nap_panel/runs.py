@@ -1,4 +1,4 @@
-"""The tab that lists what the plugin keeps in the dataset."""
+"""The tab with the runs that the plugin stores in the dataset."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import fiftyone.operators.types as types
 from .. import panels
 from ..base import sentence
 
-COLUMNS = {"key": "Name", "what": "What", "status": "Status", "created": "Made (UTC)"}
+COLUMNS = {"key": "Name", "what": "Description", "status": "Status", "created": "Made (UTC)"}
 DELETING = {
     "memory": ("delete_memory", "memory_key"),
     "segmentation": ("delete_segmentation", "output_field"),
     "evaluation": ("delete_evaluation", "eval_key"),
     "set of heat maps": ("delete_similarity_heatmaps", "heatmaps_key"),
 }
-"""For each kind of run the operator that deletes it, and the operator's name for the run."""
+"""For each kind of run the operator that deletes it, and the operator's parameter with its key."""
 
 
 def draw(ctx) -> None:
@@ -32,13 +32,13 @@ def render(panel, content: types.Object) -> None:
 
 def there_are(ctx) -> list:
     """All runs of the dataset, the newest first."""
-    from ...nts.fiftyone_adapter import list_runs
+    from ...nts.fiftyone_adapter.run_overview import run_statuses
 
-    return list_runs(ctx.dataset)
+    return run_statuses(ctx.dataset)
 
 
 def of_row(ctx, row: int):
-    """The run in a row of the list; ``None``, and a word to the user, where it was deleted since it was listed."""
+    """The run in a row of the list; ``None``, after a notification, if it was deleted since it was listed."""
     kind, key = ctx.panel.get_state("listed")[row]
     run = next((run for run in there_are(ctx) if (run.kind, run.key) == (kind, key)), None)
     if run is None:

@@ -1,4 +1,4 @@
-"""The tab of nAP against the number of references per class."""
+"""The tab of nAP over the number of references per class."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
 
 
 def evaluation_of_point(ctx, trace: int, point: int) -> str | None:
-    """The name of the evaluation that a point stands for; a mean stands for none."""
+    """Name of the evaluation of a point; a mean has none."""
     return ctx.panel.get_state("shots_drawn")[point] if trace == 0 else None
 
 
 def _against_shots(ctx, evaluation):
-    from ...nts.fiftyone_adapter import against_shots
+    from ...nts.fiftyone_adapter.evaluation_comparison import against_shots
 
     return against_shots(ctx.dataset, evaluation, iou_type(ctx))

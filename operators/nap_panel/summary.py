@@ -10,7 +10,7 @@ import fiftyone.operators.types as types
 from .. import charts, panels
 from ..base import sentence
 from .choices import ALL, iou_type
-from .figures import MOST_BARS, by_ap, colour, percent
+from .figures import MAX_BARS, by_ap, colour, percent
 
 COLUMNS = {
     "class": "Class",
@@ -48,14 +48,14 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     shown = by_ap(evaluation, kind)
     panels.heading(content, "bars_title", "AP per class", "Click a bar or a row to see its samples.")
     if len(shown) < len(evaluation.classes):
-        panels.caption(content, "bars_hidden", f"The best and the worst {MOST_BARS // 2}; all are in the table.")
+        panels.caption(content, "bars_hidden", f"The best and the worst {MAX_BARS // 2}; all are in the table.")
     content.plot(
         "bars",
         layout=charts.layout(
             90 + 26 * len(shown),
             barmode="overlay",
             bargap=0.35,
-            xaxis=charts.axis("AP, with AP50 behind it (%)", range=[0, 100]),
+            xaxis=charts.axis("AP, and AP50 in grey (%)", range=[0, 100]),
             yaxis=charts.names_axis(),
         ),
         config=charts.CONFIG,
@@ -65,25 +65,25 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
 
 
 def samples_of_row(ctx, evaluation, row: int) -> tuple[Any, str]:
-    """What a row of the table shows, and in words."""
+    """The samples of a row of the table, and a caption."""
     return samples_of_class(ctx, evaluation, _rows(ctx, evaluation)[row]["class"])
 
 
 def samples_of_class(ctx, evaluation, name: str) -> tuple[Any, str]:
-    """The samples of a class, or of all novel ones, and in words."""
+    """The samples of a class, or of all novel ones, and a caption."""
     names = [name] if name in evaluation.classes else evaluation.config["classes"]
     return evaluation.samples_with(ctx.dataset, names), name
 
 
 def order_by(ctx, column: int) -> None:
-    """Order the table by a column, the largest first; once more turns it."""
+    """Sort the table by a column, the largest first; the same column again reverses it."""
     key = list(COLUMNS)[column]
     earlier, descending = ctx.panel.get_state("sort") or (None, False)
     ctx.panel.set_state("sort", [key, not descending if key == earlier else key != "class"])
 
 
 def _rows(ctx, evaluation) -> list[dict[str, Any]]:
-    """The table of classes: all novel ones first, then each, in the chosen order."""
+    """Rows of the table: all novel classes first, then each, in the chosen order."""
     kind, order = iou_type(ctx), ctx.panel.get_state("sort")
     rows = _ordered([_row(evaluation, kind, name) for name in evaluation.classes], order)
     total = {name: sum(row[name] for row in rows if row["novel"]) for name in ("objects", "predictions")}

@@ -40,7 +40,8 @@ def clicked(make_dataset: Callable, tmp_path: Path):
 
 
 def test_a_memory_from_points_alone(clicked, app: AppPage):
-    from nts.fiftyone_adapter import list_memories, load_memory
+    from nts.fiftyone_adapter import load_memory
+    from nts.fiftyone_adapter.runs import MEMORY, list_runs
 
     app.open(clicked.name)
     app.expect_samples(REFERENCES)
@@ -63,7 +64,7 @@ def test_a_memory_from_points_alone(clicked, app: AppPage):
     outcome.done()
 
     clicked.reload()
-    assert list_memories(clicked)["birds"]["weak_labels"] == "promoted"
+    assert list_runs(clicked, MEMORY)["birds"]["weak_labels"] == "promoted"
     entries = load_memory(clicked, "birds").entries
     assert [(entry.kind, entry.promoted) for entry in entries] == [("point", True)] * REFERENCES
     assert [entry.label_id for entry in entries] == clicked.values("clicks.keypoints.id", unwind=True)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 from app_page import AppPage
-from PIL import Image
+from drawn_dataset import training_samples
 from playwright.sync_api import expect
-
-from synthetic.scenes import draw_scene, species_name
 
 SPECIES = (100, 102, 104, 106)
 TRAIN = "Train reference prompt"
@@ -19,23 +17,12 @@ TRAIN = "Train reference prompt"
 @pytest.fixture
 def labelled(make_dataset: Callable, tmp_path: Path):
     """Twelve scenes of four species, with masks."""
-    import fiftyone as fo
-
-    samples = []
-    for i in range(12):
-        scene = draw_scene([93, i], [SPECIES[i % 4], SPECIES[(i + 1) % 4]])
-        path = tmp_path / f"{i:02d}.png"
-        Image.fromarray(scene.image).save(path)
-        labels = [
-            fo.Detection.from_mask(mask, label=species_name(number))
-            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
-        ]
-        samples.append(fo.Sample(path, objects=fo.Detections(detections=labels)))
-    return make_dataset(samples, persistent=True)
+    pairs = [(SPECIES[i % 4], SPECIES[(i + 1) % 4]) for i in range(12)]
+    return make_dataset(training_samples(tmp_path, 93, pairs), persistent=True)
 
 
 def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
-    from nts.fiftyone_adapter import list_prompts
+    from nts.fiftyone_adapter.runs import PROMPT, list_runs
 
     app.open(labelled.name)
     app.expect_samples(12)
@@ -51,4 +38,4 @@ def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
     assert any("step 2/3, loss" in text for text in outcome.texts())
     outcome.done()
     labelled.reload()
-    assert list_prompts(labelled)["follow"]["steps"] == 3
+    assert list_runs(labelled, PROMPT)["follow"]["steps"] == 3

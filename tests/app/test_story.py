@@ -42,7 +42,7 @@ def test_from_references_to_the_panel(scenes, app: AppPage, picture):
 
 
 def build_a_memory(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import list_memories, load_memory
+    from nts.fiftyone_adapter import load_memory, runs
 
     references = dataset.load_saved_view("references")
     app.open(dataset.name, "references")
@@ -62,13 +62,13 @@ def build_a_memory(app: AppPage, dataset, picture) -> None:
     outcome.done()
 
     dataset.reload()
-    stored = list_memories(dataset)[MEMORY]
+    stored = runs.list_runs(dataset, runs.MEMORY)[MEMORY]
     assert dict(zip(stored["classes"], stored["shots"], strict=True)) == shots
     assert {entry.sample_id for entry in load_memory(dataset, MEMORY).entries} == set(references.values("id"))
 
 
 def segment_the_targets(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import list_memories, list_segmentations
+    from nts.fiftyone_adapter import runs
 
     targets = dataset.load_saved_view("targets")
     app.open(dataset.name, "targets")
@@ -89,7 +89,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
 
     dataset.reload()
     found = Counter()
-    classes = list_memories(dataset)[MEMORY]["classes"]
+    classes = runs.list_runs(dataset, runs.MEMORY)[MEMORY]["classes"]
     references = set(dataset.load_saved_view("references").values("ground_truth.detections.id", unwind=True))
     for sample in targets:
         for detection in sample[PREDICTIONS].detections:
@@ -100,7 +100,7 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
             found[detection.label] += 1
     assert found
     assert dict(outcome.table()) == {name: str(count) for name, count in found.items()}
-    assert list_segmentations(dataset)[PREDICTIONS]["status"] == "complete"
+    assert runs.list_runs(dataset, runs.SEGMENTATION)[PREDICTIONS]["status"] == "complete"
 
     outcome.done()
     expect(app.sidebar_field(PREDICTIONS)).to_be_visible()
@@ -111,30 +111,31 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
 
 
 def evaluate(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import delete_evaluation, evaluate_nap, list_memories, load_evaluation
+    from nts.fiftyone_adapter import evaluate_nap, runs
+    from nts.fiftyone_adapter.evaluation_results import load_evaluation
 
     form = app.open_operator("Evaluate nAP")
     form.tick("Current view")
     form.choose("Predictions", PREDICTIONS)
     form.choose("Ground truth", "ground_truth")
     outcome = form.execute()
-    outcome.expect_text(f"Kept as {EVALUATION}")
+    outcome.expect_text(f"Stored as {EVALUATION}")
 
     dataset.reload()
     targets = dataset.load_saved_view("targets")
     expected = evaluate_nap(targets, PREDICTIONS, "ground_truth", eval_key="in_python")
-    delete_evaluation(dataset, "in_python")
+    runs.delete_run(dataset, "in_python", runs.EVALUATION)
     assert load_evaluation(dataset, EVALUATION) == {**expected.to_dict(), "eval_key": EVALUATION}
     everything, *classes = expected.table()
     assert everything["masks_ap"] > 10
-    assert {row["class"] for row in classes} == set(list_memories(dataset)[MEMORY]["classes"])
+    assert {row["class"] for row in classes} == set(runs.list_runs(dataset, runs.MEMORY)[MEMORY]["classes"])
     assert outcome.table() == [[_as_shown(value) for value in row.values()] for row in expected.table()]
     picture("evaluate_nap", outcome.dialog)
     outcome.done()
 
 
 def explore(app: AppPage, dataset, picture) -> None:
-    from nts.fiftyone_adapter import open_evaluation
+    from nts.fiftyone_adapter.evaluation_results import open_evaluation
 
     evaluation = open_evaluation(dataset, EVALUATION)
     panel = app.open_panel("nap_panel")
@@ -168,7 +169,7 @@ def inspect_the_memory(app: AppPage, dataset, picture) -> None:
     app.expect_samples(1)
     panel.get_by_role("button", name="Show in grid").click()
     app.expect_samples(len(references))
-    panel.get_by_role("tab", name="Likeness of classes").click()
+    panel.get_by_role("tab", name="Similarity of classes").click()
     expect(panel.locator(".js-plotly-plot .heatmaplayer image")).to_be_visible()
     picture("memory_panel_likeness", panel)
 

@@ -92,7 +92,7 @@ def test_bad_names_are_refused_while_they_are_typed(with_memory, app: AppPage):
 
 
 def test_a_field_without_confidences_cannot_be_evaluated(drawn, app: AppPage):
-    from nts.fiftyone_adapter import list_evaluations, list_unfinished_evaluations
+    from nts.fiftyone_adapter.runs import EVALUATION, list_drafts, list_runs
 
     drawn.clone_sample_field("ground_truth", "copied")
     app.open(drawn.name)
@@ -103,8 +103,8 @@ def test_a_field_without_confidences_cannot_be_evaluated(drawn, app: AppPage):
     outcome.expect_failure(EVALUATE, "predictions need a finite confidence to be evaluated")
     outcome.done()
     drawn.reload()
-    assert list_evaluations(drawn) == {}
-    assert list_unfinished_evaluations(drawn)["nap_copied"]["status"] == "failed"
+    assert list_runs(drawn, EVALUATION) == {}
+    assert list_drafts(drawn, EVALUATION)["nap_copied"]["status"] == "failed"
 
 
 def test_a_field_is_not_evaluated_against_itself(drawn, app: AppPage):
@@ -117,8 +117,7 @@ def test_a_field_is_not_evaluated_against_itself(drawn, app: AppPage):
 
 
 def test_a_damaged_memory_is_named_and_nothing_is_written(with_memory, app: AppPage):
-    from nts.fiftyone_adapter import MEMORY, list_memories
-    from nts.fiftyone_adapter.runs import results
+    from nts.fiftyone_adapter.runs import MEMORY, list_runs, results
 
     run_results = with_memory.load_run_results("birds", cache=False)
     run_results.bank = results(with_memory, "birds", MEMORY)["bank"][:1000]
@@ -129,7 +128,7 @@ def test_a_damaged_memory_is_named_and_nothing_is_written(with_memory, app: AppP
     outcome.done()
     with_memory.reload()
     assert not with_memory.has_sample_field(PREDICTIONS)
-    assert with_memory.list_runs() == list(list_memories(with_memory)) == ["birds"]
+    assert with_memory.list_runs() == list(list_runs(with_memory, MEMORY)) == ["birds"]
 
 
 def test_an_unreadable_image_does_not_stop_the_others(with_memory, app: AppPage):
@@ -188,14 +187,14 @@ def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_many_targ
 def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(
     with_many_targets, open_tab: Callable[..., AppPage]
 ):
-    from nts.fiftyone_adapter import list_segmentations
+    from nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
     targets = with_many_targets.match_tags("target")
     app = open_tab()
     app.open(with_many_targets.name, "targets")
     app.open_operator(SEGMENT).execute().expect_text(FIRST_DONE)
     app.close()
-    run = wait_until(lambda: _ended(with_many_targets, list_segmentations))
+    run = wait_until(lambda: _ended(with_many_targets))
     assert run["status"] == "incomplete"
     assert 1 <= run["segmented"] < len(targets)
     assert len(targets.exists(PREDICTIONS)) == run["segmented"]
@@ -206,13 +205,15 @@ def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(
     outcome.expect_text(f"{run['segmented']} images had been done before, with the same settings")
     with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
-    assert list_segmentations(with_many_targets)[PREDICTIONS]["status"] == "complete"
+    assert list_runs(with_many_targets, SEGMENTATION)[PREDICTIONS]["status"] == "complete"
 
 
-def _ended(dataset, list_segmentations: Callable) -> dict | None:
+def _ended(dataset) -> dict | None:
     """The record of the segmentation, when it no longer runs."""
+    from nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
+
     dataset.reload()
-    run = list_segmentations(dataset)[PREDICTIONS]
+    run = list_runs(dataset, SEGMENTATION)[PREDICTIONS]
     return None if run["status"] == "running" else run
 
 

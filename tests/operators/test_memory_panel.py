@@ -106,7 +106,7 @@ def test_panel_opens_on_the_newest_memory_with_its_pictures(panel):
 
 
 def test_picture_and_row_show_their_sample(panel, drawn, nts_fo):
-    entries = nts_fo.inspect_memory(drawn, "shapes").entries
+    entries = nts_fo.inspecting.inspect_memory(drawn, "shapes").entries
     panel.call("on_reference", entry=2)
     assert panel.shown() == ([entries[2].sample_id], f"1 samples with references of {entries[2].class_name}")
     panel.call("on_tab", value="checks")
@@ -141,8 +141,8 @@ def test_references_that_disagree_are_marked_and_explained(nts_fo, drawn, refere
     label.label = next(name for name in CLASSES if name != right)
     sample.save()
     nts_fo.build_reference_memory(references, "ground_truth", "mixed")
-    (worst, *_) = nts_fo.inspect_memory(drawn, "mixed").disagreeing
-    assert nts_fo.inspect_memory(drawn, "mixed").entries[worst.entry].label_id == label.id
+    (worst, *_) = nts_fo.inspecting.inspect_memory(drawn, "mixed").disagreeing
+    assert nts_fo.inspecting.inspect_memory(drawn, "mixed").entries[worst.entry].label_id == label.id
     app = App(drawn)
     app.call("on_load")
     said = words(app.layout)
@@ -194,7 +194,7 @@ def test_damaged_memory_is_named_instead_of_breaking_the_panel(panel, drawn):
 
 
 def test_memory_that_is_gone_is_not_asked_for_again(panel, drawn, nts_fo):
-    nts_fo.delete_memory(drawn, "shapes")
+    nts_fo.runs.delete_run(drawn, "shapes", nts_fo.runs.MEMORY)
     drawn.reload()
     panel.call("on_refresh")
     assert words(panel.layout)[0] == "No reference memory yet"
@@ -279,7 +279,7 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
     run_in_the_app("tag_for_review", targets, predictions_field="nts_shapes", action="clear")
     assert drawn.count_label_tags() == {}
     nts_fo.tag_for_review(targets, "nts_shapes")
-    assert "saved view 'review_nts_shapes'" in nts_fo.delete_segmentation(drawn, "nts_shapes")
+    assert "saved view 'review_nts_shapes'" in nts_fo.runs.delete_run(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)
     assert drawn.list_saved_views() == []
 
 

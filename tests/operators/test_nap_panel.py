@@ -66,13 +66,6 @@ class Panel:
 
 
 @pytest.fixture
-def nts_fo(fo):
-    import nts.fiftyone_adapter
-
-    return nts.fiftyone_adapter
-
-
-@pytest.fixture
 def evaluated(nts_fo, drawn):
     """Two evaluations of the drawn scenes, `second` the newer."""
     for seed, key in enumerate(("first", "second")):
@@ -88,7 +81,7 @@ def panel(evaluated):
 
 def test_opens_on_the_newest_evaluation(nts_fo, evaluated, panel):
     assert panel.state["header"]["run"] == "nap_second"
-    summary = nts_fo.open_evaluation(evaluated, "nap_second").summary("masks")
+    summary = nts_fo.evaluation_results.open_evaluation(evaluated, "nap_second").summary("masks")
     assert f'"title": "{100 * summary["ap"]:.1f}"' in panel.words
     assert "2 novel classes" in panel.words
     assert "equal to pycocotools" in panel.words
@@ -103,7 +96,7 @@ def test_another_evaluation_and_boxes(nts_fo, evaluated, panel):
     masks = panel.data["summary"]["table"]
     panel.choose("header.iou_type", "boxes")
     boxes = panel.data["summary"]["table"]
-    ap = nts_fo.open_evaluation(evaluated, "nap_first").summary("boxes", CLASSES[0])["ap"]
+    ap = nts_fo.evaluation_results.open_evaluation(evaluated, "nap_first").summary("boxes", CLASSES[0])["ap"]
     assert boxes[1]["ap"] == f"{100 * ap:.1f}" != masks[1]["ap"]
 
 
@@ -197,11 +190,9 @@ def test_missed_where_some_samples_have_no_predictions(evaluated, nts_fo):
 
 
 def test_a_cell_of_very_many_labels_shows_the_first(panel, monkeypatch):
-    from fiftyone.plugins.orgs.nts.reference_segmentation.nts import fiftyone_adapter
     from fiftyone.plugins.orgs.nts.reference_segmentation.nts.fiftyone_adapter import evaluation_results
 
-    for module in (fiftyone_adapter, evaluation_results):
-        monkeypatch.setattr(module, "MOST_LABELS", 1)
+    monkeypatch.setattr(evaluation_results, "MAX_LABELS", 1)
     heat = panel.tab("errors").data["errors"]["confusion"][0]
     found = {name: heat["z"][heat["y"].index(name)][heat["x"].index(name)] or 0 for name in CLASSES}
     name = max(found, key=found.__getitem__)
@@ -252,7 +243,9 @@ def test_shots_need_two_numbers_of_references(nts_fo, evaluated, panel):
 def test_two_evaluations_compared(nts_fo, evaluated, panel):
     assert "Choose another evaluation" in panel.tab("compare").words
     assert "Choose another evaluation" not in panel.choose("compare.choices.other", "nap_first").words
-    first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
+    first, second = (
+        nts_fo.evaluation_results.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second")
+    )
     difference = 100 * (second.summary("masks")["ap"] - first.summary("masks")["ap"])
     row = panel.data["compare"]["table"][0]
     assert row["figure"] == "AP"
@@ -263,16 +256,18 @@ def test_two_evaluations_compared(nts_fo, evaluated, panel):
 
 
 def test_a_comparison_is_made_once_and_with_fewer_draws_of_many_predictions(nts_fo, evaluated, monkeypatch):
-    from nts.fiftyone_adapter import evaluation_results
+    from nts.fiftyone_adapter import evaluation_comparison, evaluation_results
 
-    monkeypatch.setattr(evaluation_results, "_MANY_PREDICTIONS", 10)
-    first, second = (nts_fo.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second"))
-    comparison = nts_fo.compare_evaluations(first, second, "masks")
+    monkeypatch.setattr(evaluation_comparison, "_MANY_PREDICTIONS", 10)
+    first, second = (
+        nts_fo.evaluation_results.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second")
+    )
+    comparison = nts_fo.evaluation_comparison.compare_evaluations(first, second, "masks")
     assert comparison.figures["ap"].draws == 200
     evaluation_results._opened.cache_clear()
-    again = nts_fo.open_evaluation(evaluated, "nap_second")
+    again = nts_fo.evaluation_results.open_evaluation(evaluated, "nap_second")
     assert again is not second
-    assert nts_fo.compare_evaluations(first, again, "masks") is comparison
+    assert nts_fo.evaluation_comparison.compare_evaluations(first, again, "masks") is comparison
 
 
 def test_evaluations_of_other_classes_are_not_compared(nts_fo, evaluated):
@@ -349,7 +344,7 @@ def test_says_when_what_came_of_each_object_is_gone(evaluated, panel):
 def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel):
     panel.tab("runs")
     listed = [row["key"] for row in panel.data["runs"]["table"]]
-    nts_fo.delete_evaluation(evaluated, "nap_second")
+    nts_fo.runs.delete_run(evaluated, "nap_second", nts_fo.runs.EVALUATION)
     panel.event("on_delete_run", row=listed.index("nap_second"))
     assert [sent["message"] for name, sent in panel.sent if name == "notify"] == [
         "There is no evaluation nap_second any more"
@@ -381,7 +376,7 @@ def test_samples_are_those_that_were_evaluated_whatever_their_tags_are_since(nts
     nts_fo.evaluate_nap(evaluated.match_tags("chosen"), "second", "ground_truth", eval_key="of_four")
     ids = set(chosen.values("id"))
     evaluated.untag_samples("chosen")
-    stored = nts_fo.open_evaluation(evaluated, "of_four")
+    stored = nts_fo.evaluation_results.open_evaluation(evaluated, "of_four")
     assert set(stored.samples(evaluated).values("id")) == ids
     assert set(stored.samples_with(evaluated, CLASSES).values("id")) <= ids
 
@@ -413,7 +408,7 @@ def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
 
 
 def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
-    best = nts_fo.open_evaluation(evaluated, "nap_second").best_threshold("masks")
+    best = nts_fo.evaluation_results.open_evaluation(evaluated, "nap_second").best_threshold("masks")
     assert best - 0.001 < panel.state["confidence"]["choices"]["threshold"] <= best
     panel.tab("confidence").choose("confidence.choices.threshold", 0.125).event("on_refresh")
     assert panel.state["confidence"]["choices"]["threshold"] == 0.125

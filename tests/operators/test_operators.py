@@ -97,7 +97,7 @@ def test_whole_job_in_the_app(drawn, references, targets, tmp_path):
     told = in_the_app("evaluate_nap", drawn, **fields)
     results = told[-2][1]["results"]
     assert results["summary"].startswith("**nAP of masks ")
-    assert "4 reference samples were left out. Kept as **nap_nts_shapes**: see" in results["summary"]
+    assert "4 reference samples were left out. Stored as **nap_nts_shapes**: see" in results["summary"]
     assert [row["class"] for row in results["rows"]] == ["all", *CLASSES]
 
     told = in_the_app("export_memory", drawn, memory_key="shapes", path=str(tmp_path))
@@ -179,7 +179,7 @@ def test_error_reaches_a_caller_in_python(targets, memory):
 def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory):
     from fiftyone.operators.executor import execute_or_delegate_operator
 
-    from nts.fiftyone_adapter import list_segmentations
+    from nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
     async def watch_one_image_and_close_the_tab() -> None:
         asked = execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", request(targets, memory_key=memory))
@@ -201,7 +201,7 @@ def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn,
 
     def status() -> str:
         drawn.reload()
-        return list_segmentations(drawn)["nts_shapes"]["status"]
+        return list_runs(drawn, SEGMENTATION)["nts_shapes"]["status"]
 
     asyncio.run(watch_one_image_and_close_the_tab())
     assert status() == "incomplete"

@@ -218,9 +218,9 @@ def test_whole_job_by_functions(nts_fo, drawn, references, targets):
     assert report.result.images == TARGETS
     assert report.result.novel_classes == CLASSES
     assert 0.02 < report.result.masks.novel.ap50 <= 1
-    assert nts_fo.load_evaluation(drawn, report.eval_key)["result"] == report.result.to_dict()
+    assert nts_fo.evaluation_results.load_evaluation(drawn, report.eval_key)["result"] == report.result.to_dict()
 
-    deleted = nts_fo.delete_memory(drawn, "shapes")
+    deleted = nts_fo.runs.delete_run(drawn, "shapes", nts_fo.runs.MEMORY)
     assert deleted == [
         "field 'nts_shapes'",
         "field 'nts_shapes_error'",
@@ -414,12 +414,12 @@ def test_slice_of_a_grouped_dataset_is_segmented(nts_fo, fo, make_dataset, tmp_p
 
 
 def test_output_field_is_suggested_and_counts_up(nts_fo, fo, drawn, targets, memory, quick):
-    assert nts_fo.suggest_output_field(drawn, memory) == "nts_shapes"
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes"
     drawn.add_sample_field("nts_shapes", fo.StringField)
-    assert nts_fo.suggest_output_field(drawn, memory) == "nts_shapes_2"
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes_2"
     nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
     assert drawn.exists("nts_shapes_2").count() == 1
-    assert nts_fo.suggest_output_field(drawn, memory) == "nts_shapes_2"
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes_2"
 
 
 def test_field_of_predictions_describes_itself(nts_fo, drawn, targets, memory, quick):
@@ -468,7 +468,7 @@ def test_old_memory_survives_when_the_new_one_cannot_be_stored(nts_fo, drawn, re
         patch.setattr(type(drawn), "save_run_results", full)
         with pytest.raises(OSError, match="No space left"):
             nts_fo.build_reference_memory(references.limit(1), "ground_truth", memory, overwrite=True)
-    assert list(nts_fo.list_memories(drawn)) == [memory]
+    assert list(nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)) == [memory]
     assert len(nts_fo.load_memory(drawn, memory)) == REFERENCES
     nts_fo.build_reference_memory(references.limit(1), "ground_truth", memory, overwrite=True)
     assert drawn.list_runs() == [memory]
@@ -484,8 +484,8 @@ def test_exported_memory_is_imported_into_another_dataset(nts_fo, drawn, dataset
     report = nts_fo.import_memory(dataset, path)
     assert report.memory_key == memory
     assert report.shots == dict.fromkeys(CLASSES, 2)
-    stored = nts_fo.list_memories(dataset)[memory]
-    assert stored["fingerprint"] == nts_fo.list_memories(drawn)[memory]["fingerprint"]
+    stored = nts_fo.runs.list_runs(dataset, nts_fo.runs.MEMORY)[memory]
+    assert stored["fingerprint"] == nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)[memory]["fingerprint"]
 
 
 def test_empty_memory_is_not_imported(nts_fo, dataset, tmp_path):
@@ -499,8 +499,11 @@ def test_deleting_a_segmentation_leaves_its_memory(nts_fo, drawn, targets, memor
     before = everything_in(drawn)
     nts_fo.auto_segment_view(targets, memory, preset=quick)
     nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth", eval_key="mine")
-    assert nts_fo.made_with_segmentation(drawn, "nts_shapes")[-2:] == ["evaluation 'mine'", "segmentation 'nts_shapes'"]
-    nts_fo.delete_segmentation(drawn, "nts_shapes")
+    assert nts_fo.runs.run_contents(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)[-2:] == [
+        "evaluation 'mine'",
+        "segmentation 'nts_shapes'",
+    ]
+    nts_fo.runs.delete_run(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)
     assert everything_in(drawn) == before
 
 
@@ -554,10 +557,10 @@ def test_reference_samples_are_left_out_also_for_predictions_of_apply_model(nts_
     kept = evaluate(drawn, "applied", "ground_truth", leave_out_references=False, **options)
     assert kept.left_out_references == 0
     # The memory was only named, to leave out its references: predictions and evaluation are not its to take along.
-    assert nts_fo.made_with_memory(drawn, memory) == []
-    assert nts_fo.delete_memory(drawn, memory) == ["memory 'shapes'"]
+    assert nts_fo.runs.run_contents(drawn, memory, nts_fo.runs.MEMORY) == ["memory 'shapes'"]
+    assert nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY) == ["memory 'shapes'"]
     assert drawn.has_field("applied")
-    assert nts_fo.open_evaluation(drawn, "nap_applied").config["shots"] is None
+    assert nts_fo.evaluation_results.open_evaluation(drawn, "nap_applied").config["shots"] is None
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

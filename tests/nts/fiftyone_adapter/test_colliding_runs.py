@@ -44,11 +44,11 @@ def in_another_process(dataset, code: str) -> str:
 
 
 KINDS = {
-    "segmentation": ("segmentation_job", "delete_segmentation", "nts_m", ["nts_m", "nts_m_error"]),
-    "class maps": ("class_maps_job", "delete_class_maps", "nts_m_classes", ["nts_m_classes", "nts_m_classes_error"]),
+    "segmentation": ("segmentation_job", "SEGMENTATION", "nts_m", ["nts_m", "nts_m_error"]),
+    "class maps": ("class_maps_job", "CLASS_MAPS", "nts_m_classes", ["nts_m_classes", "nts_m_classes_error"]),
     "heat maps": (
         "heatmaps_job",
-        "delete_heatmaps",
+        "HEATMAPS",
         "m_similarity",
         [f"m_{name}_similarity" for name in CLASSES],
     ),
@@ -58,19 +58,20 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", ["memory", "run", "first field", "last field"])
 def test_what_is_deleted_while_a_run_is_at_work_ends_it_and_leaves_nothing(nts_fo, drawn, targets, memory, kind, what):
-    make, delete, key, fields = KINDS[kind]
+    make, constant, key, fields = KINDS[kind]
+    run_kind = getattr(nts_fo.runs, constant)
     before = set(drawn.get_field_schema())
     job = begin(getattr(nts_fo, make)(targets, memory))
     if what == "memory":
-        nts_fo.delete_memory(drawn, memory)
+        nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
     elif what == "run":
-        getattr(nts_fo, delete)(drawn, key)
+        nts_fo.runs.delete_run(drawn, key, run_kind)
     else:
         drawn.delete_sample_field(fields[0 if what == "first field" else -1])
-    with pytest.raises(nts_fo.RunEnded, match="deleted meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="deleted meanwhile"):
         nts_fo.run(job)
     if "field" in what:
-        getattr(nts_fo, delete)(drawn, key)
+        nts_fo.runs.delete_run(drawn, key, run_kind)
     assert set(drawn.get_field_schema()) == before
     assert drawn.list_runs() == ([] if what == "memory" else [memory])
 
@@ -79,7 +80,7 @@ def test_what_is_deleted_while_a_run_is_at_work_ends_it_and_leaves_nothing(nts_f
 def test_a_dataset_that_is_deleted_ends_the_run_in_words(nts_fo, drawn, targets, memory, kind):
     job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory))
     drawn.delete()
-    with pytest.raises(nts_fo.RunEnded, match="deleted"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="deleted"):
         nts_fo.run(job)
 
 
@@ -90,11 +91,11 @@ def test_a_memory_that_is_deleted_or_built_again_while_models_load_is_noticed(
     before = set(drawn.get_field_schema())
     job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory), steps=1)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True, keep_images=True)
-    with pytest.raises(nts_fo.RunEnded, match="was built again meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="was built again meanwhile"):
         nts_fo.run(job)
     job = begin(getattr(nts_fo, KINDS[kind][0])(targets, memory), steps=1)
-    nts_fo.delete_memory(drawn, memory)
-    with pytest.raises(nts_fo.RunEnded, match="was deleted meanwhile"):
+    nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
+    with pytest.raises(nts_fo.errors.RunEnded, match="was deleted meanwhile"):
         nts_fo.run(job)
     assert set(drawn.get_field_schema()) == before
     assert drawn.list_runs() == []
@@ -104,7 +105,7 @@ def test_a_memory_that_is_deleted_or_built_again_while_models_load_is_noticed(
 def test_the_older_of_two_segmentations_of_a_field_ends(nts_fo, drawn, targets, memory, threshold):
     first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
     nts_fo.auto_segment_view(targets, memory, "p", score_threshold=threshold, overwrite=True)
-    with pytest.raises(nts_fo.RunEnded, match="'p' was started again meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="'p' was started again meanwhile"):
         nts_fo.run(first)
     config = drawn.get_run_info("p").config
     assert (config.score_threshold, config.status, config.segmented) == (threshold, "complete", TARGETS)
@@ -118,7 +119,7 @@ def test_a_segmentation_that_another_process_starts_ends_the_one_of_this(nts_fo,
         f"nts_fo.auto_segment_view(dataset.match_tags('target'), {memory!r}, 'p', score_threshold=0.6, overwrite=True)"
     )
     in_another_process(drawn, code)
-    with pytest.raises(nts_fo.RunEnded, match="'p' was started again meanwhile, in another tab or process"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="'p' was started again meanwhile, in another tab or process"):
         nts_fo.run(first)
     drawn.reload()
     assert drawn.get_run_info("p").config.score_threshold == 0.6
@@ -128,7 +129,7 @@ def test_a_segmentation_that_another_process_starts_ends_the_one_of_this(nts_fo,
 def test_a_dataset_that_another_process_deletes_ends_the_run_in_words(nts_fo, drawn, targets, memory):
     job = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
     in_another_process(drawn, "dataset.delete()")
-    with pytest.raises(nts_fo.RunEnded, match="was deleted meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="was deleted meanwhile"):
         nts_fo.run(job)
 
 
@@ -142,11 +143,11 @@ def test_an_evaluation_ends_in_words_when_what_it_reads_is_gone(nts_fo, drawn, t
         nts_fo.auto_segment_view(targets, memory, "p", score_threshold=0.5, overwrite=True)
     else:
         drawn.delete_sample_field({"predictions": "p", "ground truth": "ground_truth"}[what])
-    with pytest.raises(nts_fo.RunEnded, match="deleted|segmented again meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="deleted|segmented again meanwhile"):
         nts_fo.run(job)
     if what != "dataset":
-        for name in nts_fo.list_unfinished_evaluations(drawn):
-            nts_fo.delete_evaluation(drawn, name)
+        for name in nts_fo.runs.list_drafts(drawn, nts_fo.runs.EVALUATION):
+            nts_fo.runs.delete_run(drawn, name, nts_fo.runs.EVALUATION)
         assert "nap_p" not in drawn.list_runs()
         assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
 
@@ -160,7 +161,7 @@ def test_a_build_ends_in_words_when_its_labels_or_its_name_are_gone(nts_fo, draw
     assert nts_fo.load_memory(drawn, "m").shots == kept
     job = begin(nts_fo.memory_job(references, "ground_truth", "n"), steps=1)
     drawn.delete_sample_field("ground_truth")
-    with pytest.raises(nts_fo.RunEnded, match="'ground_truth' was deleted meanwhile"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="'ground_truth' was deleted meanwhile"):
         nts_fo.run(job)
     assert drawn.list_runs() == ["m"]
 
@@ -188,10 +189,10 @@ def test_deleting_a_training_in_a_clone_keeps_the_checkpoints_of_the_original(nt
     draft = {"scratch_folder": str(tmp_path / "scratch"), "dataset_id": str(drawn._doc.id), "status": "interrupted"}
     runs.begin(drawn, "prompt", runs.PROMPT, draft)
     clone = drawn.clone()
-    nts_fo.delete_prompt(clone, "prompt")
+    nts_fo.runs.delete_run(clone, "prompt", nts_fo.runs.PROMPT)
     clone.delete()
     assert (tmp_path / "scratch").is_dir()
-    nts_fo.delete_prompt(drawn, "prompt")
+    nts_fo.runs.delete_run(drawn, "prompt", nts_fo.runs.PROMPT)
     assert not (tmp_path / "scratch").exists()
 
 
@@ -199,12 +200,12 @@ def test_a_damaged_evaluation_says_so_and_can_be_deleted(nts_fo, drawn, targets,
     nts_fo.auto_segment_view(targets, memory, "p")
     nts_fo.evaluate_nap(targets, "p", "ground_truth")
     drawn.save_run_results("nap_p", drawn.init_run_results("nap_p", other=1), overwrite=True)
-    for read in (nts_fo.open_evaluation, nts_fo.load_evaluation):
+    for read in (nts_fo.evaluation_results.open_evaluation, nts_fo.evaluation_results.load_evaluation):
         with pytest.raises(nts_fo.InputError, match="the evaluation 'nap_p' is damaged"):
             read(drawn, "nap_p")
     drawn.save_run_results("p", drawn.init_run_results("p", other=1), overwrite=True)
     nts_fo.evaluate_nap(targets, "p", "ground_truth", overwrite=True)
-    nts_fo.delete_memory(drawn, memory)
+    nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
     assert drawn.list_runs() == drawn.list_evaluations() == []
 
 
@@ -229,7 +230,7 @@ def test_a_read_only_output_is_refused_before_the_work(nts_fo, drawn, targets, m
 
 @pytest.mark.parametrize("kind", ["class maps", "heat maps"])
 def test_read_only_maps_are_refused_before_the_work(nts_fo, drawn, targets, memory, kind):
-    make, delete, key, (field, *_) = KINDS[kind]
+    make, constant, key, (field, *_) = KINDS[kind]
     nts_fo.run(getattr(nts_fo, make)(targets.limit(1), memory))
     lock(drawn, field)
     steps = []
@@ -237,7 +238,7 @@ def test_read_only_maps_are_refused_before_the_work(nts_fo, drawn, targets, memo
         steps.extend(getattr(nts_fo, make)(targets, memory))
     assert len(steps) <= 1  # heat maps name their fields when the encoder is loaded
     with pytest.raises(nts_fo.InputError, match="is read-only"):
-        getattr(nts_fo, delete)(drawn, key)
+        nts_fo.runs.delete_run(drawn, key, getattr(nts_fo.runs, constant))
     assert drawn.has_field(field)
 
 
@@ -262,12 +263,13 @@ def test_a_deletion_is_whole_or_not_at_all(nts_fo, drawn, targets, memory, field
     nts_fo.similarity_heatmaps(targets, memory)
     before = sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))
     lock(drawn, field)
-    for delete, name in (("memory", memory), ("segmentation", "p"), ("evaluation", "nap_p")):
+    runs = nts_fo.runs
+    for name, kind in ((memory, runs.MEMORY), ("p", runs.SEGMENTATION), ("nap_p", runs.EVALUATION)):
         with pytest.raises(nts_fo.InputError, match=f"'{field}' is read-only"):
-            getattr(nts_fo, f"delete_{delete}")(drawn, name)
+            runs.delete_run(drawn, name, kind)
     assert (sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))) == before
     lock(drawn, field, read_only=False)
-    nts_fo.delete_memory(drawn, memory)
+    nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
     assert drawn.list_runs() == drawn.list_evaluations() == []
 
 
@@ -282,9 +284,10 @@ def test_read_only_counts_of_an_evaluation_are_found_before_it_is_made_again_or_
     with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
         steps.extend(nts_fo.evaluation_job(targets, "q", "ground_truth", overwrite=True))
     assert steps == []
-    for delete, name in (("memory", memory), ("segmentation", "q"), ("evaluation", "nap_q")):
+    runs = nts_fo.runs
+    for name, kind in ((memory, runs.MEMORY), ("q", runs.SEGMENTATION), ("nap_q", runs.EVALUATION)):
         with pytest.raises(nts_fo.InputError, match="'nap_q_tp' is read-only"):
-            getattr(nts_fo, f"delete_{delete}")(drawn, name)
+            runs.delete_run(drawn, name, kind)
     assert (sorted(drawn.list_runs()), drawn.list_evaluations(), set(drawn.get_field_schema(flat=True))) == before
 
 
@@ -301,7 +304,7 @@ def test_names_that_are_too_long_for_files_are_refused(nts_fo, drawn, references
     for job in (
         nts_fo.memory_job(references, "ground_truth", name),
         nts_fo.segmentation_job(targets, memory, name),
-        nts_fo.prompt_job(references, "ground_truth", name),
+        nts_fo.prompts.prompt_job(references, "ground_truth", name),
     ):
         with pytest.raises(nts_fo.InputError, match="it has 101 characters, and at most 100 are possible"):
             nts_fo.run(job)

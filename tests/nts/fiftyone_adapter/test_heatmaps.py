@@ -67,18 +67,18 @@ def test_existing_maps_are_resumed_and_other_classes_are_added(nts_fo, drawn, ta
     assert (report.mapped, report.resumed) == (TARGETS - 1, 1)
     report = nts_fo.similarity_heatmaps(targets, memory, classes=CLASSES[1:])
     assert (report.fields, report.mapped) == ({CLASSES[1]: FIELDS[1]}, TARGETS)
-    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)["shapes_similarity"]["fields"] == FIELDS
 
 
 def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, drawn, targets, memory, monkeypatch):
     before = fo.core.odm.DatasetDocument.objects.get(id=drawn._doc.id)
     nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
     monkeypatch.setattr(drawn, "_doc", before)  # what the memory of this process holds, had another one made them
-    assert nts_fo.list_heatmaps(drawn) == {}
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS) == {}
     nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[1:])
     drawn.reload()
-    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["fields"] == FIELDS
-    nts_fo.delete_heatmaps(drawn, "shapes_similarity")
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)["shapes_similarity"]["fields"] == FIELDS
+    nts_fo.runs.delete_run(drawn, "shapes_similarity", nts_fo.runs.HEATMAPS)
     assert not set(FIELDS) & set(drawn.get_field_schema())
 
 
@@ -91,7 +91,7 @@ def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn,
         nts_fo.similarity_heatmaps(targets, memory)
     left = nts_fo.load_memory(drawn, memory).classes
     assert set(nts_fo.similarity_heatmaps(targets, memory, overwrite=True).fields) == set(left)
-    assert nts_fo.list_heatmaps(drawn)["shapes_similarity"]["classes"] == list(left)
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)["shapes_similarity"]["classes"] == list(left)
 
 
 def test_one_broken_image_is_listed_and_the_others_are_mapped(nts_fo, drawn, targets, memory):
@@ -109,19 +109,19 @@ def test_deleting_leaves_nothing(nts_fo, drawn, references, targets, memory):
     before = set(drawn.get_field_schema())
     nts_fo.similarity_heatmaps(targets, memory)
     words = [*(f"field {name!r}" for name in FIELDS), "heat maps 'shapes_similarity'"]
-    assert nts_fo.made_with_memory(drawn, memory) == words
-    assert nts_fo.delete_heatmaps(drawn, "shapes_similarity") == words
+    assert nts_fo.runs.run_contents(drawn, memory, nts_fo.runs.MEMORY) == [*words, "memory 'shapes'"]
+    assert nts_fo.runs.delete_run(drawn, "shapes_similarity", nts_fo.runs.HEATMAPS) == words
     assert set(drawn.get_field_schema()) == before
 
     nts_fo.similarity_heatmaps(targets, memory)
-    assert nts_fo.delete_memory(drawn, memory) == [*words, "memory 'shapes'"]
+    assert nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY) == [*words, "memory 'shapes'"]
     assert set(drawn.get_field_schema()) == before
     assert drawn.list_runs(method="nts_heatmaps") == []
 
 
 def test_fields_have_names_that_are_free_and_differ(nts_fo, fo, dataset):
     dataset.add_sample_field("m_cat_similarity", fo.StringField)
-    names = nts_fo.heatmap_fields(dataset, "m", ["cat", "big cat", "big.cat", "猫", "3d"])
+    names = nts_fo.heatmaps.heatmap_fields(dataset, "m", ["cat", "big cat", "big.cat", "猫", "3d"])
     assert list(names.values()) == [
         "m_cat_similarity_2",
         "m_big_cat_similarity",

@@ -89,7 +89,7 @@ def test_that_of_a_process_at_work_is_waited_for_and_then_told_of(locking, sampl
 
 
 def test_a_dataset_that_is_gone_is_told_of(locking, sampled):
-    from nts.fiftyone_adapter import RunEnded
+    from nts.fiftyone_adapter.errors import RunEnded
 
     sampled.delete()
     with pytest.raises(RunEnded, match="was deleted meanwhile"), locking.locked(sampled):

@@ -14,20 +14,6 @@ KEY = "check"
 
 
 @pytest.fixture
-def nts_fo(fo):
-    import nts.fiftyone_adapter
-
-    return nts.fiftyone_adapter
-
-
-@pytest.fixture
-def predicted(drawn):
-    """The drawn scenes with made-up predictions in `found`."""
-    predict(drawn)
-    return drawn
-
-
-@pytest.fixture
 def evaluated(nts_fo, predicted):
     """The same, evaluated under `check`."""
     nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
@@ -71,7 +57,7 @@ def test_labels_copied_to_another_sample_are_judged_in_each(nts_fo, predicted):
 
 
 def test_carries_nap_as_a_metric(nts_fo, evaluated):
-    nap = nts_fo.load_evaluation(evaluated, KEY)["result"]["masks"]["novel"]["ap"]
+    nap = nts_fo.evaluation_results.load_evaluation(evaluated, KEY)["result"]["masks"]["novel"]["ap"]
     assert evaluated.load_evaluation_results(KEY).metrics()["nAP"] == pytest.approx(nap)
     assert evaluated.get_evaluation_info(KEY).config.cls == "fiftyone.utils.eval.coco.COCOEvaluationConfig"
 
@@ -114,11 +100,11 @@ def test_deleting_the_evaluation_deletes_everything_it_wrote(nts_fo, predicted):
     before = set(predicted.get_field_schema(flat=True))
     nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     assert f"found.detections.{KEY}_error" in predicted.get_field_schema(flat=True)
-    assert nts_fo.delete_evaluation(predicted, KEY)[-1] == f"evaluation {KEY!r}"
+    assert nts_fo.runs.delete_run(predicted, KEY, nts_fo.runs.EVALUATION)[-1] == f"evaluation {KEY!r}"
     assert set(predicted.get_field_schema(flat=True)) == before
     assert predicted.list_evaluations() == predicted.list_runs() == []
-    with pytest.raises(nts_fo.RunNotFound, match="has no evaluation"):
-        nts_fo.delete_evaluation(predicted, KEY)
+    with pytest.raises(nts_fo.errors.RunNotFound, match="has no evaluation"):
+        nts_fo.runs.delete_run(predicted, KEY, nts_fo.runs.EVALUATION)
 
 
 def test_overwriting_replaces_it(nts_fo, evaluated):
@@ -142,7 +128,7 @@ def test_names_that_would_overwrite_something_are_refused(nts_fo, predicted):
 def test_an_evaluation_of_the_users_own_outlives_ours(nts_fo, evaluated):
     evaluated.delete_evaluation(KEY)
     evaluated.evaluate_detections("found", "ground_truth", eval_key=KEY, progress=False)
-    nts_fo.delete_evaluation(evaluated, KEY)
+    nts_fo.runs.delete_run(evaluated, KEY, nts_fo.runs.EVALUATION)
     assert evaluated.list_evaluations() == [KEY]
 
 
@@ -162,11 +148,11 @@ def test_a_clone_of_the_dataset_knows_its_evaluation(nts_fo, predicted):
     fields = set(predicted.get_field_schema(flat=True))
     nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     clone = predicted.clone()
-    right = nts_fo.open_evaluation(clone, KEY).samples_where(clone, "tp")
+    right = nts_fo.evaluation_results.open_evaluation(clone, KEY).samples_where(clone, "tp")
     assert right.count("found.detections") == clone.sum(f"{KEY}_tp") > 0
     nts_fo.evaluate_nap(clone, "found", "ground_truth", eval_key=KEY, overwrite=True)
     again = clone.clone()
-    nts_fo.delete_evaluation(again, KEY)
+    nts_fo.runs.delete_run(again, KEY, nts_fo.runs.EVALUATION)
     assert set(again.get_field_schema(flat=True)) == fields
     assert again.list_evaluations() == []
     for copy in (clone, again):
@@ -189,5 +175,8 @@ def test_nothing_that_is_stored_is_nan(nts_fo, predicted):
     report = nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     assert math.isnan(report.result.masks.novel.ap)
     assert "nAP" not in predicted.load_evaluation_results(KEY).metrics()
-    for stored in (nts_fo.load_evaluation(predicted, KEY), nts_fo.open_evaluation(predicted, KEY).content):
+    for stored in (
+        nts_fo.evaluation_results.load_evaluation(predicted, KEY),
+        nts_fo.evaluation_results.open_evaluation(predicted, KEY).content,
+    ):
         json.dumps(stored, allow_nan=False)

@@ -174,11 +174,11 @@ def test_apply_model_takes_the_options_of_fiftyone(nts_fo, predicted, options):
 def test_an_evaluation_can_be_deleted_after_its_fields_were_renamed(nts_fo, predicted, drawn):
     nts_fo.evaluate_nap(predicted, "p", "ground_truth")
     drawn.rename_sample_field("ground_truth", "truth")
-    nts_fo.delete_evaluation(drawn, "nap_p")
+    nts_fo.runs.delete_run(drawn, "nap_p", nts_fo.runs.EVALUATION)
     assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
     nts_fo.evaluate_nap(predicted, "p", "truth")
     drawn.rename_sample_field("p", "q")
-    nts_fo.delete_evaluation(drawn, "nap_p")
+    nts_fo.runs.delete_run(drawn, "nap_p", nts_fo.runs.EVALUATION)
     assert not [path for path in drawn.get_field_schema(flat=True) if "nap_p" in path]
     nts_fo.evaluate_nap(predicted, "q", "truth", eval_key="nap_p", memory_key="m")
 
@@ -209,4 +209,4 @@ def test_classes_that_are_none_or_no_names_are_refused_in_words(nts_fo, predicte
     with pytest.raises(ValueError, match=message):
         nts_fo.evaluate_nap(predicted, "p", "ground_truth", classes=classes)
     with pytest.raises(ValueError, match=message):
-        nts_fo.sample_references_view(references, "ground_truth", 1, 0, classes)
+        nts_fo.importing.sample_references_view(references, "ground_truth", 1, 0, classes)

@@ -215,7 +215,7 @@ def test_labels_copied_between_samples_are_references_of_their_own(nts_fo, refer
     assert sum(report.shots.values()) == REFERENCES + 1
     assert report.skipped == []
     entries = nts_fo.load_memory(references, "shapes").entries
-    assert len(nts_fo.thumbnails(references, "shapes", entries)) == REFERENCES + 1
+    assert len(nts_fo.inspecting.thumbnails(references, "shapes", entries)) == REFERENCES + 1
 
 
 def test_a_label_that_occurs_twice_in_a_sample_is_taken_once(nts_fo, references):
@@ -236,7 +236,7 @@ def test_a_draw_tells_copied_labels_apart_and_takes_none_twice(nts_fo, reference
         sample.ground_truth.detections.append(label)
         sample.save()
     for shots in (1, 2):
-        view = nts_fo.sample_references_view(references, "ground_truth", shots, 0)
+        view = nts_fo.importing.sample_references_view(references, "ground_truth", shots, 0)
         assert len(view) == shots * len(CLASSES)
         assert nts_fo.build_reference_memory(view, "ground_truth", f"m{shots}").shots == dict.fromkeys(CLASSES, shots)
 
@@ -246,9 +246,9 @@ def test_a_draw_leaves_out_crowds_that_the_dataset_does_not_declare(nts_fo, refe
     sample.ground_truth.detections[0]["iscrowd"] = "1"
     sample.save()
     assert not references.has_field("ground_truth.detections.iscrowd")
-    drawn_view = nts_fo.sample_references_view(references, "ground_truth", 2, 0)
+    drawn_view = nts_fo.importing.sample_references_view(references, "ground_truth", 2, 0)
     assert sample.id not in drawn_view.values("id")
-    assert nts_fo.sample_references_view(references, "ground_truth", 2, 0, crowd=None).count() == REFERENCES
+    assert nts_fo.importing.sample_references_view(references, "ground_truth", 2, 0, crowd=None).count() == REFERENCES
 
 
 @pytest.mark.parametrize("name", [None, ""])
@@ -260,7 +260,7 @@ def test_labels_without_a_class_are_named_wherever_labels_are_read(nts_fo, drawn
     assert "it has no class" in skipped.reason
     notes = nts_fo.evaluate_nap(references, "found", "ground_truth").notes
     assert any("1 labels or images were left out" in note and "it has no class" in note for note in notes)
-    notes = nts_fo.custom_data(references, targets, "ground_truth").notes
+    notes = nts_fo.importing.custom_data(references, targets, "ground_truth").notes
     assert any("of the references were left out" in note and "it has no class" in note for note in notes)
 
 
@@ -279,7 +279,7 @@ def test_a_label_that_occurs_twice_in_a_sample_is_evaluated_once(nts_fo, drawn, 
 
 def test_a_label_with_a_mask_and_a_file_of_it_counts_once(nts_fo, references):
     spoil(references, "mask_path", "mask.png")
-    counts = nts_fo.label_counts(references)["ground_truth"]
+    counts = nts_fo.checks.label_counts(references)["ground_truth"]
     assert (counts.labels, counts.masks) == (REFERENCES, REFERENCES)
 
 
@@ -295,7 +295,7 @@ def test_one_class_can_be_named_by_a_string(fo, nts_fo, references, targets):
     assert nts_fo.evaluate_nap(targets, "p", "ground_truth", classes=name).result.novel_classes == (name,)
     base = nts_fo.evaluate_nap(targets, "p", "ground_truth", classes=name, base_classes=CLASSES[1], eval_key="both")
     assert base.result.base_classes == (CLASSES[1],)
-    drawn_view = nts_fo.sample_references_view(references, "ground_truth", 1, 0, name)
+    drawn_view = nts_fo.importing.sample_references_view(references, "ground_truth", 1, 0, name)
     assert drawn_view.distinct("ground_truth.detections.label") == [name]
 
 
@@ -303,24 +303,24 @@ def test_labels_in_another_document_are_read_like_those_of_the_sample(fo, nts_fo
     alone = nts_fo.build_reference_memory(references, "ground_truth", "alone")
     nts_fo.auto_segment_view(targets, "alone", "p")
     expected = nts_fo.evaluate_nap(targets, "p", "ground_truth", eval_key="alone_nap").result
-    nts_fo.delete_evaluation(drawn, "alone_nap")
+    nts_fo.runs.delete_run(drawn, "alone_nap", nts_fo.runs.EVALUATION)
     drawn.add_sample_field("labels", fo.EmbeddedDocumentField, embedded_doc_type=fo.DynamicEmbeddedDocument)
     for sample in drawn.iter_samples(autosave=True):
         sample["labels"] = fo.DynamicEmbeddedDocument(truth=sample.ground_truth.copy())
     drawn.add_dynamic_sample_fields()
-    assert "labels.truth" in nts_fo.reference_counts(drawn)
-    assert "labels.truth" in nts_fo.label_counts(drawn)
+    assert "labels.truth" in nts_fo.checks.reference_counts(drawn)
+    assert "labels.truth" in nts_fo.checks.label_counts(drawn)
     report = nts_fo.build_reference_memory(references, "labels.truth", "nested")
     assert report.shots == alone.shots
     entries = nts_fo.load_memory(drawn, "nested").entries
-    assert all(thumbnail.uri for thumbnail in nts_fo.thumbnails(drawn, "nested", entries))
-    assert nts_fo.references_view(drawn, "nested", entries).count("labels.truth.detections") == REFERENCES
+    assert all(thumbnail.uri for thumbnail in nts_fo.inspecting.thumbnails(drawn, "nested", entries))
+    assert nts_fo.inspecting.references_view(drawn, "nested", entries).count("labels.truth.detections") == REFERENCES
 
     before = set(drawn.get_field_schema(flat=True))
     nested = nts_fo.evaluate_nap(targets, "p", "labels.truth", eval_key="nested_nap").result
     assert nested.masks.novel == expected.masks.novel
     assert targets.first().labels.truth.detections[0].nested_nap in ("tp", "fn")
-    evaluation = nts_fo.open_evaluation(drawn, "nested_nap")
+    evaluation = nts_fo.evaluation_results.open_evaluation(drawn, "nested_nap")
     assert evaluation.samples_where(drawn, "fn").count("labels.truth.detections") > 0
-    nts_fo.delete_evaluation(drawn, "nested_nap")
+    nts_fo.runs.delete_run(drawn, "nested_nap", nts_fo.runs.EVALUATION)
     assert set(drawn.get_field_schema(flat=True)) == before

@@ -69,7 +69,7 @@ def test_a_form_passes_only_what_its_choices_use(config):
 def test_stored_settings_are_those_of_earlier_versions(nts_fo, drawn, references, targets):
     nts_fo.build_reference_memory(references, "ground_truth", "m")
     nts_fo.auto_segment_view(targets, "m", limit=1)
-    stored = nts_fo.list_segmentations(drawn)["nts_m"]
+    stored = nts_fo.runs.list_runs(drawn, nts_fo.runs.SEGMENTATION)["nts_m"]
     assert set(stored) >= {"memory_fingerprint", "encoder_fingerprint", "segmenter_fingerprint", "preset_fingerprint"}
     assert {name: stored[name] for name in ("preset", "score_threshold", "max_instances", "scorer")} == {
         "preset": "default",

@@ -229,7 +229,7 @@ KINDS = {
 
 
 def test_labels_are_counted_by_kind(nts_fo, annotated):
-    counts = nts_fo.reference_counts(annotated)
+    counts = nts_fo.checks.reference_counts(annotated)
     assert {field: counted.kinds for field, counted in counts.items()} == KINDS
     assert {counted.classes for counted in counts.values()} == {CLASSES}
     assert counts["scribbles"].words in ("4 masks, 4 scribbles", "4 scribbles, 4 masks")
@@ -248,13 +248,13 @@ def test_a_memory_can_be_built_of_every_type_and_looked_into(nts_fo, drawn, anno
     assert (report.promoted, report.unpromoted) == (weak, 0)
     assert report.shots == dict.fromkeys(CLASSES, count // 2)
 
-    entries = nts_fo.inspect_memory(drawn, "shapes").entries
+    entries = nts_fo.inspecting.inspect_memory(drawn, "shapes").entries
     assert all(entry.promoted == (entry.kind != "mask") for entry in entries)
-    for thumbnail in nts_fo.thumbnails(drawn, "shapes", entries):
+    for thumbnail in nts_fo.inspecting.thumbnails(drawn, "shapes", entries):
         assert thumbnail.problem == ""
         picture = Image.open(io.BytesIO(b64decode(thumbnail.uri.partition(",")[2])))
         assert max(picture.size) == 160
-    shown = nts_fo.references_view(drawn, "shapes", entries[:2])
+    shown = nts_fo.inspecting.references_view(drawn, "shapes", entries[:2])
     assert set(shown.values("id")) == {entry.sample_id for entry in entries[:2]}
     labels = [sample[field] for sample in shown]
     ids = {each.id for label in labels for each in getattr(label, getattr(label, "_LABEL_LIST_FIELD", ""), [label])}
@@ -263,7 +263,7 @@ def test_a_memory_can_be_built_of_every_type_and_looked_into(nts_fo, drawn, anno
     path = nts_fo.export_memory(drawn, "shapes", tmp_path)
     imported = nts_fo.import_memory(drawn, path, "again")
     assert (imported.kinds, imported.promoted, imported.shots) == (report.kinds, report.promoted, report.shots)
-    again = nts_fo.thumbnails(drawn, "again", nts_fo.inspect_memory(drawn, "again").entries)
+    again = nts_fo.inspecting.thumbnails(drawn, "again", nts_fo.inspecting.inspect_memory(drawn, "again").entries)
     assert [thumbnail.problem for thumbnail in again] == [""] * count
 
 

@@ -42,7 +42,7 @@ def test_labels_below_the_thresholds_are_tagged_with_the_reason(nts_fo, predicti
     report = nts_fo.tag_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
     assert (report.labels, report.tagged, report.reasons) == (20, 6, {LOW_MARGIN: 4, LOW_SCORE: 2})
     assert tags(predictions) == {REVIEW: 6, LOW_MARGIN: 4, LOW_SCORE: 2}
-    counted = nts_fo.count_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
+    counted = nts_fo.reviewing.count_for_review(predictions, "found", margin_below=0.2, score_below=0.15)
     assert counted == {LOW_MARGIN: 4, LOW_SCORE: 2, REVIEW: 6}
     for sample in predictions:
         for label in sample.found.detections:
@@ -81,12 +81,12 @@ def test_only_the_view_is_tagged_and_cleared_and_other_tags_stay(nts_fo, predict
     nts_fo.tag_for_review(predictions.match_tags("even"), "found", margin_below=0.2)
     assert tags(predictions) == {"mine": 20, REVIEW: 2, LOW_MARGIN: 2}
     nts_fo.tag_for_review(predictions.match_tags("odd"), "found", margin_below=0.2)
-    assert nts_fo.clear_review(predictions.match_tags("odd"), "found") == 2
+    assert nts_fo.reviewing.clear_review(predictions.match_tags("odd"), "found") == 2
     assert predictions.has_saved_view("review_found")
-    assert nts_fo.clear_review(predictions, "found") == 2
+    assert nts_fo.reviewing.clear_review(predictions, "found") == 2
     assert tags(predictions) == {"mine": 20}
     assert not predictions.has_saved_view("review_found")
-    assert nts_fo.clear_review(predictions, "found") == 0
+    assert nts_fo.reviewing.clear_review(predictions, "found") == 0
 
 
 def test_saved_view_can_be_tagged_and_cleared_itself(nts_fo, predictions):
@@ -98,7 +98,7 @@ def test_saved_view_can_be_tagged_and_cleared_itself(nts_fo, predictions):
     nts_fo.tag_for_review(predictions.load_saved_view("review_found"), "found", margin_below=0.2)
     assert tags(predictions) == {REVIEW: 4, LOW_MARGIN: 4}
     assert predictions.load_saved_view("review_found").count("found.detections") == 4
-    assert nts_fo.clear_review(predictions.load_saved_view("review_found"), "found") == 4
+    assert nts_fo.reviewing.clear_review(predictions.load_saved_view("review_found"), "found") == 4
     assert tags(predictions) == {}
     assert predictions.list_saved_views() == []
 
@@ -113,7 +113,7 @@ def test_tags_of_the_users_own_of_such_names_stay(nts_fo, predictions):
     predictions.tag_labels(["low_score", "low_margin"], label_fields="found")
     nts_fo.tag_for_review(predictions, "found", margin_below=0.2)
     nts_fo.tag_for_review(predictions, "found", score_below=0.18)
-    assert nts_fo.clear_review(predictions, "found") == 3
+    assert nts_fo.reviewing.clear_review(predictions, "found") == 3
     assert tags(predictions) == {"low_score": 20, "low_margin": 20}
 
 
@@ -121,7 +121,7 @@ def test_labels_whose_tags_are_null_are_tagged_and_cleared_too(nts_fo, predictio
     predictions.set_values("found.detections.tags", [[None] * 10] * 2)
     assert nts_fo.tag_for_review(predictions, "found", margin_below=0.2).tagged == 4
     assert tags(predictions) == {REVIEW: 4, LOW_MARGIN: 4}
-    assert nts_fo.clear_review(predictions, "found") == 4
+    assert nts_fo.reviewing.clear_review(predictions, "found") == 4
 
 
 def test_nothing_below_the_threshold_leaves_no_view(nts_fo, predictions):
@@ -132,9 +132,9 @@ def test_nothing_below_the_threshold_leaves_no_view(nts_fo, predictions):
 
 
 def test_suggested_thresholds_tag_a_tenth(nts_fo, predictions):
-    suggested = nts_fo.suggest_thresholds(predictions, "found")
+    suggested = nts_fo.reviewing.suggest_thresholds(predictions, "found")
     for reason, option in ((LOW_MARGIN, "margin_below"), (LOW_SCORE, "score_below")):
-        counted = nts_fo.count_for_review(predictions, "found", **{option: suggested[reason]})
+        counted = nts_fo.reviewing.count_for_review(predictions, "found", **{option: suggested[reason]})
         assert counted[reason] in (1, 2)
     assert nts_fo.tag_for_review(predictions, "found").tagged == 2  # one for each reason
 
@@ -146,13 +146,13 @@ def test_thresholds_for_very_many_labels_are_suggested_from_some_images(nts_fo, 
         labels = [fo.Detection(label="a", bounding_box=[0, 0, 1, 1], margin=margin) for margin in margins]
         sample["found"] = fo.Detections(detections=labels)
     dataset = make_dataset(samples)
-    exact = nts_fo.suggest_thresholds(dataset, "found")[LOW_MARGIN]
-    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MOST_VALUES", 400)
-    suggested = nts_fo.suggest_thresholds(dataset, "found")
+    exact = nts_fo.reviewing.suggest_thresholds(dataset, "found")[LOW_MARGIN]
+    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MAX_VALUES", 400)
+    suggested = nts_fo.reviewing.suggest_thresholds(dataset, "found")
     assert exact != suggested[LOW_MARGIN] == pytest.approx(exact, abs=0.05)
-    assert nts_fo.suggest_thresholds(dataset, "found") == suggested
-    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MOST_VALUES", 1)
-    assert nts_fo.suggest_thresholds(dataset, "found")[LOW_MARGIN] in values
+    assert nts_fo.reviewing.suggest_thresholds(dataset, "found") == suggested
+    monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MAX_VALUES", 1)
+    assert nts_fo.reviewing.suggest_thresholds(dataset, "found")[LOW_MARGIN] in values
 
 
 def test_form_counts_once_for_each_choice_while_it_is_open(fo, predictions, monkeypatch):
@@ -182,7 +182,7 @@ def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, pr
     sample["other"] = fo.Detections(detections=[fo.Detection(label="a", bounding_box=[0, 0, 1, 1], confidence=0.5)])
     sample.save()
     assert nts_fo.tag_for_review(predictions, "found", margin_below=2.0).tagged == 20
-    assert nts_fo.suggest_thresholds(predictions, "other") == {LOW_MARGIN: None, LOW_SCORE: 0.5}
+    assert nts_fo.reviewing.suggest_thresholds(predictions, "other") == {LOW_MARGIN: None, LOW_SCORE: 0.5}
     with pytest.raises(ValueError, match="no label of 'other' in this view has a margin: auto_segment_view gives it"):
         nts_fo.tag_for_review(predictions, "other", margin_below=0.1)
     assert nts_fo.tag_for_review(predictions, "other", score_below=0.6).tagged == 1

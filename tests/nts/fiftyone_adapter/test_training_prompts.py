@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from app_requests import form, in_the_app, values
-from drawn_dataset import PLUGIN, truncate
-from PIL import Image
+from drawn_dataset import PLUGIN, training_samples, truncate
 
-from synthetic.scenes import draw_scene, species_name
+from synthetic.scenes import species_name
 
 SPECIES = (100, 102, 104, 106, 108)
 NAMES = [species_name(number) for number in SPECIES]
@@ -20,17 +19,8 @@ FEW = {"steps": 4, "batch": 2, "kinds": ["mask", "point"]}
 @pytest.fixture
 def labelled(fo, make_dataset, tmp_path):
     """Twenty scenes of five species, with masks."""
-    samples = []
-    for i in range(20):
-        scene = draw_scene([91, i], [SPECIES[i % 5], SPECIES[(i + 1 + i // 5) % 5]])
-        path = tmp_path / f"{i:02d}.png"
-        Image.fromarray(scene.image).save(path)
-        labels = [
-            fo.Detection.from_mask(mask, label=species_name(number))
-            for mask, number in zip(scene.masks, scene.species.tolist(), strict=True)
-        ]
-        samples.append(fo.Sample(path, objects=fo.Detections(detections=labels)))
-    return make_dataset(samples)
+    pairs = [(SPECIES[i % 5], SPECIES[(i + 1 + i // 5) % 5]) for i in range(20)]
+    return make_dataset(training_samples(tmp_path, 91, pairs))
 
 
 @pytest.fixture(autouse=True)
@@ -59,31 +49,31 @@ def test_a_view_becomes_a_prompt_of_the_dataset(nts_fo, labelled):
     assert report.left_out == []
     assert "step 4/4, loss" in told[-1].label
     assert "mIoU" in told[-1].label
-    stored = nts_fo.list_prompts(labelled)["shapes"]
+    stored = nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)["shapes"]
     assert stored["classes"] == list(report.classes)
     assert (stored["encoder"], stored["segmenter"], stored["steps"]) == ("small", "small", 4)
-    prompt = nts_fo.load_prompt(labelled, "shapes")
+    prompt = nts_fo.prompts.load_prompt(labelled, "shapes")
     assert prompt.fingerprint == stored["fingerprint"]
     assert not list(Path(nts_fo.prompts.fo.config.default_dataset_dir).rglob("*.safetensors"))
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(nts_fo, labelled):
     whole = nts_fo.train_reference_prompt(labelled, "objects", "whole", **FEW)
-    job = nts_fo.prompt_job(labelled, "objects", "parts", **FEW)
+    job = nts_fo.prompts.prompt_job(labelled, "objects", "parts", **FEW)
     while "step 3/" not in next(job).label:
         pass
     job.close()
-    assert "parts" not in nts_fo.list_prompts(labelled)
+    assert "parts" not in nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)
     with pytest.raises(nts_fo.InputError, match=r"other settings \(training.seed: 1 there, 2 now\)"):
         nts_fo.train_reference_prompt(labelled, "objects", "parts", seed=2, **FEW)
     parts = nts_fo.train_reference_prompt(labelled, "objects", "parts", **FEW)
     assert parts.log == whole.log
-    prompts = nts_fo.list_prompts(labelled)
+    prompts = nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)
     assert prompts["parts"]["fingerprint"] == prompts["whole"]["fingerprint"]
 
 
 def test_overwriting_begins_anew(nts_fo, labelled):
-    job = nts_fo.prompt_job(labelled, "objects", "shapes", **FEW)
+    job = nts_fo.prompts.prompt_job(labelled, "objects", "shapes", **FEW)
     while "step 3/" not in next(job).label:
         pass
     job.close()
@@ -118,7 +108,7 @@ def test_what_cannot_be_used_is_left_out_and_told(nts_fo, labelled):
     assert any(second.filepath in line for line in report.left_out)
     assert any(line.startswith("1 labels without a mask") for line in report.left_out)
     assert any(line.startswith("1 images whose field 'objects' is not set") for line in report.left_out)
-    assert nts_fo.list_prompts(labelled)["shapes"]["left_out"] == 4
+    assert nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)["shapes"]["left_out"] == 4
 
 
 def test_an_object_without_a_mask_is_neither_found_nor_background(nts_fo, labelled, monkeypatch):
@@ -141,7 +131,7 @@ def test_an_object_without_a_mask_is_neither_found_nor_background(nts_fo, labell
 
 def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatch):
     seen = set()
-    from nts.vrp.features import FeatureStore
+    from nts.vrp.training import FeatureStore
 
     original = FeatureStore.get
     monkeypatch.setattr(
@@ -153,14 +143,14 @@ def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatc
     assert not seen & hidden
     assert f"{len(hidden)} images that show a test class" in report.left_out
     assert NAMES[0] not in report.classes
-    assert nts_fo.list_prompts(labelled)["shapes"]["test_classes"] == [NAMES[0]]
+    assert nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)["shapes"]["test_classes"] == [NAMES[0]]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"classes": NAMES[:1]}, r"needs at least 3 classes, .* there are 1"),
-        ({"classes": NAMES[:3], "test_classes": NAMES[2:3]}, "both to be trained on and to be tested. That is a leak"),
+        ({"classes": NAMES[:3], "test_classes": NAMES[2:3]}, "training and test classes overlap"),
         ({"classes": ["unicorn"]}, "has no label of the classes unicorn"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"kinds": ["cloud"]}, "kinds must be some of mask, box, point, scribble"),
@@ -171,12 +161,12 @@ def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatc
 def test_what_will_not_do_is_told(nts_fo, labelled, changes, message):
     with pytest.raises((nts_fo.InputError, RuntimeError), match=message):
         nts_fo.train_reference_prompt(labelled, "objects", "shapes", **{**FEW, **changes})
-    assert nts_fo.list_prompts(labelled) == {}
+    assert nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT) == {}
 
 
 def test_the_published_choices_can_be_trained(nts_fo, labelled):
     report = nts_fo.train_reference_prompt(labelled, "objects", "shapes", preset="paper", steps=2, batch=2)
-    prompt = nts_fo.load_prompt(labelled, "shapes")
+    prompt = nts_fo.prompts.load_prompt(labelled, "shapes")
     assert prompt.model.config.queries == 50
     assert prompt.about["training"]["kinds"] == ["mask"]
     assert report.parameters == prompt.parameters
@@ -184,17 +174,17 @@ def test_the_published_choices_can_be_trained(nts_fo, labelled):
 
 def test_prompts_go_to_files_and_come_back(nts_fo, labelled, tmp_path):
     nts_fo.train_reference_prompt(labelled, "objects", "shapes", **FEW)
-    path = nts_fo.export_prompt(labelled, "shapes", tmp_path)
+    path = nts_fo.prompts.export_prompt(labelled, "shapes", tmp_path)
     assert path == tmp_path / "shapes.safetensors"
     with pytest.raises(nts_fo.InputError, match="exists: choose another, or switch on overwrite"):
-        nts_fo.export_prompt(labelled, "shapes", path)
-    nts_fo.import_prompt(labelled, path, "again")
-    prompts = nts_fo.list_prompts(labelled)
+        nts_fo.prompts.export_prompt(labelled, "shapes", path)
+    nts_fo.prompts.import_prompt(labelled, path, "again")
+    prompts = nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)
     assert prompts["again"]["fingerprint"] == prompts["shapes"]["fingerprint"]
-    assert nts_fo.load_prompt(labelled, str(path)).fingerprint == prompts["shapes"]["fingerprint"]
-    assert nts_fo.delete_prompt(labelled, "again") == ["reference prompt 'again'"]
-    with pytest.raises(nts_fo.RunNotFound, match="has no reference prompt 'again'; it has: shapes"):
-        nts_fo.delete_prompt(labelled, "again")
+    assert nts_fo.prompts.load_prompt(labelled, str(path)).fingerprint == prompts["shapes"]["fingerprint"]
+    assert nts_fo.runs.delete_run(labelled, "again", nts_fo.runs.PROMPT) == ["reference prompt 'again'"]
+    with pytest.raises(nts_fo.errors.RunNotFound, match="has no reference prompt 'again'; it has: shapes"):
+        nts_fo.runs.delete_run(labelled, "again", nts_fo.runs.PROMPT)
 
 
 def test_a_damaged_prompt_is_named(nts_fo, labelled):
@@ -205,7 +195,7 @@ def test_a_damaged_prompt_is_named(nts_fo, labelled):
     results.prompt = results.prompt[: len(results.prompt) // 2]
     labelled.save_run_results("shapes", results, overwrite=True, cache=False)
     with pytest.raises(PromptFileError, match=r"the reference prompt 'shapes' of the dataset .* is damaged"):
-        nts_fo.load_prompt(labelled, "shapes")
+        nts_fo.prompts.load_prompt(labelled, "shapes")
 
 
 # ---- in the App ------------------------------------------------------------------------------------------------------
@@ -224,7 +214,7 @@ def test_the_app_trains_and_shows_the_curves(labelled, nts_fo):
     assert loss["x"] == miou["x"] == [1, 2, 3, 4]
     assert miou["yaxis"] == "y2"
     assert "curves" in shown["outputs"]["type"]["properties"]
-    assert "shapes" in nts_fo.list_prompts(labelled)
+    assert "shapes" in nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)
 
 
 def test_the_form_warns_and_refuses(operator, labelled):
@@ -245,10 +235,10 @@ def test_operators_export_import_and_delete(operator, labelled, nts_fo, tmp_path
     assert values(form(operator("export_reference_prompt"), labelled)["prompt_key"]) == ["shapes"]
     in_the_app("export_reference_prompt", labelled, prompt_key="shapes", path=str(tmp_path / "file"))
     in_the_app("import_reference_prompt", labelled, path=str(tmp_path / "file.safetensors"), prompt_key="again")
-    assert sorted(nts_fo.list_prompts(labelled)) == ["again", "shapes"]
+    assert sorted(nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)) == ["again", "shapes"]
     told = in_the_app("delete_reference_prompt", labelled, prompt_key="shapes")
     assert "reference prompt 'shapes'" in told[-1][1]["results"]["summary"]
-    assert list(nts_fo.list_prompts(labelled)) == ["again"]
+    assert list(nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)) == ["again"]
 
 
 def test_the_plugin_is_the_one_that_is_tested(fo):
@@ -261,33 +251,33 @@ def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_noth
     from nts.fiftyone_adapter import prompts
 
     monkeypatch.setattr(prompts, "_CHECK_AFTER", 0)
-    first = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    first = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
     while "step" not in next(first).label:
         pass
-    assert nts_fo.list_unfinished_prompts(labelled)["learned"]["status"] == "running"
-    second = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    assert nts_fo.runs.list_drafts(labelled, nts_fo.runs.PROMPT)["learned"]["status"] == "running"
+    second = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
     while "waiting for an earlier training" not in next(second).label:
         pass
-    with pytest.raises(nts_fo.RunEnded, match="'learned' was started again meanwhile, or deleted"):
+    with pytest.raises(nts_fo.errors.RunEnded, match="'learned' was started again meanwhile, or deleted"):
         nts_fo.run(first)
-    folder = Path(nts_fo.list_unfinished_prompts(labelled)["learned"]["scratch_folder"])
+    folder = Path(nts_fo.runs.list_drafts(labelled, nts_fo.runs.PROMPT)["learned"]["scratch_folder"])
     while "step" not in next(second).label:
         pass
     assert folder.is_dir()
-    assert nts_fo.delete_prompt(labelled, "learned") == ["unfinished reference prompt 'learned'"]
-    with pytest.raises(nts_fo.RunEnded, match="or deleted"):
+    assert nts_fo.runs.delete_run(labelled, "learned", nts_fo.runs.PROMPT) == ["unfinished reference prompt 'learned'"]
+    with pytest.raises(nts_fo.errors.RunEnded, match="or deleted"):
         nts_fo.run(second)
     assert not folder.exists()
     assert labelled.list_runs() == []
 
 
 def test_a_stopped_training_is_listed_and_can_be_finished_or_deleted(nts_fo, labelled):
-    job = nts_fo.prompt_job(labelled, "objects", "learned", **FEW)
+    job = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
     while "step" not in next(job).label:
         pass
     job.close()
-    assert nts_fo.list_unfinished_prompts(labelled)["learned"]["status"] == "interrupted"
+    assert nts_fo.runs.list_drafts(labelled, nts_fo.runs.PROMPT)["learned"]["status"] == "interrupted"
     assert nts_fo.train_reference_prompt(labelled, "objects", "learned", **FEW).steps == FEW["steps"]
-    assert nts_fo.list_unfinished_prompts(labelled) == {}
-    nts_fo.delete_prompt(labelled, "learned")
+    assert nts_fo.runs.list_drafts(labelled, nts_fo.runs.PROMPT) == {}
+    nts_fo.runs.delete_run(labelled, "learned", nts_fo.runs.PROMPT)
     assert labelled.list_runs() == []

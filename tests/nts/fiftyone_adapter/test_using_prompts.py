@@ -36,9 +36,9 @@ def form(name, view, **params):
 
 
 def test_whole_images_are_kept_if_asked_for_and_go_with_the_file(nts_fo, drawn, references, memory, tmp_path):
-    assert nts_fo.list_memories(drawn)[memory]["whole_images"] is True
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)[memory]["whole_images"] is True
     nts_fo.build_reference_memory(references, "ground_truth", "plain")
-    assert nts_fo.list_memories(drawn)["plain"]["whole_images"] is False
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)["plain"]["whole_images"] is False
     path = nts_fo.export_memory(drawn, memory, tmp_path)
     assert nts_fo.import_memory(drawn, path, "again").whole_images
     assert nts_fo.load_memory(drawn, "again").has_whole_images
@@ -53,7 +53,7 @@ def test_a_view_is_segmented_by_a_prompt_as_the_engine_does(nts_fo, drawn, targe
     sample = targets.first()
     expected = model.predict(None, sample).detections
     assert [d.confidence for d in sample.found.detections] == [d.confidence for d in expected]
-    assert nts_fo.list_segmentations(drawn)["found"]["reference_prompt"] == "small"
+    assert nts_fo.runs.list_runs(drawn, nts_fo.runs.SEGMENTATION)["found"]["reference_prompt"] == "small"
     assert nts_fo.auto_segment_view(targets, memory, "found", **options).resumed == TARGETS
     with pytest.raises(nts_fo.InputError, match=f"scorer {scorer}, now prototype"):
         nts_fo.auto_segment_view(targets, memory, "found")
@@ -67,7 +67,7 @@ def test_a_run_of_before_there_were_scorers_is_resumed(nts_fo, drawn, targets, m
     for name in ("scorer", "prompt_fingerprint", "reference_prompt"):
         delattr(run, name)
     drawn.update_run_config("found", run)
-    assert "scorer" not in runs.configs(drawn, runs.SEGMENTATION)["found"]
+    assert "scorer" not in runs.list_runs(drawn, runs.SEGMENTATION)["found"]
     assert nts_fo.auto_segment_view(targets, memory, "found").resumed == TARGETS
 
 
@@ -129,7 +129,7 @@ def test_class_maps_are_the_most_probable_classes(nts_fo, drawn, targets, memory
         nts_fo.map_classes(targets, memory, presence_threshold=1)
     nts_fo.map_classes(targets, memory, presence_threshold=1, overwrite=True)
     assert not drawn[sample.id].nts_shapes_classes.mask.any()
-    words = nts_fo.delete_class_maps(drawn, "nts_shapes_classes")
+    words = nts_fo.runs.delete_run(drawn, "nts_shapes_classes", nts_fo.runs.CLASS_MAPS)
     assert words[-1] == "class maps 'nts_shapes_classes'"
     drawn.reload()
     assert not drawn.has_field("nts_shapes_classes")
@@ -145,9 +145,9 @@ def test_heat_maps_of_probabilities_go_with_their_memory(nts_fo, drawn, targets,
         assert heatmap.range == [0, 1]
         assert 0 <= heatmap.map.min() <= heatmap.map.max() <= 1
         assert 0 <= heatmap.presence <= 1
-    nts_fo.delete_memory(drawn, memory)
+    nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
     assert not any(drawn.has_field(field) for field in report.fields)
-    assert not nts_fo.list_heatmaps(drawn)
+    assert not nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)
 
 
 def test_names_that_the_database_allows_in_no_key_keep_their_presence(nts_fo, drawn, references, targets):

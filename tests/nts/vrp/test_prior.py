@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nts.vrp.prior import EPSILON, background_prior, normalise_prior, prior
+from nts.vrp.prior import EPSILON, normalise_prior, prior
 
 
 def slow_prior(reference_tokens: Tensor, marked: Tensor, target_tokens: Tensor) -> Tensor:
@@ -37,11 +37,6 @@ def test_the_prior_is_the_greatest_cosine_with_a_marked_patch(tokens):
     assert torch.equal(prior(reference, weights / 100, target * 8), prior(*tokens))  # neither weights nor lengths count
 
 
-def test_the_background_prior_is_the_greatest_cosine_with_a_patch_that_is_not_marked(tokens):
-    reference, weights, target = tokens
-    torch.testing.assert_close(background_prior(*tokens), slow_prior(reference, weights == 0, target))
-
-
 def test_several_references_give_the_greatest_of_their_priors_in_any_order(tokens):
     reference, weights, target = tokens
     single = [prior(t, m, target) for t, m in zip(reference.split(4), weights.split(4), strict=True) if m.any()]
@@ -50,22 +45,20 @@ def test_several_references_give_the_greatest_of_their_priors_in_any_order(token
     assert torch.allclose(prior(reference.flip(0), weights.flip(0), target), prior(*tokens))
 
 
-@pytest.mark.parametrize("function", [prior, background_prior])
-def test_a_batch_gives_what_each_gives_alone(function, tokens):
+def test_a_batch_gives_what_each_gives_alone(tokens):
     reference, weights, target = tokens
     batch = torch.stack([reference, -reference]), torch.stack([weights, weights.flip(0)]), torch.stack([target, target])
-    together = function(*batch)
+    together = prior(*batch)
     assert together.shape == (2, 15)
     for k, item in enumerate(zip(*batch, strict=True)):
-        torch.testing.assert_close(together[k], function(*item))
+        torch.testing.assert_close(together[k], prior(*item))
 
 
-def test_nothing_marked_is_least_alike_to_everything_and_everything_marked_leaves_no_background(tokens):
+def test_the_prior_of_nothing_marked_is_the_least_similarity_and_normalises_to_zero(tokens):
     reference, _, target = tokens
     nowhere = prior(reference, torch.zeros(12), target)
     assert torch.equal(nowhere, torch.full((15,), -1.0))
     assert torch.equal(normalise_prior(nowhere), torch.zeros(15))
-    assert torch.equal(background_prior(reference, torch.ones(12), target), nowhere)
 
 
 def test_a_token_without_length_is_alike_to_nothing():

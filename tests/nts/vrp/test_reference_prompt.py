@@ -11,13 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from nts import references as references_module
 from nts.instances import Instances
 from nts.memory import MemoryBank, WholeImage
+from nts.models import SMALL
 from nts.pipeline import ReferenceSegmenter, build_memory, encode_references
 from nts.references import Reference, annotation_weights
 from nts.vrp import head as head_module
 from nts.vrp.head import PromptHead, whole_images
-from nts.vrp.model import VisualReferencePrompt, VRPConfig
+from nts.vrp.model import VisualReferencePrompt, VRPConfig, paper
 from nts.vrp.prompt import PromptFileError, PromptMismatch, TrainedPrompt
 from nts.vrp.scoring import SURROUNDINGS, score_proposals
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
@@ -66,6 +68,10 @@ def test_it_comes_back_from_its_file_as_it_went(tmp_path, prompt):
     assert path.stat().st_size < 4 << 20
 
 
+def header_of(data: bytes) -> dict[str, str]:
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+
+
 def with_header(data: bytes, **changes: str) -> bytes:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -112,6 +118,37 @@ def test_classes_that_it_was_trained_on_are_not_novel(prompt):
         prompt.check_novel(["cow", "dog", "cat"])
 
 
+def test_the_shipped_prompt_has_the_fingerprint_and_the_header_that_it_had_before_kinds_were_stored():
+    path = SMALL / "reference_prompt.safetensors"
+    shipped = TrainedPrompt.load(path)
+    assert shipped.fingerprint == "85b67f2f34df4700c4644cda1447fa176dd4adf5908dbec073cd7b86127cae1d"
+    assert shipped.model.config.kinds == ("mask", "box", "point", "scribble")
+    assert "kinds" not in json.loads(header_of(path.read_bytes())["config"])
+    assert header_of(shipped.to_bytes()) == header_of(path.read_bytes())
+
+
+def test_a_new_kind_leaves_old_prompts_as_they_are_and_is_refused_by_them(monkeypatch, small_encoder, small_segmenter):
+    path = SMALL / "reference_prompt.safetensors"
+    before = TrainedPrompt.load(path)
+    bank, target = MemoryBank(small_encoder.info), target_scenes(1)[0].image
+    entries = list(encode_references(drawn_references(NOVEL_SPECIES[0], 2), small_encoder, keep_images=True))
+    bank.add(entries[0])
+    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=before)
+    maps = segmenter.map_classes(target).logits
+
+    monkeypatch.setattr(references_module, "KINDS", ("outline", *references_module.KINDS))
+    after = TrainedPrompt.load(path)
+    assert after.fingerprint == before.fingerprint
+    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
+    assert torch.equal(segmenter.map_classes(target).logits, maps)
+
+    outlined = replace(drawn_references(NOVEL_SPECIES[0], 1)[0], kind="outline")
+    (entry,) = encode_references([outlined], small_encoder, keep_images=True)
+    bank.add(entry)
+    with pytest.raises(PromptMismatch, match=r"does not know references of the kind 'outline', only mask, box, point"):
+        ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
+
+
 # ---- memories --------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +182,47 @@ def test_a_memory_may_hold_references_with_and_without_images(small_encoder):
     assert [entry.whole_image is None for entry in again.entries] == [False, False, True, True]
     with pytest.raises(PromptMismatch, match="2 of the 4 references of this memory were kept without their whole"):
         whole_images(again)
+
+
+def test_a_prompt_with_the_published_choices_sees_annotations_as_in_its_training(small_encoder, small_segmenter):
+    config = paper(VRPConfig(small_encoder.info.dim, small_segmenter.info.prompt_dim, small_encoder.grid))
+    torch.manual_seed(0)
+    model = VisualReferencePrompt(config).eval().requires_grad_(False)
+    prompt = TrainedPrompt(model, small_encoder.info, small_segmenter.info, ())
+    scene = next(s for s in target_scenes(30) if len(s.masks) > 1)
+    bank = MemoryBank(small_encoder.info)
+    references = [Reference(scene.image, "thing", mask, label_id=str(i)) for i, mask in enumerate(scene.masks[:2])]
+    for entry in encode_references(references, small_encoder, keep_images=True):
+        bank.add(entry)
+    bank = MemoryBank.from_bytes(bank.to_bytes())
+    ((image,),) = whole_images(bank)
+    union = annotation_weights(scene.masks[:2].any(0), "mask", small_encoder.grid, "nearest").flatten()
+    assert torch.equal(image.sampled.float(), union)
+    assert not torch.equal(image.weights.float(), union)
+
+    head = PromptHead(prompt, small_encoder, small_segmenter)
+    (state,) = head.look([[image]])
+    kinds = torch.zeros(1, 1, dtype=torch.int64)
+    expected = model.encode_support(image.tokens[None, None].float(), union[None, None], kinds)
+    assert torch.equal(state.queries, expected.queries)
+
+
+def test_memories_without_samples_load_and_are_refused_by_a_prompt_that_needs_them(
+    prompt, memory, small_encoder, small_segmenter
+):
+    old = MemoryBank(small_encoder.info)
+    for k, entry in enumerate(memory.entries):  # as built before samples were stored, but for one reference
+        whole = entry.whole_image if k == 1 else replace(entry.whole_image, sampled=None)
+        old.add(replace(entry, whole_image=whole))
+    old = MemoryBank.from_bytes(old.to_bytes())
+    assert [entry.whole_image.sampled is None for entry in old.entries] == [k != 1 for k in range(len(old))]
+    assert torch.equal(old.entries[1].whole_image.sampled, memory.entries[1].whole_image.sampled)
+    ReferenceSegmenter(old, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
+    config = replace(prompt.model.config, rasterisation="nearest")
+    published = replace(prompt, model=VisualReferencePrompt(config).eval())
+    with pytest.raises(PromptMismatch, match="built without such samples: build the memory again"):
+        ReferenceSegmenter(old, small_encoder, small_segmenter, scorer="vrp", prompt=published)
+    ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=published)
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,15 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nts.references import KINDS
 from nts.segmenter import ImageEmbedding
-from nts.vrp.model import ABSENT, VisualReferencePrompt, VRPConfig, paper, sine_positions
+from nts.vrp.model import ABSENT, DEFAULT_KINDS, VisualReferencePrompt, VRPConfig, paper, sine_positions
 from nts.vrp.prior import normalise_prior, prior
 from nts.vrp.training import mask_loss
 
 CONFIG = VRPConfig(token_dim=12, dim=16, grid=(4, 5), queries=3, heads=2)
 PATCHES = 20
-MASK, BOX, POINT = (KINDS.index(kind) for kind in ("mask", "box", "point"))
+MASK, BOX, POINT = (DEFAULT_KINDS.index(kind) for kind in ("mask", "box", "point"))
 
 
 def make(config: VRPConfig = CONFIG, seed: int = 0) -> VisualReferencePrompt:
@@ -39,7 +39,7 @@ def references(classes: int, shots: int, seed: int = 1) -> tuple[torch.Tensor, t
 
 def prompts(model, tokens, weights, kinds, target):
     with torch.no_grad():
-        made = model.prompt(model.encode_references(tokens, weights, kinds), target)
+        made = model.prompt(model.encode_support(tokens, weights, kinds), target)
     return made.sparse, made.dense
 
 
@@ -104,7 +104,7 @@ def test_one_target_serves_all_classes():
 def test_the_target_is_told_where_it_is_alike():
     model, (tokens, weights, kinds) = make(), references(1, 2)
     target = torch.randn(1, PATCHES, CONFIG.token_dim)
-    state = model.encode_references(tokens, weights, kinds)
+    state = model.encode_support(tokens, weights, kinds)
     alike, difference, bare, to_mean = model.target_channels(state, target[:, None])
     patches, marked = tokens[0].flatten(0, 1), weights[0].flatten() > 0.5
     cosine = F.normalize(target[0], dim=1) @ F.normalize(patches, dim=1).T
@@ -120,15 +120,26 @@ def test_what_a_point_does_not_mark_is_no_background():
     model, (tokens, weights, _) = make(), references(1, 1)
     target = torch.randn(1, 1, PATCHES, CONFIG.token_dim)
     for kind, known in ((MASK, True), (BOX, True), (POINT, False)):
-        state = model.encode_references(tokens, weights, torch.tensor([[kind]]))
+        state = model.encode_support(tokens, weights, torch.tensor([[kind]]))
         assert bool(state.unmarked.any()) == known
         assert bool(model.target_channels(state, target)[1].any()) == known
+
+
+def test_a_configuration_has_its_own_order_of_kinds():
+    config = replace(CONFIG, kinds=("point", "mask"))
+    model, (tokens, weights, _) = make(config), references(1, 1)
+    assert model.kinds.shape == (2, 16)
+    for kind, known in ((0, False), (1, True)):
+        assert bool(model.encode_support(tokens, weights, torch.tensor([[kind]])).unmarked.any()) == known
+    assert VRPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="kinds must be different kinds"):
+        replace(CONFIG, kinds=("mask", "mask"))
 
 
 def test_an_empty_reference_says_nothing_and_breaks_nothing():
     model, (tokens, weights, kinds) = make(), references(1, 1)
     target = torch.randn(1, PATCHES, CONFIG.token_dim)
-    state = model.encode_references(tokens, torch.zeros_like(weights), kinds)
+    state = model.encode_support(tokens, torch.zeros_like(weights), kinds)
     assert not state.prototypes.any()
     assert not any(channel.any() for channel in model.target_channels(state, target[:, None]))
     made = model.prompt(state, target)
@@ -140,7 +151,7 @@ def test_the_published_prior_is_the_bare_cosine():
     published = paper(replace(CONFIG, heads=4))
     model, (tokens, weights, kinds) = make(published), references(1, 1)
     target = torch.randn(1, 1, PATCHES, CONFIG.token_dim)
-    (channel,) = model.target_channels(model.encode_references(tokens, weights, kinds), target)
+    (channel,) = model.target_channels(model.encode_support(tokens, weights, kinds), target)
     assert torch.equal(channel, prior(tokens[:, :1], weights[:, :1] > 0.5, target).clamp(min=0))
     assert float(normalise_prior(channel).max()) == pytest.approx(1, abs=1e-4)
 
@@ -254,7 +265,7 @@ def test_only_the_prompt_learns_and_it_can_learn_an_episode(small_segmenter, emb
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        made = model.prompt(model.encode_references(tokens, weights, kinds), targets)
+        made = model.prompt(model.encode_support(tokens, weights, kinds), targets)
         decoded = small_segmenter.decode(embeddings, made.sparse, made.dense)
         loss = mask_loss(decoded.mask_logits, truth, torch.ones_like(truth))
         optimizer.zero_grad()

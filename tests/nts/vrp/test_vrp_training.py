@@ -11,23 +11,25 @@ import numpy as np
 import pytest
 import torch
 
+from nts.cache import TensorCache
 from nts.datasets.episodes import EpisodeImages
 from nts.evaluation.run_folder import RunError
 from nts.references import KINDS, annotation_weights
-from nts.vrp.episodes import annotate, draw_training_episode, images_of_classes
-from nts.vrp.features import FeatureStore
 from nts.vrp.training import (
     PAPER,
     ClassSplit,
+    FeatureStore,
     Progress,
     TrainingConfig,
     TrainingError,
     TrainingReport,
     default_vrp,
+    images_of_classes,
     run_training,
     split_classes,
     train,
 )
+from nts.vrp.training.episodes import annotate, draw_training_episode
 from synthetic.scenes import draw_scene, write_coco
 
 SPECIES = (100, 102, 104, 106, 108)
@@ -59,7 +61,7 @@ def dataset(folder) -> dict:
 
 @pytest.fixture(scope="module")
 def store(folder, small_encoder, small_segmenter) -> FeatureStore:
-    return FeatureStore(small_encoder, small_segmenter, folder=folder / "features")
+    return FeatureStore(small_encoder, small_segmenter, TensorCache(folder / "features", 1 << 30))
 
 
 SPLIT = ClassSplit(train=(1, 2, 3), validation=(4, 5))
@@ -188,7 +190,7 @@ def test_impossible_settings_are_refused(changes, message):
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
-def test_features_are_made_once_and_come_back_from_disk(tmp_path, small_encoder, small_segmenter):
+def test_features_are_computed_once_and_come_back_from_the_cache(tmp_path, small_encoder, small_segmenter):
     image = draw_scene([92, 0], SPECIES).image
     asked = []
 
@@ -196,29 +198,30 @@ def test_features_are_made_once_and_come_back_from_disk(tmp_path, small_encoder,
         asked.append(1)
         return image
 
-    first = FeatureStore(small_encoder, small_segmenter, folder=tmp_path)
+    cache = TensorCache(tmp_path, 1 << 30)
+    first = FeatureStore(small_encoder, small_segmenter, cache)
     made = first.get("a", read)
     assert first.get("a", read) is made
     assert len(asked) == 1
     mirrored = first.get("a", read, flipped=True)
     assert not torch.equal(made.tokens, mirrored.tokens)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert cache.count("training-features-") == 2
 
-    second = FeatureStore(small_encoder, small_segmenter, folder=tmp_path).get("another name", read)
+    again = FeatureStore(small_encoder, small_segmenter, cache)
+    again._compute = None  # what is in the cache is not computed again
+    second = again.get("another name", read)
     assert torch.equal(second.tokens, made.tokens)
+    assert torch.equal(second.embedding.features, made.embedding.features)
     for a, b in zip(second.embedding.high_resolution, made.embedding.high_resolution, strict=True):
         assert torch.equal(a, b)
 
 
-def test_features_stay_within_their_budgets(tmp_path, small_encoder, small_segmenter):
+def test_features_in_memory_stay_within_their_budget(small_encoder, small_segmenter):
     images = {k: draw_scene([92, k], SPECIES).image for k in range(3)}
     size = FeatureStore(small_encoder, small_segmenter).get(0, lambda: images[0]).nbytes
-    store = FeatureStore(
-        small_encoder, small_segmenter, folder=tmp_path, disk_budget=int(1.5 * size), memory_budget=int(2.5 * size)
-    )
+    store = FeatureStore(small_encoder, small_segmenter, memory_budget=int(2.5 * size))
     for k in (0, 1, 2):
         store.get(k, lambda k=k: images[k])
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
     reads = []
     for k in (2, 1, 0):
         store.get(k, lambda k=k: (reads.append(k), images[k])[1])
@@ -270,6 +273,20 @@ def test_the_prompt_says_what_it_was_trained_on(dataset, store, tmp_path):
     assert report.prompt.encoder == store.encoder.info
     assert report.prompt.segmenter == store.segmenter.info
     assert report.prompt.about["training"]["seed"] == 3
+
+
+def test_kinds_that_the_prompt_does_not_know_cannot_be_simulated(dataset, store, tmp_path):
+    vrp = replace(default_vrp(store), kinds=("mask", "box"))
+    with pytest.raises(TrainingError, match="does not know annotations of the kinds point, scribble"):
+        next(train(dataset, SPLIT, store, tmp_path / "run", CONFIG, vrp))
+
+
+def test_the_order_of_kinds_is_that_of_the_prompt(dataset, store, tmp_path):
+    config, vrp = replace(CONFIG, steps=2, kinds=("box",)), default_vrp(store)
+    report = run_training(train(dataset, SPLIT, store, tmp_path / "run", config, replace(vrp, kinds=("point", "box"))))
+    assert report.prompt.model.config.kinds == ("point", "box")
+    assert report.prompt.model.kinds[1].any()
+    assert not report.prompt.model.kinds[0].any()  # no gradient ever reached the kind that was not simulated
 
 
 def test_the_published_choices_run(dataset, store, tmp_path):

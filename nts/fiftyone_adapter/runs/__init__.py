@@ -1,0 +1,119 @@
+"""Everything that the plugin stores in a dataset. Only this package stores, lists and deletes runs.
+
+All of it are custom runs of FiftyOne, with FiftyOne's own classes and plain values, so that a dataset opens where the
+plugin is not installed:
+
+* a *memory* (method ``nts_memory``), registered on the view of its references; its results hold the bank's bytes;
+* a *segmentation* (``nts_segmentation``), under the name of its output field, registered on the view it segmented;
+* an *evaluation* (``nts_nap``), registered on the view it evaluated; its results hold the numbers. Beside it stands an
+  evaluation of FiftyOne's own kind under the same name, which FiftyOne's Model Evaluation panel shows;
+* a *reference prompt* (``nts_prompt``), trained here or read from a file; its results hold its bytes and its log;
+* a *set of heat maps* (``nts_heatmaps``), under ``<memory>_similarity``, or ``_probability`` if made by a reference
+  prompt; its configuration names the field of every class;
+* a *set of class maps* (``nts_class_maps``), under the name of its output field.
+
+:mod:`.kinds` is the table of them, :mod:`.storage` reads and writes any run, :mod:`.deletion` deletes any run with
+everything made with it; the other modules hold the stored format of one kind each.
+"""
+
+from .deletion import delete_run, run_contents
+from .kinds import (
+    CLASS_MAPS,
+    EVALUATION,
+    HEATMAPS,
+    MEMORY,
+    PROMPT,
+    RUN_KINDS,
+    SEGMENTATION,
+    RunKind,
+    error_field,
+    heatmaps_key,
+)
+from .memories import check_memory, fingerprint, load_memory, reference_sources, store_memory
+from .native_records import (
+    ATTRIBUTE_SUFFIXES,
+    COUNT_SUFFIXES,
+    METRIC,
+    PENDING,
+    delete_native_evaluation,
+    error_attribute,
+    has_native_evaluation,
+    label_attributes,
+    native_stamp,
+)
+from .review_views import delete_review_view, has_review_view, review_view, save_review_view
+from .storage import (
+    Collection,
+    all_images,
+    begin,
+    check_draft,
+    check_editable,
+    check_owner,
+    complete,
+    config,
+    created,
+    discard_draft,
+    explained,
+    is_draft,
+    list_drafts,
+    list_runs,
+    results,
+    store,
+    update,
+    update_draft,
+)
+from .trained_prompts import LOCK_FILE, load_stored_prompt, store_prompt
+
+__all__ = [
+    "ATTRIBUTE_SUFFIXES",
+    "CLASS_MAPS",
+    "COUNT_SUFFIXES",
+    "EVALUATION",
+    "HEATMAPS",
+    "LOCK_FILE",
+    "MEMORY",
+    "METRIC",
+    "PENDING",
+    "PROMPT",
+    "RUN_KINDS",
+    "SEGMENTATION",
+    "Collection",
+    "RunKind",
+    "all_images",
+    "begin",
+    "check_draft",
+    "check_editable",
+    "check_memory",
+    "check_owner",
+    "complete",
+    "config",
+    "created",
+    "delete_native_evaluation",
+    "delete_review_view",
+    "delete_run",
+    "discard_draft",
+    "error_attribute",
+    "error_field",
+    "explained",
+    "fingerprint",
+    "has_native_evaluation",
+    "has_review_view",
+    "heatmaps_key",
+    "is_draft",
+    "label_attributes",
+    "list_drafts",
+    "list_runs",
+    "load_memory",
+    "load_stored_prompt",
+    "native_stamp",
+    "reference_sources",
+    "results",
+    "review_view",
+    "run_contents",
+    "save_review_view",
+    "store",
+    "store_memory",
+    "store_prompt",
+    "update",
+    "update_draft",
+]
