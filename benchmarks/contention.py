@@ -38,10 +38,10 @@ from benchmarks.measuring import (
     surroundings,
     write_report,
 )
+from nts.building import build_memory
 from nts.images import prepare_target
 from nts.masks import draw_masks
 from nts.matching import match_proposals, pool_tokens
-from nts.pipeline import build_memory
 from nts.segmenter import ImageEmbedding, ProposalConfig, Proposals
 from nts.utils.threads import in_one_thread
 

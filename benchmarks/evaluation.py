@@ -1,11 +1,11 @@
-"""Time of an evaluation: ours, pycocotools' and FiftyOne's own, on one drawn data set in one run.
+"""Time of an evaluation by this project, pycocotools and FiftyOne, on one drawn data set in one run.
 
     python -m benchmarks.evaluation                          5,000 images; FiftyOne on the first 100 of them
     python -m benchmarks.evaluation --fiftyone-images 5000   all of them with FiftyOne too: hours
 
 Every image has 100 predictions of 20 classes and about eight objects. All compute COCO's average precision of boxes and
-of masks, of data that is in memory (FiftyOne: in its database) already; pycocotools' arrays are compared with ours,
-element by element. CPU seconds are this process's own, whatever else the machine does; FiftyOne's database has more.
+masks from data in memory (FiftyOne: in its database). The arrays of pycocotools are compared with ours, element by
+element. CPU seconds are those of this process, without FiftyOne's database.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ OBJECTS = 8
 PREDICTIONS = 100
 RADII = (10, 100)
 LAYOUTS = 500
-"""Shapes are drawn for so many images, and used again with other classes and scores: drawing takes longer than any
-evaluation."""
+"""Number of images with their own shapes, which others reuse with other classes and scores: drawing takes longer than
+any evaluation."""
 IOU_TYPES: dict[IouType, str] = {"boxes": "bbox", "masks": "segm"}
 
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ DataSet = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def draw_data_set(images: int, seed: int = 0) -> DataSet:
-    """Ellipses as ground truth; as predictions, shifted copies of them, and more that nothing is under.
+    """Data set of ellipses; predictions are shifted copies of them, and ellipses on background.
 
     Half of the copies carry the right class. Scores are higher for right predictions than for wrong ones, on average.
     """
@@ -84,7 +84,7 @@ def draw_data_set(images: int, seed: int = 0) -> DataSet:
 
 
 def draw_layout(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[dict[str, Any]], np.ndarray]:
-    """The objects of an image, the predictions, and of which object each prediction is a copy, -1 for none."""
+    """Objects of an image, its predictions, and the object that each prediction copies, -1 for none."""
     objects = draw_ellipses(rng, int(rng.poisson(OBJECTS)))
     predictions = draw_ellipses(rng, PREDICTIONS)
     copied = np.full(PREDICTIONS, -1)
@@ -119,7 +119,7 @@ def encode_ellipses(ellipses: np.ndarray) -> list[dict[str, Any]]:
 
 
 def first_images(data: DataSet, count: int) -> DataSet:
-    """A piece of the data set: its first so many images."""
+    """First images of the data set."""
     ground_truth, results = data
     piece = {
         "images": ground_truth["images"][:count],
@@ -130,14 +130,14 @@ def first_images(data: DataSet, count: int) -> DataSet:
 
 
 def timed(call: Callable[[], Result]) -> tuple[Result, np.ndarray]:
-    """What the call returns, and the seconds it took: of the clock, and of this process's own work."""
+    """Result of a call, its wall time, and the CPU time of this process, in seconds."""
     begin = np.array([time.perf_counter(), time.process_time()])
     result = call()
     return result, np.array([time.perf_counter(), time.process_time()]) - begin
 
 
 def image_by_image(data: DataSet) -> NovelAP:
-    """Ours, as a run does it that segments and forgets: every image matched by itself."""
+    """Evaluate image by image, as a streaming run does."""
     ground_truth, results = data
     class_ids = [category["id"] for category in ground_truth["categories"]]
     names = [category["name"] for category in ground_truth["categories"]]
@@ -158,7 +158,7 @@ def image_by_image(data: DataSet) -> NovelAP:
 
 
 def by_pycocotools(data: DataSet, iou_type: IouType) -> COCOeval:
-    """pycocotools, as its own demo calls it."""
+    """Evaluate with pycocotools, as in its demo."""
     ground_truth, results = data
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -172,7 +172,7 @@ def by_pycocotools(data: DataSet, iou_type: IouType) -> COCOeval:
 
 
 def copy_of(data: DataSet, iou_type: IouType) -> DataSet:
-    """A copy for pycocotools, which writes into what it is given, with one geometry only: see ``loadRes`` on areas."""
+    """Copy for pycocotools, which modifies its input, with one geometry only: see ``loadRes`` on areas."""
     ground_truth, results = data
     kept = ("image_id", "category_id", "score", "bbox" if iou_type == "boxes" else "segmentation")
     annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
@@ -180,14 +180,14 @@ def copy_of(data: DataSet, iou_type: IouType) -> DataSet:
 
 
 def difference(data: DataSet, iou_type: IouType, expected: COCOeval) -> float:
-    """The largest difference between any elements of pycocotools' arrays and ours."""
+    """Largest difference between elements of pycocotools' arrays and ours."""
     curves = accumulate(match(*data, iou_type=iou_type))
     names = ("precision", "recall", "scores")
     return max(float(np.abs(getattr(curves, name) - expected.eval[name]).max()) for name in names)
 
 
 def fiftyone_dataset(data: DataSet) -> Any:
-    """The data set in a FiftyOne database of its own."""
+    """Data set in a separate FiftyOne database."""
     os.environ |= {
         "FIFTYONE_DO_NOT_TRACK": "true",
         "FIFTYONE_DATABASE_VALIDATION": "false",
@@ -220,7 +220,7 @@ def fiftyone_dataset(data: DataSet) -> Any:
 
 
 def run(images: int = 5000, fiftyone_images: int = 100, draws: int = 1000) -> list[dict[str, Any]]:
-    """Time everything; prints a table and returns its rows."""
+    """Time all evaluations, print a table, and return its rows."""
     data = draw_data_set(images)
     sizes = sorted({min(fiftyone_images, images), images} - {0})
     print(f"{images} images, {len(data[0]['annotations'])} objects, {len(data[1])} predictions, {CLASSES} classes")
@@ -277,7 +277,7 @@ def run(images: int = 5000, fiftyone_images: int = 100, draws: int = 1000) -> li
 
 
 def main() -> None:
-    """Read the options, run."""
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--fiftyone-images", type=int, default=100, help="0 leaves FiftyOne out")

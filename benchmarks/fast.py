@@ -23,14 +23,16 @@ from torch import Tensor
 from benchmarks.measuring import RESULTS, draw_references, markdown_table, surroundings, write_report
 from benchmarks.scenes import REFERENCES_PER_CLASS, draw_prototypes, figures
 from benchmarks.speed import compare
+from nts.building import encode_references
 from nts.instances import Instances
 from nts.matching import match_proposals
 from nts.metrics.coco import coco_results, evaluate
 from nts.models import load_encoder, load_segmenter
-from nts.pipeline import EncodedTarget, encode_references, encode_target
+from nts.pipeline import encode_target
 from nts.presets import FAST, PAPER, Preset
 from nts.segmenter import Proposals, point_grid
 from nts.segmenter.guidance import guided_points
+from nts.targets import EncodedTarget
 from nts.utils.devices import resolve_device, resolve_precision
 from synthetic.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
 

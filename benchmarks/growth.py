@@ -34,9 +34,10 @@ from benchmarks.measuring import (
     time_call,
     write_report,
 )
+from nts.building import build_memory
 from nts.matching import match_proposals
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry, instance_prototype
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT
 from nts.utils.devices import resolve_device
 

@@ -19,11 +19,12 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.scenes import DRAWS, MERGING, REFERENCES_PER_CLASS, draw_prototypes, figures, match_all, summary, table
+from nts.building import encode_references
 from nts.datasets.annotations import EVALUATION, simulate_reference
 from nts.memory import MemoryEntry
 from nts.metrics.coco import evaluate
 from nts.models import load_encoder, load_segmenter
-from nts.pipeline import encode_references, encode_target
+from nts.pipeline import encode_target
 from nts.presets import get_preset
 from nts.promotion import promote
 from nts.references import Kind, Reference

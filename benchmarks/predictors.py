@@ -1,10 +1,10 @@
-"""All heads on drawn scenes: the same episodes, novel and base classes, every kind of annotation, 1 and 5 references.
+"""Predictors on drawn scenes: novel and base classes, every kind of annotation, 1 and 5 references.
 
     python -m benchmarks.predictors
 
-Novel classes are those of the benchmark of scenes, which nothing was trained on; base classes are some that the
-reference prompt was trained on, or chosen by. The thresholds of all heads are chosen on validation species, those of
-the baselines for every kind of annotation by itself. Controls are shown a wrong class, or nothing marked at all.
+Novel classes are those of the benchmark of scenes, on which nothing was trained. Base classes are some of those that
+the reference prompt was trained on, or chosen by. Thresholds are chosen on validation species: of the baselines for
+every kind of annotation, of the others for masks. Controls are shown a wrong class, or nothing marked.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nts.datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
-from nts.evaluation.predictor_run import head_rows
-from nts.evaluation.predictor_table import HeadTable, draw_lists, evaluate_heads
+from nts.datasets.episode_lists import draw_lists
+from nts.evaluation.predictor_evaluation import evaluate_predictors
+from nts.evaluation.predictor_run import predictor_rows
+from nts.evaluation.predictor_table import PredictorTable
 from nts.evaluation.predictors import TRAINING_FREE
-from nts.models import load_encoder, load_reference_prompt, load_segmenter
+from nts.models import load_encoder, load_segmenter
 from nts.presets import get_preset
+from nts.vrp.loading import load_reference_prompt
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES, VALIDATION_SPECIES, species_name
 
@@ -41,8 +44,8 @@ def run(
     prompt: str = "small",
     device: str = "auto",
     images_per_class: int = 12,
-) -> HeadTable:
-    """The whole benchmark; prints its tables and returns them."""
+) -> PredictorTable:
+    """Run the benchmark, print its tables, and return them."""
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
     preset, trained = get_preset(preset), load_reference_prompt(prompt)
     trained.check_novel([species_name(number) for number in NOVEL_SPECIES])
@@ -57,10 +60,10 @@ def run(
     began = time.perf_counter()
     others = drawn_images(VALIDATION, **numbers, seed=1)
     (by,) = draw_lists(*others, {"validation": range(1, 1 + len(VALIDATION))}, shots=[1], count=validation_episodes)
-    rows, thresholds = head_rows(dino, sam, preset, trained, (*others, by), annotations, progress=print)
+    rows, thresholds = predictor_rows(dino, sam, preset, trained, (*others, by), annotations, progress=print)
     lists = draw_lists(references, targets, groups, shots=shots, count=episodes)
-    with tqdm(total=len(lists) * episodes, desc="Asking heads", unit="episode") as bar:
-        table = evaluate_heads(
+    with tqdm(total=len(lists) * episodes, desc="Predictors", unit="episode") as bar:
+        table = evaluate_predictors(
             references,
             targets,
             lists,

@@ -18,8 +18,10 @@ import torch
 from tqdm import tqdm
 
 from nts.cache import TensorCache
-from nts.evaluation.predictor_table import Row, draw_lists, evaluate_heads
-from nts.evaluation.predictors import Baselines, PromptedMap
+from nts.datasets.episode_lists import draw_lists
+from nts.evaluation.predictor_evaluation import Row, evaluate_predictors
+from nts.evaluation.predictors import PromptedMap
+from nts.evaluation.shared_encodings import SharedEncodings
 from nts.models import load_encoder, load_segmenter
 from nts.vrp.model import VRPConfig, paper
 from nts.vrp.prompt import TrainedPrompt
@@ -107,10 +109,10 @@ def main() -> None:
     references, targets = drawn_images(NOVEL_SPECIES)
     groups = {"novel": [category["id"] for category in targets.dataset["categories"]]}
     lists = draw_lists(references, targets, groups, shots=(1, 5), count=args.episodes)
-    models = Baselines(encoder, segmenter)
-    rows = {name: Row(PromptedMap(models, encoder, prompt)) for name, prompt in prompts.items()}
+    encodings = SharedEncodings(encoder, segmenter)
+    rows = {name: Row(PromptedMap(encodings, prompt)) for name, prompt in prompts.items()}
     with tqdm(total=2 * args.episodes, desc="Episodes") as bar:
-        table = evaluate_heads(
+        table = evaluate_predictors(
             references, targets, lists, groups, rows, against=OURS if OURS in rows else "", tick=bar.update
         )
     print(table.to_markdown())

@@ -22,22 +22,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nts.evaluation.diagnostics import (
-    ERROR_KINDS,
-    Diagnostics,
-    ErrorCounts,
-    ModelDiagnostics,
-    diagnose,
-    nearest_classes,
-    proposal_hits,
-)
+from nts.building import encode_references
+from nts.evaluation.model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
 from nts.matching import MatchingConfig, match_proposals
 from nts.memory import class_prototype
 from nts.metrics.coco import NovelAP, coco_results, evaluate
+from nts.metrics.error_types import ERROR_KINDS, Diagnostics, ErrorCounts, diagnose
+from nts.metrics.matches import match
 from nts.models import load_encoder, load_segmenter
-from nts.pipeline import EncodedTarget, encode_references, encode_target
+from nts.pipeline import encode_target
 from nts.presets import get_preset
 from nts.references import Reference
+from nts.targets import EncodedTarget
 from synthetic.scenes import (
     DISTRACTOR_SPECIES,
     NOVEL_SPECIES,
@@ -241,7 +237,8 @@ def run(
         found = [match_all(truth, encoded, p, MERGING["soft"], preset.box_convention) for p in prototypes]
         by_shots[str(k)] = summary(figures(evaluate(truth, results)) for results in found)
         if k == middle:
-            diagnoses = [diagnose(everything, results, novel_ids) for results in found]
+            matches = [match(everything, results, novel_ids) for results in found]
+            diagnoses = [diagnose(m, everything, r, novel_ids) for m, r in zip(matches, found, strict=True)]
     print(f"\n{table('references per class', by_shots)}")
     print("\nTrue masks given the right class: ", end="")
     print(", ".join(f"{100 * value:.1f} % with {k}" for k, value in accuracy.items()))

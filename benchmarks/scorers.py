@@ -1,4 +1,4 @@
-"""Who judges proposals best: the prototypes, a trained reference prompt, or both, on the benchmark of drawn scenes.
+"""Compare the scorers: prototypes, a trained reference prompt, or both, on the benchmark of drawn scenes.
 
     python -m benchmarks.scorers
 
@@ -16,12 +16,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nts.building import encode_references
 from nts.memory import MemoryBank, MemoryEntry
 from nts.metrics.coco import coco_results, evaluate
-from nts.models import load_encoder, load_reference_prompt, load_segmenter
-from nts.pipeline import SCORERS, EncodedTarget, ReferenceSegmenter, encode_references, encode_target
+from nts.models import load_encoder, load_segmenter
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import get_preset
 from nts.references import Reference
+from nts.scorers import SCORERS, make_scorer
+from nts.targets import EncodedTarget
+from nts.vrp.class_maps import ClassMapper, whole_images
+from nts.vrp.loading import load_reference_prompt
 from synthetic.scenes import NOVEL_SPECIES, Scene, coco_dataset, reference_scenes, species_name, target_scenes
 
 from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
@@ -51,19 +56,23 @@ def find_all(truth: dict, segmenter: ReferenceSegmenter, targets: Sequence[Encod
 
 
 def presence_figures(
-    scenes: Sequence[Scene], judges: Sequence[ReferenceSegmenter], targets: Sequence[EncodedTarget]
+    scenes: Sequence[Scene],
+    memories: Sequence[MemoryBank],
+    mappers: Sequence[ClassMapper],
+    targets: Sequence[EncodedTarget],
 ) -> dict[str, float]:
-    """How the presence scores of all classes in all images agree with the truth.
+    """Agreement of the presence scores of all classes in all images with the truth.
 
-    ``auc``: how often a class that is there scores above one that is not; ``balanced accuracy`` of scores above 0.5:
-    the mean of the shares of present and of absent classes that are told right.
+    ``auc``: probability that a class that is present scores above one that is not; ``balanced accuracy`` of scores
+    above 0.5: mean of the recalls of present and of absent classes.
     """
     there, scores = [], []
-    for judge in judges:
+    for memory, mapper in zip(memories, mappers, strict=True):
         for scene, target in zip(scenes, targets, strict=True):
+            assert target.embedding is not None
             shown = {species_name(number) for number in scene.species.tolist()}
-            there += [name in shown for name in judge.classes]
-            scores += judge.class_maps(target).presence.tolist()
+            there += [name in shown for name in memory.classes]
+            scores += mapper.maps(target.tokens, target.embedding).presence.tolist()
     present, score = np.array(there), np.array(scores)
     difference = score[present][:, None] - score[~present]
     above = (difference > 0).mean() + 0.5 * (difference == 0).mean()
@@ -99,13 +108,16 @@ def run(
     for k in shots:
         memories = [draw_memory(entries, k, draw, MemoryBank(encoder.info, chosen.name)) for draw in range(draws)]
         for scorer in SCORERS:
-            judges = [
-                ReferenceSegmenter(memory, encoder, segmenter, chosen, scorer=scorer, prompt=trained)
+            pipelines = [
+                ReferenceSegmenter(
+                    memory, encoder, segmenter, chosen, scorer=make_scorer(scorer, memory, encoder, segmenter, trained)
+                )
                 for memory in memories
             ]
-            found = [find_all(truth, judge, encoded) for judge in tqdm(judges, desc=f"{k} references, {scorer}")]
+            found = [find_all(truth, engine, encoded) for engine in tqdm(pipelines, desc=f"{k} references, {scorer}")]
             rows[f"{k}, {scorer}"] = summary(figures(evaluate(truth, results)) for results in found)
-        presence[str(k)] = presence_figures(scenes, judges, encoded)
+        mappers = [ClassMapper(trained, encoder, segmenter, whole_images(memory)) for memory in memories]
+        presence[str(k)] = presence_figures(scenes, memories, mappers, encoded)
     print(table("references per class, scorer", rows))
     for k, told in presence.items():
         print(f"\nPresence with {k}: {', '.join(f'{name} {100 * value:.1f}' for name, value in told.items())}")

@@ -38,7 +38,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed import jpeg_file, read_file
 from nts.cache import TensorCache
-from nts.cache.targets import keep_target
+from nts.cache.targets import write_target
 from nts.cached_segmenter import CachedSegmenter
 from nts.images import digest_content
 from nts.memory import MemoryBank, MemoryEntry
@@ -94,10 +94,10 @@ def run(
             path.write_bytes(file)
 
         def encode(path: Path) -> None:
-            first.keep(first.segment(first.look_up_file(path)))
+            first.store(first.segment(first.fetch_file(path)))
 
         def look_again(path: Path) -> int:
-            found = second.segment(second.look_up_file(path))
+            found = second.segment(second.fetch_file(path))
             assert found.encoded is None
             return len(found.instances)
 
@@ -110,7 +110,7 @@ def run(
 
         (Path(folder) / "discs").write_bytes(files[0] + b"discs")
         key = engines[1].target_key(digest_content(files[0] + b"discs"))
-        keep_target(cache, key, image_of_discs(engines[1]))
+        write_target(cache, key, image_of_discs(engines[1]))
         discs = [watch.time("discs", look_again, Path(folder) / "discs") for _ in range(4 * ROUNDS)]
     medians = {run_: float(np.median(seconds)) for run_, seconds in watch.seconds.items()}
     numbers = {

@@ -57,11 +57,12 @@ from benchmarks.measuring import (
     write_report,
 )
 from nts import pipeline
+from nts.building import build_memory
 from nts.encoder import Encoder
 from nts.images import prepare_target
 from nts.instances import Instances
 from nts.metrics.coco import coco_results
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.pipeline import ReferenceSegmenter
 from nts.presets import PAPER, Preset, get_preset
 from nts.utils.devices import resolve_device, resolve_precision
 from reference_implementation import published_pipeline

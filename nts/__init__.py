@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .building import build_memory
     from .images import read_image
     from .instances import Instances
     from .matching import MatchingConfig, match_proposals
     from .memory import MemoryBank
     from .models import load_encoder, load_segmenter
-    from .pipeline import ReferenceSegmenter, build_memory
+    from .pipeline import ReferenceSegmenter
     from .presets import Preset, get_preset
     from .promotion import promote
     from .references import Reference
@@ -51,7 +52,7 @@ _MODULES = {
     "Preset": "presets",
     "Reference": "references",
     "ReferenceSegmenter": "pipeline",
-    "build_memory": "pipeline",
+    "build_memory": "building",
     "get_preset": "presets",
     "load_encoder": "models",
     "load_segmenter": "models",

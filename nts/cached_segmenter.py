@@ -1,12 +1,12 @@
-"""Segmenting without encoding an image twice: by a cache of targets, known by the content of their images.
+"""Segmentation with a cache of encoded targets, keyed by the content of the images.
 
-The three steps can be taken in three threads: look an image up ahead of the models, segment it, keep what is new behind
-them.
+The three steps can run in three threads: :meth:`~CachedSegmenter.fetch_file` ahead of the models,
+:meth:`~CachedSegmenter.segment` with them, :meth:`~CachedSegmenter.store` after them.
 
 >>> from nts.cache import default_cache
 >>> cached = CachedSegmenter(segmenter, default_cache())
->>> found = cached.segment(cached.look_up_file("street.jpg"))
->>> cached.keep(found)
+>>> found = cached.segment(cached.fetch_file("street.jpg"))
+>>> cached.store(found)
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from typing import TypeVar
 import numpy as np
 
 from .cache import TensorCache
-from .cache.targets import keep_target, read_target
+from .cache.targets import read_target, write_target
 from .images import PreparedImage, digest, digest_content, read_file, read_image
 from .instances import Instances
-from .pipeline import EncodedTarget, ReferenceSegmenter
-from .targets import Target
+from .pipeline import ReferenceSegmenter
+from .targets import EncodedTarget, Target
 
 Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
-class LookedUp:
-    """An image's target, where it had been kept, or else the image, ready for the models.
+class Fetched:
+    """An image on its way to the matching.
 
     Attributes:
-        found: one of the two.
+        target: from the cache, or else the image, prepared for the models.
         key: of the target in the cache; ``None`` without a cache.
     """
 
-    found: Target | PreparedImage
+    target: Target | PreparedImage
     key: str | None
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was found in an image.
+    """Result for an image.
 
     Attributes:
-        instances: what was found.
-        encoded: what the models made of the image; ``None`` where they did not run.
-        key: of its target in the cache; ``None`` without a cache.
+        instances: found in the image.
+        encoded: output of the models; ``None`` if the target came from the cache.
+        key: of the target in the cache; ``None`` without a cache.
     """
 
     instances: Instances
@@ -57,19 +57,19 @@ class Segmented:
 
 
 class CachedSegmenter:
-    """A segmenter that runs its models on no image that it, or another with the same models, has seen before.
+    """Segmenter that runs its models only on images that are not in the cache.
 
     Args:
-        segmenter: the segmenter. One with a reference prompt looks at every image anew, and uses no cache.
-        cache: of targets; without one, too, every image is encoded.
+        segmenter: the segmenter.
+        cache: of targets. It is not used if the segmenter's scorer cannot score cached targets.
     """
 
     def __init__(self, segmenter: ReferenceSegmenter, cache: TensorCache | None) -> None:
         self.segmenter = segmenter
-        self._cache = cache if segmenter.keeps_targets else None
+        self._cache = cache if segmenter.scorer.scores_cached_targets else None
 
-    def look_up_file(self, path: str | os.PathLike) -> LookedUp:
-        """An image by the content of its file, so that a known one need not even be decoded.
+    def fetch_file(self, path: str | os.PathLike) -> Fetched:
+        """Read an image file, and decode it unless its target is in the cache.
 
         Raises:
             ImageError: if the file cannot be read, or is no image.
@@ -77,29 +77,29 @@ class CachedSegmenter:
         content = read_file(path)
         key, target = self._find(digest_content, content)
         if target is not None:
-            return LookedUp(target, key)
+            return Fetched(target, key)
         image = read_image(path, exif=self.segmenter.preset.exif, content=content)
-        return LookedUp(self.segmenter.prepare(image), key)
+        return Fetched(self.segmenter.prepare(image), key)
 
-    def look_up(self, image: np.ndarray) -> LookedUp:
-        """An image, uint8 ``[H, W, 3]``, by its pixels."""
+    def fetch(self, image: np.ndarray) -> Fetched:
+        """As :meth:`fetch_file`, for an image in memory, uint8 ``[H, W, 3]``."""
         key, target = self._find(digest, image)
-        return LookedUp(self.segmenter.prepare(image) if target is None else target, key)
+        return Fetched(self.segmenter.prepare(image) if target is None else target, key)
 
-    def _find(self, name: Callable[[Content], str], content: Content) -> tuple[str | None, Target | None]:
+    def _find(self, digest_of: Callable[[Content], str], content: Content) -> tuple[str | None, Target | None]:
         if self._cache is None:
             return None, None
-        key = self.segmenter.target_key(name(content))
+        key = self.segmenter.target_key(digest_of(content))
         return key, read_target(self._cache, key)
 
-    def segment(self, image: LookedUp) -> Segmented:
-        """Run the models, if they must be run, and match."""
-        if isinstance(image.found, Target):
-            return Segmented(self.segmenter.match_target(image.found), None, image.key)
-        encoded = self.segmenter.encode(image.found)
+    def segment(self, image: Fetched) -> Segmented:
+        """Find instances in an image; the models run if its target is not cached."""
+        if isinstance(image.target, Target):
+            return Segmented(self.segmenter.match(image.target), None, image.key)
+        encoded = self.segmenter.encode(image.target)
         return Segmented(self.segmenter.match(encoded), encoded, image.key)
 
-    def keep(self, image: Segmented) -> None:
-        """Keep what is new."""
+    def store(self, image: Segmented) -> None:
+        """Write the target of an image to the cache, if it is new."""
         if self._cache is not None and image.key is not None and image.encoded is not None:
-            keep_target(self._cache, image.key, image.encoded.target())
+            write_target(self._cache, image.key, image.encoded.compact())

@@ -1,22 +1,21 @@
-"""Each proposal takes the class whose prototype it is most alike (paper, Sec. 3.3).
+"""Classify the proposals of an image by their nearest class prototype, and reduce them to instances (paper, Sec. 3.3).
 
 The steps, in the order of :func:`match_proposals`: pool the target's patch tokens over every mask, compare with the
-prototypes, suppress overlapping boxes of a class, merge softly by meaning, return the best.
+prototypes, suppress overlapping boxes of a class, merge softly by semantic similarity, return the best.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .instances import Instances
-from .masks import boxes_of_masks, draw_crops, overlaps_of_masks, resize_matrix
-from .merging import Overlaps, soft_merging_decay, suppress
-from .targets import Target
+from .masks import resize_matrix
+from .merging import soft_merging_decay, suppress
+from .proposal_masks import LogitMasks, ProposalMasks
 
 _POOLING_CHUNK = 128
 
@@ -31,7 +30,7 @@ class MatchingConfig:
         candidates_per_instance: at most ``candidates_per_instance * max_instances`` proposals enter soft merging, those
             of the highest predicted IoU.
         merge_exponent: exponent of the soft-merging decay. 0 switches soft merging off.
-        score_threshold: instances are returned only above this score; 0 drops what is alike to no class.
+        score_threshold: instances are returned only above this score; 0 drops those that are similar to no class.
     """
 
     nms_iou: float = 0.5
@@ -58,11 +57,11 @@ class MatchingConfig:
 
 
 def patch_weights(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The weight of every patch in the mean over a mask of bilinearly enlarged features.
+    """Weights of the patches in the mean over a mask of bilinearly enlarged features.
 
     The publication enlarges the ``h x w`` features ``F`` to the mask's size, ``U = R_y F R_x^T``, and averages ``U``
-    over the mask ``B``. Since the enlargement is linear, the same mean is a weighted mean of the patches, with the
-    weights ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
+    over the mask ``B`` (Sec. 3.3). The enlargement is linear, so the same mean is a weighted mean of the patches, with
+    the weights ``R_y^T B R_x``: the adjoint of the resize, without the large feature map.
 
     Args:
         masks: ``[n, S, S]``, bool, or 0/1 in the precision wanted.
@@ -78,9 +77,14 @@ def patch_weights(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:
-    """Mask features ``g``: tokens ``[h, w, C]`` and masks ``[n, S, S]`` to L2-normalised float ``[n, C]``.
+    """Average patch tokens over masks and normalise: the mask features ``g_i`` (paper, Sec. 3.3).
 
-    An empty mask gives a row of zeros.
+    Args:
+        tokens: ``[h, w, C]`` patch tokens.
+        masks: ``[n, S, S]``, bool, or 0/1 in the precision wanted.
+
+    Returns:
+        float ``[n, C]``, L2-normalised; zeros for an empty mask.
     """
     if len(masks) == 0:
         return tokens.new_zeros(0, tokens.shape[-1], dtype=torch.float32)
@@ -91,19 +95,27 @@ def pool_tokens(tokens: Tensor, masks: Tensor) -> Tensor:
 
 
 def similarity(features: Tensor, prototypes: Tensor) -> Tensor:
-    """``max(0, g . p)`` of L2-normalised features ``[n, C]`` and prototypes ``[K, C]``: ``[n, K]`` in ``[0, 1]``."""
+    """Clamped cosine similarity ``s_ic = max(0, g_i . p_c)`` (paper, Sec. 3.3).
+
+    Args:
+        features: ``[n, C]`` mask features, L2-normalised.
+        prototypes: ``[K, C]`` class prototypes, L2-normalised.
+
+    Returns:
+        ``[n, K]`` in ``[0, 1]``.
+    """
     return (features @ prototypes.T).clamp(min=0, max=1)
 
 
 def second_best_similarity(similarities: Tensor, labels: Tensor) -> Tensor:
-    """The similarity of every mask to its second best class.
+    """Similarity of each mask to its second best class.
 
     Args:
         similarities: ``[n, K]`` in ``[0, 1]``, as :func:`similarity` gives them.
         labels: int64 ``[n]``, the best class of each.
 
     Returns:
-        float ``[n]``; 0, the least similarity there is, where ``K`` is 1.
+        float ``[n]``; 0, the lowest similarity possible, where ``K`` is 1.
     """
     return similarities.scatter(1, labels[:, None], 0.0).amax(1)
 
@@ -118,123 +130,60 @@ def match_proposals(
     features: Tensor | None = None,
     class_scores: Tensor | None = None,
 ) -> Instances:
-    """Turn the proposals of one image into instances.
+    """Turn the proposals of one image into instances (paper, Sec. 3.3).
 
     Args:
         tokens: ``[h, w, C]`` patch tokens of the target image.
         mask_logits: ``[n, S, S]`` low-resolution mask logits, positive inside.
-        predicted_iou: ``[n]`` SAM2's own estimates.
+        predicted_iou: ``[n]``, as SAM2 estimates them.
         prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
         image_size: ``(H, W)`` of the image in pixels.
         config: see :class:`MatchingConfig`.
-        features: ``[n, C]``, what :func:`pool_tokens` makes of the masks, where it is known already.
-        class_scores: ``[n, K]`` in ``[0, 1]``, where something else than the prototypes judges what class each mask is
-            of; it takes the place of their similarity everywhere.
+        features: ``[n, C]`` from :func:`pool_tokens`; computed here by default.
+        class_scores: ``[n, K]`` in ``[0, 1]``, to be used in place of the similarity to the prototypes.
 
     Returns:
-        :class:`~nts.instances.Instances`; none, where nothing is alike to any class.
+        the instances; empty if no proposal is similar to any class.
 
     Raises:
-        ValueError: on shapes that do not fit together, and on prototypes or tokens that are not finite.
+        ValueError: if shapes do not fit together, or prototypes or tokens are not finite.
     """
     config = config or MatchingConfig()
     _check_inputs(tokens, mask_logits, predicted_iou, prototypes, image_size)
-    masks = MasksOfLogits(mask_logits, image_size)
     features = pool_tokens(tokens, mask_logits > 0) if features is None else features
     if class_scores is None:
         class_scores = similarity(features, F.normalize(prototypes.float(), dim=1))
-    return choose_instances(masks, features, predicted_iou, class_scores, config)
-
-
-class ProposalMasks(Protocol):
-    """Masks of ``n`` proposals of one image, of which only what is needed is ever drawn.
-
-    Attributes:
-        image_size: ``(H, W)`` of the image in pixels.
-        boxes: int64 ``[n, 4]`` inclusive boxes of the masks at the size of their logits; zeros for an empty one.
-        empty: bool ``[n]``, of the same masks.
-    """
-
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-    @property
-    def boxes(self) -> Tensor: ...
-
-    @property
-    def empty(self) -> Tensor: ...
-
-    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
-        """Pixels shared at the image's size by the masks ``which`` ``[c]``, by falling rank, of classes ``labels``."""
-        ...
-
-    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The masks ``which`` at the image's size, cut to their boxes, as :func:`nts.masks.draw_crops` gives them."""
-        ...
-
-
-def match_target(
-    target: Target, prototypes: Tensor, config: MatchingConfig | None = None, class_scores: Tensor | None = None
-) -> Instances:
-    """Turn the proposals of an image that was encoded before into instances, as :func:`match_proposals` does.
-
-    Args:
-        target: the image.
-        prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
-        config: see :class:`MatchingConfig`.
-        class_scores: as for :func:`match_proposals`.
-
-    Raises:
-        ValueError: on prototypes that are not finite, or of another length than the features.
-    """
-    _check_prototypes(prototypes, target.features.shape[1])
-    if class_scores is None:
-        class_scores = similarity(target.features, F.normalize(prototypes.float().cpu(), dim=1))
-    return choose_instances(target, target.features, target.predicted_iou, class_scores, config or MatchingConfig())
-
-
-class MasksOfLogits:
-    """Masks that SAM2 has just drawn: logits ``[n, S, S]``, positive inside."""
-
-    def __init__(self, logits: Tensor, image_size: tuple[int, int]) -> None:
-        inside = logits > 0
-        self.image_size = image_size
-        self.boxes = boxes_of_masks(inside)
-        self.empty = ~inside.flatten(1).any(1)
-        self._logits = logits
-
-    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
-        return Overlaps.of_matrix(overlaps_of_masks(self._logits[which], self.image_size), labels)
-
-    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
-        return draw_crops(self._logits[which], self.image_size)
+    return choose_instances(LogitMasks(mask_logits, image_size), features, predicted_iou, class_scores, config)
 
 
 def choose_instances(
     masks: ProposalMasks, features: Tensor, predicted_iou: Tensor, class_scores: Tensor, config: MatchingConfig
 ) -> Instances:
-    """Suppress overlapping boxes of a class, merge softly by meaning, return the best.
+    """Classify proposals, suppress and softly merge overlapping ones of a class, return the best (paper, Sec. 3.3).
+
+    Each proposal takes its best class, ``argmax_c s_ic``. Box NMS (:func:`nts.merging.suppress`) is followed by
+    semantic-aware soft merging (:func:`nts.merging.soft_merging_decay`, Eq. 4 and 5).
 
     Args:
         masks: of ``n`` proposals.
-        features: float ``[n, C]``, L2-normalised.
+        features: float ``[n, C]`` mask features, L2-normalised.
         predicted_iou: ``[n]``.
-        class_scores: ``[n, K]`` in ``[0, 1]``.
+        class_scores: ``[n, K]`` in ``[0, 1]``, see :mod:`nts.scoring`.
         config: see :class:`MatchingConfig`.
     """
     similarities, labels = class_scores.max(1)
 
-    # The predicted IoU orders the suppression and does not enter the score; the similarity, the other way round.
+    # NMS is ordered by predicted IoU alone; the score contains the class score alone.
     candidates = (~masks.empty & predicted_iou.isfinite()).nonzero()[:, 0]
-    kept = suppress(masks.boxes[candidates], predicted_iou[candidates], labels[candidates], config.nms_iou)
-    candidates = candidates[kept[: config.candidates_per_instance * config.max_instances]]
+    survivors = suppress(masks.boxes[candidates], predicted_iou[candidates], labels[candidates], config.nms_iou)
+    candidates = candidates[survivors[: config.candidates_per_instance * config.max_instances]]
     candidates = candidates[similarities[candidates] > 0]
 
     overlaps = masks.overlaps(candidates, labels[candidates])
     decay = soft_merging_decay(overlaps, features[candidates], config.merge_exponent)
     scores = similarities[candidates] * decay
 
-    # A mask can vanish at the size of a small image, and decay can leave a score of nothing.
+    # A mask can vanish at the size of a small image, and decay can leave a score of zero.
     order = scores.argsort(descending=True, stable=True)
     order = order[(overlaps.areas[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
     candidates, scores = candidates[order], scores[order]
@@ -256,7 +205,7 @@ def choose_instances(
 
 
 def nearest_references(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:
-    """For every mask the reference of its own class that it is most alike.
+    """Return the reference of its own class that each mask is most similar to.
 
     Args:
         features: ``[m, C]`` mask features, L2-normalised.
@@ -283,14 +232,15 @@ def _check_inputs(
             "mask_logits must be [n, S, S] and predicted_iou [n], "
             f"got {tuple(mask_logits.shape)} and {tuple(predicted_iou.shape)}"
         )
-    _check_prototypes(prototypes, tokens.shape[2])
+    check_prototypes(prototypes, tokens.shape[2])
     if min(image_size) < 1:
         raise ValueError(f"image_size must be (H, W) of at least one pixel, got {tuple(image_size)}")
     if not tokens.isfinite().all():
         raise ValueError("the patch tokens of the target hold NaN or infinity")
 
 
-def _check_prototypes(prototypes: Tensor, channels: int) -> None:
+def check_prototypes(prototypes: Tensor, channels: int) -> None:
+    """Raise ``ValueError`` unless prototypes are finite, and ``[K, C]`` with ``K >= 1`` and ``C = channels``."""
     if prototypes.ndim != 2 or prototypes.shape[1] != channels or len(prototypes) == 0:
         raise ValueError(
             f"prototypes must be [K, C] with K >= 1 and C = {channels} as in the tokens, got {tuple(prototypes.shape)}"

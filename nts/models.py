@@ -1,7 +1,7 @@
-"""Finding and loading the two models, by the names that their users know.
+"""Load the encoder and the segmenter by name.
 
 ``small`` is the pair that comes with the project. All other weights are the released ones, from the Hugging Face hub or
-from a local folder or file. Loaded models are kept, so that the next caller does not load them again.
+from a local folder or file. The last two models of each sort are cached in the process.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from .encoder.files import read_encoder
 from .segmenter import Segmenter
 from .segmenter.config import build_sam2
 from .utils.devices import resolve_device, resolve_precision
-from .vrp.prompt import TrainedPrompt
 from .weights import WeightsNotFound, check_finite, first_line
 
 __all__ = [
     "ENCODERS",
-    "PROMPTS",
     "SEGMENTERS",
     "SMALL",
     "WeightsNotFound",
     "build_sam2",
     "fetch_weights",
     "load_encoder",
-    "load_reference_prompt",
     "load_segmenter",
     "segmenter_name",
 ]
@@ -40,15 +37,12 @@ __all__ = [
 SMALL = Path(__file__).parent / "small"
 
 ENCODERS = ("small", *(name for family in FAMILIES.values() for name in family.names))
-"""Names that :func:`load_encoder` knows; a folder with a model of these families will do as well."""
+"""Names that :func:`load_encoder` accepts. A folder with a model of these families is accepted, too."""
 
 _SAM2_REPOSITORIES = {Path(file).stem: (repo, config) for repo, (config, file) in HF_MODEL_ID_TO_FILENAMES.items()}
 
 SEGMENTERS = ("small", *sorted(_SAM2_REPOSITORIES))
-"""Names that :func:`load_segmenter` knows; a checkpoint file of these models will do as well."""
-
-PROMPTS = ("small",)
-"""Reference prompts that come with the project; any file of a trained one will do as well."""
+"""Names that :func:`load_segmenter` accepts. A checkpoint file of these models is accepted, too."""
 
 
 @lru_cache(maxsize=2)
@@ -61,8 +55,8 @@ def load_encoder(name: str = "small", device: str = "auto", precision: str = "au
         precision: one of :data:`nts.utils.devices.PRECISIONS`.
 
     Raises:
-        WeightsNotFound: if the name is unknown, the weights cannot be fetched, or they are not exactly those of the
-            model that ``config.json`` describes.
+        WeightsNotFound: if the name is unknown, the weights cannot be downloaded, or they do not fit the model that
+            ``config.json`` describes.
     """
     model = read_encoder(*_find_encoder(name))
     where = resolve_device(device)
@@ -81,18 +75,18 @@ def load_segmenter(
             one ``.pt``.
         device: ``"auto"``, or as in torch.
         precision: one of :data:`nts.utils.devices.PRECISIONS`.
-        compiled: compile the decoder with ``torch.compile``, for runs over many images: the first takes half a minute
-            longer, the others are decoded in about three quarters of the time. A CPU needs a C++ compiler for it.
+        compiled: compile the decoder with ``torch.compile``, for runs over many images: the first image takes half a
+            minute longer, decoding the others about three quarters of the time. On a CPU it needs a C++ compiler.
 
     Raises:
-        WeightsNotFound: if the name is unknown, the weights cannot be fetched, or the files are damaged, do not belong
-            together, or describe anything but a SAM2.
+        WeightsNotFound: if the name is unknown, the weights cannot be downloaded, or the files are damaged, do not
+            belong together, or do not describe a SAM2.
     """
     return _load_segmenter(segmenter_name(name), device, precision, compiled)
 
 
 def segmenter_name(name: str) -> str:
-    """The name in :data:`SEGMENTERS` of a repository on the hub; any other name, file or folder is returned as it is.
+    """Map a repository on the hub to its name in :data:`SEGMENTERS`; other names and paths are returned unchanged.
 
     >>> segmenter_name("facebook/sam2.1-hiera-large")
     'sam2.1_hiera_large'
@@ -113,34 +107,15 @@ def _load_segmenter(name: str, device: str, precision: str, compiled: bool) -> S
 
 def _load_checkpoint(model: SAM2Base, checkpoint: Path, name: str, config_file: Path) -> None:
     try:
-        # weights_only: the unpickler makes tensors and plain containers, and calls nothing else.
+        # weights_only: the unpickler builds tensors and plain containers, and runs no code.
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
         model.load_state_dict(weights, strict=True)
-    except Exception as error:  # a damaged file makes torch's reader fail in any way
+    except Exception as error:  # a damaged file makes torch's reader raise all kinds of errors
         raise WeightsNotFound(
             f"the checkpoint {checkpoint} of the segmenter {name!r} is damaged, or belongs to another model than "
             f"{config_file.name}: {first_line(error)}"
         ) from error
     check_finite(model, f"the checkpoint {checkpoint} of the segmenter {name!r}")
-
-
-def load_reference_prompt(name: str = "small") -> TrainedPrompt:
-    """A trained visual reference prompt.
-
-    Args:
-        name: ``"small"``, for the small pair, which comes with the project; or a ``.safetensors`` file.
-
-    Raises:
-        WeightsNotFound: if there is no such file.
-        PromptFileError: if the file is damaged, or something else.
-    """
-    path = SMALL / "reference_prompt.safetensors" if name == "small" else Path(name).expanduser()
-    if not path.is_file():
-        raise WeightsNotFound(
-            f"there is no reference prompt {name!r}: it is neither {PROMPTS[0]!r}, which comes with the project, "
-            "nor a file on this machine"
-        )
-    return TrainedPrompt.load(path)
 
 
 def fetch_weights(encoder: str, segmenter: str) -> None:
@@ -158,7 +133,7 @@ def fetch_weights(encoder: str, segmenter: str) -> None:
 
 
 def _find_encoder(name: str) -> tuple[Path, Path]:
-    """``config.json`` and ``model.safetensors`` of an encoder."""
+    """Locate ``config.json`` and ``model.safetensors`` of an encoder."""
     folder = SMALL / "encoder" if name == "small" else Path(name).expanduser()
     files = ("config.json", "model.safetensors")
     if folder.is_dir():
@@ -182,7 +157,7 @@ def _find_encoder(name: str) -> tuple[Path, Path]:
         )
     try:
         return Path(hf_hub_download(name, files[0])), Path(hf_hub_download(name, files[1]))
-    except Exception as error:  # of the hub, of its HTTP client, or of the disk: the reason follows
+    except Exception as error:  # from the hub, its HTTP client, or the disk: the reason follows
         raise WeightsNotFound(
             f"the weights of the encoder {name!r} could not be fetched: {' and '.join(files)} from the Hugging Face "
             f"repository {name}. {access}Without a network, copy those two files into a folder and give the folder's "
@@ -191,7 +166,7 @@ def _find_encoder(name: str) -> tuple[Path, Path]:
 
 
 def _find_segmenter(name: str) -> tuple[Path, Path]:
-    """The model file and the checkpoint of a segmenter."""
+    """Locate the model file and the checkpoint of a segmenter."""
     path = SMALL / "segmenter" if name == "small" else Path(name).expanduser()
     if path.is_dir():
         return _the_only(path, "*.yaml"), _the_only(path, "*.pt")
@@ -211,7 +186,7 @@ def _find_segmenter(name: str) -> tuple[Path, Path]:
     repository, _ = _SAM2_REPOSITORIES[name]
     try:
         return _packaged_config(name), Path(hf_hub_download(repository, f"{name}.pt"))
-    except Exception as error:  # of the hub, of its HTTP client, or of the disk: the reason follows
+    except Exception as error:  # from the hub, its HTTP client, or the disk: the reason follows
         raise WeightsNotFound(
             f"the weights of the segmenter {name!r} could not be fetched: {name}.pt from the Hugging Face repository "
             f"{repository}. Without a network, copy that file to this machine and give its path as the segmenter. "

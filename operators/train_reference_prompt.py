@@ -67,7 +67,7 @@ class TrainReferencePrompt(JobOperator):
             forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
-        from ..nts.fiftyone_adapter.prompts import prompt_job
+        from ..nts.fiftyone_adapter.prompt_training import prompt_job
 
         options = forms.given(
             ctx.params,

@@ -1,1 +1,1 @@
-"""The published recipe, written plainly: the oracle of tests and the baseline of benchmarks."""
+"""Published method, implemented plainly: oracle of the tests and baseline of the benchmarks."""

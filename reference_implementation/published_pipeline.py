@@ -1,12 +1,12 @@
-"""The whole published recipe, as one would write it straight from the paper: the baseline of the speed benchmarks.
+"""Published pipeline, implemented plainly from the paper: baseline of the speed benchmarks.
 
-It is vectorised and does nothing foolish, but it pays the costs that the paper's description implies: everything in
-single precision, all masks of all prompts drawn, features enlarged to the masks' size, every candidate's mask enlarged
-to the image's size, and merged with products of whole masks. It runs the same SAM2 and DINOv2 modules as the engine,
-and shares nothing else with it but the preparation of the images. Every stage is a function, so that it can be timed.
+The code is vectorised and avoids obvious waste, but pays the costs that the paper's description implies: single
+precision, masks of all prompts, features resized to the masks, the masks of all candidates resized to the image, and
+merging by products of whole masks. It runs the same SAM2 and DINOv2 modules as the engine, and shares only the
+preparation of images with it. Every stage is a function, so that it can be timed.
 
-Two things differ from the publication, so that results can be compared: points that do not fill a last chunk are
-decoded, too, and a mask that vanishes at full size is dropped, where it gives a score of NaN.
+For comparable results two details differ from the publication: prompts that do not fill the last chunk are decoded too,
+and a mask that vanishes at full size is dropped instead of scoring NaN.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from transformers import Dinov2Model
 from nts.images import prepare_target
 
 PROMPTS_PER_CHUNK = 256
-"""As published."""
+"""Published number of prompts decoded together."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """The constants of the recipe; the defaults are the published ones.
+    """Constants of the pipeline, by default the published ones.
 
     Attributes:
         points_per_side: of the grid of prompts.
-        iou_threshold: masks are kept above this predicted IoU.
+        iou_threshold: least predicted IoU of a mask, exclusive.
         nms_iou: boxes of a class are suppressed above this IoU.
-        max_instances: returned per image; eight times as many enter the merging.
+        max_instances: instances per image; eight times as many candidates enter the merging.
     """
 
     points_per_side: int = 32
@@ -46,7 +46,7 @@ class Constants:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is left after suppression, by falling predicted IoU.
+    """Candidates after suppression, by descending predicted IoU.
 
     Attributes:
         mask_logits: ``[n, S, S]``.
@@ -63,7 +63,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Found:
-    """Masks bool ``[m, H, W]``, labels int64 ``[m]`` and scores ``[m]``, by falling score."""
+    """Masks bool ``[m, H, W]``, labels int64 ``[m]`` and scores ``[m]``, by descending score."""
 
     masks: Tensor
     labels: Tensor
@@ -115,13 +115,13 @@ def decode_prompts(model: SAM2Base, pyramid: list[Tensor], points: Tensor) -> tu
 def propose(
     model: SAM2Base, pyramid: list[Tensor], points: Tensor, iou_threshold: float, chunk: int = PROMPTS_PER_CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """The best of three masks of every point, where it is good enough.
+    """Propose the best of three masks for every point, above a threshold of predicted IoU.
 
     Args:
         model: SAM2.
         pyramid: by :func:`encode_image`.
         points: ``[n, 2]``.
-        iou_threshold: masks are kept above this predicted IoU.
+        iou_threshold: least predicted IoU of a mask, exclusive.
         chunk: prompts decoded at a time.
 
     Returns:
@@ -139,7 +139,7 @@ def propose(
 
 @torch.inference_mode()
 def pool(tokens: Tensor, masks: Tensor) -> Tensor:
-    """Mean over masks bool ``[n, S, S]`` of tokens ``[h, w, C]`` enlarged to their size: L2-normalised ``[n, C]``."""
+    """Mean over masks bool ``[n, S, S]`` of tokens ``[h, w, C]`` resized to them: L2-normalised ``[n, C]``."""
     enlarged = F.interpolate(
         tokens.permute(2, 0, 1)[None], size=tuple(masks.shape[1:]), mode="bilinear", align_corners=False
     )
@@ -152,7 +152,7 @@ def pool(tokens: Tensor, masks: Tensor) -> Tensor:
 def classify_and_suppress(
     tokens: Tensor, mask_logits: Tensor, predicted_iou: Tensor, prototypes: Tensor, constants: Constants
 ) -> Candidates:
-    """The class of every mask, then box suppression inside each class, ordered by predicted IoU."""
+    """Classify every mask, then suppress boxes within each class, by descending predicted IoU."""
     masks = mask_logits > 0
     features = pool(tokens, masks)
     scores, labels = (features @ prototypes.T).clamp(min=0).max(1)
@@ -166,7 +166,7 @@ def classify_and_suppress(
 
 @torch.inference_mode()
 def enlarge(mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Masks bool ``[n, H, W]`` of logits ``[n, S, S]``, every one at full size."""
+    """Resize logits ``[n, S, S]`` to masks of full size, bool ``[n, H, W]``."""
     if len(mask_logits) == 0:
         return torch.zeros(0, *image_size, dtype=torch.bool, device=mask_logits.device)
     full = F.interpolate(mask_logits[None], size=image_size, mode="bilinear", align_corners=False, antialias=True)
@@ -175,7 +175,7 @@ def enlarge(mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 @torch.inference_mode()
 def merge(candidates: Candidates, masks: Tensor, max_instances: int) -> Found:
-    """Semantic-aware soft merging with the masks ``[n, H, W]`` of the candidates, class by class; then the best."""
+    """Semantic-aware soft merging of candidates with masks ``[n, H, W]``, class by class; returns the best."""
     scores = candidates.scores.clone()
     areas = masks.flatten(1).sum(1)
     for label in candidates.labels.unique():
@@ -198,7 +198,7 @@ def match(
     image_size: tuple[int, int],
     constants: Constants | None = None,
 ) -> Found:
-    """All after the models: arguments as those of :func:`nts.matching.match_proposals`."""
+    """All stages after the models; arguments as in :func:`nts.matching.match_proposals`."""
     constants = constants or Constants()
     candidates = classify_and_suppress(tokens, mask_logits, predicted_iou, prototypes, constants)
     return merge(candidates, enlarge(candidates.mask_logits, image_size), constants.max_instances)
@@ -207,7 +207,7 @@ def match(
 def segment(
     image: np.ndarray, dino: Dinov2Model, sam: SAM2Base, prototypes: Tensor, constants: Constants | None = None
 ) -> Found:
-    """The whole way of an image, uint8 ``[H, W, 3]``; prototypes ``[K, C]``, L2-normalised, where the models are."""
+    """Segment an image, uint8 ``[H, W, 3]``; prototypes ``[K, C]`` are L2-normalised, on the device of the models."""
     constants = constants or Constants()
     encoder_input, segmenter_input = prepare_target(image, dino.config.image_size, sam.image_size, antialias=False)
     tokens = encode_tokens(dino, encoder_input.to(prototypes.device))

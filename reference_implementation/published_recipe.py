@@ -1,7 +1,7 @@
-"""The matching stage exactly as published, slow and obvious: the oracle of the tests, the baseline of the benchmarks.
+"""Published matching stage, slow and explicit: oracle of the tests and baseline of the benchmarks.
 
-Features are enlarged, every mask is drawn at full size, classes are looped over. Nothing is shared with the engine.
-One thing differs from the publication: a mask that vanishes at full size is dropped, where it gives a score of NaN.
+Features are resized, every mask is drawn at full size, and classes are visited in a loop. Nothing is shared with the
+engine. One detail differs from the publication: a mask that vanishes at full size is dropped instead of scoring NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Answer:
-    """Masks bool ``[m, H, W]``, inclusive boxes int64 ``[m, 4]``, labels and scores ``[m]``, by falling score."""
+    """Masks bool ``[m, H, W]``, inclusive boxes int64 ``[m, 4]``, labels and scores ``[m]``, by descending score."""
 
     masks: Tensor
     boxes: Tensor
@@ -24,7 +24,7 @@ class Answer:
 
 
 def instance_mean(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of tokens ``[P, C]``, patch by patch."""
+    """Weighted mean of tokens ``[P, C]``: the instance prototype."""
     total, mean = 0.0, torch.zeros(tokens.shape[1])
     for token, weight in zip(tokens, weights.tolist(), strict=True):
         mean = mean + weight * token
@@ -33,13 +33,13 @@ def instance_mean(tokens: Tensor, weights: Tensor) -> Tensor:
 
 
 def class_mean(instance_means: Tensor) -> Tensor:
-    """Mean of the instance means ``[R, C]`` of a class, brought to length 1."""
+    """Mean of the instance means ``[R, C]`` of a class, L2-normalised: the class prototype."""
     mean = sum(instance_means) / len(instance_means)
     return mean / mean.norm()
 
 
 def mask_feature(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean over a mask ``[S, S]`` of the tokens ``[h, w, C]`` enlarged to its size, brought to length 1."""
+    """Mean over a mask ``[S, S]`` of tokens ``[h, w, C]`` resized to it, L2-normalised."""
     enlarged = F.interpolate(
         tokens.permute(2, 0, 1)[None], size=tuple(mask.shape), mode="bilinear", align_corners=False
     )[0]
@@ -48,13 +48,13 @@ def mask_feature(tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 def box_of(mask: Tensor) -> list[int]:
-    """Inclusive box of a mask; zeros if it is empty."""
+    """Inclusive bounding box of a mask; zeros if it is empty."""
     ys, xs = mask.nonzero(as_tuple=True)
     return [int(xs.min()), int(ys.min()), int(xs.max()), int(ys.max())] if len(xs) else [0, 0, 0, 0]
 
 
 def box_iou(a: list[int], b: list[int]) -> float:
-    """IoU of two boxes, without the +1 of inclusive ones."""
+    """IoU of two boxes, without the +1 of inclusive boxes."""
     width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
@@ -71,7 +71,7 @@ def match(
     nms_iou: float = 0.5,
     max_instances: int = 100,
 ) -> Answer:
-    """The published matching: arguments as those of :func:`nts.matching.match_proposals`."""
+    """Published matching; arguments as in :func:`nts.matching.match_proposals`."""
     features = torch.stack([mask_feature(tokens, logits > 0) for logits in mask_logits])
     similarities = (features @ F.normalize(prototypes, dim=1).T).clamp(min=0)
     scores, labels = similarities.max(1)

@@ -1,7 +1,7 @@
-"""Drawn images to take episodes from: any species as classes, with references and targets, in memory.
+"""Drawn images for episodes: any species as classes, with references and targets, in memory.
 
-A reference image shows one well visible member of a class among distractors. A target is about one class: it holds
-members of it, often several that touch, among members of other classes and distractors.
+A reference image shows one well visible member of a class among distractors. A target shows several members of its
+class, which often touch, among members of other classes and distractors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nts.datasets.episodes import EpisodeImages
 from .scenes import DISTRACTOR_SPECIES, Scene, coco_dataset, draw_scene
 
 OTHERS = 12
-"""So many other classes, and so many distractors, may be seen in a target."""
+"""Largest number of other classes, and of distractors, in a target."""
 
 
 def drawn_images(
@@ -29,21 +29,21 @@ def drawn_images(
 ) -> tuple[EpisodeImages, EpisodeImages]:
     """Draw references and targets of classes.
 
-    Image ``i`` of a class is the same whatever the numbers of images. Category ids count from 1, in the order of
+    Image ``i`` of a class does not depend on the numbers of images. Category ids count from 1, in the order of
     ``species``; names are those of :func:`~synthetic.scenes.species_name`. Distractors stay unannotated.
 
     Args:
-        species: the classes, at least one, all different.
-        references_per_class: reference images that are about each.
-        targets_per_class: target images that are about each; others may show it, too.
-        distractors: what else is in the pictures.
+        species: the classes, distinct, at least one.
+        references_per_class: reference images of each class.
+        targets_per_class: target images of each class; others may show it too.
+        distractors: species without annotation.
         seed: of the scenes.
 
     Returns:
-        references and targets. Their image ids are of their own: a reference is never a target.
+        References and targets, with distinct image ids.
 
     Raises:
-        ValueError: if there is no species, or one is named twice or a distractor, too.
+        ValueError: if there is no species, or one is repeated or also a distractor.
     """
     species = list(species)
     if not species or len(set(species)) < len(species) or set(species) & set(distractors):
@@ -58,14 +58,14 @@ def drawn_images(
 
 
 def _target(number: int, species: Sequence[int], distractors: Sequence[int], seed: int, i: int) -> Scene:
-    """The first scene in which a member of the species is seen."""
+    """Draw scenes until one shows a member of the species."""
 
     def draw(attempt: int) -> Scene:
         rng = np.random.default_rng([78, seed, number, i, attempt])
         others = [other for other in species if other != number]
         chosen = [others[k] for k in rng.permutation(len(others))[:OTHERS]]
-        bait = [distractors[k] for k in rng.permutation(len(distractors))[:OTHERS]]
-        return draw_scene([79, seed, number, i, attempt], [*[number] * OTHERS, *chosen, *bait])
+        unlabelled = [distractors[k] for k in rng.permutation(len(distractors))[:OTHERS]]
+        return draw_scene([79, seed, number, i, attempt], [*[number] * OTHERS, *chosen, *unlabelled])
 
     return next(scene for scene in map(draw, count()) if number in scene.species)
 

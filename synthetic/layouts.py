@@ -1,16 +1,16 @@
-"""Tiny data sets in the layouts of the published protocols, drawn: each holds every case that its protocol knows.
+"""Tiny drawn data sets in the layouts of the published protocols.
 
     python -m synthetic.layouts coco data/coco     # or voc, cd-fsod, lvis
 
-Folders, file names, fields and class names are those of the real data sets; the objects are drawn species, one for each
-class. What is in them on purpose: crowds, objects too small or too near the border to be references, images without an
-annotation or with base classes only, several objects of a class in an image, images that are not square, annotations in
-no order; with LVIS classes that are known to be absent, known to be annotated in part, or not looked for at all, and
-classes with too few references or none; with VOC difficult objects, parts within objects, coordinates with decimals and
-outlines that belong to no class; with CD-FSOD boxes without masks and a class with fewer references than shots.
+Folders, file names, fields and class names are those of the real data sets. Objects are drawn species, one per class.
+Every special case of a protocol occurs: crowds; objects too small or too close to the border to be references; images
+without annotations, or with base classes only; several objects of a class in an image; images that are not square;
+annotations in no order. In LVIS: classes that are known to be absent, annotated in part, or not annotated at all, and
+classes with too few references or none. In VOC: difficult objects, parts within objects, coordinates with decimals, and
+outlines of no class. In CD-FSOD: boxes without masks, and a class with fewer references than shots.
 
-The pictures are few and small: they show that a protocol is followed, not how well anything does. Equal everywhere, but
-for the last bits of JPEG.
+The images are few and small: they test that a protocol is followed, not accuracy. They are equal on every machine, up
+to the last bits of JPEG.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CUT_HEIGHT = SIDE - 48
 
 @dataclass(frozen=True, eq=False)
 class _Object:
-    """A drawn object: its class, bool ``[H, W]``, and whether it stands for a crowd."""
+    """Drawn object: class, mask bool ``[H, W]``, and whether it is a crowd."""
 
     name: str
     mask: np.ndarray
@@ -65,7 +65,7 @@ class _Object:
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """uint8 ``[H, W, 3]``, and the objects in it."""
+    """Image, uint8 ``[H, W, 3]``, and its objects."""
 
     image: np.ndarray
     objects: tuple[_Object, ...]
@@ -76,7 +76,7 @@ class _Picture:
         return {"width": width, "height": height}
 
     def only(self, wanted: Callable[[_Object], bool]) -> _Picture:
-        """The same picture, with fewer of its objects known."""
+        """Copy of the picture with some of its objects."""
         return _Picture(self.image, tuple(o for o in self.objects if wanted(o)))
 
     def save(self, path: Path) -> None:
@@ -89,7 +89,7 @@ class _Picture:
 
 
 def _draw(seed: Sequence[int], species: Mapping[str, int], names: Iterable[str]) -> _Picture:
-    """A scene with objects of some classes, or of none; every other one is cut, so that it is not square."""
+    """Draw a scene with objects of some classes, or of none; every other one is cropped to a rectangle."""
     names_of = {number: name for name, number in species.items()}
     scene = draw_scene(seed, [species[name] for name in names] or _UNLISTED_SPECIES)
     height = _CUT_HEIGHT if seed[-1] % 2 else SIDE
@@ -104,13 +104,13 @@ def _draw(seed: Sequence[int], species: Mapping[str, int], names: Iterable[str])
 def _draw_until(
     seed: int, species: Mapping[str, int], references: Mapping[str, int], images: Mapping[str, int]
 ) -> list[_Picture]:
-    """As many scenes as it takes.
+    """Draw scenes until every class occurs often enough.
 
     Args:
         seed: of the scenes.
         species: of every class.
-        references: in how many images a class must have an object that may be a reference.
-        images: in how many images it must be seen.
+        references: required number of images with an object that qualifies as a reference, by class.
+        images: required number of images with an object, by class.
     """
     short, unseen = Counter(references), Counter(images)
     pictures: list[_Picture] = []
@@ -122,7 +122,7 @@ def _draw_until(
 
 
 def _draw_crowd(seed: int, species: Mapping[str, int], name: str) -> _Picture:
-    """A scene whose objects are all of one class, and annotated as a crowd."""
+    """Draw a scene with objects of one class, annotated as a crowd."""
     drawn = (_draw([seed, number], species, [name]) for number in count())
     picture = next(picture for picture in drawn if len(picture.objects) > 2)
     everyone = np.any([o.mask for o in picture.objects], axis=0)
@@ -138,7 +138,7 @@ def _species(names: Sequence[str]) -> dict[str, int]:
 
 
 def _annotation(item: _Object, image_id: int, category_id: int) -> dict:
-    """A COCO annotation, not numbered yet; polygons, or for a crowd run lengths in plain numbers, as COCO has them."""
+    """COCO annotation without an id: polygons, or uncompressed RLE for a crowd, as in COCO."""
     return {
         "image_id": image_id,
         "category_id": category_id,
@@ -150,14 +150,14 @@ def _annotation(item: _Object, image_id: int, category_id: int) -> dict:
 
 
 def _run_lengths(mask: np.ndarray) -> dict:
-    """Lengths of the runs down the columns, the first of background."""
+    """Run lengths in column order, starting with background."""
     pixels = mask.flatten(order="F")
     ends = np.flatnonzero(np.diff(pixels, prepend=False))
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0, append=pixels.size).tolist()}
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Rectangles that make up a mask exactly: runs of pixels in a row, as far down as the rows are alike."""
+    """Rectangles that cover a mask exactly: runs of pixels, extended down over equal rows."""
     open_since: dict[tuple[int, int], int] = {}
     polygons = []
     for y in range(mask.shape[0] + 1):
@@ -173,7 +173,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
 
 
 def _numbered(annotations: Sequence[dict], seed: int, first: int = 1) -> list[dict]:
-    """Annotations shuffled, as files have them in no order, and numbered."""
+    """Shuffle annotations, since real files have no order, and number them."""
     shuffled = list(annotations)
     random.Random(seed).shuffle(shuffled)
     return [{"id": number, **annotation} for number, annotation in enumerate(shuffled, start=first)]
@@ -189,10 +189,10 @@ def _write_json(path: Path, dataset: dict) -> None:
 
 
 def write_coco(folder: Path | str) -> None:
-    """COCO 2017 (train, val) and val2014 with all 80 classes: for COCO few-shot, all classes, and COCO-20i.
+    """Write COCO 2017 (train, val) and val2014 with all 80 classes, for COCO few-shot, all classes, and COCO-20i.
 
-    Every class has one reference or more that qualifies, the 20 novel ones two, and is seen in two images of val2014.
-    As with the real ones, val2014's images are train2017's under other names.
+    Every class has at least one qualifying reference, novel ones two, and occurs in two images of val2014. As in the
+    real data, images of val2014 are those of train2017 under other names.
     """
     folder, species = Path(folder), _species(COCO_CLASSES)
     references = {name: 2 if name in COCO_NOVEL else 1 for name in COCO_CLASSES}
@@ -242,9 +242,9 @@ _LVIS_ONE_REFERENCE, _LVIS_NO_REFERENCE = "gargoyle", "hornet"
 
 
 def write_lvis(folder: Path | str) -> None:
-    """LVIS v1 with nine classes, three of each frequency: for LVIS.
+    """Write LVIS v1 with nine classes, three of each frequency.
 
-    ``gargoyle`` has one reference that qualifies, ``hornet`` none. Some validation images are in ``train2017``.
+    ``gargoyle`` has one qualifying reference, ``hornet`` none. Some validation images are in ``train2017``.
     """
     folder, species = Path(folder), _species(list(_LVIS_FREQUENCIES))
     plenty = [name for name in species if name not in (_LVIS_ONE_REFERENCE, _LVIS_NO_REFERENCE)]
@@ -268,9 +268,12 @@ def write_lvis(folder: Path | str) -> None:
 
 
 def _limit(picture: _Picture, left: Counter[str], *, references_only: bool = True) -> _Picture:
-    """The picture with no more objects of some classes than are ``left``, which is counted down.
+    """Drop objects of classes that exceed the numbers in ``left``, which is decremented.
 
-    references_only: limit those that may be references, keep the others.
+    Args:
+        picture: to limit.
+        left: remaining number of objects by class; other classes are not limited.
+        references_only: limit only objects that qualify as references.
     """
 
     def wanted(item: _Object) -> bool:
@@ -290,7 +293,7 @@ def _write_lvis_split(
     species: Mapping[str, int],
     image_folders: Sequence[str],
 ) -> None:
-    """Pictures with what is ``known`` of them; their files go into the folders in turn."""
+    """Write pictures with their ``known`` annotations; files go to the folders in turn."""
     ids = {name: number for number, name in enumerate(species, start=1)}
     images: list[dict] = []
     annotations: list[dict] = []
@@ -334,9 +337,9 @@ def _write_lvis_split(
 
 
 def write_voc(folder: Path | str) -> None:
-    """VOC2007 (trainval, test) and VOC2012 (trainval; segmentations) in ``VOCdevkit``: for the splits and PASCAL-5i.
+    """Write VOC2007 (trainval, test) and VOC2012 (trainval; segmentations) in ``VOCdevkit``.
 
-    Every novel class has two references or more that qualify, and every class is seen in two segmented images or more.
+    Every novel class has at least two qualifying references, and every class occurs in at least two segmented images.
     """
     root, species = Path(folder) / "VOCdevkit", _species(VOC_CLASSES)
     novel = sorted(set().union(*VOC_NOVEL.values()))
@@ -366,7 +369,7 @@ def _write_voc_list(folder: Path, task: str, split: str, names: Iterable[str]) -
 
 
 def _write_voc_picture(folder: Path, name: str, picture: _Picture) -> None:
-    """The image and its XML. VOC counts pixels from 1, and a box includes its last row and column."""
+    """Write an image and its XML. VOC counts pixels from 1, and boxes include their last row and column."""
     picture.save(folder / "JPEGImages" / f"{name}.jpg")
     tree = ElementTree.Element("annotation")
     _add(tree, "folder", folder.name)
@@ -390,7 +393,7 @@ def _write_voc_picture(folder: Path, name: str, picture: _Picture) -> None:
 
 
 def _add(parent: ElementTree.Element, tag: str, text: object = None, **children: object) -> ElementTree.Element:
-    """Add an element with a text, or with children that have one."""
+    """Add an element with text, or with children that have text."""
     element = ElementTree.SubElement(parent, tag)
     element.text = None if text is None else str(text)
     for name, value in children.items():
@@ -399,7 +402,7 @@ def _add(parent: ElementTree.Element, tag: str, text: object = None, **children:
 
 
 def _write_voc_segmentation(path: Path, picture: _Picture) -> None:
-    """Class of every pixel as a palette image, with an outline around every object that belongs to no class."""
+    """Palette image of classes, with an outline of no class around every object."""
     classes = np.zeros(picture.image.shape[:2], np.uint8)
     for item in picture.objects:
         classes[item.mask] = 1 + VOC_CLASSES.index(item.name)
@@ -430,7 +433,7 @@ _FEWER_REFERENCES = {("clipart1k", "bottle"): 7}
 
 
 def write_cd_fsod(folder: Path | str, sets: Sequence[str] = tuple(CD_FSOD_CLASSES)) -> None:
-    """The data sets of CD-FSOD with 1, 5 and 10 shots each, boxes only.
+    """Write the data sets of CD-FSOD with 1, 5 and 10 shots, boxes only.
 
     A class may have several references in one image, some of a few pixels. ``bottle`` of clipart1k has only seven.
     """
@@ -464,7 +467,7 @@ def _write_cd_fsod_set(folder: Path, names: Sequence[str], seed: int) -> None:
 
 
 def _boxes_only(pictures: Sequence[_Picture], names: Sequence[str], *, skip_empty: bool) -> dict:
-    """Images named by their place, numbered as they come; annotations from 0, without masks."""
+    """COCO dataset without masks: images are named by their index, and annotations start at 0."""
     images: list[dict] = []
     annotations: list[dict] = []
     for k, picture in enumerate(pictures, start=1):
@@ -483,7 +486,7 @@ WRITERS: dict[str, Callable[[Path | str], None]] = {
     "cd-fsod": write_cd_fsod,
     "lvis": write_lvis,
 }
-"""The layouts that can be drawn, see :data:`nts.datasets.layouts.LAYOUTS`."""
+"""Layouts that can be drawn, see :data:`nts.datasets.layouts.LAYOUTS`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,15 +1,15 @@
-"""Drawn scenes: the world that the shipped small models know, and that the tests, the demo and the benchmark use.
+"""Drawn scenes: the images that the shipped small models are trained on, and that tests, demo and benchmarks use.
 
-A scene is a cluttered 256×256 picture with a few overlapping objects. Each object belongs to a *species*, which is
-drawn from its number alone, so there are as many species as one wants, and "a class never seen in training" is simply
-a number of another range. What makes the scenes worth segmenting:
+A scene is a cluttered 256×256 image with a few overlapping objects. Each object belongs to a *species*, which is drawn
+from its number alone. The number of species is unlimited, and classes unseen in training are numbers of another range.
+Properties that make segmentation non-trivial:
 
-* a species is made of **several parts** (a body, something upon it, something around it), each with colours and a
-  texture of its own, so that a part and the whole compete as proposals, as they do on photographs;
-* a species has **varieties** (one part wears another texture, the others another hue), and its members differ in view,
-  shape, texture scale, light and occlusion, so that one reference does not say it all;
+* a species has **several parts** (a body, a mark on it, an appendage around it), each with its own colours and texture,
+  so that a part and the whole compete as proposals, as in photographs;
+* a species has **varieties** (one part differs in texture, the others in hue), and its members differ in view, shape,
+  texture scale, light and occlusion, so that one reference is not enough;
 * species come in **families of look-alikes** that share some of outline, layout and parts;
-* members of one species touch and overlap, and objects measure from 4 % to 30 % of the image side.
+* members of a species touch and overlap, and objects measure 4 % to 30 % of the side of the image.
 
 Everything here is a pure function of numbers: equal seeds give equal scenes.
 """
@@ -33,7 +33,7 @@ MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_FRACTION = 0.25
 VARIETIES = 2
 
-# Disjoint ranges of species numbers: who may see which species.
+# Disjoint ranges of species numbers, for training, validation and evaluation.
 TRAIN_SPECIES = range(20_000)
 VALIDATION_SPECIES = range(20_000, 20_200)
 NOVEL_SPECIES = (30_000, 30_001, 30_002, 30_003, 30_004, 30_006, 30_008, 30_010, 30_012, 30_014)  # two pairs of kin
@@ -48,7 +48,7 @@ TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "fade")
 
 @dataclass(frozen=True)
 class Texture:
-    """Two RGB colours in [0, 1] and how they alternate; `frequency` in cycles per object radius, `angle` in radians."""
+    """Pattern of two RGB colours in [0, 1]; `frequency` in cycles per object radius, `angle` in radians."""
 
     kind: str
     first: tuple[float, float, float]
@@ -74,7 +74,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Layout:
-    """What sits around the body and upon it; lengths in object radii, the mark's `offset` in body radii."""
+    """Appendage around the body, and mark on it; lengths in object radii, `offset` of the mark in body radii."""
 
     appendage: str
     count: int
@@ -88,7 +88,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Species:
-    """One class of objects. `varieties` holds, for each variety, the textures of appendage, body and mark."""
+    """Class of objects. `varieties` holds the textures of appendage, body and mark of each variety."""
 
     number: int
     outline: Outline
@@ -102,12 +102,13 @@ class Species:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture with its truth.
+    """Drawn image with its ground truth.
 
-    image    uint8 [H, W, 3]
-    masks    bool [n, H, W], visible pixels, pairwise disjoint
-    species  int64 [n]
-    parts    uint8 [H, W]: 0 background, 1 appendage, 2 body, 3 mark of whichever object is seen there
+    Attributes:
+        image: uint8 ``[H, W, 3]``.
+        masks: bool ``[n, H, W]``, visible pixels, pairwise disjoint.
+        species: int64 ``[n]``.
+        parts: uint8 ``[H, W]``: 0 background, 1 appendage, 2 body, 3 mark of the visible object.
     """
 
     image: np.ndarray
@@ -121,7 +122,7 @@ class Scene:
 
 
 def species_name(number: int) -> str:
-    """A pronounceable name, different for every number below 512 000."""
+    """Pronounceable name, unique for numbers below 512 000."""
     consonants, vowels = "bdfgjklmnprstvwz", "aeiou"
     code = (number * 7919 + 4242) % 80**3  # 7919 is prime to 80: a permutation, so that neighbours do not rhyme
     syllables = [code // 80**2, code // 80 % 80, code % 80]
@@ -129,10 +130,10 @@ def species_name(number: int) -> str:
 
 
 def look_alike(number: int) -> int | None:
-    """The species that this one resembles, or None for the head of a family.
+    """Species that this one resembles, or None for the original of a family.
 
-    Odd numbers resemble the even number before them. Among the distractors the first few resemble the novel species in
-    the same place, and the others nothing.
+    Odd numbers resemble the even number before them. The first distractors resemble the novel species at the same
+    index, the others nothing.
     """
     if number in DISTRACTOR_SPECIES:
         place = number - DISTRACTOR_SPECIES.start
@@ -215,13 +216,14 @@ def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
 def draw_scene(
     seed: int | Sequence[int], species: Sequence[int], *, featured: int | None = None, side: int = SIDE
 ) -> Scene:
-    """Draw one scene with 2 to 7 objects of the given species.
+    """Draw a scene with 2 to 7 objects of the given species.
 
-    seed      one number or several: names the scene
-    species   numbers to choose from, with repetition, so that members of one species meet
-    featured  a species of which one well visible member is drawn on top, at least 8 % of the side wide before
-              foreshortening (a reference image); it comes first
-    side      pixels; the scene's design does not depend on it
+    Args:
+        seed: one number or several.
+        species: numbers to choose from, with repetition, so that members of one species meet.
+        featured: species of a well visible member that is drawn on top, at least 8 % of the side wide before
+            foreshortening (a reference image); the first object.
+        side: of the image in pixels; the composition does not depend on it.
     """
     rng = np.random.default_rng(seed)
     background = _draw_background(rng, side)
@@ -242,7 +244,7 @@ def draw_scene(
 
 @dataclass(frozen=True)
 class _Sprite:
-    """An object drawn in its window of the image.
+    """Object, drawn in its window of the image.
 
     RGB times opacity [h, w, 3], opacity [h, w], part numbers [h, w]; centre (x, y) and diameter in pixels.
     """
@@ -257,7 +259,7 @@ class _Sprite:
 
 
 def _choose_species(rng: np.random.Generator, species: Sequence[int]) -> list[int]:
-    """2 to 7 numbers; half of the scenes hold a group of one species."""
+    """Choose 2 to 7 numbers; half of the scenes have a group of one species."""
     count = int(rng.integers(2, 8))
     chosen = [int(species[i]) for i in rng.integers(len(species), size=count)]
     if rng.uniform() < 0.5:
@@ -376,7 +378,7 @@ def _fold(theta: np.ndarray, n: int) -> np.ndarray:
 
 
 def _appendage(rng: np.random.Generator, layout: Layout, rho: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Signed distance (positive inside) to what surrounds the body; a member may have lost some of it."""
+    """Signed distance (positive inside) to the appendage, of which a member may lack some."""
     jitter, width = rng.uniform(-0.25, 0.25), np.float32(layout.width * rng.uniform(0.8, 1.2))
     lost, gap_at = rng.uniform() < 0.25, np.float32(rng.uniform(-np.pi, np.pi))
     if layout.appendage == "none":
@@ -400,7 +402,7 @@ def _appendage(rng: np.random.Generator, layout: Layout, rho: np.ndarray, theta:
 
 
 def _mark(rng: np.random.Generator, layout: Layout, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance (positive inside) to what sits on the body."""
+    """Signed distance (positive inside) to the mark."""
     r = layout.body_radius
     size = np.float32(r * layout.mark_radius * rng.uniform(0.8, 1.2))
     angle = layout.mark_angle + rng.uniform(-0.25, 0.25)
@@ -500,7 +502,7 @@ def _enlargement(side: int, cells: int) -> np.ndarray:
 def _compose(
     background: np.ndarray, sprites: Sequence[_Sprite], numbers: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Lay the sprites over the background in their order; those that the later ones hide are left out altogether."""
+    """Draw the sprites on the background in their order, without those that later ones hide."""
     side = len(background)
     top = np.full((side, side), -1)
     for i, sprite in enumerate(sprites):
@@ -529,9 +531,9 @@ def _compose(
 
 
 def target_scenes(count: int = 120, *, first: int = 0) -> list[Scene]:
-    """The benchmark's target images: novel species among distractors, slightly more objects of the one than the other.
+    """Target images of the benchmark: novel species among distractors, slightly more objects of the former.
 
-    Scene `i` is the same whatever `first` and `count`, so that a small data set is a piece of a larger one.
+    Scene `i` does not depend on `first` and `count`, so a small data set is a part of a larger one.
     """
     pool = [*NOVEL_SPECIES * 3, *DISTRACTOR_SPECIES]
     return [draw_scene([72, i], pool) for i in range(first, first + count)]
@@ -543,10 +545,12 @@ def reference_scenes(number: int, count: int = 20, *, first: int = 0) -> list[Sc
 
 
 def coco_dataset(scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPECIES) -> dict:
-    """The objects of scenes as a COCO dataset; images are numbered from 1.
+    """Convert scenes to a COCO dataset, with images numbered from 1.
 
-    categories  species that are annotated, with the ids 1, 2, … in this order and their pronounceable names; objects of
-                other species stay in the pictures unannotated, as bait
+    Args:
+        scenes: to convert.
+        categories: annotated species, with the ids 1, 2, … in this order, and their names. Objects of other species are
+            distractors without annotation.
     """
     ids = {number: i for i, number in enumerate(categories, start=1)}
     images: list[dict] = []
@@ -578,12 +582,15 @@ def coco_dataset(scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPEC
 
 
 def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence[int] = NOVEL_SPECIES) -> Path:
-    """Write scenes as COCO: `data/*.png` and `labels.json`, the layout that FiftyOne calls COCODetectionDataset.
+    """Write scenes in FiftyOne's COCODetectionDataset layout: ``data/*.png`` and ``labels.json``.
 
-    folder      made if need be
-    categories  see coco_dataset
+    Args:
+        folder: created if it is missing.
+        scenes: to write.
+        categories: see :func:`coco_dataset`.
 
-    Returns the path of `labels.json`.
+    Returns:
+        Path of ``labels.json``.
     """
     folder = Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -596,10 +603,10 @@ def write_coco(folder: Path | str, scenes: Sequence[Scene], categories: Sequence
 
 
 def write_data_set(folder: Path | str, *, targets: int = 40, references_per_class: int = 10) -> dict[str, Path]:
-    """Write the splits "references" and "targets" under a folder; returns the path of each one's `labels.json`.
+    """Write the splits ``references`` and ``targets`` under a folder, and return the path of each ``labels.json``.
 
-    Of the references only the novel species are annotated, of the targets the distractors too: an evaluation can then
-    tell what was found on a distractor from what was found on nothing.
+    References have annotations of the novel species only, targets of the distractors too, so that an evaluation can
+    distinguish distractors from background.
     """
     folder = Path(folder)
     featured = [scene for number in NOVEL_SPECIES for scene in reference_scenes(number, references_per_class)]

@@ -25,13 +25,11 @@ matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from nts import Instances, Reference, build_memory, load_encoder, load_segmenter, match_proposals  # noqa: E402
 from nts.images import prepare_target  # noqa: E402
-from nts.instances import Instances  # noqa: E402
 from nts.masks import draw_masks  # noqa: E402
-from nts.matching import match_proposals, pool_tokens, similarity  # noqa: E402
-from nts.models import load_encoder, load_segmenter  # noqa: E402
-from nts.pipeline import build_memory  # noqa: E402
-from nts.references import Reference, box_of_mask, crop_window  # noqa: E402
+from nts.matching import pool_tokens, similarity  # noqa: E402
+from nts.references import box_of_mask, crop_window  # noqa: E402
 from synthetic.scenes import NOVEL_SPECIES, Scene, draw_scene, reference_scenes, species_name  # noqa: E402
 
 SHOTS = 4

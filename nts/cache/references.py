@@ -1,4 +1,4 @@
-"""References kept by their content: adding one to a memory encodes one, however many it has."""
+"""Cache of encoded references, keyed by their content."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..references import Reference
 from .tensors import TensorCache, content_key
 
 REFERENCE, IMAGE = "reference", "image"
-"""The kinds of what is kept, see :func:`nts.cache.content_key`."""
+"""Kinds of cached content, see :func:`nts.cache.content_key`."""
 
 
-class KeptReferences:
-    """What an encoder makes of references, found in a cache or put there.
+class ReferenceCache:
+    """Instance prototypes, and tokens of whole images, of one encoder.
 
     Args:
-        cache: nothing is found without one.
+        cache: where they are stored; ``None`` stores nothing.
         encoder: the encoder.
-        preset: how references are prepared.
+        preset: decides how references are prepared.
     """
 
     def __init__(self, cache: TensorCache | None, encoder: Encoder, preset: Preset) -> None:
@@ -31,61 +31,67 @@ class KeptReferences:
         self._last_tokens: tuple[str, Tensor] | None = None
 
     def key(self, reference: Reference) -> str | None:
-        """Names a reference; ``None`` without a cache, for looking at all of its pixels takes a while."""
+        """Key of a reference; ``None`` without a cache, because hashing all pixels takes a while."""
         if self._cache is None:
             return None
         box = reference.box
         return content_key(
             REFERENCE,
-            image=self._name(reference.image),
+            image=self._digest(reference.image),
             mask=digest(np.asarray(reference.mask)),
             box=None if box is None else [float(side) for side in box],
             marked_by=reference.kind,
             promoted=reference.promoted,
             antialias=self._preset.antialias,
             patch_weights=self._preset.patch_weights,
-            **self._about_encoder(),
+            **self._encoder_settings(),
         )
 
-    def find(self, key: str | None) -> tuple[Tensor, float] | None:
-        """The instance prototype ``[C]`` of a reference and its weight in patches, if they are known."""
-        kept = None if self._cache is None or key is None else self._cache.get(key)
-        if kept is None:
+    def get(self, key: str | None) -> tuple[Tensor, float] | None:
+        """Return the instance prototype ``[C]`` of a reference and its weight in patches, if they are cached."""
+        found = None if self._cache is None or key is None else self._cache.get(key)
+        if found is None:
             return None
-        tensors, header = kept
+        tensors, header = found
         return tensors["prototype"], float(header["weight"])
 
-    def keep(self, key: str | None, tokens: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-        """As :meth:`find`, of tokens ``[h, w, C]`` and weights ``[h, w]`` that were made now."""
+    def put(self, key: str | None, tokens: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+        """Compute, store and return the instance prototype (paper, Eq. 1) and the weight of a reference.
+
+        Args:
+            key: of the reference.
+            tokens: ``[h, w, C]`` patch tokens of its crop.
+            weights: ``[h, w]`` weights of its mask.
+        """
         prototype, weight = instance_prototype(tokens.flatten(0, 1), weights.flatten()), float(weights.sum())
         if self._cache is not None and key is not None:
             self._cache.put(key, {"prototype": prototype}, {"weight": repr(weight)})
         return prototype, weight
 
     def whole_tokens(self, image: np.ndarray) -> tuple[str, Tensor]:
-        """A name made of its pixels, and half precision ``[P, C]`` patch tokens of a whole image."""
-        name = self._name(image)
+        """Return the digest of an image and its patch tokens, half precision ``[P, C]``."""
+        name = self._digest(image)
         if self._last_tokens is None or self._last_tokens[0] != name:
             self._last_tokens = name, self._tokens(name, image)
         return self._last_tokens
 
     def _tokens(self, name: str, image: np.ndarray) -> Tensor:
-        key = content_key(IMAGE, image=name, **self._about_encoder())
-        kept = None if self._cache is None else self._cache.get(key)
-        if kept is not None:
-            return kept[0]["tokens"]
+        key = content_key(IMAGE, image=name, **self._encoder_settings())
+        found = None if self._cache is None else self._cache.get(key)
+        if found is not None:
+            return found[0]["tokens"]
         pixels = normalise(stretch(image, self._encoder.info.input_size))
         tokens = self._encoder.encode(pixels[None])[0].flatten(0, 1).half().cpu()
         if self._cache is not None:
             self._cache.put(key, {"tokens": tokens})
         return tokens
 
-    def _about_encoder(self) -> dict[str, str | int]:
+    def _encoder_settings(self) -> dict[str, str | int]:
         info = self._encoder.info
         return {"encoder": info.fingerprint, "size": info.input_size, "precision": self._encoder.precision}
 
-    def _name(self, image: np.ndarray) -> str:
-        # References of one image follow each other.
+    def _digest(self, image: np.ndarray) -> str:
+        # References of one image follow each other, so the last digest is often asked for again.
         if self._last is None or self._last[0] is not image:
             self._last = image, digest(image)
         return self._last[1]

@@ -1,8 +1,8 @@
-"""Tensors kept on disk by the content that they were made of, within a budget: what was computed once is read after.
+"""LRU cache of tensors on disk, keyed by content.
 
-A cache may be shared by processes, and may be deleted at any time. It never stops a run: what cannot be read counts as
-missing, and what cannot be written is not kept. Nobody waits until a file is on the disk, so a loss of power may leave
-files whose end is lost; a checksum finds them.
+A cache may be shared by processes, and may be deleted at any time. It never stops a run: a file that cannot be read
+counts as missing, and one that cannot be written is skipped. Writes are not flushed to the disk, so a power failure may
+truncate files; a checksum detects them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "nts-cache"
 SCHEMA_VERSION = 1
-"""Of what is kept. Another version has another folder, so that neither sees the other's files."""
+"""Version of the cached content. Every version has its own folder."""
 
 _DEFAULT_FOLDER = Path("~/.cache/reference-segmentation")
 _DEFAULT_GIGABYTES = 20.0
@@ -37,15 +37,15 @@ _ABANDONED_AFTER = 3600.0  # seconds
 
 
 class _Damaged(ValueError):
-    """A file that is not what it should be."""
+    """A cache file with unexpected content."""
 
 
 def content_key(kind: str, **ingredients: Any) -> str:
-    """A name for what is made of some ingredients: equal for equal ones, in any order.
+    """Key of cached content: a hash of everything that determines it, in any order.
 
     Args:
-        kind: of what is kept; it begins the name.
-        ingredients: everything that decides the content, as values that JSON knows.
+        kind: of the content; prefix of the key.
+        ingredients: everything that determines the content, as JSON values.
     """
     plain = json.dumps(ingredients, sort_keys=True)
     return f"{kind}-{hashlib.blake2b(plain.encode(), digest_size=20).hexdigest()}"
@@ -55,9 +55,9 @@ class TensorCache:
     """A folder of tensors.
 
     Args:
-        folder: made when something is first kept. Nothing else in it is touched.
-        budget: bytes of files at most, and 1/32 more for every other process that writes at the same time. When it is
-            exceeded, those go that were not used for longest.
+        folder: created with the first file. Other files in it are not touched.
+        budget: maximum size in bytes, exceeded by up to 1/32 for every other process that writes at the same time. The
+            least recently used files are deleted first.
     """
 
     def __init__(self, folder: str | os.PathLike, budget: int) -> None:
@@ -68,13 +68,13 @@ class TensorCache:
         self._can_write = budget > 0
 
     def get(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """The tensors and the header under a key; ``None`` if there are none."""
+        """Return the tensors and the header stored under a key; ``None`` if there are none."""
         path = self._path(key)
         try:
             data = path.read_bytes()
         except OSError:
             return None
-        # The time of last use decides what goes first. Where it cannot be set, the file is of use all the same.
+        # The time of last use decides which files are evicted. A file on which it cannot be set is used all the same.
         with suppress(OSError):
             os.utime(path)
         try:
@@ -85,7 +85,7 @@ class TensorCache:
             return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> None:
-        """Keep tensors under a key; as if nothing had happened where the disk does not let us."""
+        """Store tensors under a key; failures to write are logged once, not raised."""
         if not self._can_write:
             return
         path = self._path(key)
@@ -100,15 +100,17 @@ class TensorCache:
         except OSError as error:
             self._can_write = False
             logger.warning(
-                "Nothing more is kept in %s: %s. Images will have to be encoded again", self.folder, error.strerror
+                "The cache cannot be written to %s: %s. Images will be encoded again by later runs",
+                self.folder,
+                error.strerror,
             )
             return
         self._account(len(data))
 
     def _account(self, written: int) -> None:
-        """Add a file to what is used, and make room where that is too much.
+        """Add a file to the used space, and evict files if that exceeds the budget.
 
-        What other processes write is seen only when files are counted, so they are counted again from time to time.
+        Files of other processes are noticed only by counting all files, which is repeated from time to time.
         """
         self._not_counted += written
         if self._used is None or self._not_counted > _COUNT_AFTER * self.budget:
@@ -117,15 +119,15 @@ class TensorCache:
             self._evict()
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size in bytes."""
         return sum(size for _, size, _ in self._files())
 
     def count(self, kind: str = "") -> int:
-        """Files, of all kinds or of one."""
+        """Number of files, of all kinds or of one."""
         return sum(path.name.startswith(kind) for path, _, _ in self._files())
 
     def clear(self) -> tuple[int, int]:
-        """Delete everything; returns how many files and bytes that were."""
+        """Delete everything; returns the number of files and bytes."""
         removed = [size for path, size, _ in self._files() if _remove(path)]
         self._remove_abandoned()
         self._used, self._not_counted = None, 0
@@ -137,7 +139,7 @@ class TensorCache:
         return self.folder / key[-2:] / f"{key}.safetensors"
 
     def _files(self) -> list[tuple[Path, int, float]]:
-        """Path, bytes and time of last use. Another process may delete files meanwhile."""
+        """Path, size in bytes and time of last use; files that another process deletes meanwhile are left out."""
         found = []
         for path in self.folder.glob("*/*.safetensors"):
             try:
@@ -159,7 +161,7 @@ class TensorCache:
         self._used, self._not_counted = left, 0
 
     def _remove_abandoned(self) -> None:
-        """Remove what was left half written by processes that are no more; who still writes, has begun of late."""
+        """Remove files that were left half-written by processes that ended, judged by their age."""
         for path in self.folder.glob("*/.*.safetensors.*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
@@ -190,7 +192,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file, and tell whether it is gone: another process may have done so, or may have it open."""
+    """Remove a file; returns whether it is gone. Another process may have removed it, or may have it open."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -199,10 +201,10 @@ def _remove(path: Path) -> bool:
 
 
 def default_cache() -> TensorCache:
-    """The user's cache: in the folder ``NTS_CACHE_DIR``, of ``NTS_CACHE_GB`` gigabytes, of which 0 switch it off.
+    """Return the user's cache: in the folder ``NTS_CACHE_DIR``, of ``NTS_CACHE_GB`` gigabytes; 0 disables it.
 
     Raises:
-        ValueError: if ``NTS_CACHE_GB`` is no number.
+        ValueError: if ``NTS_CACHE_GB`` is not a number.
     """
     gigabytes = os.environ.get("NTS_CACHE_GB", "")
     try:

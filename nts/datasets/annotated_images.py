@@ -1,7 +1,7 @@
-"""References as a person might have annotated them: the images of a data set, with weaker marks than its masks.
+"""References with simulated annotations: the images of a data set, with weaker annotations than its masks.
 
-What marks a class in an image is simulated from a seed that depends on (seed, image, class, kind) alone. So every head,
-every episode and every machine sees the same annotation of the same image.
+An annotation is simulated from a seed that depends on (seed, image, class, kind) only, so every predictor, episode and
+machine gets the same annotation of an image.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .episodes import EpisodeImages
 
 @dataclass(frozen=True)
 class Annotation:
-    """How references are annotated.
+    """Kind of annotation of references.
 
     Attributes:
-        kind: what marks the object.
-        promoted: SAM2 draws the object's mask from it.
+        kind: geometry that marks the object.
+        promoted: the mask is predicted by SAM2 from that geometry.
     """
 
     kind: Kind = "mask"
@@ -35,17 +35,17 @@ class Annotation:
         if self.kind not in KINDS:
             raise ValueError(f"there is no kind of annotation {self.kind!r}; there are {', '.join(KINDS)}")
         if self.promoted and self.kind == "mask":
-            raise ValueError("a mask cannot be promoted: it is what others are promoted to")
+            raise ValueError("a mask cannot be promoted: other kinds are promoted to masks")
 
     def __str__(self) -> str:
         return f"{self.kind} promoted" if self.promoted else self.kind
 
     @classmethod
     def parse(cls, words: str) -> Annotation:
-        """From its words, ``"box"`` or ``"box promoted"``.
+        """Parse ``"box"`` or ``"box promoted"``.
 
         Raises:
-            ValueError: if there is no such annotation.
+            ValueError: if the text names no annotation.
         """
         kind, _, more = words.partition(" ")
         if more not in ("", "promoted"):
@@ -54,29 +54,29 @@ class Annotation:
 
 
 MASKS = Annotation()
-"""References with masks."""
+"""Masks, the annotation of the data set."""
 ANNOTATIONS: tuple[Annotation, ...] = (
     *(Annotation(kind) for kind in KINDS),
     *(Annotation(kind, True) for kind in KINDS if kind != "mask"),
 )
-"""All kinds, raw, then promoted."""
+"""All kinds, as annotated, then promoted."""
 
 
 class AnnotatedImages:
     """Images whose references carry simulated annotations.
 
     Args:
-        images: with masks.
-        annotation: what is simulated from them.
+        images: images with masks.
+        annotation: kind to simulate from the masks.
         seed: of the simulation.
-        segmenter: SAM2, needed to promote.
-        settings: how much is marked: 20 points or 9 strokes, as in the evaluations of SEEM and VRP-SAM.
+        segmenter: SAM2, required for promotion.
+        settings: numbers of points and strokes; by default 20 and 9, as in the evaluations of SEEM and VRP-SAM.
 
     Attributes:
-        not_promoted: label ids of references of which SAM2 drew nothing: they are shown as they were annotated.
+        not_promoted: label ids of references for which SAM2 predicted no mask. They are shown as annotated.
 
     Raises:
-        ValueError: if annotations shall be promoted, but there is no segmenter.
+        ValueError: if a promoted annotation has no segmenter.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class AnnotatedImages:
         self._promoted: dict[str, np.ndarray] = {}
 
     def reference(self, image_id: int | str, class_id: int) -> Reference:
-        """See :class:`~nts.datasets.episodes.References`. Label ids name the annotation, too."""
+        """See :class:`~nts.datasets.episodes.References`. Label ids include the annotation."""
         whole = self._images.reference(image_id, class_id)
         rng = np.random.default_rng(_seed_of(self._seed, image_id, class_id, self.annotation.kind))
         marked = simulate_reference(whole, self.annotation.kind, rng, self._settings)
@@ -106,11 +106,11 @@ class AnnotatedImages:
         return self._promote(marked) if self.annotation.promoted else marked
 
     def _promote(self, marked: Reference) -> Reference:
-        """SAM2 is asked once for every reference, and its mask kept in few bytes."""
+        """Promote a reference; its mask is predicted once and stored as bits."""
         if marked.label_id in self.not_promoted:
             return marked
         if marked.label_id not in self._promoted:
-            assert self._segmenter is not None  # made sure of at the start
+            assert self._segmenter is not None  # checked at construction
             (promoted,) = promote([marked], self._segmenter)
             if not promoted.promoted:
                 self.not_promoted.add(marked.label_id)
@@ -122,10 +122,10 @@ class AnnotatedImages:
 
 
 def parse_annotations(words: Iterable[str]) -> tuple[Annotation, ...]:
-    """Several annotations from their words, each once."""
+    """Parse annotations, each once."""
     return tuple(dict.fromkeys(Annotation.parse(word) for word in words))
 
 
 def _seed_of(*what: object) -> int:
-    """The same number for the same values, on every machine."""
+    """Seed from plain values, equal on every machine."""
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")

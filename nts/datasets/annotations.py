@@ -1,11 +1,10 @@
-"""Annotations as a person might give them, simulated from masks: boxes, clicked points and scribbles.
+"""Annotations simulated from masks: boxes, points and scribbles.
 
-The kinds and their numbers are those of SEEM (NeurIPS 2023), as VRP-SAM (CVPR 2024) takes them; the scribbles are
-free-form strokes as in Yu et al. (ICCV 2019). Simulated points and strokes never leave the mask, so figures made with
-them are those of a careful hand.
+Kinds and numbers are those of SEEM (NeurIPS 2023), which VRP-SAM (CVPR 2024) adopts. Scribbles are free-form strokes as
+in Yu et al. (ICCV 2019). Simulated points and strokes never leave the mask, so metrics computed with them are those of
+a careful annotator.
 
-Of the generator only ``random()`` is used, the plainest of its methods: equal seeds give equal annotations on every
-machine.
+Only ``random()`` of the generator is used, so equal seeds give equal annotations on every machine.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import numpy as np
 from ..references import KINDS, Kind, Reference
 
 STROKE_SIDE = 512
-"""The lengths of a brush are pixels of an image whose longer side is so long; they grow and shrink with the image."""
+"""Longer side of the image to which the lengths of a brush refer; they scale with the image."""
 
 
 @dataclass(frozen=True)
 class Brush:
-    """How strokes are drawn. Both ends of a range belong to it.
+    """Parameters of strokes. Ranges include both ends.
 
     Attributes:
-        vertices: range of the number of vertices of a stroke.
-        speed: largest distance of two vertices that follow each other, in pixels of :data:`STROKE_SIDE`.
-        acceleration: largest change of the step from vertex to vertex, in the same pixels.
-        width: range of a stroke's width, in the same pixels.
+        vertices: range of the number of vertices.
+        speed: largest distance of consecutive vertices, in pixels at :data:`STROKE_SIDE`.
+        acceleration: largest change of the step between vertices, in the same pixels.
+        width: range of the width, in the same pixels.
     """
 
     vertices: tuple[int, int]
@@ -44,12 +43,12 @@ SMALL_BRUSH = Brush(vertices=(6, 22), speed=12, acceleration=8, width=(2, 4))
 
 @dataclass(frozen=True)
 class Simulation:
-    """How much is marked. Both ends of a range belong to it.
+    """Amount of simulated annotation. Ranges include both ends.
 
     Attributes:
         points: range of the number of points.
         strokes: range of the number of strokes of a scribble.
-        brushes: one of these draws all strokes of a scribble.
+        brushes: one of them draws all strokes of a scribble.
     """
 
     points: tuple[int, int]
@@ -69,21 +68,21 @@ def simulate(
     *,
     points: int | None = None,
 ) -> np.ndarray:
-    """The pixels that an annotation of some kind marks, given the mask of what is meant.
+    """Simulate an annotation of an object from its mask.
 
     Args:
         mask: bool ``[H, W]``, not empty.
-        kind: ``"mask"``: the mask itself. ``"box"``: the smallest box around all of it, filled. ``"point"``: some of
-            its pixels, all different. ``"scribble"``: strokes that start in it, cut where they leave it.
-        rng: what is random is drawn from it; for masks and boxes nothing is.
-        settings: how many points and strokes, by which brush.
-        points: so many points instead of a random number of them.
+        kind: ``"mask"``: the mask. ``"box"``: its bounding box, filled. ``"point"``: distinct pixels of the mask.
+            ``"scribble"``: strokes that start in the mask, clipped to it.
+        rng: source of randomness; unused for masks and boxes.
+        settings: numbers of points and strokes, and brushes.
+        points: number of points; random where ``None``.
 
     Returns:
-        bool ``[H, W]``, a new array, never empty; of points fewer than asked only if the mask has no more pixels.
+        Marked pixels, bool ``[H, W]``, never empty; fewer points than requested only if the mask has fewer pixels.
 
     Raises:
-        ValueError: if the mask is empty or no bool ``[H, W]``, the kind is unknown, or less than one point is asked.
+        ValueError: if the mask is empty or not bool ``[H, W]``, the kind is unknown, or ``points`` is below 1.
     """
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"the mask must be bool [H, W], got {mask.dtype} {list(mask.shape)}")
@@ -123,12 +122,12 @@ def simulate_reference(
     *,
     points: int | None = None,
 ) -> Reference:
-    """A reference with a mask, as it were had it been annotated by ``kind``; see :func:`simulate`.
+    """Replace the mask of a reference by a simulated annotation; see :func:`simulate`.
 
-    Its box is left out, since it tells of the object what a weaker annotation does not; that of a mask stays.
+    The box is dropped unless ``kind`` is ``"mask"``, since it would reveal the extent of the object.
 
     Raises:
-        ValueError: if the reference is no mask.
+        ValueError: if the reference has no mask.
     """
     if reference.kind != "mask":
         raise ValueError(f"annotations are simulated from masks, and this reference is a {reference.kind}")
@@ -137,7 +136,7 @@ def simulate_reference(
 
 
 def _draw_stroke(marked: np.ndarray, start: tuple[int, int], brush: Brush, rng: np.random.Generator) -> None:
-    """Mark a polyline, drawn with a round brush; its steps change by a random acceleration, up to the brush's speed."""
+    """Mark a polyline with a round brush; its step changes by a random acceleration, up to the brush's speed."""
     height, width = marked.shape
     scale = max(height, width) / STROKE_SIDE
     radius = max(1.0, _between(rng, brush.width) * scale) / 2
@@ -158,14 +157,14 @@ def _draw_stroke(marked: np.ndarray, start: tuple[int, int], brush: Brush, rng: 
 
 
 def _segment(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    """Points from one end to the other, at most a pixel apart in either direction: ``[n, 2]``."""
+    """Points from one end to the other, at most one pixel apart per axis: ``[n, 2]``."""
     steps = max(1, math.ceil(max(abs(x2 - x1), abs(y2 - y1))))
     along = np.arange(1, steps + 1)[:, None] / steps
     return np.array([[x1, y1]]) * (1 - along) + np.array([[x2, y2]]) * along
 
 
 def _disc(radius: float) -> np.ndarray:
-    """Whole ``x, y`` no farther than ``radius`` from 0, 0: int64 ``[n, 2]``."""
+    """Integer offsets ``x, y`` within a radius: int64 ``[n, 2]``."""
     side = np.arange(-math.floor(radius), math.floor(radius) + 1)
     xs, ys = np.meshgrid(side, side)
     near = xs**2 + ys**2 <= radius**2
@@ -173,7 +172,7 @@ def _disc(radius: float) -> np.ndarray:
 
 
 def _vector(rng: np.random.Generator, longest: float) -> tuple[float, float]:
-    """In a random direction, of a length between 0 and ``longest``."""
+    """Vector of random direction, and of random length up to ``longest``."""
     angle, length = 2 * math.pi * rng.random(), longest * rng.random()
     return length * math.cos(angle), length * math.sin(angle)
 

@@ -1,4 +1,4 @@
-"""COCO files of one's own as data of the protocol ``custom``."""
+"""COCO files as data of the protocol ``custom``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
-from .layouts import LayoutError, ProtocolData, file_name, protocol_data, read_json
+from .layouts import file_name, read_json
+from .protocol_data import ProtocolData, protocol_data
+from .repair import LayoutError
 
 
 def load_coco_files(
@@ -17,18 +19,18 @@ def load_coco_files(
     classes: str | Sequence[str] | None = None,
     crowds_as_objects: bool = False,
 ) -> ProtocolData:
-    """Read COCO files of one's own. What cannot be used is left out, and ``notes`` tell of it.
+    """Read COCO files. Unusable entries are left out and reported in ``notes``.
 
     Args:
         references: JSON file to draw references from.
-        targets: JSON file to evaluate; it may be the same.
-        images: folder that file names are relative to; that of each JSON file where ``None``.
-        classes: evaluate these, see :func:`~nts.datasets.layouts.protocol_data`.
+        targets: JSON file to evaluate; may be the same.
+        images: folder of the images; the folder of each JSON file where ``None``.
+        classes: classes to evaluate, see :func:`~nts.datasets.layouts.protocol_data`.
         crowds_as_objects: count crowds like any other object.
 
     Raises:
-        LayoutError: if a file cannot be read or is no COCO data set, its images are not found, an image is there twice,
-            or there is nothing to evaluate.
+        LayoutError: if a file cannot be read or is no COCO dataset, images are missing, an image has two entries, or
+            there is nothing to evaluate.
     """
     files = {"references": Path(references), "targets": Path(targets)}
     datasets = [_read(path, role, None if images is None else Path(images)) for role, path in files.items()]
@@ -52,7 +54,7 @@ def load_coco_files(
 
 
 def _read(path: Path, role: str, folder: Path | None) -> dict:
-    """A COCO file, with the path of every image."""
+    """Read a COCO file, and add the path of every image."""
     try:
         dataset = read_json(path)
     except FileNotFoundError:
@@ -79,7 +81,7 @@ def _read(path: Path, role: str, folder: Path | None) -> dict:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The path of a file, whose name may have been written on Windows."""
+    """Path of a file; its name may have Windows separators."""
     path = folder / name
     if "\\" in name and not path.is_file():
         return folder.joinpath(*PureWindowsPath(name).parts)

@@ -1,11 +1,8 @@
 """Episodes of few-shot semantic segmentation: a class, a target image, and ``k`` other images as references.
 
-A list of episodes is drawn once, from a seed, and can be kept in a JSON file: every head is judged by the same
-episodes, on every machine. (Published figures rest on different draws: VRP-SAM takes seed 321, HSNet and Matcher seed
-0, and what those give depends on the number of loader processes.)
-
-A head is anything that turns references and a target into a mask, :data:`Predictor`. :class:`PaintedInstances` is that
-of the training-free pipeline.
+A list of episodes is drawn once from a seed and can be stored as JSON: every predictor is judged by the same episodes,
+on every machine. (Published figures rest on different draws: VRP-SAM uses seed 321, HSNet and Matcher seed 0, and their
+draws depend on the number of loader processes.)
 """
 
 from __future__ import annotations
@@ -14,41 +11,29 @@ import json
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
-from ..encoder import Encoder
-from ..images import ImageError, digest
-from ..memory import MemoryBank, MemoryEntry
 from ..metrics.crowds import is_crowd
 from ..metrics.matches import number_then_word
-from ..metrics.miou import PAINT_THRESHOLD, PixelCounts, count_pixels, paint
-from ..pipeline import EncodedTarget, ReferenceSegmenter, Scorer, Skipped, encode_references, encode_target
-from ..presets import Preset, get_preset
-from ..references import InvalidReference, Reference
-from ..segmenter import Segmenter
-from ..vrp.prompt import TrainedPrompt
-from .layouts import mask_of_annotation, read_annotated_image
+from ..references import Reference
+from .coco_records import mask_of_annotation, read_annotated_image
 
 EPISODES_PER_FOLD = 1000
-
-Predictor = Callable[[Sequence[Reference], np.ndarray], np.ndarray]
-"""References of one class and a target, uint8 ``[H, W, 3]``, to a mask, bool ``[H, W]``."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Find the pixels of a class in a target image, given images in which they are marked.
+    """Task to find the pixels of a class in a target image, given reference images.
 
     Attributes:
         class_id: category id.
         target: image id among the targets.
-        references: image ids among the references, all different, and none the target.
+        references: image ids among the references, distinct, and without the target.
     """
 
     class_id: int
@@ -65,21 +50,21 @@ def draw_episodes(
     seed: int,
     count: int = EPISODES_PER_FOLD,
 ) -> list[Episode]:
-    """Draw episodes: a class uniformly, then its target, then its references, without repetition.
+    """Draw episodes: a class uniformly, then a target of it, then distinct references.
 
-    The draw depends on the ids, the seed and the number of shots alone: not on the order of the files, and, since of
-    Python's generator only ``random()`` is used, whose sequence Python promises to keep, not on the machine either.
+    The draw depends on the ids, the seed and the number of shots only: not on the order of the files, nor on the
+    machine, since only ``random()`` of Python's generator is used, whose sequence is stable over versions.
 
     Args:
-        references: a COCO dataset. Its images may be the targets'; a target is never its own reference.
+        references: a COCO dataset; may be that of the targets. A target is never its own reference.
         targets: a COCO dataset.
-        class_ids: the classes of the fold. Those of which there are too few images are not drawn.
+        class_ids: classes of the fold. Classes with too few images are not drawn.
         shots: references per episode.
         seed: of the draw.
-        count: how many episodes.
+        count: number of episodes.
 
     Raises:
-        ValueError: if no class has a target and ``shots`` references beside it.
+        ValueError: if no class has a target and ``shots`` other images.
     """
     of_references, of_targets = _images_of_classes(references), _images_of_classes(targets)
     pools = {}
@@ -114,14 +99,14 @@ def draw_episodes(
 def show_wrong_class(
     episodes: Iterable[Episode], references: dict, class_ids: Iterable[int], *, seed: int
 ) -> list[Episode]:
-    """A control: for every episode one of another class with the same target, whose references are shown instead.
+    """Draw control episodes: the same targets, with references of another class.
 
-    A head that does as well with them does not look at its references. The other class is drawn uniformly, then its
-    images, all others than the target; what is drawn depends on the seed and the episode alone.
+    A predictor that does as well with them ignores its references. The other class is drawn uniformly, then
+    images of it other than the target. The draw depends on the seed and the episode only.
 
     Args:
-        episodes: to be misled.
-        references: the COCO dataset that their references are from.
+        episodes: to draw controls for.
+        references: COCO dataset of their references.
         class_ids: to draw the other class from.
         seed: of the draw.
 
@@ -150,7 +135,7 @@ def show_wrong_class(
 
 
 def write_episodes(path: str | os.PathLike, episodes: Sequence[Episode], **about: object) -> None:
-    """Write episodes to a JSON file, with whatever else should be known ``about`` them."""
+    """Write episodes to a JSON file, with further plain values ``about`` them."""
     content = {**about, "episodes": [asdict(episode) for episode in episodes]}
     Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -159,7 +144,7 @@ def read_episodes(path: str | os.PathLike) -> list[Episode]:
     """Read episodes from a file of :func:`write_episodes`.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if the file holds no episodes.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -168,40 +153,31 @@ def read_episodes(path: str | os.PathLike) -> list[Episode]:
         raise ValueError(f"{path} is no file of episodes: {type(error).__name__}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One episode and its pixels; with an ``error``, the head was not asked, and found nothing."""
-
-    episode: Episode
-    counts: PixelCounts
-    error: str = ""
-
-
 class References(Protocol):
-    """Where the references of episodes are: :class:`EpisodeImages` with its masks, or weaker annotations of them."""
+    """Source of references: :class:`EpisodeImages` with masks, or simulated annotations of them."""
 
     def reference(self, image_id: int | str, class_id: int) -> Reference:
-        """What marks a class in an image. The same every time, under sample and label ids of its own.
+        """Return the reference of a class in an image, with unique sample and label ids; equal on every call.
 
         Raises:
             ImageError: if the image cannot be used.
-            InvalidReference: if it cannot show the class.
+            InvalidReference: if it does not show the class.
         """
         ...
 
 
 class EpisodeImages:
-    """The images and class masks of a COCO dataset, by image id.
+    """Images and class masks of a COCO dataset, by image id.
 
     Args:
-        dataset: a COCO dataset; every image has a ``path``, unless its pixels are given, and an ``ignore``, the run
-            lengths of pixels that count for nothing, where it has such.
+        dataset: a COCO dataset. Every image has a ``path``, unless its pixels are given, and optionally ``ignore``, the
+            RLE of pixels to leave out.
         exif: see :func:`nts.images.read_image`.
-        keep: so many of the images read last are kept.
-        pixels: images that are in memory, uint8 ``[H, W, 3]``, by their ids.
+        keep: number of images to hold in memory; the least recently used go first.
+        pixels: images in memory, uint8 ``[H, W, 3]``, by id.
 
     Attributes:
-        dataset: as given.
+        dataset: the COCO dataset.
     """
 
     def __init__(
@@ -224,14 +200,14 @@ class EpisodeImages:
         self._read: OrderedDict[int | str, np.ndarray] = OrderedDict()
 
     def size(self, image_id: int | str) -> tuple[int, int]:
-        """``(H, W)`` as the dataset says."""
+        """Size ``(H, W)`` of an image in the dataset."""
         return self._images[image_id]["height"], self._images[image_id]["width"]
 
     def image(self, image_id: int | str) -> np.ndarray:
-        """uint8 ``[H, W, 3]``; the same array, as long as it is kept.
+        """Image, uint8 ``[H, W, 3]``; the same array while it is in memory.
 
         Raises:
-            ImageError: if the file cannot be read, or has another size than its annotations.
+            ImageError: if the file cannot be read, or differs in size from the dataset.
         """
         if image_id in self._pixels:
             return self._pixels[image_id]
@@ -245,7 +221,7 @@ class EpisodeImages:
         return image
 
     def mask(self, image_id: int | str, class_id: int) -> np.ndarray:
-        """Pixels of a class, crowds included: bool ``[H, W]``."""
+        """Mask of a class, including crowds: bool ``[H, W]``."""
         height, width = self.size(image_id)
         mask = np.zeros((height, width), bool)
         for annotation in self._annotations.get(image_id, ()):
@@ -254,17 +230,17 @@ class EpisodeImages:
         return mask
 
     def ignored(self, image_id: int | str) -> np.ndarray | None:
-        """Pixels that count for nothing, bool ``[H, W]``; ``None`` where the image has none."""
+        """Pixels to leave out, bool ``[H, W]``; ``None`` without any."""
         segmentation = self._images[image_id].get("ignore")
         height, width = self.size(image_id)
         return None if segmentation is None else mask_of_annotation({"segmentation": segmentation}, height, width)
 
     def reference(self, image_id: int | str, class_id: int) -> Reference:
-        """All pixels of a class in an image as one reference.
+        """Reference with all pixels of a class in an image.
 
         Raises:
             ImageError: if the image cannot be used.
-            InvalidReference: if it has no pixel of the class.
+            InvalidReference: if it shows no pixel of the class.
         """
         return Reference(
             self.image(image_id),
@@ -275,130 +251,10 @@ class EpisodeImages:
         )
 
 
-def evaluate_episodes(
-    episodes: Iterable[Episode],
-    references: References,
-    targets: EpisodeImages,
-    predictor: Predictor,
-    *,
-    side: int | None = None,
-    shown: Iterable[Episode] | None = None,
-) -> Iterator[Outcome]:
-    """Ask a head for every episode, and count pixels.
-
-    Episodes that follow each other on one target give the predictor the same array, so it may keep what it made of it.
-
-    Args:
-        episodes: which.
-        references: where their references are.
-        targets: where their targets are.
-        predictor: the head. It is not told the class, only shown it.
-        side: compare masks resized to so many pixels squared (nearest), as VRP-SAM does with 512; at the target's own
-            size where ``None``.
-        shown: for every episode another one, whose class and references are shown instead: a control, such as that of
-            :func:`show_wrong_class`.
-
-    Yields:
-        one outcome per episode. An image that cannot be used is told, and counts as one in which nothing was found.
-    """
-    episodes = list(episodes)
-    for episode, instead in zip(episodes, episodes if shown is None else shown, strict=True):
-        truth, ignored = targets.mask(episode.target, episode.class_id), targets.ignored(episode.target)
-        error = ""
-        try:
-            seen = [references.reference(image_id, instead.class_id) for image_id in instead.references]
-            predicted = predictor(seen, targets.image(episode.target))
-        except (ImageError, InvalidReference) as reason:
-            predicted, error = np.zeros_like(truth), str(reason)
-        if side is not None:
-            predicted, truth = _resize(predicted, side), _resize(truth, side)
-            ignored = None if ignored is None else _resize(ignored, side)
-        yield Outcome(episode, count_pixels(predicted, truth, ignored), error)
-
-
-class EncodedOnce:
-    """References, and the last target, encoded: heads that share it encode nothing that another one has.
-
-    Args:
-        encoder: a loaded encoder.
-        segmenter: a loaded segmenter.
-        preset: how both are used.
-    """
-
-    def __init__(self, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default") -> None:
-        self.encoder, self.segmenter, self.preset = encoder, segmenter, get_preset(preset)
-        self._last: tuple[np.ndarray, EncodedTarget] | None = None
-        self._entries: dict[str, MemoryEntry] = {}
-
-    def entry(self, reference: Reference) -> MemoryEntry:
-        """A reference as an entry of a memory, with its whole image; kept by its content.
-
-        Raises:
-            InvalidReference: if it cannot be used.
-        """
-        marked = reference.mask, reference.box, reference.kind, reference.promoted
-        # Ids are no names: two data sets may have the same, and one image may be annotated in several ways.
-        key = repr((digest(reference.image), digest(marked[0]), reference.label_id, *marked[1:]))
-        if key not in self._entries:
-            (entry,) = encode_references([reference], self.encoder, self.preset, keep_images=True)
-            if isinstance(entry, Skipped):
-                raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
-            self._entries[key] = entry
-        return self._entries[key]
-
-    def encode(self, target: np.ndarray) -> EncodedTarget:
-        """The target, uint8 ``[H, W, 3]``, with what a reference prompt needs; the same array is encoded once."""
-        if self._last is None or self._last[0] is not target:
-            encoded = encode_target(target, self.encoder, self.segmenter, self.preset, keep_embedding=True)
-            self._last = target, encoded
-        return self._last[1]
-
-
-class PaintedInstances:
-    """The pipeline as a head, training-free or with a trained reference prompt: instances of the class, painted.
-
-    Args:
-        models: both of them; heads may share it.
-        threshold: see :func:`nts.metrics.miou.paint`.
-        scorer: see :class:`~nts.pipeline.ReferenceSegmenter`.
-        prompt: the same.
-    """
-
-    def __init__(
-        self,
-        models: EncodedOnce,
-        threshold: float = PAINT_THRESHOLD,
-        *,
-        scorer: Scorer = "prototype",
-        prompt: TrainedPrompt | None = None,
-    ) -> None:
-        self._models, self._threshold = models, threshold
-        self._scorer, self._prompt = scorer, prompt
-
-    def __call__(self, references: Sequence[Reference], target: np.ndarray) -> np.ndarray:
-        """See :data:`Predictor`. References need label ids of their own.
-
-        Raises:
-            InvalidReference: if a reference cannot be used.
-        """
-        models = self._models
-        memory = MemoryBank(models.encoder.info, models.preset.name)
-        for reference in references:
-            memory.add(models.entry(reference))
-        head = ReferenceSegmenter(
-            memory, models.encoder, models.segmenter, models.preset, scorer=self._scorer, prompt=self._prompt
-        )
-        return (paint(head.match(models.encode(target)), self._threshold) > 0).cpu().numpy()
-
-
 def _images_of_classes(dataset: dict) -> dict[int, list[int | str]]:
-    """Sorted ids of the images that show each class, crowds alone not enough."""
+    """Sorted ids of the images of each class, without images that show crowds only."""
     images: dict[int, set[int | str]] = {}
     for annotation in dataset["annotations"]:
         if not is_crowd(annotation.get("iscrowd")):
             images.setdefault(annotation["category_id"], set()).add(annotation["image_id"])
     return {class_id: sorted(ids, key=number_then_word) for class_id, ids in images.items()}
-
-
-def _resize(mask: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))

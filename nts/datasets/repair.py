@@ -1,7 +1,7 @@
-"""COCO data sets as people have them, made fit for evaluation.
+"""Repair of COCO datasets from exporters that deviate from the format.
 
-Exporters disagree about COCO's format. What can mean one thing only is repaired, an annotation or image that is of no
-use is left out, and notes tell of both. Anything else is a :class:`LayoutError`, before a model runs.
+Unambiguous deviations are repaired, and unusable annotations or images are left out; notes report both. Anything else
+is a :class:`LayoutError`, before a model runs.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from pycocotools import mask as coco_mask
 from ..images import ImageError, image_size
 from ..metrics.crowds import is_crowd
 from ..metrics.matches import to_rle
+from .coco_records import has_mask
 
 _LISTED = 5
 _FAR = 10
-"""Polygons that reach beyond this many sides of the image are damaged, and drawing them would take long."""
+"""Polygons that extend beyond this multiple of the image's side are damaged, and slow to draw."""
 
 
 class LayoutError(ValueError):
-    """A data set that is not as its layout says. The message names the file, and what the folder must look like."""
+    """A data set that does not follow its layout. The message names the file and the required layout."""
 
 
 def check_structure(dataset: Any, where: str) -> None:
-    """Check that a parsed JSON file has the parts of a COCO data set.
+    """Check that parsed JSON has the parts of a COCO dataset.
 
     Args:
         dataset: of any type.
-        where: what to call it in messages.
+        where: name in messages.
 
     Raises:
-        LayoutError: if it has not; the message says what is wrong.
+        LayoutError: if a part is missing or of the wrong type.
     """
     if not isinstance(dataset, dict):
         hint = ", as a file of results is" if isinstance(dataset, list) else ""
@@ -57,13 +58,13 @@ def check_structure(dataset: Any, where: str) -> None:
 
 
 def unify_ids(dataset: dict, where: str) -> list[str]:
-    """Give images, categories and annotations ids that can be compared; notes of what was repaired.
+    """Make the ids of images, categories and annotations comparable, and return notes on repairs.
 
-    JSON knows numbers and text, and some exporters write ``1`` in one place and ``"1"`` in another. Category ids become
-    integers, image ids stay as they are, and the references to both are adapted.
+    Some exporters write ``1`` in one place and ``"1"`` in another. Category ids become integers, image ids do not
+    change, and annotations are adapted to both.
 
     Raises:
-        LayoutError: if ids are missing, repeat, or are of another type.
+        LayoutError: if ids are missing, repeated, or of another type.
     """
     for image in dataset["images"]:
         if (image_id := _plain_id(image["id"])) is None:
@@ -103,20 +104,20 @@ def unify_ids(dataset: dict, where: str) -> list[str]:
 
 
 def complete(dataset: dict, where: str, *, strict: bool = False, crowds_as_objects: bool = False) -> list[str]:
-    """Fill in what evaluators take for granted; notes of what was left out.
+    """Fill in values that evaluators require, and return notes on entries that were left out.
 
-    Afterwards every image has a size, and every annotation a unique id that is not 0 (pycocotools takes a match with
-    annotation 0 for none), a box, an area, and 0 or 1 as ``iscrowd``; it has a ``segmentation`` only if it has a mask.
+    Afterwards every image has a size, and every annotation has a unique id other than 0 (for pycocotools a match with
+    annotation 0 is none), a box, an area, and ``iscrowd`` of 0 or 1. It has a ``segmentation`` only if it has a mask.
 
     Args:
         dataset: checked by :func:`check_structure` and :func:`unify_ids`; changed in place.
         where: ``"references"`` or ``"targets"``.
-        strict: of a published data set, in which a file that cannot be read is an error, and every annotation that can
-            be used is kept: its draws of references depend on all of them.
-        crowds_as_objects: count crowds like any other object.
+        strict: for a published data set: an unreadable file is an error, and no usable annotation is left out, since
+            draws of references depend on all of them.
+        crowds_as_objects: treat crowds as ordinary objects.
 
     Raises:
-        LayoutError: if the size of an image is not known (``strict``), or boxes are not in pixels.
+        LayoutError: if the size of an image is unknown (``strict``), or boxes are not in pixels.
     """
     notes = _complete_images(dataset, where, strict)
     sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
@@ -153,14 +154,6 @@ def complete(dataset: dict, where: str, *, strict: bool = False, crowds_as_objec
     return notes
 
 
-def has_mask(annotation: Mapping) -> bool:
-    """Whether a COCO annotation has a mask: polygons or a run-length code that are not empty."""
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, dict):
-        return bool(segmentation.get("counts"))
-    return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Images
 
@@ -188,7 +181,7 @@ def _complete_images(dataset: dict, where: str, strict: bool) -> list[str]:
 
 
 def _side(value: Any) -> int | None:
-    """Width or height in pixels; ``None`` where the value is no such number."""
+    """Width or height in pixels; ``None`` for an invalid value."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -200,7 +193,7 @@ def _side(value: Any) -> int | None:
 
 
 def _size_of_file(image: Mapping) -> tuple[int, int]:
-    """``(W, H)`` of an image of which the data set does not say it."""
+    """Size ``(W, H)`` of an image from its file."""
     name = f"the image {image['id']!r} has no width and height in the data set"
     if "path" not in image:
         raise LayoutError(name)
@@ -222,7 +215,7 @@ def _size_of_file(image: Mapping) -> tuple[int, int]:
 
 
 def _mend(annotation: dict, sizes: Mapping[Any, tuple[int, int]], categories: set[int], strict: bool) -> str:
-    """Repair an annotation in place; what makes it useless, or nothing."""
+    """Repair an annotation in place, and return the fault that makes it unusable, if any."""
     image_id, category_id = _plain_id(annotation.get("image_id")), _plain_id(annotation.get("category_id"))
     if image_id is None or image_id not in sizes:
         return f"there is no image {annotation.get('image_id')!r}"
@@ -254,7 +247,7 @@ def _mend(annotation: dict, sizes: Mapping[Any, tuple[int, int]], categories: se
 
 
 def _measure(annotation: dict, size: tuple[int, int]) -> None:
-    """Fill in box and area: of the mask, where there is one."""
+    """Fill in box and area, from the mask if there is one."""
     rle = to_rle(annotation["segmentation"], size, annotation["image_id"]) if has_mask(annotation) else None
     if "bbox" not in annotation:
         annotation["bbox"] = coco_mask.toBbox(rle).tolist()
@@ -264,9 +257,9 @@ def _measure(annotation: dict, size: tuple[int, int]) -> None:
 
 
 def _closed_polygons(polygons: list) -> list:
-    """Polygons of at least three points. One polygon may come without the list around it.
+    """Polygons of at least three points. A single polygon may lack the outer list.
 
-    pycocotools takes a list of four numbers, which is a polygon of two points, for a box.
+    pycocotools reads four numbers, a polygon of two points, as a box.
     """
     if polygons and all(_is_number(value) for value in polygons):
         polygons = [polygons]
@@ -303,9 +296,9 @@ def _fault_of_runs(segmentation: Mapping, size: tuple[int, int]) -> str:
 
 
 def run_lengths(counts: Any) -> np.ndarray | None:
-    """Run lengths of a COCO mask, compressed or not: int64 ``[n]``; ``None`` if they are neither.
+    """Run lengths of a COCO mask, compressed or not: int64 ``[n]``; ``None`` if they are invalid.
 
-    pycocotools does not check compressed ones, and reads and writes beyond the mask if they do not fit.
+    pycocotools does not check compressed runs, and accesses memory beyond the mask if they do not fit.
     """
     if isinstance(counts, list):
         values = np.array(counts, np.float64) if all(map(_is_number, counts)) else np.array([math.nan])
@@ -316,8 +309,8 @@ def run_lengths(counts: Any) -> np.ndarray | None:
         counts = counts.encode()
     if not isinstance(counts, bytes):
         return None
-    # Every number is a sequence of characters of 5 bits, the lowest first, with a bit that says that more follow; all
-    # but the first three are differences from the last but one.
+    # Every number is a sequence of characters with 5 bits each, lowest first, and a continuation bit. All but the first
+    # three numbers are differences from the last but one.
     characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero((characters & 32) == 0)
     if len(characters) == 0 or (characters < 0).any() or (characters > 63).any() or last[-1:] != len(characters) - 1:
@@ -355,7 +348,7 @@ def _is_area(value: Any, strict: bool) -> bool:
 
 
 def _box_fits(annotation: dict, size: tuple[int, int]) -> bool:
-    """Whether a box is about that of its mask, or within its image where there is no mask."""
+    """Whether a box roughly matches its mask, or lies within its image if there is no mask."""
     x, y, width, height = annotation["bbox"]
     if not has_mask(annotation):
         return x + width <= size[1] + 1 and y + height <= size[0] + 1
@@ -364,7 +357,7 @@ def _box_fits(annotation: dict, size: tuple[int, int]) -> bool:
 
 
 def _check_pixels(annotations: Sequence[Any], sizes: Mapping[Any, tuple[int, int]], where: str) -> None:
-    """Boxes relative to the image would each be less than a pixel, and every figure 0."""
+    """Refuse boxes relative to the image: each would be less than a pixel, and every figure 0."""
     boxes = [a["bbox"] for a in annotations if isinstance(a, dict) and not _fault_of_box(a.get("bbox"), (1, 1), True)]
     if not boxes or max(max(size) for size in sizes.values() or [(1, 1)]) < 8:
         return
@@ -377,7 +370,7 @@ def _check_pixels(annotations: Sequence[Any], sizes: Mapping[Any, tuple[int, int
 
 
 def _without_copies(annotations: list[dict]) -> tuple[list[dict], int]:
-    """Annotations without those that repeat another with its id, and how many these were."""
+    """Drop annotations that repeat another one including its id, and count them."""
     ids = Counter(str(annotation.get("id")) for annotation in annotations)
     seen: set[str] = set()
     kept = []
@@ -396,14 +389,14 @@ def _without_copies(annotations: list[dict]) -> tuple[list[dict], int]:
 
 
 def _plain_id(value: Any) -> int | str | None:
-    """An id that can be compared and written; ``None`` where it is none."""
+    """Id as an integer or text; ``None`` for other values."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _by_text(ids: Iterable[int | str]) -> dict[str, int | str]:
-    """Ids by their text, where that is of one id only."""
+    """Ids by their text, where it is unique."""
     found: dict[str, list[int | str]] = {}
     for value in ids:
         found.setdefault(str(value).strip(), []).append(value)

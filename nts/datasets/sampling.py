@@ -1,7 +1,7 @@
-"""Which objects become references: the published few-shot sampling, the benchmarks' own files, a stratified draw.
+"""Choice of references: the published few-shot sampling, the benchmarks' own files, and a stratified draw.
 
-Every draw is reproducible: it depends on its seed and on the data, and on nothing of the machine. The published rule
-depends on the order of the data's file as well; the stratified draw does not.
+Every draw is reproducible: it depends on its seed and the data, not on the machine. The published rule also depends on
+the order of the file, the stratified draw does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from typing import Literal
 
 from ..metrics.crowds import is_crowd
-from .layouts import ProtocolData
+from .protocol_data import ProtocolData
 from .protocols import Protocol
 
 MIN_SIDE = 32
@@ -22,20 +22,20 @@ MIN_BORDER_DISTANCE = 10
 
 
 def draw_references(protocol: Protocol, data: ProtocolData, shots: int, seed: int) -> dict[int, list[dict]]:
-    """The references of one run of a protocol.
+    """Draw the references of a run of a protocol.
 
     Args:
-        protocol: whose rule to draw by.
+        protocol: with the rule of the draw.
         data: its data set.
         shots: references per class.
         seed: of the draw; without effect where the references are given (CD-FSOD).
 
     Returns:
-        for every class id evaluated, its annotations of ``data.references``; fewer than ``shots`` where a shot file
-        or a stratified draw has no more.
+        Annotations of ``data.references`` by evaluated class id; fewer than ``shots`` if a shot file or a stratified
+        draw has no more.
 
     Raises:
-        ValueError: if a class has too few references for the rule, or the protocol draws none beforehand (episodes).
+        ValueError: if a class has too few references for the rule, or the protocol draws them per episode.
     """
     if shots < 1:
         raise ValueError(f"shots must be at least 1, got {shots}")
@@ -61,24 +61,24 @@ def sample_references(
 ) -> dict[int, list[dict]]:
     """Draw references from a COCO dataset by the published rule.
 
-    Annotations are grouped by class, classes and annotations in the order of the file. Each class's list is shuffled by
-    Python's ``random``, one generator for all classes, and the first ``shots`` annotations are taken that are no crowd,
-    are at least 32 pixels wide and high, stay 10 pixels away from every border, and lie in an image that the class has
-    not used yet. The draw therefore depends on the order of the file and on the set of classes, and on nothing else.
+    Annotations are grouped by class, with classes and annotations in the order of the file. The list of each class is
+    shuffled by Python's ``random``, with one generator for all classes. The first ``shots`` annotations are taken that
+    are no crowd, at least 32 pixels wide and high, 10 pixels away from every border, and in an image that the class has
+    not used yet. The draw therefore depends on the order of the file and the set of classes only.
 
     Args:
         dataset: a COCO dataset.
         shots: references per class.
         seed: of the draw; the published ones are 42, 13, 27, 36, 88, 33, 69, 55, 77 and 99.
         class_ids: category ids to draw for; all where ``None``.
-        too_few: ``"repeat"`` is LVIS's rule: a class with too few annotations that qualify repeats them in their turn,
-            a class with none takes the first of its shuffled list, whatever they are.
+        too_few: ``"repeat"`` is the rule of LVIS: a class with too few qualifying annotations cycles through them, a
+            class with none takes the first of its shuffled list.
 
     Returns:
-        for every class id, in the order of the file, its ``shots`` annotations.
+        ``shots`` annotations by class id, in the order of the file.
 
     Raises:
-        ValueError: if a class has no annotation, or too few that qualify; the message names it.
+        ValueError: if a class has no annotation, or too few qualifying ones; the message names it.
     """
     wanted = {category["id"] for category in dataset["categories"]} if class_ids is None else set(class_ids)
     names = {category["id"]: category["name"] for category in dataset["categories"]}
@@ -115,9 +115,9 @@ def sample_references(
 
 
 def references_of_shot_file(dataset: dict) -> dict[int, list[dict]]:
-    """All references of a benchmark's own shot file, as CD-FSOD ships them: every annotation once, by class.
+    """Group the annotations of a shot file of CD-FSOD by class, each once.
 
-    The publication takes the first annotation of an image as often as the image has annotations of the class.
+    The publication repeats the first annotation of an image for each annotation of the class in it.
     """
     references: dict[int, list[dict]] = {}
     for annotation in dataset["annotations"]:
@@ -127,13 +127,13 @@ def references_of_shot_file(dataset: dict) -> dict[int, list[dict]]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An object that may become a reference.
+    """Object that can become a reference.
 
     Attributes:
-        key: names it, the same on every machine; it decides by chance.
-        class_name: its class.
-        image: names its image.
-        size: its area, in a unit that all candidates share.
+        key: identifies the object on every machine, and seeds its chance.
+        class_name: name of the class.
+        image: name of the image.
+        size: area, in a unit shared by all candidates.
     """
 
     key: str
@@ -144,11 +144,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class StratifiedDraw:
-    """What :func:`stratified_sample` chose.
+    """Result of :func:`stratified_sample`.
 
     Attributes:
-        chosen: the references of every class, by ascending size.
-        too_few: classes that have fewer candidates than were asked for, and how many.
+        chosen: references of every class, by ascending size.
+        too_few: number of candidates of the classes with fewer than ``shots``.
     """
 
     chosen: Mapping[str, tuple[Candidate, ...]]
@@ -156,20 +156,20 @@ class StratifiedDraw:
 
 
 def stratified_sample(candidates: Iterable[Candidate], shots: int, seed: int) -> StratifiedDraw:
-    """Draw references that show each class small and large, and in as many images as possible.
+    """Draw references that cover the sizes of each class, from as many images as possible.
 
-    The candidates of a class are ranked by size and cut into ``shots`` strata of equal number; each stratum gives one,
-    from an image that the class has not used yet. A stratum that has none leaves its place to any candidate from
-    another image, and, when all images are used, to any candidate. Chance is a hash of seed and key, so the order in
-    which candidates come does not matter, and a candidate that is added changes little.
+    The candidates of a class are ranked by size and split into ``shots`` strata of equal number. Each stratum gives one
+    candidate, from an image that the class has not used yet. Places that remain go to candidates from unused images,
+    then to any candidate. Chance is a hash of seed and key, so the order of candidates has no effect, and an additional
+    candidate changes little.
 
     Args:
-        candidates: objects of any classes; keys must differ.
+        candidates: objects of any classes, with distinct keys.
         shots: references per class.
         seed: of the draw.
 
     Raises:
-        ValueError: if two candidates have one key, or ``shots`` is less than 1.
+        ValueError: if two candidates share a key, or ``shots`` is less than 1.
     """
     if shots < 1:
         raise ValueError(f"shots must be at least 1, got {shots}")
@@ -209,7 +209,7 @@ def _stratified(candidates: Sequence[Candidate], shots: int, seed: int) -> tuple
 
 
 def _stratified_references(data: ProtocolData, shots: int, seed: int) -> dict[int, list[dict]]:
-    """Images are named by their files, annotations by image, class and box: nothing that an import could renumber."""
+    """Draw by file names, classes and boxes, which no import renumbers, unlike ids."""
     names = {image["id"]: image["file_name"] for image in data.references["images"]}
     class_names = {category["id"]: category["name"] for category in data.references["categories"]}
     wanted = set(data.class_ids)
@@ -229,9 +229,9 @@ def _stratified_references(data: ProtocolData, shots: int, seed: int) -> dict[in
 
 
 def candidate_key(image: str, class_name: str, box: Sequence[float], used: Mapping[str, object]) -> str:
-    """A key made of what the object is; equal objects, which no draw needs to tell apart, are numbered.
+    """Key of an object from image, class and box; equal objects are numbered.
 
-    Boxes may be in pixels or relative to the image: the digits tell objects less than a pixel apart in either.
+    Boxes may be in pixels or relative to the image: the digits separate objects less than a pixel apart in either.
     """
     key = f"{image} {class_name} {' '.join(f'{value:.6f}' for value in box)}"
     number = 1
@@ -241,7 +241,7 @@ def candidate_key(image: str, class_name: str, box: Sequence[float], used: Mappi
 
 
 def _references_of_shots(data: ProtocolData, shots: int) -> dict[int, list[dict]]:
-    """Every annotation of one of the benchmark's shot files once."""
+    """Annotations of the shot file for a number of shots, each once."""
     annotations = [a for a in data.references["annotations"] if a["shots"] == shots]
     if not annotations:
         there = sorted({a["shots"] for a in data.references["annotations"]})
@@ -260,7 +260,7 @@ def _class_names(dataset: dict, class_ids: Iterable[int]) -> list[str]:
 
 
 def qualifies(annotation: dict, image_width: int, image_height: int) -> bool:
-    """Whether the published rule lets an annotation be a reference."""
+    """Whether an annotation qualifies as a reference under the published rule."""
     x, y, width, height = annotation["bbox"]
     return (
         not is_crowd(annotation.get("iscrowd"))

@@ -1,8 +1,5 @@
-"""How good the instances are, and where the loss is.
+"""Evaluation: runs of protocols, their reports and comparison, and baselines.
 
-ground truth, results -> matches -> average precision (COCO, LVIS), intervals (bootstrap), diagnostics
-
-Everything is computed from :class:`~nts.metrics.matches.Matches`: which prediction found which annotation, at every
-IoU threshold and size. What the published benchmarks evaluate, on which data, is in ``protocols``, ``layouts`` and
-``sampling``; ``python -m nts.evaluation`` runs them.
+``python -m nts.evaluation`` runs the protocols of :mod:`nts.datasets.protocols` and prints their tables. Metrics are in
+:mod:`nts.metrics`.
 """

@@ -5,7 +5,7 @@
     python -m nts.evaluation run coco-fsod --data /data/coco --shots 10 --seeds 10 \\
         --encoder facebook/dinov2-large --segmenter sam2_hiera_large --preset paper
     python -m nts.evaluation compare runs/coco-fsod runs/coco-fsod-default
-    python -m nts.evaluation heads custom --references fiftyone:birds/labelled --targets fiftyone:birds/check \\
+    python -m nts.evaluation predictors custom --references fiftyone:birds/labelled --targets fiftyone:birds/check \\
         --classes wren robin
 """
 
@@ -22,32 +22,35 @@ from tqdm import tqdm
 from ..datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
 from ..datasets.coco_files import load_coco_files
 from ..datasets.episodes import EPISODES_PER_FOLD
-from ..datasets.layouts import LAYOUTS, ProtocolData, load
+from ..datasets.layouts import LAYOUTS, load
+from ..datasets.protocol_data import ProtocolData
 from ..datasets.protocols import PROTOCOLS, Protocol, describe, get_protocol
-from ..models import WeightsNotFound, load_encoder, load_reference_prompt, load_segmenter
+from ..models import WeightsNotFound, load_encoder, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
 from ..utils.devices import PRECISIONS, resolve_precision
+from ..utils.run_folder import differing_settings
+from ..vrp.loading import load_reference_prompt
 from .comparison import compare_runs
-from .predictor_run import compare_heads
+from .markdown import comparison_markdown, table
+from .predictor_run import compare_predictors
 from .predictors import PREDICTORS, TRAINING_FREE
 from .protocol_run import UNITS_PER_PART, Settings
-from .report import comparison_markdown, table
-from .run_folder import differing_settings, read_config
+from .run_folder import read_config
 from .runner import run
 
 _FIFTYONE = "fiftyone:"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and do what it says. What is wrong with it is told in one message, without a traceback."""
+    """Run a command. Errors of the user are printed as one message, without a traceback."""
     args = _parser().parse_args(arguments)
     try:
         args.command(args)
     except (ValueError, WeightsNotFound) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where this one stopped")
+        sys.exit("interrupted: run the same command again to resume")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,15 +58,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m nts.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    commands.add_parser("list", help="the protocols").set_defaults(command=_list)
-    show = commands.add_parser("show", help="what a protocol says, and what was published for it")
+    commands.add_parser("list", help="list the protocols").set_defaults(command=_list)
+    show = commands.add_parser("show", help="describe a protocol, with its published figures")
     show.add_argument("protocol", choices=list(PROTOCOLS))
     show.set_defaults(command=_show)
 
-    evaluate = commands.add_parser("run", help="run a protocol, or go on with an interrupted run")
+    evaluate = commands.add_parser("run", help="run a protocol, or resume an interrupted run")
     evaluate.set_defaults(command=_run)
     evaluate.add_argument("protocol", choices=list(PROTOCOLS))
-    evaluate.add_argument("--data", type=Path, help="folder of the data set; `show` tells how it must look")
+    evaluate.add_argument("--data", type=Path, help="folder of the data set; `show` describes its layout")
     evaluate.add_argument("--out", type=Path, help="folder of the run (runs/<protocol>)")
     evaluate.add_argument("--shots", type=int, nargs="+", help="references per class (all published numbers)")
     seeds = evaluate.add_mutually_exclusive_group()
@@ -77,48 +80,61 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="(the preset's own; paper: float32, as published)"
     )
-    evaluate.add_argument("--limit", type=int, help="only the first so many images, or episodes: a try")
-    evaluate.add_argument("--save-predictions", action="store_true", help="keep the COCO results of every draw")
+    evaluate.add_argument("--limit", type=int, help="evaluate this many images, or episodes, only")
+    evaluate.add_argument("--save-predictions", action="store_true", help="write the COCO results of every draw")
     evaluate.add_argument(
-        "--images-per-part", type=int, default=UNITS_PER_PART, help="so many are lost by an interruption (%(default)s)"
+        "--images-per-part",
+        type=int,
+        default=UNITS_PER_PART,
+        help="images per part; an interruption loses one part (%(default)s)",
     )
-    evaluate.add_argument("--edition", help="year of COCO, where it is not the published one")
+    evaluate.add_argument("--edition", help="year of COCO, if not the published one")
     episodes = evaluate.add_argument_group("episodes (COCO-20i, PASCAL-5i)")
-    episodes.add_argument("--episodes", type=int, default=EPISODES_PER_FOLD, help="in every list (%(default)s)")
+    episodes.add_argument("--episodes", type=int, default=EPISODES_PER_FOLD, help="episodes per list (%(default)s)")
     episodes.add_argument(
-        "--threshold", type=float, help="least score that is painted, or least prior (the head's own)"
+        "--threshold", type=float, help="least score that is painted, or least prior (the predictor's default)"
     )
-    episodes.add_argument("--head", choices=PREDICTORS, default=TRAINING_FREE, help="(%(default)s)")
-    episodes.add_argument("--prompt", help="trained reference prompt of the heads vrp-…: 'small', or a file")
-    episodes.add_argument("--kind", choices=KINDS, default="mask", help="what marks the references (%(default)s)")
-    episodes.add_argument("--promoted", action="store_true", help="SAM2 draws masks from the weaker kinds")
-    episodes.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
+    episodes.add_argument("--predictor", choices=PREDICTORS, default=TRAINING_FREE, help="(%(default)s)")
+    episodes.add_argument("--prompt", help="trained reference prompt of the vrp-… predictors: 'small', or a file")
+    episodes.add_argument("--kind", choices=KINDS, default="mask", help="annotation of the references (%(default)s)")
+    episodes.add_argument("--promoted", action="store_true", help="let SAM2 predict masks from weaker annotations")
+    episodes.add_argument("--side", type=int, help="compare masks at this many pixels squared (the size of the image)")
     _add_own_data(evaluate)
 
-    heads = commands.add_parser("heads", help="one table of all heads: novel and base classes, all kinds of references")
-    heads.set_defaults(command=_heads)
-    heads.add_argument("protocol", choices=list(PROTOCOLS))
-    heads.add_argument("--data", type=Path, help="folder of the data set; `show` tells how it must look")
-    heads.add_argument("--out", type=Path, help="folder of the table and the episodes (runs/heads-<protocol>)")
-    heads.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    heads.add_argument("--annotations", nargs="+", metavar="KIND", help='such as "box" or "box promoted" (all)')
-    heads.add_argument("--episodes", type=int, default=200, help="in every list (%(default)s)")
-    heads.add_argument("--validation-episodes", type=int, default=50, help="to choose thresholds by (%(default)s)")
-    heads.add_argument("--seed", type=int, default=0, help="of all draws")
-    heads.add_argument("--side", type=int, help="compare masks at so many pixels squared (the image's own size)")
-    heads.add_argument("--encoder", default="small", help="name, or folder of a DINOv2 or DINOv3")
-    heads.add_argument("--segmenter", default="small", help="name, repository on the hub, file or folder of a SAM2")
-    heads.add_argument("--prompt", help="trained reference prompt, for the rows that need one: 'small', or a file")
-    heads.add_argument("--preset", choices=list(PRESETS), default="default")
-    heads.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
-    heads.add_argument("--device", default="auto")
-    heads.add_argument(
+    predictors = commands.add_parser(
+        "predictors", help="compare all predictors: novel and base classes, all kinds of annotations"
+    )
+    predictors.set_defaults(command=_predictors)
+    predictors.add_argument("protocol", choices=list(PROTOCOLS))
+    predictors.add_argument("--data", type=Path, help="folder of the data set; `show` describes its layout")
+    predictors.add_argument(
+        "--out", type=Path, help="folder of the table and the episodes (runs/predictors-<protocol>)"
+    )
+    predictors.add_argument("--shots", type=int, nargs="+", default=[1, 5])
+    predictors.add_argument("--annotations", nargs="+", metavar="KIND", help='such as "box" or "box promoted" (all)')
+    predictors.add_argument("--episodes", type=int, default=200, help="episodes per list (%(default)s)")
+    predictors.add_argument(
+        "--validation-episodes", type=int, default=50, help="episodes to choose thresholds by (%(default)s)"
+    )
+    predictors.add_argument("--seed", type=int, default=0, help="seed of all draws")
+    predictors.add_argument(
+        "--side", type=int, help="compare masks at this many pixels squared (the size of the image)"
+    )
+    predictors.add_argument("--encoder", default="small", help="name, or folder of a DINOv2 or DINOv3")
+    predictors.add_argument(
+        "--segmenter", default="small", help="name, repository on the hub, file or folder of a SAM2"
+    )
+    predictors.add_argument("--prompt", help="trained reference prompt, for the rows that need one: 'small', or a file")
+    predictors.add_argument("--preset", choices=list(PRESETS), default="default")
+    predictors.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
+    predictors.add_argument("--device", default="auto")
+    predictors.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="(the preset's own; paper: float32, as published)"
     )
-    heads.add_argument("--edition", help="year of COCO, where it is not the published one")
-    _add_own_data(heads)
+    predictors.add_argument("--edition", help="year of COCO, if not the published one")
+    _add_own_data(predictors)
 
-    comparison = commands.add_parser("compare", help="the difference of two runs on the same images, with its interval")
+    comparison = commands.add_parser("compare", help="compare two runs on the same images, with intervals")
     comparison.set_defaults(command=_compare)
     comparison.add_argument("a", type=Path, help="folder of a run")
     comparison.add_argument("b", type=Path, help="folder of another run")
@@ -135,9 +151,9 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--targets", help="the same")
     own.add_argument("--label-field", default="ground_truth", help="of FiftyOne's labels (%(default)s)")
     own.add_argument(
-        "--classes", nargs="+", help="evaluate these (all that have a reference); of `heads` the novel ones"
+        "--classes", nargs="+", help="evaluate these (all that have a reference); of `predictors` the novel ones"
     )
-    own.add_argument("--crowds-as-objects", action="store_true", help="ignore iscrowd")
+    own.add_argument("--crowds-as-objects", action="store_true", help="ignore iscrowd: count crowds as objects")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -182,14 +198,14 @@ def _run(args: argparse.Namespace) -> None:
         episodes=args.episodes,
         threshold=args.threshold,
         side=args.side,
-        head=args.head,
+        predictor=args.predictor,
         prompt=load_reference_prompt(args.prompt) if args.prompt else None,
         annotation=Annotation(args.kind, args.promoted),
     )
     run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name)
 
 
-def _heads(args: argparse.Namespace) -> None:
+def _predictors(args: argparse.Namespace) -> None:
     protocol = get_protocol(args.protocol)
     preset = get_preset(args.preset)
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=args.points))
@@ -199,7 +215,7 @@ def _heads(args: argparse.Namespace) -> None:
     encoder = load_encoder(args.encoder, args.device, precision)
     segmenter = load_segmenter(args.segmenter, args.device, precision)
     with tqdm(unit="episode") as bar:
-        table = compare_heads(
+        table = compare_predictors(
             data,
             encoder,
             segmenter,
@@ -211,7 +227,7 @@ def _heads(args: argparse.Namespace) -> None:
             annotations=annotations,
             seed=args.seed,
             side=args.side,
-            folder=args.out or Path("runs") / f"heads-{protocol.name}",
+            folder=args.out or Path("runs") / f"predictors-{protocol.name}",
             progress=bar.set_description,
             tick=bar.update,
         )

@@ -1,4 +1,4 @@
-"""The difference of two runs, and how far it may be chance."""
+"""Differences between two runs, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ..metrics.bootstrap import pair, paired_bootstrap, percentiles, share_bette
 from ..metrics.coco import without_nan
 from ..metrics.miou import bootstrap_episodes, summarise_episodes
 from ..utils.names import as_names
+from ..utils.run_folder import RunError, read_parts
 from .episode_run import counts_of_draw
 from .protocol_run import Draw
-from .run_folder import RunError, finished_numbers, parts_of, read_matches, read_parts
+from .run_folder import finished_numbers, parts_of, read_matches
 
 
 def compare_runs(
@@ -29,19 +30,19 @@ def compare_runs(
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """The differences between two finished runs, ``b`` less ``a``, with 95 % intervals by bootstrap over images.
+    """Compare two finished runs: differences ``b - a``, with 95 % intervals of the bootstrap over images.
 
-    Every draw of references that both have is compared for itself, on the images (or episodes) that both evaluated.
+    Every draw of references that both runs have is compared on the images (or episodes) that both evaluated.
 
     Args:
         a, b: folders of the runs.
-        figures: which of :data:`nts.metrics.bootstrap.FIGURES`, for boxes and for masks; of episodes always both.
+        figures: of :data:`nts.metrics.bootstrap.FIGURES`, for boxes and for masks; for episodes always both.
         draws: samples of images.
-        shots: only these, where given.
-        seeds: only these, where given.
+        shots: numbers of shots to compare; all where ``None``.
+        seeds: seeds to compare; all where ``None``.
 
     Returns:
-        a row for every draw and figure: ``shots``, ``seed``, ``figure``, ``a``, ``b``, ``difference``, ``low`` and
+        A row for every draw and figure: ``shots``, ``seed``, ``figure``, ``a``, ``b``, ``difference``, ``low`` and
         ``high`` in percent, ``p_better`` and ``samples``, the number of images or episodes.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -12,23 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..datasets.annotated_images import MASKS, AnnotatedImages
-from ..datasets.episodes import (
-    EPISODES_PER_FOLD,
-    Episode,
-    EpisodeImages,
-    draw_episodes,
-    evaluate_episodes,
-    write_episodes,
-)
-from ..datasets.layouts import has_mask
+from ..datasets.coco_records import has_mask
+from ..datasets.episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_episodes, write_episodes
 from ..metrics.miou import summarise_episodes
+from ..utils.run_folder import RunError, lines_array, read_lines, read_parts
+from .episode_evaluation import evaluate_episodes
 from .predictors import TRAINING_FREE, make_predictor
 from .protocol_run import Clock, Draw, ProtocolRun
-from .run_folder import RunError, lines_array, read_parts
 
 
 class EpisodeRun(ProtocolRun):
-    """mIoU and FB-IoU."""
+    """Run of a protocol of episodes: mIoU and FB-IoU, per list of episodes."""
 
     @cached_property
     def shown(self) -> tuple[dict, dict]:
@@ -37,14 +30,13 @@ class EpisodeRun(ProtocolRun):
 
     def _notes(self) -> list[str]:
         without = len(self.data.targets["annotations"]) - len(self.shown[1]["annotations"])
-        told = [f"{without} annotations of the targets have no mask, and count for nothing."] if without else []
+        told = [f"{without} annotations of the targets have no mask, and were left out."] if without else []
         return [*self.data.notes, *told]
 
     def _notes_of_parts(self, parts: Sequence[Path]) -> list[str]:
-        lines = read_parts(parts, "not_promoted")
-        if not (labels := {label for part in lines for label in json.loads(part.tobytes())}):
+        if not (labels := set(read_lines(parts, "not_promoted"))):
             return []
-        return [f"SAM2 drew nothing of {len(labels)} references, which were shown as they were annotated."]
+        return [f"SAM2 predicted no mask for {len(labels)} references, which were shown as annotated."]
 
     @cached_property
     def episodes(self) -> dict[Draw, list[Episode]]:
@@ -62,13 +54,13 @@ class EpisodeRun(ProtocolRun):
 
     def deviations(self) -> list[str]:
         asked, found = self.settings.episodes, super().deviations()
-        if self.settings.head != TRAINING_FREE:
-            found.insert(0, f"by the head {self.settings.head!r}")
+        if self.settings.predictor != TRAINING_FREE:
+            found.insert(0, f"by the predictor {self.settings.predictor!r}")
         if self.settings.annotation != MASKS:
             found.insert(0, f"references annotated by {self.settings.annotation}")
         drawn = asked if self.settings.limit is None else min(asked, self.settings.limit)
         if drawn < asked:
-            return [f"a try, on the first {drawn} of {asked} episodes only", *found]
+            return [f"limited to the first {drawn} of {asked} episodes", *found]
         return found if asked == EPISODES_PER_FOLD else [f"{asked} episodes instead of {EPISODES_PER_FOLD}", *found]
 
     @cached_property
@@ -82,18 +74,18 @@ class EpisodeRun(ProtocolRun):
     def config(self) -> dict[str, Any]:
         settings = self.settings
         if settings.save_predictions:
-            raise RunError("predictions are kept of instances, not of episodes: leave --save-predictions out")
+            raise RunError("only runs of instances can save predictions, not episodes: leave --save-predictions out")
         return super().config() | {
             "episodes": settings.episodes,
-            "threshold": settings.head_threshold,
+            "threshold": settings.used_threshold,
             "side": settings.side,
-            "head": settings.head,
+            "predictor": settings.predictor,
             "annotation": str(settings.annotation),
             "prompt": None if settings.prompt is None else settings.prompt.fingerprint,
         }
 
     def prepare(self, progress: Callable[[str], None]) -> None:
-        """Write the lists of episodes, and make the head."""
+        """Write the lists of episodes, and build the predictor."""
         (self.folder / "episodes").mkdir(exist_ok=True)
         for draw, episodes in self.episodes.items():
             path = self.folder / "episodes" / f"{draw.key}.json"
@@ -101,8 +93,8 @@ class EpisodeRun(ProtocolRun):
         settings, preset = self.settings, self.settings.preset
         if settings.prompt is not None:
             settings.prompt.check_novel(self.classes.values())
-        self.head = make_predictor(
-            settings.head, self.encoder, self.segmenter, preset, settings.head_threshold, prompt=settings.prompt
+        self.predictor = make_predictor(
+            settings.predictor, self.encoder, self.segmenter, preset, settings.used_threshold, prompt=settings.prompt
         )
         images = EpisodeImages(self.shown[0], exif=preset.exif)
         self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter)
@@ -120,7 +112,7 @@ class EpisodeRun(ProtocolRun):
             clock.start()
             asked = [episode for _, _, episode in on_target]
             outcomes = evaluate_episodes(
-                asked, self.reference_images, self.target_images, self.head, side=self.settings.side
+                asked, self.reference_images, self.target_images, self.predictor, side=self.settings.side
             )
             for (d, number, _), outcome in zip(on_target, outcomes, strict=True):
                 rows.append([d, number, *asdict(outcome.counts).values()])
@@ -164,11 +156,11 @@ class EpisodeRun(ProtocolRun):
             "skipped_references": [],
             "per_class_figures": ["iou"],
             "conventions": {
-                "head": f"`{settings.head}`, references annotated by {settings.annotation}",
+                "predictor": f"`{settings.predictor}`, references annotated by {settings.annotation}",
                 **(
-                    {"painted": f"instances of a score of at least {settings.head_threshold}"}
-                    if settings.head == TRAINING_FREE
-                    else {"found": f"pixels of a normalised prior of at least {settings.head_threshold}"}
+                    {"painted": f"instances of a score of at least {settings.used_threshold}"}
+                    if settings.predictor == TRAINING_FREE
+                    else {"found": f"pixels of a normalised prior of at least {settings.used_threshold}"}
                 ),
                 "masks compared at": size,
             },
@@ -182,6 +174,6 @@ def with_masks(dataset: dict) -> dict:
 
 
 def counts_of_draw(rows: np.ndarray, draw: int) -> np.ndarray:
-    """From rows of draw, number and four counts, in any order, the counts of one draw by number: int64 ``[E, 4]``."""
+    """Counts of one draw by number of the episode, int64 ``[E, 4]``, from rows of draw, number and four counts."""
     rows = rows[rows[:, 0] == draw]
     return rows[rows[:, 1].argsort()][:, 2:]

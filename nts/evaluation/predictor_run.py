@@ -1,7 +1,7 @@
-"""The table of heads on one's own data set: novel classes against base classes, of COCO files or FiftyOne views.
+"""Table of predictors on a data set: novel classes and base classes, of COCO files or FiftyOne views.
 
-Thresholds of the baselines are chosen on episodes of the base classes, other ones than the table's. The novel classes
-are never looked at before the table.
+Thresholds are chosen on episodes of the base classes that are not the table's. Novel classes are used for the table
+alone.
 """
 
 from __future__ import annotations
@@ -13,120 +13,113 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.annotated_images import ANNOTATIONS, Annotation
-from ..datasets.episodes import EncodedOnce, EpisodeImages, PaintedInstances, draw_episodes
-from ..datasets.layouts import ProtocolData
+from ..datasets.episode_lists import EpisodeList, draw_lists, write_lists
+from ..datasets.episodes import EpisodeImages, draw_episodes
+from ..datasets.protocol_data import ProtocolData, same_images
 from ..encoder import Encoder
-from ..pipeline import Scorer
 from ..presets import Preset, get_preset
 from ..segmenter import Segmenter
 from ..utils.files import write_file
 from ..vrp.prompt import TrainedPrompt
+from .baselines import PRIOR_THRESHOLD, PRIOR_THRESHOLDS, GeometricPrompts, ThresholdedPrior
+from .episode_evaluation import Predictor
 from .episode_run import with_masks
-from .predictor_table import EpisodeList, HeadTable, Row, draw_lists, evaluate_heads, write_lists
-from .predictors import (
-    PRIOR_THRESHOLD,
-    PRIOR_THRESHOLDS,
-    PROMPTED_SCORERS,
-    TRAINING_FREE,
-    Baselines,
-    GeometricPrompts,
-    PromptedMap,
-    ThresholdedPrior,
-    Thresholds,
-    choose_thresholds,
-    default_threshold,
-)
-from .protocol_run import same_files
+from .predictor_evaluation import Row, evaluate_predictors
+from .predictor_table import PredictorTable
+from .predictors import PROMPTED_SCORERS, TRAINING_FREE, PaintedInstances, PromptedMap, default_threshold
+from .shared_encodings import SharedEncodings, SharedPipeline
+from .thresholds import Thresholds, choose_thresholds
 
 PAINT_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-"""Scores to choose the threshold from, above which instances are painted."""
+"""Candidates for the threshold of painted instances."""
 VRP = "VRP, map"
 
+Validation = tuple[EpisodeImages, EpisodeImages, EpisodeList]
+"""References, targets and episodes of classes that are not tested."""
 
-def head_rows(
+
+def predictor_rows(
     encoder: Encoder,
     segmenter: Segmenter,
     preset: str | Preset = "default",
     prompt: TrainedPrompt | None = None,
-    validation: tuple[EpisodeImages, EpisodeImages, EpisodeList] | None = None,
+    validation: Validation | None = None,
     annotations: Sequence[Annotation] = ANNOTATIONS,
     *,
     side: int | None = None,
     progress: Callable[[str], Any] = lambda _: None,
 ) -> tuple[dict[str, Row], dict[str, dict[str, float]]]:
-    """The thresholded prior, GP-SAM by points, box and both, and the training-free pipeline.
+    """Rows of the table: the thresholded prior, GP-SAM by points, box and both, and the training-free pipeline.
 
-    With a reference prompt, its map, and the pipeline with the prompt as the scorer, alone and with the prototypes.
-    Controls: the pipeline and the map, shown a wrong class; the map, shown nothing marked.
+    With a reference prompt also its map, and the pipeline with the prompt as the scorer, alone and combined with the
+    prototypes. Controls: the pipeline and the map, shown a wrong class; the map, shown nothing marked.
 
     Args:
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
         preset: of the pipeline.
         prompt: a trained reference prompt.
-        validation: references, targets and episodes of *other* classes than those that are tested, to choose thresholds
-            by: of the baselines for every kind of annotation by itself, of the pipeline by masks. The
-            heads' own where ``None``.
-        annotations: how references will be annotated.
-        side: see :func:`~nts.datasets.episodes.evaluate_episodes`.
-        progress: is told what happens.
+        validation: to choose thresholds by: of the baselines for every kind of annotation, of the pipeline for masks.
+            Default thresholds are used where ``None``.
+        annotations: kinds of annotation of the references.
+        side: see :func:`~nts.evaluation.episode_evaluation.evaluate_episodes`.
+        progress: called with a message before each choice.
 
     Returns:
-        rows for :func:`~nts.evaluation.predictor_table.evaluate_heads`, and the thresholds of each in plain values.
+        Rows for :func:`~nts.evaluation.predictor_evaluation.evaluate_predictors`, and the thresholds of each by kind of
+        annotation.
     """
-    baselines = Baselines(encoder, segmenter)
-    makers: dict[str, Callable[[Thresholds], ThresholdedPrior | GeometricPrompts]] = {
-        "prior": lambda threshold: ThresholdedPrior(baselines, threshold),
-        "GP-SAM, points": lambda threshold: GeometricPrompts(baselines, "points", threshold),
-        "GP-SAM, box": lambda threshold: GeometricPrompts(baselines, "box", threshold),
-        "GP-SAM, both": lambda threshold: GeometricPrompts(baselines, "both", threshold),
-    }
-
+    encodings = SharedEncodings(encoder, segmenter)
     rows: dict[str, Row] = {}
-    told: dict[str, dict[str, float]] = {}
-    for name, make in makers.items():
-        thresholds: Thresholds = PRIOR_THRESHOLD
-        told[name] = {"all": PRIOR_THRESHOLD}
-        if validation is not None:
-            progress(f"choosing the threshold of {name}")
-            references, targets, episodes = validation
-            thresholds = choose_thresholds(
-                make,
-                PRIOR_THRESHOLDS,
-                episodes.episodes,
-                references,
-                targets,
-                annotations,
-                segmenter=segmenter,
-                side=side,
-            )
-            told[name] = {str(annotation): threshold for annotation, threshold in thresholds.items()}
-        rows[name] = Row(make(thresholds))
-    shared = EncodedOnce(encoder, segmenter, preset)
-    scorers: dict[str, tuple[str, Scorer]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
+    used: dict[str, dict[str, float]] = {}
+
+    def choose(
+        name: str,
+        make: Callable[[float], Predictor],
+        candidates: Sequence[float],
+        kinds: Sequence[Annotation],
+        models: Segmenter | None,
+    ) -> dict[Annotation, float] | None:
+        if validation is None:
+            return None
+        progress(f"choosing the threshold of {name}")
+        references, targets, episodes = validation
+        return choose_thresholds(
+            make, candidates, episodes.episodes, references, targets, kinds, segmenter=models, side=side
+        )
+
+    baselines: dict[str, Callable[[Thresholds], ThresholdedPrior | GeometricPrompts]] = {
+        "prior": lambda threshold: ThresholdedPrior(encodings, threshold),
+        "GP-SAM, points": lambda threshold: GeometricPrompts(encodings, "points", threshold),
+        "GP-SAM, box": lambda threshold: GeometricPrompts(encodings, "box", threshold),
+        "GP-SAM, both": lambda threshold: GeometricPrompts(encodings, "both", threshold),
+    }
+    for name, make in baselines.items():
+        chosen = choose(name, make, PRIOR_THRESHOLDS, annotations, segmenter)
+        used[name] = {"all": PRIOR_THRESHOLD} if chosen is None else {str(kind): t for kind, t in chosen.items()}
+        rows[name] = Row(make(PRIOR_THRESHOLD if chosen is None else chosen))
+
+    shared = SharedPipeline(encoder, segmenter, preset)
+    scorers: dict[str, tuple[str, str]] = {TRAINING_FREE: (TRAINING_FREE, "prototype")}
     if prompt is not None:
         scorers |= {f"{scorer} as scorer": (name, scorer) for name, scorer in PROMPTED_SCORERS.items()}
-    for name, (head, scorer) in scorers.items():
+    for name, (predictor, scorer) in scorers.items():
         paint = partial(PaintedInstances, shared, scorer=scorer, prompt=prompt)
-        threshold = default_threshold(head)
-        if validation is not None:
-            progress(f"choosing the threshold of {name}")
-            references, targets, episodes = validation
-            (threshold,) = choose_thresholds(
-                paint, PAINT_THRESHOLDS, episodes.episodes, references, targets, [Annotation()], side=side
-            ).values()
-        told[name] = {"all": threshold}
+        chosen = choose(name, paint, PAINT_THRESHOLDS, [Annotation()], None)
+        threshold = default_threshold(predictor) if chosen is None else chosen[Annotation()]
+        used[name] = {"all": threshold}
         rows[name] = Row(paint(threshold))
+
     misled = [TRAINING_FREE]
     if prompt is not None:
-        rows[VRP] = Row(PromptedMap(baselines, encoder, prompt))
-        rows[f"{VRP}, empty reference"] = Row(PromptedMap(baselines, encoder, prompt, empty=True))
+        rows[VRP] = Row(PromptedMap(encodings, prompt))
+        rows[f"{VRP}, empty reference"] = Row(PromptedMap(encodings, prompt, empty=True))
         misled.append(VRP)
-    rows |= {f"{name}, wrong class": Row(rows[name].head, "wrong class") for name in misled}
-    return rows, told
+    rows |= {f"{name}, wrong class": Row(rows[name].predictor, "wrong class") for name in misled}
+    return rows, used
 
 
-def compare_heads(
+def compare_predictors(
     data: ProtocolData,
     encoder: Encoder,
     segmenter: Segmenter,
@@ -143,27 +136,26 @@ def compare_heads(
     folder: Path | None = None,
     progress: Callable[[str], Any] = lambda _: None,
     tick: Callable[[], Any] = lambda: None,
-) -> HeadTable:
-    """The table of all heads on a data set: of :func:`nts.datasets.layouts.load`, of
-    :func:`~nts.datasets.layouts.protocol_data`, or of FiftyOne views
-    (:func:`nts.fiftyone_adapter.importing.custom_data`).
+) -> PredictorTable:
+    """Compare all predictors on a data set.
 
     Args:
-        data: its ``class_ids`` are the novel classes, its ``base_class_ids`` the base classes. Annotations without a
-            mask are left out.
+        data: of :func:`nts.datasets.layouts.load`, :func:`~nts.datasets.protocol_data.protocol_data`, or FiftyOne views
+            (:func:`nts.fiftyone_adapter.importing.custom_data`). Its ``class_ids`` are the novel classes, its
+            ``base_class_ids`` the base classes. Annotations without a mask are left out.
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
-        preset: how images are read, and of the pipeline.
-        prompt: a trained reference prompt, for the heads that need one.
+        preset: of the pipeline; its EXIF rule is that of all images.
+        prompt: a trained reference prompt, for the predictors that need one.
         shots: numbers of references.
-        episodes: how many for each number of references and group of classes.
-        validation_episodes: how many to choose thresholds by.
-        annotations: how references are annotated.
+        episodes: per number of references and group of classes.
+        validation_episodes: to choose thresholds by.
+        annotations: kinds of annotation of the references.
         seed: of all draws.
-        side: compare masks at so many pixels squared; at the target's own size where ``None``.
+        side: compare masks at ``side`` pixels squared; at the size of the target where ``None``.
         draws: samples of the bootstrap.
-        folder: for the table (``heads.json``, ``heads.md``) and the episodes; nothing is written without.
-        progress: is told what happens.
+        folder: for the table (``predictors.json``, ``predictors.md``) and the episodes; nothing is written without.
+        progress: called with messages.
         tick: called after every episode.
 
     Raises:
@@ -182,15 +174,10 @@ def compare_heads(
     validation = None
     if data.base_class_ids:
         drawn = draw_episodes(
-            references.dataset,
-            targets.dataset,
-            data.base_class_ids,
-            shots=1,
-            seed=seed + 1,
-            count=validation_episodes,
+            references.dataset, targets.dataset, data.base_class_ids, shots=1, seed=seed + 1, count=validation_episodes
         )
         validation = references, targets, EpisodeList("base", 1, tuple(drawn))
-    rows, thresholds = head_rows(
+    rows, thresholds = predictor_rows(
         encoder, segmenter, preset, prompt, validation, annotations, side=side, progress=progress
     )
     if folder is not None:
@@ -198,7 +185,7 @@ def compare_heads(
     for note in notes:
         progress(note)
     progress(f"{sum(len(of_list.episodes) for of_list in lists)} episodes")
-    table = evaluate_heads(
+    table = evaluate_predictors(
         references,
         targets,
         lists,
@@ -218,35 +205,35 @@ def compare_heads(
             "seed": seed,
             "side": side,
             "thresholds": thresholds,
-            "thresholds_chosen_on": "base classes" if validation else "nothing: the heads' own",
+            "thresholds_chosen_on": "base classes" if validation else "nothing: the predictors' defaults",
             "notes": [*data.notes, *notes],
         },
         tick=tick,
     )
     if folder is not None:
-        write_file(folder / "heads.json", table.to_json().encode())
-        write_file(folder / "heads.md", table.to_markdown().encode())
+        write_file(folder / "predictors.json", table.to_json().encode())
+        write_file(folder / "predictors.md", table.to_markdown().encode())
     return table
 
 
 def without_references_of_other_ids(data: ProtocolData) -> tuple[dict, list[str]]:
-    """The targets without images that are references under another id, and a note of them.
+    """Return the targets without images that are references under another id, and a note of their number.
 
-    An episode takes no target as its own reference, but knows it by its id alone.
+    An episode never takes its target as a reference, but recognises it by its id alone.
     """
     targets = data.targets
     if data.references is targets:
         return targets, []
     images = {image["id"]: image for image in data.references["images"]}
-    twins = same_files(targets["images"], images.values())
+    twins = same_images(targets["images"], images.values())
     for image in targets["images"]:
-        if image["id"] in twins and image["id"] in images and same_files([image], [images[image["id"]]]):
+        if image["id"] in twins and image["id"] in images and same_images([image], [images[image["id"]]]):
             twins.remove(image["id"])
     if not twins:
         return targets, []
-    kept = {
+    others = {
         **targets,
         "images": [image for image in targets["images"] if image["id"] not in twins],
         "annotations": [a for a in targets["annotations"] if a["image_id"] not in twins],
     }
-    return kept, [f"{len(twins)} images of the targets are references under another id, and were left out."]
+    return others, [f"{len(twins)} images of the targets are references under another id, and were left out."]

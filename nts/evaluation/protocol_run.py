@@ -1,11 +1,10 @@
-"""What a run is asked, and what the two kinds of runs have in common."""
+"""Settings of a run, and the base of runs of instances and of episodes."""
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,20 +15,21 @@ import torch
 
 from ..datasets.annotated_images import MASKS, Annotation
 from ..datasets.episodes import EPISODES_PER_FOLD
-from ..datasets.layouts import ProtocolData
+from ..datasets.protocol_data import ProtocolData
 from ..datasets.protocols import Protocol, describe
 from ..encoder import Encoder
-from ..images import ImageError, digest_content, read_file
 from ..metrics.coco import without_nan
 from ..metrics.matches import ResultAreas
 from ..presets import Preset, stored_settings
 from ..segmenter import Segmenter
+from ..utils.run_folder import RunError, fingerprint, read_lines, read_parts
 from ..vrp.prompt import TrainedPrompt
 from .predictors import PROMPTED, TRAINING_FREE, default_threshold
 from .report import compare_with_published, summarise_seeds
-from .run_folder import RunError, code_fingerprint, fingerprint, read_config, read_parts
+from .run_folder import code_fingerprint, read_config
 
 UNITS_PER_PART = 50
+"""Images whose work is lost at most by an interruption."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,33 @@ class Draw:
 
     @property
     def key(self) -> str:
-        """As in names of files."""
+        """Name in file names, such as ``"5shot-seed33"``."""
         return f"{self.shots}shot" + ("" if self.seed is None else f"-seed{self.seed}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run.
+    """Settings of a run.
 
     Attributes:
         protocol: see :mod:`nts.datasets.protocols`.
         shots: numbers of references per class.
         seeds: of the draws; without effect where the references are fixed.
         preset: how images are read, masks proposed and matched.
-        precision: of the models, in words, for the report.
-        limit: only the first so many images (of every list, so many episodes).
-        save_predictions: keep the COCO results of every draw.
-        units_per_part: so many images are lost at most when a run is interrupted.
-        episodes: how many in a list.
-        threshold: the head's own where ``None`` (episodes): instances of at least this score are painted, or pixels of
-            at least this prior found.
-        side: compare masks at so many pixels squared (episodes); at the image's own size where ``None``.
-        head: one of :data:`nts.evaluation.predictors.PREDICTORS` (episodes).
-        annotation: how the references are annotated (episodes).
-        prompt: a trained reference prompt, for the heads that need one (episodes).
+        precision: of the models, such as ``"float32"``, for the report.
+        limit: number of images, or of episodes in every list, to evaluate; all where ``None``.
+        save_predictions: write the COCO results of every draw.
+        units_per_part: images per part, whose work is lost at most by an interruption.
+        episodes: number of episodes in a list.
+        threshold: least score of painted instances, or least prior of foreground (episodes); the predictor's default
+            where ``None``.
+        side: compare masks at ``side`` pixels squared (episodes); at the size of the image where ``None``.
+        predictor: one of :data:`nts.evaluation.predictors.PREDICTORS` (episodes).
+        annotation: kind of annotation of the references (episodes).
+        prompt: a trained reference prompt, for the predictors that need one (episodes).
+
+    Raises:
+        RunError: if a number is below 1, or predictor, prompt and protocol do not fit together.
     """
 
     protocol: Protocol
@@ -78,21 +81,22 @@ class Settings:
     episodes: int = EPISODES_PER_FOLD
     threshold: float | None = None
     side: int | None = None
-    head: str = TRAINING_FREE
+    predictor: str = TRAINING_FREE
     annotation: Annotation = MASKS
     prompt: TrainedPrompt | None = None
 
     def __post_init__(self) -> None:
         try:
-            default_threshold(self.head)
+            default_threshold(self.predictor)
         except ValueError as error:
             raise RunError(str(error)) from None
-        if (self.head in PROMPTED) != (self.prompt is not None):
+        if (self.predictor in PROMPTED) != (self.prompt is not None):
             needs = "needs" if self.prompt is None else "has no use for"
-            raise RunError(f"the head {self.head!r} {needs} a trained reference prompt")
-        if self.protocol.evaluator != "episodes" and (self.head, self.annotation) != (TRAINING_FREE, MASKS):
+            raise RunError(f"the predictor {self.predictor!r} {needs} a trained reference prompt")
+        if self.protocol.evaluator != "episodes" and (self.predictor, self.annotation) != (TRAINING_FREE, MASKS):
             raise RunError(
-                f"{self.protocol.name} is of instances: another head, or references that are no masks, are for episodes"
+                f"{self.protocol.name} is of instances: another predictor, or references that are no masks, are for "
+                "episodes"
             )
         counts = {
             "limit": self.limit,
@@ -106,24 +110,32 @@ class Settings:
                 raise RunError(f"the {name} must be at least 1, got {value}")
 
     @property
-    def head_threshold(self) -> float:
-        """The threshold that is used."""
-        return default_threshold(self.head) if self.threshold is None else self.threshold
+    def used_threshold(self) -> float:
+        """The threshold, or the predictor's default."""
+        return default_threshold(self.predictor) if self.threshold is None else self.threshold
 
     @property
     def draws(self) -> tuple[Draw, ...]:
-        """Every number of shots with every seed."""
+        """All pairs of a number of shots and a seed."""
         seeds = (None,) if self.protocol.draw == "shot-files" else self.seeds
         return tuple(dict.fromkeys(Draw(shots, seed) for shots in self.shots for seed in seeds))
 
     @property
     def result_areas(self) -> ResultAreas:
-        """Where boxes are published ones, so are the areas by which masks are small, medium or large."""
+        """Source of the area of a result's mask. The published convention for boxes takes the box."""
         return "box" if self.preset.box_convention == "inclusive" else "own"
 
 
 class ProtocolRun(ABC):
-    """What the two kinds of runs have in common; a unit is a target image."""
+    """Run of a protocol; a unit of work is a target image.
+
+    Args:
+        settings: of the run.
+        data: data set of the protocol.
+        encoder: a loaded encoder.
+        segmenter: a loaded segmenter.
+        folder: of the run.
+    """
 
     def __init__(
         self, settings: Settings, data: ProtocolData, encoder: Encoder, segmenter: Segmenter, folder: Path
@@ -137,26 +149,26 @@ class ProtocolRun(ABC):
     @property
     @abstractmethod
     def units(self) -> Sequence[int | str]:
-        """Ids of the target images, in the order of the run."""
+        """Ids of the target images, in the order of evaluation."""
 
     @abstractmethod
     def drawn(self) -> Any:
-        """What identifies all draws, as plain values."""
+        """Identity of all draws, as plain values."""
 
     @abstractmethod
     def prepare(self, progress: Callable[[str], None]) -> None:
-        """Whatever comes before the first target."""
+        """Prepare the references, before the first target."""
 
     @abstractmethod
     def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
-        """Evaluate some images: the arrays of their part."""
+        """Evaluate images, and return the arrays of their part."""
 
     @abstractmethod
     def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
-        """Put the parts together."""
+        """Numbers of the report, from all parts."""
 
     def config(self) -> dict[str, Any]:
-        """Everything that decides the numbers."""
+        """All settings that affect the numbers."""
         settings, preset = self.settings, self.settings.preset
         annotations = [a for a in self.data.targets["annotations"] if a["category_id"] in self.classes]
         return {
@@ -190,14 +202,14 @@ class ProtocolRun(ABC):
 
     @property
     def other_classes(self) -> bool:
-        """Whether other classes are evaluated than the protocol's."""
+        """Whether classes other than those of the protocol are evaluated."""
         protocol = self.settings.protocol
         if protocol.novel_classes is not None:
             return set(self.classes.values()) != set(protocol.novel_classes)
         return protocol.class_count is not None and protocol.class_count != len(self.classes)
 
     def deviations(self) -> list[str]:
-        """In what a run is not the protocol's: its figures are then not those that were published."""
+        """Deviations from the protocol, which make figures incomparable with the published ones."""
         protocol, found = self.settings.protocol, []
         if self.other_classes:
             wanted = protocol.class_count if protocol.novel_classes is None else len(protocol.novel_classes)
@@ -212,7 +224,7 @@ class ProtocolRun(ABC):
         return found
 
     def common_numbers(self, parts: Sequence[Path], draws: list[dict[str, Any]]) -> dict[str, Any]:
-        """The entries of the report that both kinds of runs have."""
+        """Entries of the report that all runs share."""
         protocol, draws = self.settings.protocol, without_nan(draws)
         summary = summarise_seeds(draws)
         seconds = np.sum(read_parts(parts, "seconds"), axis=0)
@@ -230,7 +242,7 @@ class ProtocolRun(ABC):
             "draws": draws,
             "summary": summary,
             "comparison": [] if deviations else compare_with_published(protocol, draws, summary),
-            "skipped": [line for part in read_parts(parts, "skipped") for line in json.loads(part.tobytes())],
+            "skipped": read_lines(parts, "skipped"),
             "time": {
                 "seconds": float(seconds.sum()),
                 "images_per_second": len(self.units) / float(seconds.sum()),
@@ -244,7 +256,7 @@ class ProtocolRun(ABC):
 
 
 class Clock:
-    """Seconds spent reading, in the models, and matching; or on all of it, where that cannot be told apart."""
+    """Stopwatch for reading, encoding and matching, or for all of it, where phases cannot be separated."""
 
     PHASES = ("read", "encode", "match", "all")
 
@@ -253,11 +265,11 @@ class Clock:
         self.start()
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start a lap."""
         self._last = time.perf_counter()
 
     def lap(self, phase: str, device: torch.device | None = None) -> None:
-        """Count the time since the last lap as that of a phase; a GPU is waited for."""
+        """Add the time since the last lap to a phase, after synchronising a GPU."""
         if device is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.perf_counter()
@@ -266,36 +278,7 @@ class Clock:
 
 
 def image_identity(record: Mapping[str, Any]) -> list[Any]:
-    """What is known of an image, without the place where it lies, and the size of its file."""
+    """Record of an image without its path, and the size of its file."""
     path = Path(record["path"])
     known = {key: value for key, value in record.items() if key != "path"}
     return [known, path.stat().st_size if path.is_file() else None]
-
-
-def same_files(records: Iterable[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> set[int | str]:
-    """Ids of images whose files have the content of one of other images, under whatever name.
-
-    Only files of equal size are read. Files that cannot be read are the same as none.
-    """
-    by_size: dict[int, list[Path]] = {}
-    for path in {Path(record["path"]) for record in others}:
-        if path.is_file():
-            by_size.setdefault(path.stat().st_size, []).append(path)
-    contents: dict[int, set[str]] = {}
-    found: set[int | str] = set()
-    for record in records:
-        path = Path(record["path"])
-        size = path.stat().st_size if path.is_file() else -1
-        if size in by_size:
-            if size not in contents:
-                contents[size] = {digest for of_size in by_size[size] if (digest := _content(of_size))}
-            if _content(path) in contents[size]:
-                found.add(record["id"])
-    return found
-
-
-def _content(path: Path) -> str:
-    try:
-        return digest_content(read_file(path))
-    except ImageError:  # it is told of where the image is read
-        return ""

@@ -1,16 +1,16 @@
-"""One run of a protocol: both models once over every target image, every draw of references matched against that.
+"""Run of a protocol: both models once per target image, and every draw of references matched with their outputs.
 
-A run lives in a folder of its own::
+A run has a folder of its own::
 
-    config.json           what decides the numbers; a folder that holds another run is refused
-    references.safetensors, references.json   one encoded entry per distinct reference, and those that were left out
+    config.json           settings that affect the numbers; the folder of another run is refused
+    references.safetensors, references.json   one encoded entry per distinct reference, and those left out
     episodes/             the episodes, for protocols that have them
-    parts/00000.npz       what was counted in the first images, and so on: an interrupted run goes on after the last
-    predictions/          COCO results of every draw, if asked for
+    parts/00000.npz       counts of the first images, and so on; an interrupted run resumes after the last part
+    predictions/          COCO results of every draw, if they are saved
     report.json, report.md
 
-Masks are compared with the ground truth at once and never kept. Nothing that is kept depends on where a run was
-interrupted, so its numbers are those of a run that was not.
+Masks are compared with the ground truth at once and never stored. Parts do not depend on the point of an interruption,
+so a resumed run gives the numbers of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..datasets.layouts import ProtocolData
+from ..datasets.protocol_data import ProtocolData
 from ..encoder import Encoder
 from ..segmenter import Segmenter
+from ..utils.run_folder import RunError, claim, write_part
 from .episode_run import EpisodeRun
 from .instance_run import InstanceRun
 from .protocol_run import ProtocolRun, Settings
 from .report import write_report
-from .run_folder import RunError, claim, write_part
 
 
 def run(
@@ -39,18 +39,18 @@ def run(
     folder: Path,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Run a protocol, or go on with a run that was interrupted, and write its report.
+    """Run a protocol, or resume an interrupted run, and write its report.
 
     Args:
-        settings: what to run.
-        data: the protocol's data set.
+        settings: of the run.
+        data: data set of the protocol.
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
-        folder: of the run; made where it is missing.
-        progress: is told what happens.
+        folder: of the run; created if it is missing.
+        progress: called with messages.
 
     Returns:
-        the numbers of ``report.json``.
+        The numbers of ``report.json``.
 
     Raises:
         RunError: if the folder holds another run, the settings do not fit the protocol, or a draw has no usable
@@ -64,19 +64,19 @@ def run(
     if not data.targets["images"]:
         raise RunError("there is no image to evaluate")
     kind: type[ProtocolRun] = EpisodeRun if settings.protocol.evaluator == "episodes" else InstanceRun
-    job = kind(settings, data, encoder, segmenter, folder)
+    protocol_run = kind(settings, data, encoder, segmenter, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, job.config())
-    job.prepare(progress)
+    claim(folder, protocol_run.config())
+    protocol_run.prepare(progress)
     (folder / "parts").mkdir(exist_ok=True)
-    units = job.units
+    units = protocol_run.units
     chunks = [units[start : start + settings.units_per_part] for start in range(0, len(units), settings.units_per_part)]
     parts = {folder / "parts" / f"{number:05d}.npz": chunk for number, chunk in enumerate(chunks)}
     done = sum(len(chunk) for part, chunk in parts.items() if part.is_file())
     with tqdm(total=len(units), initial=done, unit="image", desc=settings.protocol.name) as bar:
         for part, chunk in parts.items():
             if not part.is_file():
-                write_part(part, job.evaluate(chunk, part.stem, bar.update))
-    numbers = job.numbers(list(parts))
+                write_part(part, protocol_run.evaluate(chunk, part.stem, bar.update))
+    numbers = protocol_run.numbers(list(parts))
     progress(write_report(folder, numbers))
     return numbers

@@ -20,7 +20,7 @@ from .heatmaps import heatmaps_job, similarity_heatmaps
 from .jobs import run
 from .model import ReferenceSegmenterModel
 from .nap_evaluation import evaluate_nap, evaluation_job
-from .prompts import train_reference_prompt
+from .prompt_training import train_reference_prompt
 from .reviewing import tag_for_review
 from .runs import load_memory
 from .segmenting import auto_segment_view, segmentation_job

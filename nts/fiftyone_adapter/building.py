@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..building import Skipped, encode_references
 from ..cache import default_cache
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import Skipped, encode_references
 from ..presets import get_preset
 from ..promotion import promote
 from ..references import KINDS, Kind, Reference, by_image

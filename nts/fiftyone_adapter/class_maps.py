@@ -14,8 +14,7 @@ from ..images import read_image
 from ..masks import draw_class_map
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
-from ..pipeline import ReferenceSegmenter
-from ..vrp.head import ClassMaps
+from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import colours, runs
 from .config import ClassMapsConfig
 from .heatmaps import heatmaps_writer, to_heatmaps
@@ -26,7 +25,7 @@ from .locking import locked
 from .options import takes
 from .plan import Plan, plan_class_maps
 from .runs import Collection
-from .scorers import chosen_prompt
+from .scorers import find_prompt
 
 
 @dataclass(frozen=True)
@@ -100,26 +99,23 @@ def class_maps_job(
     config = ClassMapsConfig.of(config, options)
     plan = plan_class_maps(view, memory_key, output_field, config)
     bank = runs.load_memory(view, memory_key)
-    prompt = chosen_prompt(view, bank, "vrp", config.reference_prompt)
+    support = whole_images(bank)
+    prompt = find_prompt(view, config.reference_prompt)
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {plan.encoder} and the segmenter {config.segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
-        load_encoder(plan.encoder, config.device, plan.precision),
-        load_segmenter(config.segmenter, config.device, plan.precision),
-        plan.preset,
-        scorer="vrp",
-        prompt=prompt,
-    )
+    encoder = load_encoder(plan.encoder, config.device, plan.precision)
+    segmenter = load_segmenter(config.segmenter, config.device, plan.precision)
+    bank.check_encoder(encoder.info)
+    mapper = ClassMapper(prompt, encoder, segmenter, support)
     settings = plan.settings(
         runs.fingerprint(bank),
-        engine.encoder.info.fingerprint,
-        segmenter_fingerprint=engine.segmenter.fingerprint,
-        prompt_fingerprint=prompt and prompt.fingerprint,
+        encoder.info.fingerprint,
+        segmenter_fingerprint=segmenter.fingerprint,
+        prompt_fingerprint=prompt.fingerprint,
     )
     about = {
-        "encoder": engine.encoder.info.name,
-        "segmenter": engine.segmenter.name,
+        "encoder": encoder.info.name,
+        "segmenter": segmenter.name,
         "reference_prompt": config.reference_prompt,
     }
     images = dict.fromkeys(bank.classes, 0)
@@ -132,7 +128,7 @@ def class_maps_job(
         )
 
     def process(image: np.ndarray) -> tuple[ClassMaps, tuple[int, int]]:
-        return engine.map_classes(image), image.shape[:2]
+        return mapper.map(image, plan.preset), image.shape[:2]
 
     def to_labels(output: tuple[ClassMaps, tuple[int, int]]) -> Sequence[fo.Label]:
         maps, image_size = output

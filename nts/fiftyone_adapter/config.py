@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from ..models import ENCODERS, SEGMENTERS
-from ..pipeline import SCORERS, Scorer
 from ..presets import PRESETS, Preset
+from ..scorers import PROMPTED, SCORERS, UNPROMPTED
 from ..utils.devices import PRECISIONS
 from .options import Options, option, table
 
@@ -59,7 +59,7 @@ def _precision() -> Any:
     return option("auto", help, label="Precision", choices=PRECISIONS)
 
 
-def _use_cache(contents: str, scorers: Sequence[Scorer] = ()) -> Any:
+def _use_cache(contents: str, scorers: Sequence[str] = ()) -> Any:
     return option(
         True, f"Read and write the disk cache of {contents}", label="Use the cache", type=bool, scorers=scorers
     )
@@ -126,7 +126,7 @@ class SegmentationConfig(Options):
     segmenter: str = _segmenter()
     encoder: str | None = _encoder(None)
     preset: str | Preset | None = _preset(None)
-    scorer: Scorer = option(
+    scorer: str = option(
         "prototype",
         "Scores the classes of a proposal: by the similarity to the prototypes, by a trained reference prompt, or by "
         "both: the similarity times the root of the prompt's score",
@@ -138,11 +138,11 @@ class SegmentationConfig(Options):
         None,
         "Name of a prompt of the dataset, 'small', or a file. The memory must have been built with keep_images",
         label="Reference prompt",
-        scorers=("vrp", "both"),
+        scorers=tuple(PROMPTED),
     )
     device: str = _device()
     precision: str = _precision()
-    use_cache: bool = _use_cache("encoded images", scorers=("prototype",))
+    use_cache: bool = _use_cache("encoded images", scorers=tuple(UNPROMPTED))
     compiled: bool = option(
         False, "Compile SAM2's decoder: for many images, see nts.models.load_segmenter", label="Compile", type=bool
     )

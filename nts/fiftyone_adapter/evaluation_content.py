@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.diagnostics import Diagnostics
 from ..metrics.average_precision import Curves, counts_by_confidence
+from ..metrics.error_types import Diagnostics
 from ..metrics.matches import IouType, Matches
 from .coco import CocoData
 

@@ -176,7 +176,7 @@ class StoredEvaluation:
 
     @property
     def diagnostics(self) -> dict[str, Any]:
-        """The stored :class:`~nts.evaluation.diagnostics.Diagnostics` of masks, as plain values."""
+        """The stored :class:`~nts.metrics.error_types.Diagnostics` of masks, as plain values."""
         return self.content["diagnostics"]
 
     # ---- samples -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import fiftyone as fo
 from bson import ObjectId
 from fiftyone import ViewField as F
 
-from ..datasets.layouts import VOC_REFERENCES, VOC_TARGETS, ProtocolData, load, protocol_data, voc_list, voc_root
+from ..datasets.layouts import VOC_REFERENCES, VOC_TARGETS, load, voc_list, voc_root
+from ..datasets.protocol_data import ProtocolData, protocol_data
 from ..datasets.protocols import Protocol, get_protocol
 from ..datasets.sampling import Candidate, candidate_key, stratified_sample
 from ..metrics.crowds import is_crowd

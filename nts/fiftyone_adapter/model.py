@@ -11,9 +11,11 @@ import numpy as np
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter
 from ..memory import MemoryBank
-from ..models import load_encoder, load_reference_prompt, load_segmenter
-from ..pipeline import ReferenceSegmenter, Scorer
+from ..models import load_encoder, load_segmenter
+from ..pipeline import ReferenceSegmenter
 from ..presets import Preset, get_preset
+from ..scorers import make_scorer
+from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from .embeddings import EncoderEmbeddings
 from .labels import to_detections
@@ -21,23 +23,23 @@ from .labels import to_detections
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a :class:`ReferenceSegmenterModel` is made of.
+    """Configuration of a :class:`ReferenceSegmenterModel`.
 
-    FiftyOne asks a model's configuration for the options of ``apply_model`` that the model applies itself
-    (``confidence_thresh``, ``filter_classes``). There are none: FiftyOne applies them to what the model returns.
+    FiftyOne reads from it which options of ``apply_model`` (``confidence_thresh``, ``filter_classes``) the model
+    applies itself. There are none: FiftyOne applies them to the returned labels.
 
     Attributes:
         classes: of the memory.
         encoder, segmenter: names of the models.
         preset: its name.
-        scorer: what judges the class of a proposal.
+        scorer: its name, one of :data:`nts.scorers.SCORERS`.
     """
 
     classes: tuple[str, ...]
     encoder: str
     segmenter: str
     preset: str
-    scorer: Scorer
+    scorer: str
 
 
 class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
@@ -46,21 +48,21 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
     >>> model = ReferenceSegmenterModel(memory)
     >>> dataset.apply_model(model, label_field="birds", skip_failures=False)
 
-    FiftyOne's own image readers turn no 16-bit image into 8 bits and know nothing of the preset, so the image is read
-    again from the sample's file: the result is the one that ``auto_segment_view`` gives.
+    FiftyOne's image readers do not reduce 16-bit images to 8 bits and ignore the preset, so the image is read again
+    from the sample's file. The result is that of ``auto_segment_view``.
 
     Args:
         memory: the reference memory.
-        encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
+        encoder: a name for :func:`nts.models.load_encoder`. Default: the encoder of the memory.
         segmenter: a name for :func:`nts.models.load_segmenter`.
-        preset: ``"default"``, ``"paper"``, ``"fast"`` or a :class:`~nts.presets.Preset`; the one that made the memory
-            without.
+        preset: ``"default"``, ``"paper"``, ``"fast"`` or a :class:`~nts.presets.Preset`. Default: the preset
+            that the memory was built with.
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.utils.devices.PRECISIONS`.
-        scorer: what judges the class of a proposal, as in :class:`~nts.pipeline.ReferenceSegmenter`.
+        scorer: scores proposals for the memory's classes, one of :data:`nts.scorers.SCORERS`.
         reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt (:func:`~nts.fiftyone_adapter.load_prompt`
-            has those of a dataset), or a name for :func:`nts.models.load_reference_prompt`.
-        use_cache: read and keep what the models make of images; only the scorer ``"prototype"`` can.
+            has those of a dataset), or a name for :func:`nts.vrp.loading.load_reference_prompt`.
+        use_cache: cache encoded images on disk. Scorers that need SAM2's embedding ignore it.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         preset: str | Preset | None = None,
         device: str = "auto",
         precision: str = "auto",
-        scorer: Scorer = "prototype",
+        scorer: str = "prototype",
         reference_prompt: TrainedPrompt | str | None = None,
         use_cache: bool = True,
     ) -> None:
@@ -80,14 +82,12 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         precision = preset.precision_for(precision)
         if isinstance(reference_prompt, str):
             reference_prompt = load_reference_prompt(reference_prompt)
-        self.segmenter = ReferenceSegmenter(
-            memory,
+        models = (
             load_encoder(encoder or memory.encoder.name, device, precision),
             load_segmenter(segmenter, device, precision),
-            preset,
-            scorer=scorer,
-            prompt=reference_prompt,
         )
+        made = make_scorer(scorer, memory, *models, reference_prompt)
+        self.segmenter = ReferenceSegmenter(memory, *models, preset, scorer=made)
         self.encoder = self.segmenter.encoder
         self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
 
@@ -96,7 +96,7 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         """The memory's classes and the names of the models."""
         engine = self.segmenter
         return ModelConfig(
-            engine.classes, engine.encoder.info.name, engine.segmenter.name, engine.preset.name, engine.scorer
+            engine.classes, engine.encoder.info.name, engine.segmenter.name, engine.preset.name, engine.scorer.name
         )
 
     @property
@@ -116,8 +116,8 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         return False
 
     def predict(self, image: np.ndarray, sample: fo.Sample | None = None) -> fo.Detections:
-        """The objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""
-        looked_up = self._cached.look_up(image) if sample is None else self._cached.look_up_file(sample.filepath)
-        found = self._cached.segment(looked_up)
-        self._cached.keep(found)
+        """Find the objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""
+        fetched = self._cached.fetch(image) if sample is None else self._cached.fetch_file(sample.filepath)
+        found = self._cached.segment(fetched)
+        self._cached.store(found)
         return to_detections(found.instances, self.segmenter.memory)

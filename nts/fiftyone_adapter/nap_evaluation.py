@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.diagnostics import diagnose
 from ..metrics.average_precision import Curves, accumulate
 from ..metrics.coco import NovelAP, summarise_matches, without_nan
+from ..metrics.error_types import diagnose
 from ..metrics.matches import IouType, Matches, match
 from ..utils.files import content_id, same_content
 from ..utils.names import as_names
@@ -294,7 +294,7 @@ def _evaluate(task: _Task, token: str) -> Job[EvaluationReport]:
     report = EvaluationReport(task.key, result, task.left_out, data.without_predictions, notes)
     yield Progress(task.total, task.total, "classifying the errors")
     distractor_ids = data.ids_of(data.distractors)
-    diagnostics = diagnose(data.ground_truth, data.results, evaluated_ids, "masks", distractor_ids)
+    diagnostics = diagnose(matches["masks"], data.ground_truth, data.results, evaluated_ids, distractor_ids)
     yield Progress(task.total, task.total, "writing the outcome of each object")
     _check_same_segmentation(task)
     stamp = native_evaluation.write_native_evaluation(

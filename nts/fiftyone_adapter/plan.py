@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..presets import Preset, get_preset, preset_fingerprint
+from ..scorers import PROMPTED
 from ..vrp.prompt import PromptMismatch
 from . import checks, runs
 from .config import ClassMapsConfig, SegmentationConfig
@@ -72,7 +73,7 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
     checks.check_view(view)
     key = output_field or checks.suggest_output_field(view, memory_key)
     plan = _plan(view, memory_key, key, runs.SEGMENTATION, config, config.stored())
-    if config.scorer != "prototype":
+    if config.scorer in PROMPTED:
         _check_prompt(view, memory_key, config.reference_prompt, config.segmenter)
     thresholds = {"score_threshold": config.score_threshold, "max_instances": config.max_instances}
     return replace(plan, preset=replace(plan.preset, matching=replace(plan.preset.matching, **thresholds)))

@@ -17,8 +17,8 @@ from functools import partial
 import fiftyone as fo
 import numpy as np
 
+from ..building import Skipped
 from ..images import ImageError, read_file, read_image
-from ..pipeline import Skipped
 from ..references import InvalidReference, Kind, Reference, contradictions
 from ..utils.files import content_id
 from .labels import box_pixels, class_values, keypoint_mask, label_mask, place_mask, polyline_mask

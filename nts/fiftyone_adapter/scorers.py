@@ -1,7 +1,4 @@
-"""What judges proposals in a dataset: the prototypes of a memory, a trained reference prompt, or both.
-
-Forms and jobs ask here which prompts there are, and whether one can be used with a memory.
-"""
+"""Scorers and reference prompts in a dataset: those that can be chosen, and whether they fit a memory."""
 
 from __future__ import annotations
 
@@ -10,9 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from ..memory import MemoryBank
-from ..models import PROMPTS, SEGMENTERS, WeightsNotFound, load_reference_prompt, segmenter_name
-from ..pipeline import SCORERS, Scorer
-from ..vrp.head import whole_images
+from ..models import SEGMENTERS, WeightsNotFound, segmenter_name
+from ..scorers import PROMPTED, SCORERS
+from ..vrp.class_maps import whole_images
+from ..vrp.loading import PROMPTS, load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from . import runs
 from .checks import InputError
@@ -22,7 +20,7 @@ from .runs import Collection
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """What a reference prompt was trained for, and on.
+    """Models and classes that a reference prompt was trained for.
 
     Attributes:
         encoder: name of its encoder.
@@ -41,12 +39,12 @@ class PromptFacts:
         return f"{len(self.classes)} training classes, encoder {self.encoder}, segmenter {self.segmenter}"
 
     def seen_classes(self, classes: list[str]) -> list[str]:
-        """Those of the classes that it was trained on: to it they are not novel."""
+        """Return the classes among these that it was trained on, and that are not novel to it."""
         return sorted(set(classes) & set(self.classes))
 
 
 def prompt_facts(view: Collection) -> dict[str, PromptFacts]:
-    """The prompts that can be chosen by name, those of the dataset first, then those that come with the plugin."""
+    """Return the prompts that can be chosen by name: those of the dataset, then those that come with the plugin."""
     stored = {
         name: PromptFacts(made["encoder"], made["encoder_fingerprint"], made["segmenter"], tuple(made["classes"]))
         for name, made in runs.list_runs(view, runs.PROMPT).items()
@@ -57,13 +55,13 @@ def prompt_facts(view: Collection) -> dict[str, PromptFacts]:
 def prompt_problem(
     memory: dict[str, Any], name: str, facts: PromptFacts | None, segmenter: str | None = None
 ) -> str | None:
-    """Why a prompt cannot be used with a memory, as far as can be told without loading models; ``None`` if it can.
+    """Return why a prompt cannot be used with a memory, as far as is known without loading models; ``None`` if it can.
 
     Args:
         memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.runs.list_runs`.
         name: of the prompt.
-        facts: of the prompt; ``None`` for a file, which is looked at when it is used.
-        segmenter: the name of the segmenter, if one is chosen.
+        facts: of the prompt; ``None`` for a file, which is checked when it is loaded.
+        segmenter: name of the segmenter, if one is chosen.
     """
     if not memory.get("whole_images"):
         return (
@@ -88,22 +86,22 @@ def prompt_problem(
 
 
 def chosen_prompt(
-    view: Collection, bank: MemoryBank, scorer: Scorer, reference_prompt: str | None
+    view: Collection, bank: MemoryBank, scorer: str, reference_prompt: str | None
 ) -> TrainedPrompt | None:
-    """The prompt of a scorer; ``None`` for the one that needs none.
+    """Load the prompt of a scorer; ``None`` for scorers that need none.
 
     Raises:
-        InputError: if there is no such scorer or prompt, a prompt is missing, or is not needed.
+        InputError: if there is no such scorer or prompt, or a prompt is missing, or given but not needed.
         PromptMismatch: if the memory has no whole images.
         PromptFileError: if the prompt is damaged.
     """
     if scorer not in SCORERS:
         raise InputError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
-    if scorer == "prototype":
+    if scorer not in PROMPTED:
         if reference_prompt is not None:
             raise InputError(
-                f"the scorer 'prototype' has no use for the reference prompt {reference_prompt!r}: choose the scorer "
-                "'vrp' or 'both', or leave the prompt out"
+                f"the scorer {scorer!r} has no use for the reference prompt {reference_prompt!r}: choose the scorer "
+                f"{' or '.join(map(repr, PROMPTED))}, or leave the prompt out"
             )
         return None
     if reference_prompt is None:
@@ -113,10 +111,10 @@ def chosen_prompt(
 
 
 def find_prompt(view: Collection, name: str) -> TrainedPrompt:
-    """A prompt by name or path.
+    """Load a prompt by name or path.
 
     Raises:
-        InputError: if there is none, with the names of those that there are.
+        InputError: if there is none; the message lists the names.
         PromptFileError: if it is damaged.
     """
     try:

@@ -13,6 +13,7 @@ from ..cached_segmenter import CachedSegmenter, Segmented
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
+from ..scorers import make_scorer
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .config import SegmentationConfig
@@ -110,14 +111,12 @@ def segmentation_job(
     paths = paths_by_id(view)
     total = len(paths) if config.limit is None else min(config.limit, len(paths))
     yield Progress(0, total, f"loading the encoder {plan.encoder} and the segmenter {config.segmenter}")
-    engine = ReferenceSegmenter(
-        bank,
+    models = (
         load_encoder(plan.encoder, config.device, plan.precision),
         load_segmenter(config.segmenter, config.device, plan.precision, compiled=config.compiled),
-        plan.preset,
-        scorer=config.scorer,
-        prompt=prompt,
     )
+    scorer = make_scorer(config.scorer, bank, *models, prompt)
+    engine = ReferenceSegmenter(bank, *models, plan.preset, scorer=scorer)
     writer = _writer(view, plan, config, bank, engine, prompt)
     colours.set_class_colours(view, [plan.key], bank.classes)
     cached = CachedSegmenter(engine, default_cache() if config.use_cache else None)
@@ -127,7 +126,7 @@ def segmentation_job(
     def to_labels(found: Segmented) -> list[fo.Detections]:
         nonlocal empty, from_cache
         labels = to_detections(found.instances, bank)
-        cached.keep(found)
+        cached.store(found)
         instances.update(detection.label for detection in labels.detections)
         empty += not labels.detections
         from_cache += found.encoded is None
@@ -137,7 +136,7 @@ def segmentation_job(
         view,
         paths,
         writer,
-        cached.look_up_file,
+        cached.fetch_file,
         cached.segment,
         to_labels,
         verb="segmented",
@@ -184,6 +183,9 @@ def _writer(
             "encoder": engine.encoder.info.name,
             "segmenter": engine.segmenter.name,
             "reference_prompt": config.reference_prompt,
+            "device": str(engine.encoder.device),
+            "precision": engine.encoder.precision,
+            "compiled": config.compiled,
         },
         results={
             "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),

@@ -1,4 +1,4 @@
-"""Precision and recall, and the twelve figures of COCO, from matches: pycocotools' ``accumulate`` and ``summarize``."""
+"""Precision, recall and COCO's twelve figures, equal to ``accumulate`` and ``summarize`` of pycocotools."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The arrays of ``COCOeval.eval``; -1 where there is no ground truth to be found.
+    """Precision-recall curves, the arrays of ``COCOeval.eval``; -1 where there is no ground truth.
 
     Attributes:
-        precision: float64 ``[T, R, K, A, M]``: the best precision at this recall or a higher one.
+        precision: float64 ``[T, R, K, A, M]``: best precision at this recall or a higher one.
         recall: float64 ``[T, K, A, M]``: of all predictions.
-        scores: float64 ``[T, R, K, A, M]``: the score at which this recall is reached.
-        max_detections: the ``M`` limits of predictions per class and image, ascending.
+        scores: float64 ``[T, R, K, A, M]``: score at which this recall is reached.
+        max_detections: ``M`` limits of predictions per class and image, ascending.
         areas: names of the ``A`` ranges of areas.
         classes: names of the ``K`` classes.
     """
@@ -36,15 +36,15 @@ class Curves:
 
 @dataclass(frozen=True)
 class Summary:
-    """The twelve figures of COCO, in ``[0, 1]``; ``nan`` where there is no ground truth to be found.
+    """COCO's twelve figures in ``[0, 1]``; ``nan`` where there is no ground truth.
 
     Attributes:
         ap: mean over IoU thresholds 0.50:0.05:0.95, recall thresholds and classes.
-        ap50, ap75: at the IoU of 0.5 and 0.75.
-        ap_small, ap_medium, ap_large: for objects of up to 32², up to 96², and above 96² pixels.
-        ar_1, ar_10, ar_100: recall, mean over IoU thresholds and classes, of so many predictions per class and image;
-            the last, of as many as were evaluated.
-        ar_small, ar_medium, ar_large: recall of all predictions, for objects of these sizes.
+        ap50, ap75: AP at an IoU of 0.5 and 0.75.
+        ap_small, ap_medium, ap_large: AP of objects of up to 32², up to 96², and above 96² pixels.
+        ar_1, ar_10, ar_100: recall with 1, 10 and all evaluated predictions per class and image, mean over IoU
+            thresholds and classes.
+        ar_small, ar_medium, ar_large: recall with all predictions, for objects of these sizes.
     """
 
     ap: float
@@ -63,12 +63,12 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceCounts:
-    """What a threshold on the confidence would leave, at one IoU threshold.
+    """True and false positives above each threshold on the confidence, at one IoU threshold.
 
     Attributes:
         thresholds: float64 ``[B]``, ascending.
         tp, fp: int64 ``[K, B]``: right and wrong predictions with a score of at least the threshold.
-        ground_truth: int64 ``[K]``: objects to be found.
+        ground_truth: int64 ``[K]``: number of objects.
         iou: the IoU threshold.
         classes: names of the ``K`` classes.
     """
@@ -84,10 +84,10 @@ class ConfidenceCounts:
 def accumulate(
     matches: Matches, max_detections: Sequence[int] = (1, 10, 100), image_counts: np.ndarray | None = None
 ) -> Curves:
-    """Precision over recall, for every class, range of areas, IoU threshold and limit of predictions.
+    """Compute precision over recall for every class, range of areas, IoU threshold and limit of predictions.
 
-    The arrays equal those of ``COCOeval.accumulate``. They are computed at the true positives alone: precision rises
-    there, falls everywhere else, and recall rises nowhere else.
+    The arrays equal those of ``COCOeval.accumulate``. Only true positives are visited: precision and recall rise at
+    them, and precision falls everywhere else.
 
     Args:
         matches: of the whole data set.
@@ -135,7 +135,7 @@ def accumulate(
 
 
 def objects_to_find(matches: Matches, image_counts: np.ndarray) -> np.ndarray:
-    """int64 ``[A, K]``: annotations that count, by range of areas and class."""
+    """Number of annotations that count, by range of areas and class: int64 ``[A, K]``."""
     weight = image_counts[matches.gt_image]
     objects = np.zeros((len(matches.areas), len(matches.classes)), np.int64)
     for a, ignored in enumerate(matches.gt_ignored):
@@ -144,7 +144,7 @@ def objects_to_find(matches: Matches, image_counts: np.ndarray) -> np.ndarray:
 
 
 def summarise(curves: Curves, classes: Sequence[int] | None = None) -> Summary:
-    """The figures of ``COCOeval.summarize``, over all classes or over some.
+    """Summarise curves over all or some classes, as ``COCOeval.summarize`` does.
 
     Args:
         curves: of :func:`accumulate`, with three limits of predictions.
@@ -171,12 +171,12 @@ def summarise(curves: Curves, classes: Sequence[int] | None = None) -> Summary:
 
 
 def counts_by_confidence(matches: Matches, iou: float = 0.5, bins: int = 200) -> ConfidenceCounts:
-    """Right and wrong predictions above each of ``bins`` thresholds on the score.
+    """Count true and false positives above each of ``bins`` thresholds on the score.
 
-    Predictions are matched by falling score, so those above a threshold are matched as if there were no others.
+    Predictions are matched by descending score, so those above a threshold match as if there were no others.
 
     Raises:
-        ValueError: if ``iou`` is none of the thresholds that were matched.
+        ValueError: if there are no matches at this IoU.
     """
     t = np.flatnonzero(np.isclose(matches.iou_thresholds, iou))
     if not len(t):
@@ -184,7 +184,7 @@ def counts_by_confidence(matches: Matches, iou: float = 0.5, bins: int = 200) ->
     lowest, highest = (matches.score.min(), matches.score.max()) if len(matches) else (0.0, 1.0)
     thresholds = np.linspace(min(0.0, lowest), max(1.0, highest), bins)
     all_sizes = matches.areas.index("all")
-    reached = np.searchsorted(thresholds, matches.score, "right")  # so many thresholds are at or below the score
+    reached = np.searchsorted(thresholds, matches.score, "right")  # number of thresholds at or below the score
     counted = []
     for chosen in (matches.true_positives(), matches.false_positives()):
         members = chosen[all_sizes, t[0]]
@@ -196,7 +196,7 @@ def counts_by_confidence(matches: Matches, iou: float = 0.5, bins: int = 200) ->
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """Mean of all values that are not -1, as pycocotools takes it; ``nan`` if there are none."""
+    """Mean of all values but -1, as in pycocotools; ``nan`` if there are none."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else math.nan
 
@@ -204,7 +204,7 @@ def mean_of_known(values: np.ndarray) -> float:
 def _interpolate(
     right: np.ndarray, wrong: np.ndarray, scores: np.ndarray, objects: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best precision at each recall or a higher one, and the score there, from counts at the true positives."""
+    """Best precision at each recall threshold or above, and its score, from counts at the true positives."""
     precision, score = np.zeros(len(RECALL_THRESHOLDS)), np.zeros(len(RECALL_THRESHOLDS))
     exact = right / (wrong.astype(np.float64) + right + np.spacing(1))
     best = np.maximum.accumulate(exact[::-1])[::-1]

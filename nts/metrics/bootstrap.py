@@ -1,12 +1,11 @@
-"""How far a figure, or the difference of two, may be chance: the bootstrap over images.
+"""Bootstrap over images: intervals of a figure, and of the difference between two runs.
 
 Images are drawn with replacement, as many as there are, and the figure is computed on the draw (Efron & Tibshirani, *An
-Introduction to the Bootstrap*, 1993, ch. 13: the percentile interval). Two runs are compared on the same draws: what
-makes an image hard for both then cancels out, and the interval of their difference is much narrower than that of
-either run.
+Introduction to the Bootstrap*, 1993, ch. 13: the percentile interval). Two runs are compared on the same draws: the
+difficulty of an image for both cancels out, and the interval of the difference is much narrower than that of either.
 
-Matches do not change from draw to draw, only how often an image counts. Predictions are therefore sorted once, and a
-draw costs one cumulative sum over all predictions and little more: precision is needed at the true positives alone.
+Matches do not depend on the draw, only the number of times that an image counts. Predictions are therefore sorted once,
+and a draw costs little more than one cumulative sum over them: precision is required at the true positives only.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ FIGURES: dict[str, tuple[str, str, int | None, int | None]] = {
     "ar_medium": ("recall", "medium", None, None),
     "ar_large": ("recall", "large", None, None),
 }
-"""What each figure of a Summary is a mean of: kind, range of areas, index of IoU threshold, limit of predictions."""
+"""Figures of a Summary: kind of curve, range of areas, index of the IoU threshold, limit of predictions."""
 
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 64
@@ -42,15 +41,15 @@ _DRAWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class FigureInterval:
-    """A figure of one run, with a percentile interval.
+    """Figure of one run, with a percentile interval.
 
     Attributes:
         figure: its name, as in a :class:`~nts.metrics.average_precision.Summary`.
-        value: on the images as they are.
+        value: on the evaluated images.
         low, high: ends of the interval; ``nan`` where no draw has ground truth.
-        level: share of the draws within.
+        level: share of the draws within the interval.
         draws: number of draws.
-        images: number of images in each.
+        images: number of images per draw.
     """
 
     figure: str
@@ -64,16 +63,16 @@ class FigureInterval:
 
 @dataclass(frozen=True)
 class Interval:
-    """How much better the second run is than the first, with a percentile interval.
+    """Difference between two runs, with a percentile interval.
 
     Attributes:
         figure: its name, as in a :class:`~nts.metrics.average_precision.Summary`.
-        difference: second run less first run, on the images that both evaluated.
+        difference: second run minus first run, on the images that both evaluated.
         low, high: ends of the interval; ``nan`` where no draw has ground truth.
-        level: share of the draws within.
-        p_better: share of the draws in which the second run is better; those without a difference count half.
+        level: share of the draws within the interval.
+        p_better: share of the draws in which the second run is better; ties count half.
         draws: number of draws.
-        images: number of images in each: those that both runs evaluated.
+        images: number of images per draw: those that both runs evaluated.
         left_out: number of images that only one of them evaluated.
     """
 
@@ -91,12 +90,12 @@ class Interval:
 def bootstrap(
     matches: Matches, *, figure: str = "ap", classes: Sequence[str] | None = None, draws: int = 1000, seed: int = 0
 ) -> FigureInterval:
-    """A figure of one run and its interval over draws of images.
+    """Bootstrap a figure of one run.
 
     Args:
         matches: of the run.
         figure: one of :data:`FIGURES`.
-        classes: names of the classes that it is a mean over; all where ``None``.
+        classes: names of the classes to average over; all where ``None``.
         draws: number of draws.
         seed: of the draws.
 
@@ -117,12 +116,12 @@ def paired_bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The difference between two runs, ``b`` less ``a``, and its interval over draws of the images that both evaluated.
+    """Bootstrap the difference ``b - a`` of two runs, over the images that both evaluated.
 
     Args:
         a, b: matches of the two runs with one ground truth.
         figure: one of :data:`FIGURES`.
-        classes: names of the classes that it is a mean over; all where ``None``.
+        classes: names of the classes to average over; all where ``None``.
         draws: number of draws.
         seed: of the draws.
 
@@ -142,7 +141,7 @@ def paired_bootstrap(
 
 
 def pair(a: Matches, b: Matches) -> tuple[Matches, Matches]:
-    """Two runs on the images that both evaluated, made sure to be comparable.
+    """Restrict two runs to the images that both evaluated, and check that they are comparable.
 
     Raises:
         ValueError: if the runs share no image, differ in classes, kind of IoU or in the ground truth of an image.
@@ -164,7 +163,7 @@ def pair(a: Matches, b: Matches) -> tuple[Matches, Matches]:
 
 
 def restrict(matches: Matches, image_ids: Sequence[int | str]) -> Matches:
-    """The matches of some of the images, given in the order of ``matches.image_ids``; rows stay as they were."""
+    """Restrict matches to some images, in the order of ``matches.image_ids``. Rows of the lists do not change."""
     position = {image_id: i for i, image_id in enumerate(image_ids)}
     new = np.array([position.get(image_id, -1) for image_id in matches.image_ids], np.int64)
     kept, gt_kept = new[matches.image] >= 0, new[matches.gt_image] >= 0
@@ -186,7 +185,7 @@ def restrict(matches: Matches, image_ids: Sequence[int | str]) -> Matches:
 
 
 def _draw(matches: Matches, figure: str, classes: Sequence[str] | None, draws: int, seed: int) -> np.ndarray:
-    """The figure on the images as they are, and on every draw of them: float64 ``[1 + draws]``."""
+    """Figure on the evaluated images, then on every draw: float64 ``[1 + draws]``."""
     if figure not in FIGURES:
         raise ValueError(f"unknown figure {figure!r}: there are {', '.join(FIGURES)}")
     if draws < 1:
@@ -209,7 +208,7 @@ def _draw(matches: Matches, figure: str, classes: Sequence[str] | None, draws: i
 
 
 def _figure_of_class(matches: Matches, figure: str, k: int, chunks: Sequence[np.ndarray]) -> np.ndarray:
-    """The figure of one class under every row of counts: float64 ``[rows]``, ``nan`` without ground truth."""
+    """Figure of one class for every row of counts: float64 ``[rows]``, ``nan`` without ground truth."""
     kind, area, at_threshold, limit = FIGURES[figure]
     a = matches.areas.index(area)
     thresholds = range(len(matches.iou_thresholds)) if at_threshold is None else [at_threshold]
@@ -244,12 +243,12 @@ def _figure_of_class(matches: Matches, figure: str, k: int, chunks: Sequence[np.
 
 
 def _mean_precision(right: np.ndarray, counted: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """AP of every draw, float64 ``[B]``, from what there is at the true positives.
+    """AP of every draw, float64 ``[B]``, from counts at the true positives.
 
     Args:
-        right: int ``[B, P]``: true positives up to and with each.
-        counted: int ``[B, P]``: true and false positives up to and with each.
-        objects: int64 ``[B]``: objects to be found.
+        right: int ``[B, P]``: true positives up to and including each.
+        counted: int ``[B, P]``: true and false positives up to and including each.
+        objects: int64 ``[B]``: number of objects.
     """
     draws, positives = right.shape
     if positives == 0:
@@ -265,7 +264,7 @@ def _mean_precision(right: np.ndarray, counted: np.ndarray, objects: np.ndarray)
 
 
 def _needed(objects: np.ndarray) -> np.ndarray:
-    """int64 ``[B, R]``: true positives with which each recall is reached, in the arithmetic of ``accumulate``."""
+    """Number of true positives that reach each recall, in the arithmetic of ``accumulate``: int64 ``[B, R]``."""
     needed = np.ceil(RECALL_THRESHOLDS * objects[:, None]).astype(np.int64)
     total = np.maximum(objects, 1)[:, None]
     needed -= (needed - 1) / total >= RECALL_THRESHOLDS
@@ -274,13 +273,13 @@ def _needed(objects: np.ndarray) -> np.ndarray:
 
 
 def share_better(differences: np.ndarray) -> float:
-    """Share of the draws with a difference in which it is above 0, ties half; ``nan`` where none has one."""
+    """Share of the known differences above 0, with ties as halves; ``nan`` if none is known."""
     known = differences[~np.isnan(differences)]
     return float(np.mean((known > 0) + 0.5 * (known == 0))) if len(known) else math.nan
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float]:
-    """Ends of the interval of the draws that are known; ``nan`` where none is."""
+    """Ends of the percentile interval of the known values; ``nan`` if none is known."""
     known = values[~np.isnan(values)]
     if not len(known):
         return math.nan, math.nan

@@ -1,8 +1,8 @@
 """nAP: average precision over novel classes, for boxes and masks.
 
-Ground truth and results are in COCO's own terms, the currency of the field: a dictionary with ``images``,
-``annotations`` and ``categories``, and a list of results with ``image_id``, ``category_id``, ``score``, ``bbox`` and
-``segmentation``. The numbers are pycocotools' numbers, to the last digit; the tests hold them to it.
+Ground truth and results are in COCO's format: a dictionary with ``images``, ``annotations`` and ``categories``, and a
+list of results with ``image_id``, ``category_id``, ``score``, ``bbox`` and ``segmentation``. The figures equal those of
+pycocotools to the last digit.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .matches import Matches, ResultAreas, match
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """The figures of one kind of IoU.
+    """Figures of one kind of IoU.
 
     Attributes:
         novel: over the novel classes.
-        base: over the base classes; ``None`` where there are none.
-        per_class: of every class, novel and base, by name in the order of category ids.
+        base: over the base classes; ``None`` without any.
+        per_class: of every class, novel and base, by name, in the order of category ids.
     """
 
     novel: Summary
@@ -39,16 +39,16 @@ class AveragePrecision:
 
 @dataclass(frozen=True)
 class NovelAP:
-    """nAP: average precision over the novel classes, and over base classes where some were evaluated with them.
+    """nAP: average precision over the novel classes, and over evaluated base classes.
 
     Attributes:
-        boxes: with IoU of boxes.
-        masks: with IoU of masks.
+        boxes: figures by IoU of boxes.
+        masks: figures by IoU of masks.
         novel_classes, base_classes: names, in the order of their category ids.
-        images: number of images evaluated.
-        ground_truth: number of objects of these classes, crowds left out.
-        predictions: number of results of these classes that count: at most ``max_detections`` of a class and image.
-        max_detections: results counted per class and image.
+        images: number of evaluated images.
+        ground_truth: number of objects of these classes, without crowds.
+        predictions: number of results of these classes, at most ``max_detections`` of a class and image.
+        max_detections: largest number of results of a class and image.
     """
 
     boxes: AveragePrecision
@@ -61,7 +61,7 @@ class NovelAP:
     max_detections: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON; ``nan`` becomes ``None``."""
+        """Figures as plain values for JSON; ``nan`` becomes ``None``."""
         return without_nan(asdict(self))
 
 
@@ -76,11 +76,11 @@ def evaluate(
     """Evaluate results against ground truth.
 
     Args:
-        ground_truth: a COCO dataset. Every image counts, those without ground truth too.
-        results: COCO results. Results for other classes or unknown images are not counted.
-        class_ids: category ids of the novel classes; all that are no base classes where ``None``.
-        base_class_ids: category ids of classes that are evaluated beside the novel ones.
-        result_areas: see :func:`~nts.metrics.matches.match`; it matters to small, medium and large masks alone.
+        ground_truth: a COCO dataset. Images without annotations count too.
+        results: COCO results. Those of other classes or unknown images are left out.
+        class_ids: category ids of the novel classes; all but the base classes where ``None``.
+        base_class_ids: category ids of evaluated base classes.
+        result_areas: see :func:`~nts.metrics.matches.match`; it affects small, medium and large masks only.
 
     Raises:
         ValueError: if there are no images or novel classes, a class id is unknown or both novel and base, a score or
@@ -105,12 +105,12 @@ def summarise_matches(
     base_classes: str | Sequence[str] = (),
     curves: tuple[Curves, Curves] | None = None,
 ) -> NovelAP:
-    """The figures of matches that were made before, image by image perhaps, or stored.
+    """Summarise existing matches.
 
     Args:
         boxes, masks: matches of the same results and ground truth, by IoU of boxes and of masks.
-        base_classes: names of those classes that are not novel.
-        curves: of the two, by :func:`~nts.metrics.average_precision.accumulate`, where they are there already.
+        base_classes: names of the classes that are not novel.
+        curves: of both, by :func:`~nts.metrics.average_precision.accumulate`; computed where ``None``.
 
     Raises:
         ValueError: if the two do not belong together, a base class is unknown, or no class is novel.
@@ -146,17 +146,17 @@ def coco_results(
     category_ids: Sequence[int],
     box_convention: Literal["half-open", "inclusive"] = "half-open",
 ) -> list[dict]:
-    """Instances as COCO results.
+    """Convert the instances of an image to COCO results.
 
     Args:
         instances: of one image.
-        image_id: passed through unchanged.
+        image_id: of the image.
         category_ids: category id of every label.
         box_convention: ``"half-open"``: ``x, y, width, height`` span all pixels of the mask. ``"inclusive"``: width and
-            height are one pixel short, as published.
+            height are one pixel less, as published.
     """
     short = 1.0 if box_convention == "inclusive" else 0.0
-    # One at a time: all masks of a large image at once would take a lot of memory.
+    # One at a time, to limit memory for large images.
     masks = (instances.mask(k).cpu().numpy() for k in range(len(instances)))
     encoded = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
     rows = zip(instances.labels.tolist(), instances.scores.tolist(), instances.boxes.tolist(), encoded, strict=True)
@@ -173,7 +173,7 @@ def coco_results(
 
 
 def without_nan(value: Any) -> Any:
-    """The same value for JSON: every ``nan`` becomes ``None``, tuples become lists."""
+    """Copy of a value for JSON: ``nan`` becomes ``None``, tuples become lists."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

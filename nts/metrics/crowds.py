@@ -1,4 +1,4 @@
-"""Reading the crowd flag of an annotation."""
+"""Crowd flag of annotations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _TRUE = {"true", "t", "yes", "y", "on"}
 def is_crowd(value: Any) -> bool:
     """Whether the value of an ``iscrowd`` attribute marks a crowd.
 
-    Exporters write the flag as a number, a boolean or text. ``bool()`` would take the text ``"0"`` or ``"false"`` for
-    true.
+    Exporters write the flag as a number, a boolean or text, and ``bool()`` is true for the text ``"0"``.
 
     Args:
         value: ``None``, NaN, empty text, zero and text such as ``"0"``, ``"0.0"``, ``"false"`` or ``"no"`` are no

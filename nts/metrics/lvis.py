@@ -1,11 +1,11 @@
-"""Federated average precision, as LVIS defines it (Gupta et al., arXiv 1908.03195, Sec. 3; the ``lvis`` package).
+"""Federated average precision of LVIS (Gupta et al., arXiv 1908.03195, Sec. 3; the ``lvis`` package).
 
-LVIS has too many classes to look for all of them in every image. An image is therefore evaluated only for the classes
-that it is known to show (it has annotations of them) or known not to show (``neg_category_ids``). Predictions of other
-classes are left out. Where annotations of a class are not exhaustive (``not_exhaustive_category_ids``), predictions
-that find nothing are neither right nor wrong. Up to 300 predictions of an image count, whatever their classes. As in
-the ``lvis`` package, predictions and annotations of no area are left out. LVIS v1 has no crowds and no ignored objects,
-so such marks are not looked at.
+LVIS has too many classes to annotate all of them in every image. An image is therefore evaluated only for the classes
+that are known to be present (it has annotations of them) or absent (``neg_category_ids``); predictions of other classes
+are left out. Where annotations of a class are not exhaustive (``not_exhaustive_category_ids``), unmatched predictions
+are neither right nor wrong. At most 300 predictions of an image count, over all classes. As in the ``lvis`` package,
+predictions and annotations without area are left out. LVIS v1 has no crowds and no ignored objects, so such marks are
+not read.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import numpy as np
 
 from .average_precision import Curves, accumulate, mean_of_known
 from .coco import without_nan
-from .matches import ImageId, IouType, Matches, ResultAreas, areas_of, concatenate, geometries, match_image
+from .matches import ImageId, IouType, Matches, ResultAreas, areas_of, concatenate, geometries, match_image, renumber
 
 MAX_DETECTIONS = 300
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
-"""What the data's own field ``frequency`` says: in LVIS v1 up to 10, up to 100, or more images of training."""
+"""Values of the field ``frequency``: in LVIS v1 classes of up to 10, up to 100, or more training images."""
 
 
 @dataclass(frozen=True)
 class LvisSummary:
-    """The thirteen figures of LVIS, in ``[0, 1]``; ``nan`` where there is no ground truth to be found.
+    """LVIS's thirteen figures in ``[0, 1]``; ``nan`` where there is no ground truth.
 
     Attributes:
-        ap, ap50, ap75: over IoU thresholds 0.50:0.05:0.95, at 0.5, and at 0.75.
-        ap_small, ap_medium, ap_large: for objects of these sizes.
-        ap_rare, ap_common, ap_frequent: over the classes of these frequencies.
-        ar_300: recall.
+        ap, ap50, ap75: AP over IoU thresholds 0.50:0.05:0.95, at 0.5, and at 0.75.
+        ap_small, ap_medium, ap_large: AP of objects of these sizes.
+        ap_rare, ap_common, ap_frequent: AP over the classes of these frequencies.
+        ar_300: recall with 300 predictions.
         ar_small, ar_medium, ar_large: recall of objects of these sizes.
     """
 
@@ -57,11 +57,11 @@ class LvisAP:
     """Federated average precision of boxes and masks.
 
     Attributes:
-        boxes: with IoU of boxes.
-        masks: with IoU of masks.
+        boxes: figures by IoU of boxes.
+        masks: figures by IoU of masks.
         boxes_per_class, masks_per_class: AP of every class.
-        images: number of images evaluated.
-        predictions: number of results that count: of classes evaluated in their image, at most 300 of an image.
+        images: number of evaluated images.
+        predictions: number of results of classes that are evaluated in their image, at most 300 of an image.
     """
 
     boxes: LvisSummary
@@ -72,7 +72,7 @@ class LvisAP:
     predictions: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON; ``nan`` becomes ``None``."""
+        """Figures as plain values for JSON; ``nan`` becomes ``None``."""
         return without_nan(asdict(self))
 
 
@@ -83,13 +83,13 @@ def evaluate_lvis(
     *,
     result_areas: ResultAreas = "own",
 ) -> LvisAP:
-    """Evaluate results against LVIS's ground truth.
+    """Evaluate results against the ground truth of LVIS.
 
     Args:
         ground_truth: an LVIS dataset: COCO's, with ``neg_category_ids`` and ``not_exhaustive_category_ids`` of every
             image and the ``frequency`` of every category.
-        results: COCO results; those of unknown images are left out.
-        class_ids: category ids that are evaluated; all where ``None``.
+        results: COCO results. Those of unknown images are left out.
+        class_ids: category ids to evaluate; all where ``None``.
         result_areas: see :func:`~nts.metrics.matches.match`.
 
     Raises:
@@ -124,7 +124,7 @@ def match_lvis(
 ) -> Matches:
     """Match the results of a data set, image by image with :func:`match_lvis_image`.
 
-    Rows of results and annotations are those of the lists given, as in :func:`~nts.metrics.matches.match`.
+    Rows of results and annotations refer to the given lists, as in :func:`~nts.metrics.matches.match`.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     evaluated = sorted(names) if class_ids is None else sorted(set(class_ids))
@@ -151,14 +151,7 @@ def match_lvis(
     )
     order = np.array([i for of_image in rows.values() for i in of_image], np.int64)
     gt_order = np.array([i for of_image in gt_rows.values() for i in of_image], np.int64)
-    return replace(
-        together,
-        result=order[together.result],
-        annotation=gt_order[together.annotation],
-        matched=np.append(gt_order, -1)[together.matched].astype(np.int32),
-        results=len(results),
-        annotations=len(ground_truth["annotations"]),
-    )
+    return renumber(together, order, gt_order, len(results), len(ground_truth["annotations"]))
 
 
 def match_lvis_image(
@@ -174,9 +167,9 @@ def match_lvis_image(
     """Match the results of one image, for a streaming evaluation; :func:`~nts.metrics.matches.concatenate` joins.
 
     Args:
-        annotations: of this image.
-        results: of this image.
-        class_ids: category ids that are evaluated, ascending.
+        annotations: of the image.
+        results: of the image.
+        class_ids: category ids to evaluate, ascending.
         classes: their names, in the same order.
         image: its entry in the data set, with ``id``, ``height``, ``width``, ``neg_category_ids`` and
             ``not_exhaustive_category_ids``.
@@ -211,19 +204,12 @@ def match_lvis_image(
     )
     incomplete = set(image["not_exhaustive_category_ids"])
     lenient = np.array([class_id in incomplete for class_id in class_ids], bool)[matches.label]
-    return replace(
-        matches,
-        result=rows[matches.result],
-        annotation=gt_rows[matches.annotation],
-        matched=np.append(gt_rows, -1)[matches.matched].astype(np.int32),
-        ignored=matches.ignored | (lenient & (matches.matched < 0)),
-        results=len(results),
-        annotations=len(annotations),
-    )
+    matches = replace(matches, ignored=matches.ignored | (lenient & (matches.matched < 0)))
+    return renumber(matches, rows, gt_rows, len(results), len(annotations))
 
 
 def summarise_lvis(curves: Curves, frequencies: Sequence[str]) -> LvisSummary:
-    """The figures of ``LVISEval.summarize``.
+    """Summarise curves as ``LVISEval.summarize`` does.
 
     Args:
         curves: of ``accumulate(matches, (300,))``.

@@ -1,14 +1,14 @@
-"""COCO's assignment of predictions to ground truth, kept flat: every number of the evaluation is computed from it.
+"""COCO's assignment of predictions to ground truth, as flat arrays from which every metric is computed.
 
-Predictions of a class in an image are taken by falling score. Each takes, of the ground truth of its class that is
-still free, the one of largest IoU, if that reaches the threshold; ground truth that counts goes before ground truth
-that is ignored (crowds, and objects outside the range of areas), and a crowd stays free. This is pycocotools'
-``COCOeval.evaluate``, to the last tie, with two differences: an annotation may have the id 0 (pycocotools would take
-its match for none), and a result whose mask has another size than the ground truth's is an error (pycocotools says that
-they do not overlap).
+Predictions of a class and image are taken by descending score. Each is assigned the unassigned annotation of its class
+with the largest IoU, if that reaches the threshold. Annotations that count take precedence over ignored ones (crowds,
+and objects outside the range of areas), and a crowd can be assigned any number of times. This is
+``COCOeval.evaluate`` of pycocotools, including its ties, with two exceptions: an annotation may have the id 0 (for
+pycocotools a match with it is none), and a result whose mask differs in size from the ground truth is an error (for
+pycocotools the two do not overlap).
 
-IoUs are pycocotools'. Everything after them happens for all images, areas and thresholds at once: only pairs with an
-IoU of 0.5 can ever match, and they are few.
+IoUs come from pycocotools. The assignment is vectorised over images, areas and thresholds: only pairs with an IoU of at
+least 0.5 can match, and they are few.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ ImageId = int | str
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-"""Square pixels; both ends belong to the range."""
+"""Ranges of areas in square pixels, both ends included."""
 
 _STRICTEST = 1 - 1e-10
 _AREA_CHUNK = 255  # masks: with numpy 2, pycocotools 2.0.11 overflows at more
@@ -39,27 +39,27 @@ _AREA_CHUNK = 255  # masks: with numpy 2, pycocotools 2.0.11 overflows at more
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Which prediction found which annotation, at every IoU threshold and for every range of areas.
+    """Matches of predictions and annotations at every IoU threshold and for every range of areas.
 
     Attributes:
         iou_type: IoU of ``"boxes"`` or ``"masks"``.
-        image_ids: of ``I`` images, ascending.
+        image_ids: ids of ``I`` images, ascending.
         classes: names of ``K`` classes, in the order of their category ids.
         iou_thresholds: float64 ``[T]``.
         areas: names of ``A`` ranges of areas.
-        max_detections: at most this many predictions of a class and image are here, those of the highest scores.
-        image, label, rank: int64 ``[n]``: of every prediction its image, its class, and its position within the class
-            and image by falling score. Predictions are in the order of class, image and rank.
+        max_detections: largest number of predictions of a class and image; those with lower scores are left out.
+        image, label, rank: int64 ``[n]``: image and class of every prediction, and its position by descending score
+            within them. Predictions are sorted by class, image and rank.
         score: float64 ``[n]``.
-        result: int64 ``[n]``: row in the list of results that was matched; after :func:`concatenate`, in all of them
-            one after the other.
-        matched: int32 ``[A, T, n]``: row in the list of annotations, -1 for none.
-        ignored: bool ``[A, T, n]``: neither right nor wrong: it matches ignored ground truth, or matches nothing and
-            its own area is out of range.
-        gt_image, gt_label, annotation: int64 ``[g]``: of every annotation its image, its class, and its row in the list
-            of annotations. In this order.
-        gt_ignored: bool ``[A, g]``: crowds, and annotations whose area is out of range.
-        results, annotations: lengths of the lists that were matched.
+        result: int64 ``[n]``: row of the prediction in the matched list of results. After :func:`concatenate` the lists
+            of all parts count as one.
+        matched: int32 ``[A, T, n]``: row of the matched annotation in the list of annotations, -1 for none.
+        ignored: bool ``[A, T, n]``: predictions that are neither right nor wrong: they match ignored ground truth, or
+            match nothing and are out of the range of areas.
+        gt_image, gt_label, annotation: int64 ``[g]``: image and class of every annotation, and its row in the list of
+            annotations. Annotations are sorted by class, image and row.
+        gt_ignored: bool ``[A, g]``: crowds, and annotations out of the range of areas.
+        results, annotations: lengths of the matched lists.
     """
 
     iou_type: IouType
@@ -86,15 +86,15 @@ class Matches:
         return len(self.score)
 
     def true_positives(self) -> np.ndarray:
-        """bool ``[A, T, n]``: predictions that found ground truth that counts."""
+        """Predictions that match ground truth that counts: bool ``[A, T, n]``."""
         return (self.matched >= 0) & ~self.ignored
 
     def false_positives(self) -> np.ndarray:
-        """bool ``[A, T, n]``: predictions that found nothing, though something of their size would have counted."""
+        """Predictions in the range of areas that match nothing: bool ``[A, T, n]``."""
         return (self.matched < 0) & ~self.ignored
 
     def to_bytes(self) -> bytes:
-        """As a compressed ``.npz`` file; nothing is lost."""
+        """Serialise losslessly as a compressed ``.npz`` file."""
         found = self.matched >= 0
         exact = self.score.astype(np.float32)
         names = {name: getattr(self, name) for name in _NAMES}
@@ -114,7 +114,7 @@ class Matches:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Matches:
-        """What :meth:`to_bytes` wrote."""
+        """Read matches from :meth:`to_bytes`."""
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             arrays = dict(stored)
         names = json.loads(arrays["names"].tobytes())
@@ -150,19 +150,19 @@ def match(
     """Match the results of a data set with its ground truth.
 
     Args:
-        ground_truth: a COCO dataset. An annotation has a ``bbox`` or a ``segmentation``: polygons, or RLE of either
-            kind. Its ``area`` is that of its geometry, where it has none.
-        results: COCO results. Results for other classes or unknown images are left out.
-        class_ids: category ids that are evaluated; all where ``None``.
-        iou_type: ``"boxes"`` or ``"masks"``. A result without a mask has that of its box, and the other way round.
-        max_detections: results of a class and image that count.
-        result_areas: the area by which an unmatched result is small, medium or large. ``"own"``: of its mask where
-            masks are compared, of its box where boxes are. ``"box"``: of its box always, where it has one, as in
-            pycocotools' ``loadRes`` and thus in published figures.
+        ground_truth: a COCO dataset. An annotation has a ``bbox`` or a ``segmentation``: polygons, or RLE, compressed
+            or not. Without an ``area``, that of its geometry is used.
+        results: COCO results. Those of other classes or unknown images are left out.
+        class_ids: category ids to evaluate; all where ``None``.
+        iou_type: ``"boxes"`` or ``"masks"``. A result without a mask has the mask of its box, and vice versa.
+        max_detections: largest number of results of a class and image.
+        result_areas: area by which an unmatched result is small, medium or large. ``"own"``: of its mask for masks, of
+            its box for boxes. ``"box"``: always of its box, if it has one, as in ``loadRes`` of pycocotools and thus in
+            published figures.
 
     Raises:
-        ValueError: if there are no images or classes, a class id is unknown, names of classes are not unique, a score
-            or box is not finite, or masks of one image differ in size.
+        ValueError: if there are no images or classes, a class id is unknown, class names are not unique, a score or box
+            is not finite, or masks of an image differ in size.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     ids = sorted(names) if class_ids is None else sorted(set(class_ids))
@@ -204,15 +204,15 @@ def match_image(
     max_detections: int = 100,
     result_areas: ResultAreas = "own",
 ) -> Matches:
-    """Match the results of one image, so that masks need not be kept; :func:`concatenate` puts images together.
+    """Match the results of one image, so that masks need not be stored; :func:`concatenate` joins images.
 
     Args:
-        annotations: of this image, as in :func:`match`.
-        results: of this image.
-        class_ids: category ids that are evaluated, ascending.
+        annotations: of the image, as in :func:`match`.
+        results: of the image.
+        class_ids: category ids to evaluate, ascending.
         classes: their names, in the same order.
-        image_id: of this image; that of annotations and results is not looked at.
-        image_size: ``(H, W)``; only polygons need it.
+        image_id: of the image; the ``image_id`` of annotations and results is not read.
+        image_size: ``(H, W)``, required for polygons only.
 
     For the other arguments and for errors see :func:`match`.
     """
@@ -234,9 +234,9 @@ def match_image(
 
 
 def concatenate(parts: Sequence[Matches]) -> Matches:
-    """The matches of several sets of images as one.
+    """Join the matches of several sets of images.
 
-    The order of images, and with it the order of predictions of equal score, is that of a single :func:`match`.
+    Images, and with them predictions of equal score, are in the order of a single :func:`match`.
 
     Raises:
         ValueError: if there is nothing to concatenate, the parts differ in classes or settings, or share an image.
@@ -290,13 +290,35 @@ def concatenate(parts: Sequence[Matches]) -> Matches:
     )
 
 
-def to_rle(segmentation: Any, size: tuple[int | None, int | None], image_id: ImageId) -> dict[str, Any]:
-    """A COCO segmentation as compressed RLE; polygons are drawn at ``size`` ``(H, W)``. No polygon: an empty mask.
+def renumber(
+    matches: Matches, result_rows: np.ndarray, annotation_rows: np.ndarray, results: int, annotations: int
+) -> Matches:
+    """Number results and annotations by their rows in longer lists.
 
-    Polygons of fewer than three points enclose nothing. pycocotools would take one of two points for a box.
+    Args:
+        matches: of some of the results and annotations, in the order of the longer lists within each image.
+        result_rows: int64: for each row of the matched results its row in the longer list.
+        annotation_rows: int64: the same for annotations.
+        results, annotations: lengths of the longer lists.
+    """
+    return replace(
+        matches,
+        result=result_rows[matches.result],
+        annotation=annotation_rows[matches.annotation],
+        matched=np.append(annotation_rows, -1)[matches.matched].astype(np.int32),
+        results=results,
+        annotations=annotations,
+    )
+
+
+def to_rle(segmentation: Any, size: tuple[int | None, int | None], image_id: ImageId) -> dict[str, Any]:
+    """Convert a COCO segmentation to compressed RLE; polygons are drawn at ``size`` ``(H, W)``.
+
+    Polygons of fewer than three points are dropped; pycocotools would read two points as a box. Without any polygon the
+    mask is empty.
 
     Raises:
-        ValueError: if there are polygons and the size is not known.
+        ValueError: if there are polygons and the size is unknown.
     """
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], (str, bytes)):
@@ -318,17 +340,17 @@ def geometries(
     image_ids: Sequence[ImageId],
     iou_type: IouType,
 ) -> np.ndarray | list[dict[str, Any]]:
-    """What is compared of annotations or results: boxes, float64 ``[n, 4]``, or RLEs.
+    """Geometries of annotations or results to compare: boxes, float64 ``[n, 4]``, or RLEs.
 
     Args:
-        items: annotations or results. What has no mask has that of its box, and the other way round.
-        images: int ``[n]``: of each the index of its image.
-        sizes: ``(H, W)`` of every image, or ``None`` twice; only polygons need it.
+        items: annotations or results. Those without a mask have the mask of their box, and vice versa.
+        images: int ``[n]``: index of the image of each.
+        sizes: ``(H, W)`` of every image, or ``(None, None)``; required for polygons only.
         image_ids: of every image.
         iou_type: ``"boxes"`` or ``"masks"``.
 
     Raises:
-        ValueError: if a box is not finite, or there are polygons and no size.
+        ValueError: if a box is not finite, or there are polygons without a size.
     """
     if iou_type == "masks":
         pairs = zip(items, images.tolist(), strict=True)
@@ -348,7 +370,7 @@ def geometries(
 def areas_of(
     geometry: np.ndarray | list[dict[str, Any]], items: Sequence[dict[str, Any]], source: Literal["area", "own", "box"]
 ) -> np.ndarray:
-    """Square pixels, float64 ``[n]``: of what is compared (``"own"``), or as stated, or of the box, where there is."""
+    """Areas in square pixels, float64 ``[n]``: of the geometries (``"own"``), or as stated, or of boxes, if present."""
     if isinstance(geometry, np.ndarray):
         own = geometry[:, 2] * geometry[:, 3]
     else:
@@ -443,18 +465,18 @@ def assign(
     ignored: np.ndarray,
     iou_thresholds: np.ndarray,
 ) -> np.ndarray:
-    """COCO's greedy assignment, for all groups, areas and thresholds at once.
+    """Greedy assignment of COCO, vectorised over groups, areas and thresholds.
 
     Args:
-        prediction, target, iou: ``[E]`` the pairs that overlap enough for the lowest threshold.
-        group: int64 ``[n]`` ascending: class and image of every prediction; within a group by falling score. Pairs
-            never leave their group.
-        crowd: bool ``[g]``, targets that any number of predictions may take.
-        ignored: bool ``[A, g]``, targets that are taken only where no other can be.
+        prediction, target, iou: ``[E]`` pairs whose IoU reaches the lowest threshold.
+        group: int64 ``[n]``, ascending: class and image of every prediction; by descending score within a group. Both
+            ends of a pair belong to one group.
+        crowd: bool ``[g]``: targets that can be assigned any number of times.
+        ignored: bool ``[A, g]``: targets that are assigned only if no other can be.
         iou_thresholds: ``[T]``.
 
     Returns:
-        int32 ``[A, T, n]``: the target of every prediction, -1 for none.
+        int32 ``[A, T, n]``: target of every prediction, -1 for none.
     """
     areas, thresholds = len(ignored), len(iou_thresholds)
     matched = np.full((areas, thresholds, len(group)), -1, np.int32)
@@ -469,7 +491,7 @@ def assign(
     limits = np.minimum(iou_thresholds, _STRICTEST)[:, None]
     taken = np.zeros((areas, thresholds, ignored.shape[1]), bool)
     for edges in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1):
-        # One prediction of every group; groups share no targets, so these cannot get into each other's way.
+        # One prediction per group. Groups share no targets, so these do not compete.
         players, starts = np.unique(prediction[edges], return_index=True)
         goals = target[edges]
         possible = (iou[edges] >= limits) & ~taken[:, :, goals]
@@ -485,7 +507,7 @@ def assign(
 def _select(
     items: Sequence[dict[str, Any]], images: Sequence[int], label_of: dict[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, image and label, int64, of the items of known image and class."""
+    """Row, image and label, int64 each, of the items with a known image and class."""
     image = np.array(images, np.int64)
     label = np.array([label_of.get(item["category_id"], -1) for item in items], np.int64)
     row = np.flatnonzero((image >= 0) & (label >= 0))
@@ -504,7 +526,7 @@ def _ranks(*keys: np.ndarray) -> np.ndarray:
 
 
 def _outline(item: dict[str, Any]) -> Any:
-    """The segmentation, or that of the box where there is none."""
+    """Segmentation of an item, or the outline of its box."""
     if (segmentation := item.get("segmentation")) is not None:
         return segmentation
     x, y, width, height = item["bbox"]
@@ -512,7 +534,7 @@ def _outline(item: dict[str, Any]) -> Any:
 
 
 def _out_of_range(areas: np.ndarray) -> np.ndarray:
-    """bool ``[A, n]``."""
+    """Objects out of each range of areas: bool ``[A, n]``."""
     low, high = np.array(list(AREA_RANGES.values())).T
     return (areas < low[:, None]) | (areas > high[:, None])
 
@@ -525,7 +547,7 @@ def _overlaps(
     crowd: np.ndarray,
     image_ids: Sequence[ImageId],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All overlaps within a class and image that reach the lowest threshold: prediction, annotation, IoU, each [E]."""
+    """Pairs within a class and image that reach the lowest threshold: prediction, annotation, IoU, ``[E]`` each."""
     shared = np.intersect1d(pair, gt_pair)
     starts, ends = np.searchsorted(pair, shared), np.searchsorted(pair, shared, "right")
     gt_starts, gt_ends = np.searchsorted(gt_pair, shared), np.searchsorted(gt_pair, shared, "right")
@@ -549,16 +571,17 @@ def _overlaps(
 
 
 def _ascending(image_ids: Iterable[ImageId]) -> tuple[ImageId, ...]:
-    """Ids in the order of COCOeval; numbers before words, where there are both."""
+    """Sort ids as COCOeval does, numbers before text."""
     return tuple(sorted(image_ids, key=number_then_word))
 
 
 def number_then_word(image_id: ImageId) -> tuple[bool, ImageId]:
+    """Sort key of ids: numbers before text."""
     return isinstance(image_id, str), image_id
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 in the smallest type that holds them."""
+    """Cast non-negative integers to the smallest type that holds them."""
     return values.astype(np.min_scalar_type(int(values.max()) if values.size else 0))
 
 

@@ -1,13 +1,13 @@
-"""Semantic figures: instances painted into a class map, and mIoU and FB-IoU over episodes.
+"""Semantic metrics: class maps of painted instances, and mIoU and FB-IoU over episodes.
 
-Pixels are counted per episode, foreground and background apart, and added up before anything is divided:
+Pixels of foreground and background are counted per episode and summed before any division:
 
 * ``IoU_c = sum I_c / sum U_c`` over the episodes of class ``c``;
 * ``mIoU``: mean of ``IoU_c`` over the classes that had an episode (Shaban et al. 2017);
 * ``FB-IoU = (sum I / sum U of the foreground + sum I / sum U of the background) / 2``, whatever the class (Rakelly et
   al. 2018).
 
-A class without episodes is left out of the mean and told, where others count it as 0.
+A class without episodes is left out of the mean and reported; other evaluations count it as 0.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 from ..instances import Instances
 
 PAINT_THRESHOLD = 0.5
-"""Instances below this score are not painted; the publication's value."""
+"""Least score of painted instances, as published."""
 
 
 def paint(instances: Instances, threshold: float = PAINT_THRESHOLD) -> Tensor:
-    """A class map of instances: where they overlap, the highest score is seen.
+    """Paint instances into a class map; where they overlap, the highest score wins.
 
     The publication paints in the opposite order, so that lower scores cover higher ones, and gives the first class the
     value of the background.
 
     Args:
         instances: of one image.
-        threshold: instances of at least this score are painted.
+        threshold: least score of painted instances.
 
     Returns:
         int64 ``[H, W]``: 0 is background, ``k + 1`` is label ``k``.
@@ -48,7 +48,7 @@ def paint(instances: Instances, threshold: float = PAINT_THRESHOLD) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels shared and covered by prediction and truth, foreground and background apart."""
+    """Intersection and union of prediction and ground truth in pixels, of foreground and background."""
 
     intersection: int
     union: int
@@ -57,17 +57,17 @@ class PixelCounts:
 
     @property
     def numbers(self) -> tuple[int, int, int, int]:
-        """In the order of the fields."""
+        """Values in the order of the fields."""
         return self.intersection, self.union, self.background_intersection, self.background_union
 
 
 def count_pixels(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None = None) -> PixelCounts:
-    """Compare two masks.
+    """Count the pixels of two masks.
 
     Args:
         predicted: bool ``[H, W]``.
         truth: bool ``[H, W]``.
-        ignored: bool ``[H, W]``, pixels that count for nothing.
+        ignored: bool ``[H, W]``, pixels to leave out.
 
     Raises:
         ValueError: if the shapes differ.
@@ -84,11 +84,11 @@ def count_pixels(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray |
 
 @dataclass(frozen=True)
 class SemanticAccuracy:
-    """Figures in ``[0, 1]``; ``nan`` where there was no pixel to count.
+    """mIoU and FB-IoU in ``[0, 1]``; ``nan`` without pixels.
 
     Attributes:
-        miou: mean of ``per_class`` over the classes that had an episode.
-        fb_iou: mean of foreground and background IoU over all episodes, whatever the class.
+        miou: mean of ``per_class`` over the classes with episodes.
+        fb_iou: mean of foreground and background IoU over all episodes, regardless of class.
         per_class: IoU of every class.
         episodes: number of episodes of every class.
     """
@@ -100,19 +100,19 @@ class SemanticAccuracy:
 
     @property
     def without_episodes(self) -> tuple[str, ...]:
-        """Classes that no episode asked for: they are not part of ``miou``."""
+        """Classes without episodes, which are not part of ``miou``."""
         return tuple(name for name, count in self.episodes.items() if count == 0)
 
 
 def summarise_episodes(
     class_ids: Sequence[int] | np.ndarray, counts: np.ndarray, classes: Mapping[int, str]
 ) -> SemanticAccuracy:
-    """Add up episodes.
+    """Sum the counts of episodes, and compute mIoU and FB-IoU.
 
     Args:
         class_ids: ``[E]`` class of every episode.
         counts: int64 ``[E, 4]``, the fields of :class:`PixelCounts`.
-        classes: names by class id of all classes of the fold, those without episodes too.
+        classes: names of all classes of the fold by class id, including those without episodes.
 
     Raises:
         ValueError: if an episode has a class that is not in ``classes``, or the lengths differ.
@@ -136,18 +136,18 @@ def summarise_episodes(
 
 
 def bootstrap_accuracy(
-    class_ids: Sequence[int] | np.ndarray, heads: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
+    class_ids: Sequence[int] | np.ndarray, counts: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
 ) -> list[dict[str, np.ndarray]]:
-    """mIoU and FB-IoU of heads on the same episodes, over the same resampled episodes.
+    """Resample episodes, and compute mIoU and FB-IoU of several predictors on the same samples.
 
     Args:
         class_ids: ``[E]`` class of every episode, at least one.
-        heads: int64 ``[E, 4]`` counts of each.
-        draws: how many samples of ``E`` episodes, drawn with replacement.
-        seed: of the drawing.
+        counts: int64 ``[E, 4]`` of every predictor, the fields of :class:`PixelCounts`.
+        draws: number of samples of ``E`` episodes, drawn with replacement.
+        seed: of the samples.
 
     Returns:
-        for every head ``"miou"`` and ``"fb-iou"``: float ``[draws]``; ``nan`` where a sample has no pixel to count.
+        For every predictor ``"miou"`` and ``"fb-iou"``: float64 ``[draws]``; ``nan`` where a sample has no pixel.
     """
     _, rows = np.unique(np.asarray(class_ids), return_inverse=True)
     classes, episodes = int(rows.max()) + 1, len(rows)
@@ -156,9 +156,9 @@ def bootstrap_accuracy(
     for of_draw in times:
         of_draw[:] = np.bincount(rng.integers(episodes, size=episodes), minlength=episodes)
     figures = []
-    for counts in heads:
+    for of_predictor in counts:
         by_class = np.zeros((episodes, classes, 4))
-        by_class[np.arange(episodes), rows] = counts
+        by_class[np.arange(episodes), rows] = of_predictor
         sums = (times @ by_class.reshape(episodes, -1)).reshape(draws, classes, 4)  # whole numbers: exact
         with np.errstate(invalid="ignore"):  # a class that was not drawn: 0 / 0
             iou = sums[:, :, 0] / sums[:, :, 1]
@@ -175,16 +175,15 @@ def bootstrap_accuracy(
 def bootstrap_episodes(
     class_ids: Sequence[int] | np.ndarray, a: np.ndarray, b: np.ndarray, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Differences ``b - a`` of two heads on the same episodes, over resampled episodes.
+    """Resample episodes, and compute the differences ``b - a`` of two predictors on the same samples.
 
     Args:
         class_ids: ``[E]`` class of every episode.
-        a: int64 ``[E, 4]`` counts of the one head.
-        b: int64 ``[E, 4]`` counts of the other.
+        a, b: int64 ``[E, 4]`` counts of the two predictors.
         draws, seed: as in :func:`bootstrap_accuracy`.
 
     Returns:
-        ``"miou"`` and ``"fb-iou"``: float ``[draws]``; ``nan`` where a sample has no pixel to count.
+        ``"miou"`` and ``"fb-iou"``: float64 ``[draws]``; ``nan`` where a sample has no pixel.
     """
     of_a, of_b = bootstrap_accuracy(class_ids, [a, b], draws=draws, seed=seed)
     return {figure: of_b[figure] - of_a[figure] for figure in of_a}

@@ -36,7 +36,10 @@ def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def content_id(content: bytes) -> str:
-    """Identity of a file's content: its size in bytes and a hash, independent of the file's name."""
+    """Identity of a file's content: its size in bytes and a hash, independent of the file's name.
+
+    Memories store it. Cache keys have :func:`nts.images.digest_content`, the hash alone.
+    """
     return f"{len(content)}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
@@ -51,14 +54,32 @@ def same_content(paths: Sequence[str | os.PathLike], contents: Iterable[str]) ->
     """
     contents = set(contents)
     sizes = {int(content.partition("-")[0]) for content in contents}
-    found = set()
-    for index, path in enumerate(paths):
-        try:
-            if os.path.getsize(path) in sizes and content_id(Path(path).read_bytes()) in contents:
-                found.add(index)
-        except OSError:
-            continue
-    return found
+    return {index for index, path in enumerate(paths) if _size(path) in sizes and _content_id(path) in contents}
+
+
+def same_files(paths: Sequence[str | os.PathLike], others: Iterable[str | os.PathLike]) -> set[int]:
+    """Indices of the files whose content is that of one of ``others``.
+
+    Only files of a matching size are read. Files that cannot be read do not match.
+    """
+    sizes = {_size(path) for path in paths}
+    contents = {_content_id(path) for path in others if _size(path) in sizes}
+    return same_content(paths, {content for content in contents if content is not None})
+
+
+def _size(path: str | os.PathLike) -> int | None:
+    """Size of a file in bytes; ``None`` if there is no such file."""
+    try:
+        return os.path.getsize(path) if os.path.isfile(path) else None
+    except OSError:
+        return None
+
+
+def _content_id(path: str | os.PathLike) -> str | None:
+    try:
+        return content_id(Path(path).read_bytes())
+    except OSError:
+        return None
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], tag: str, schema_version: int, header: Mapping[str, str]) -> bytes:

@@ -33,11 +33,11 @@ from nts.models import (
     WeightsNotFound,
     build_sam2,
     load_encoder,
-    load_reference_prompt,
     load_segmenter,
     segmenter_name,
 )
 from nts.segmenter import ProposalConfig
+from nts.vrp.loading import load_reference_prompt
 
 PACKAGED = Path(sam2.__file__).parent / "configs"
 SMALL_YAML = SMALL / "segmenter" / "small_sam2.yaml"

@@ -63,7 +63,8 @@ MATCHING = """
 import resource, torch
 from nts.matching import match_proposals
 from nts.targets import make_target
-from nts.matching import match_target
+from nts.matching import MatchingConfig, choose_instances
+from nts.scoring import PrototypeScorer
 from nts.segmenter import Proposals
 generator = torch.Generator().manual_seed(0)
 side, n = 256, 300
@@ -79,7 +80,8 @@ match_proposals(tokens, logits, predicted_iou, prototypes[:5], (64, 64))
 before = peak()
 found = match_proposals(tokens, logits, predicted_iou, prototypes, (3000, 4000))
 target = make_target(torch.randn(n, 384), Proposals(logits, predicted_iou, torch.zeros(n, 2)), (3000, 4000))
-again = match_target(target, prototypes)
+scores = PrototypeScorer(prototypes).scores(target)
+again = choose_instances(target.masks, target.features, target.predicted_iou, scores, MatchingConfig())
 assert len(found) == 100 and found.image_size == (3000, 4000), len(found)
 print(peak() - before)
 """

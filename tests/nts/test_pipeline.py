@@ -10,10 +10,11 @@ import pytest
 import torch
 from paths import SHARED
 
+from nts.building import Skipped, build_memory, encode_references
 from nts.images import read_image
 from nts.memory import EncoderInfo, EncoderMismatch, MemoryBank
 from nts.metrics.coco import coco_results
-from nts.pipeline import ReferenceSegmenter, Skipped, build_memory, encode_references, encode_target
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT, PAPER, PRESETS, get_preset
 from nts.references import Reference
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes

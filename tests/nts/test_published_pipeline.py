@@ -6,8 +6,9 @@ import pytest
 import torch
 from problems import make_problem
 
+from nts.building import build_memory
 from nts.memory import class_prototype
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.pipeline import ReferenceSegmenter
 from nts.presets import PAPER
 from nts.references import Reference
 from reference_implementation import published_pipeline, published_recipe

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nts.pipeline import build_memory
+from nts.building import build_memory
 from nts.presets import DEFAULT, PAPER
 from nts.references import InvalidReference, Reference, by_image, contradictions, prepare_reference
 

@@ -1,4 +1,4 @@
-"""Encoded targets: matched from what is kept of them, they give what they gave when the models had just run."""
+"""Targets in the cache give the same instances as the models' output."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nts.building import build_memory
 from nts.cache import TensorCache
-from nts.cache.targets import keep_target, read_target, target_key, target_settings
+from nts.cache.targets import read_target, target_key, target_settings, write_target
 from nts.encoder import Encoder
 from nts.images import digest, digest_content, read_file
+from nts.instances import Instances
 from nts.masks import draw_crops, draw_masks, overlaps_of_masks
-from nts.matching import MatchingConfig, match_proposals, match_target, pool_tokens
+from nts.matching import MatchingConfig, choose_instances, match_proposals, pool_tokens
 from nts.memory import MemoryBank
 from nts.merging import Overlaps
-from nts.pipeline import ReferenceSegmenter, build_memory
+from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, FAST, PAPER
+from nts.proposal_masks import RunLengthMasks
 from nts.references import Reference
+from nts.scoring import PrototypeScorer
 from nts.segmenter import Proposals, Segmenter
-from nts.targets import make_target
+from nts.targets import Target, make_target
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
 
 SIZES = [(48, 64), (97, 131), (200, 30), (9, 7), (480, 640)]
@@ -48,6 +52,11 @@ def random_problem(n: int = 60, side: int = 32, channels: int = 12, classes: int
     )
 
 
+def match_target(target: Target, prototypes: torch.Tensor, config: MatchingConfig | None = None) -> Instances:
+    scores = PrototypeScorer(prototypes).scores(target)
+    return choose_instances(target.masks, target.features, target.predicted_iou, scores, config or MatchingConfig())
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_crops_are_the_masks_cut_to_their_boxes(size):
     logits = random_blobs(30, 32)
@@ -64,18 +73,18 @@ def test_crops_are_the_masks_cut_to_their_boxes(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_kept_of_the_masks_are_the_masks(size):
-    _, logits, predicted_iou, _ = random_problem()
-    target = make_target(torch.zeros(60, 4), Proposals(logits, predicted_iou, torch.zeros(60, 2)), size)
+def test_run_lengths_hold_the_masks_and_their_overlaps(size):
+    _, logits, _, _ = random_problem()
+    masks = RunLengthMasks.of_logits(logits, size)
     which = torch.tensor([5, 1, 2, 40, 17])
     labels = torch.tensor([0, 1, 0, 0, 1])
-    found = target.overlaps(which, labels)
+    found = masks.overlaps(which, labels)
     known = Overlaps.of_matrix(overlaps_of_masks(logits[which], size), labels)
     assert torch.equal(found.areas, known.areas)
     in_order = (found.worse * len(which) + found.better).argsort()
     for name in ("worse", "better", "shared"):
         assert torch.equal(getattr(found, name)[in_order], getattr(known, name)), name
-    crops, boxes = target.crops(which)
+    crops, boxes = masks.crops(which)
     expected, expected_boxes = draw_crops(logits[which], size)
     assert torch.equal(boxes, expected_boxes)
     assert all(torch.equal(a, b) for a, b in zip(crops, expected, strict=True))
@@ -107,7 +116,7 @@ def test_a_target_gives_the_instances_of_its_proposals(seed, config):
 def test_no_proposals_are_a_target_as_well(tmp_path):
     cache = TensorCache(tmp_path, 10**9)
     nothing = Proposals(torch.zeros(0, 32, 32), torch.zeros(0), torch.zeros(0, 2))
-    keep_target(cache, "target-00", make_target(torch.zeros(0, 12), nothing, (40, 50)))
+    write_target(cache, "target-00", make_target(torch.zeros(0, 12), nothing, (40, 50)))
     found = match_target(read_target(cache, "target-00"), torch.randn(3, 12))
     assert len(found) == 0
     assert found.masks.shape == (0, 40, 50)
@@ -119,7 +128,7 @@ def test_a_target_comes_back_from_the_cache_as_it_went(tmp_path):
         pool_tokens(tokens, logits > 0), Proposals(logits, predicted_iou, torch.zeros(60, 2)), (70, 90)
     )
     cache = TensorCache(tmp_path, 10**9)
-    keep_target(cache, "target-00", target)
+    write_target(cache, "target-00", target)
     again = read_target(cache, "target-00")
     assert again.image_size == (70, 90)
     for name, value in target.tensors.items():
@@ -143,7 +152,7 @@ def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, t
     image = target_scenes(1)[0].image
     cache = TensorCache(tmp_path, 10**9)
     key = engine.target_key(digest(image))
-    keep_target(cache, key, engine.encode(image).target())
+    write_target(cache, key, engine.encode(image).compact())
 
     smaller = MemoryBank(memory.encoder)
     for entry in memory.entries[:6]:
@@ -158,7 +167,7 @@ def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, t
     for model, method in ((Encoder, "encode"), (Segmenter, "embed"), (Segmenter, "propose")):
         monkeypatch.setattr(model, method, no_model)
     assert other.target_key(digest(image)) == key
-    found = other.match_target(read_target(cache, key))
+    found = other.match(read_target(cache, key))
     assert len(found) > 0
     assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.labels, expected.labels)
@@ -208,15 +217,5 @@ def test_large_masks_take_little_of_a_target():
     logits = random_blobs(100, 64)
     target = make_target(torch.zeros(100, 4), Proposals(logits, torch.rand(100), torch.zeros(100, 2)), (3000, 4000))
     assert sum(value.nbytes for value in target.tensors.values()) < 5_000_000
-    assert int(target.areas.max()) == 12_000_000
-    assert np.isclose(float(target.areas[0]), float((logits[0] > 0).float().mean()) * 12e6, rtol=0.05)
-
-
-def test_prototypes_that_do_not_fit_are_refused():
-    target = make_target(
-        torch.zeros(2, 4), Proposals(random_blobs(3, 16)[[0, 2]], torch.rand(2), torch.zeros(2, 2)), (9, 9)
-    )
-    with pytest.raises(ValueError, match="C = 4"):
-        match_target(target, torch.ones(1, 3))
-    with pytest.raises(ValueError, match="a prototype holds NaN"):
-        match_target(target, torch.full((1, 4), torch.nan))
+    assert int(target.masks.areas.max()) == 12_000_000
+    assert np.isclose(float(target.masks.areas[0]), float((logits[0] > 0).float().mean()) * 12e6, rtol=0.05)

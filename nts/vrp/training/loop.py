@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ... import __version__
 from ...datasets.episodes import EpisodeImages
-from ...evaluation.run_folder import claim, fingerprint
 from ...utils import training_loop
+from ...utils.run_folder import claim, fingerprint
 from ..model import VisualReferencePrompt, VRPConfig
 from ..prompt import TrainedPrompt
 from .batches import Batch, Batches

@@ -94,7 +94,7 @@ def test_a_file_of_something_else_is_missing(cache):
 
 def test_versions_do_not_see_each_other(cache, monkeypatch):
     cache.put("thing-0", some_tensors())
-    monkeypatch.setattr("nts.cache.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr("nts.cache.tensors.SCHEMA_VERSION", SCHEMA_VERSION + 1)
     newer = TensorCache(cache.folder.parent, 10**9)
     assert newer.get("thing-0") is None
     newer.put("thing-0", some_tensors(1))
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     cache.put("thing-0", some_tensors())
     cache.put("thing-1", some_tensors())
     assert cache.get("thing-0") is None
-    assert caplog.text.count("Nothing more is kept") == 1
+    assert caplog.text.count("The cache cannot be written") == 1
 
 
 def test_a_file_that_cannot_be_touched_is_read_all_the_same(cache, monkeypatch):
@@ -168,7 +168,7 @@ def test_files_that_cannot_be_removed_stop_nothing(tmp_path, monkeypatch):
         raise PermissionError("open elsewhere")
 
     monkeypatch.setattr(Path, "unlink", open_elsewhere)
-    monkeypatch.setattr("nts.cache.write_file", lambda path, data, durable: path.write_bytes(data))
+    monkeypatch.setattr("nts.cache.tensors.write_file", lambda path, data, durable: path.write_bytes(data))
     for k in range(5):
         cache.put(f"thing-{k}", some_tensors(k))
     file_of(cache, "thing-0").write_bytes(b"damaged")
@@ -182,7 +182,7 @@ def test_a_folder_that_is_removed_meanwhile_does_not_end_the_keeping(cache, monk
         raise FileNotFoundError("removed by another process")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nts.cache.write_file", removed)
+        patched.setattr("nts.cache.tensors.write_file", removed)
         cache.put("thing-0", some_tensors())
     cache.put("thing-1", some_tensors())
     assert cache.get("thing-0") is None

@@ -15,8 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_layouts import is_drawn, tiny
 
-from nts.datasets.layouts import LayoutError, ProtocolData, has_mask, load, protocol_data
+from nts.datasets.coco_records import has_mask
+from nts.datasets.layouts import load
+from nts.datasets.protocol_data import ProtocolData, protocol_data
 from nts.datasets.protocols import COCO_CLASSES, PROTOCOLS, VOC_CLASSES, get_protocol
+from nts.datasets.repair import LayoutError
 from nts.datasets.sampling import qualifies
 from synthetic.layouts import COCO_IDS, main
 

@@ -14,13 +14,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from nts.datasets.coco_files import load_coco_files
-from nts.datasets.layouts import LayoutError, ProtocolData, protocol_data
-from nts.datasets.repair import run_lengths
+from nts.datasets.protocol_data import ProtocolData, protocol_data
+from nts.datasets.repair import LayoutError, run_lengths
 from nts.datasets.sampling import draw_references
 from nts.evaluation import __main__ as command
+from nts.evaluation.markdown import table
 from nts.evaluation.predictor_run import without_references_of_other_ids
-from nts.evaluation.predictor_table import HeadTable
-from nts.evaluation.report import table
+from nts.evaluation.predictor_table import PredictorTable
 from nts.metrics.average_precision import accumulate, summarise
 from nts.metrics.coco import evaluate, is_crowd
 from nts.metrics.matches import match
@@ -572,7 +572,7 @@ def test_a_run_with_names_of_all_kinds_and_unreadable_images_ends_in_a_report(fi
     assert set(numbers["draws"][0]["per_class"]) == set(names)
     assert numbers["draws"][0]["per_class"][names[1]]["masks ap"] is None
     notes = " ".join(numbers["notes"])
-    for words_of_note in ("targets1.png", "background", "are crowds", "hold references too"):
+    for words_of_note in ("targets1.png", "background", "are crowds", "show references too"):
         assert words_of_note in notes
     assert "targets2.png" in numbers["skipped"][0]
     text = (out / "report.md").read_text()
@@ -587,7 +587,7 @@ def test_episodes_have_no_target_that_is_a_reference_under_another_id(files):
     assert [image["id"] for image in targets["images"]] == [1, 2, 4]  # a target 2 is never shown reference 2
     assert {a["image_id"] for a in targets["annotations"]} == {1, 2, 4}
     assert note == "1 images of the targets are references under another id, and were left out."
-    assert note in HeadTable((), about={"notes": [note]}).to_markdown()
+    assert note in PredictorTable((), about={"notes": [note]}).to_markdown()
 
 
 def test_two_data_sets_in_memory_are_checked_too():

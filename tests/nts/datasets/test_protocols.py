@@ -13,10 +13,10 @@ from nts.datasets.protocols import (
     SEEDS,
     VOC_CLASSES,
     VOC_NOVEL,
-    Published,
     describe,
     get_protocol,
 )
+from nts.datasets.published import Published
 
 CD_FSOD = [name for name in PROTOCOLS if name.startswith("cd-fsod")]
 EPISODES = [name for name, protocol in PROTOCOLS.items() if protocol.task == "semantic"]

@@ -13,7 +13,8 @@ import pytest
 from paths import ROOT
 from tiny_layouts import is_drawn, tiny
 
-from nts.datasets.layouts import load, protocol_data
+from nts.datasets.layouts import load
+from nts.datasets.protocol_data import protocol_data
 from nts.datasets.protocols import PROTOCOLS, get_protocol
 from nts.datasets.sampling import (
     Candidate,
@@ -316,7 +317,7 @@ def test_episodes_have_no_references_beforehand():
 def test_draws_are_the_same_in_another_process_with_another_hash_seed():
     """Nothing may hang on the order of a set, or on the process."""
     program = """
-from nts.evaluation.sampling import Candidate, sample_references, stratified_sample
+from nts.datasets.sampling import Candidate, sample_references, stratified_sample
 rows = [{"id": k, "image_id": k, "category_id": k % 3, "bbox": [20, 20, 60, 60]} for k in range(60)]
 dataset = {
     "images": [{"id": k, "width": 99, "height": 99} for k in range(60)],

@@ -18,7 +18,7 @@ from nts.datasets.layouts import load
 from nts.datasets.protocols import PROTOCOLS, get_protocol
 from nts.evaluation import protocol_run
 from nts.evaluation.__main__ import main
-from nts.evaluation.predictor_table import HeadTable
+from nts.evaluation.predictor_table import PredictorTable
 from nts.metrics.lvis import evaluate_lvis
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes, write_coco
 
@@ -86,8 +86,8 @@ def test_pascal_voc_has_boxes_for_references_and_segmentations_for_episodes(tmp_
     numbers, text = report(tmp_path / "run")
     assert set(numbers["per_class_figures"]) == {"boxes ap", "boxes ap50"}
     assert numbers["comparison"] == []
-    assert text.startswith("# PASCAL VOC few-shot, split 1: a try, on the first 1 of 11 images only\n")
-    assert "References without a mask got theirs from the segmenter" in text
+    assert text.startswith("# PASCAL VOC few-shot, split 1: limited to the first 1 of 11 images\n")
+    assert "Masks of references without one were predicted by the segmenter" in text
 
     out = tmp_path / "5i"
     run("pascal-5i-1", "--data", tiny("voc"), "--shots", 1, "--seeds", 1, "--limit", 2, "--side", 64, "--out", out)
@@ -165,7 +165,7 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nts.evaluation.__main__.run", interrupt)
-    with pytest.raises(SystemExit, match="interrupted: the same command goes on"):
+    with pytest.raises(SystemExit, match="interrupted: run the same command again"):
         run("custom", *own, "--out", tmp_path)
 
 
@@ -185,29 +185,27 @@ def test_what_is_wrong_with_a_command_is_told_in_one_message(arguments, message)
         main(arguments)
 
 
-def test_episodes_by_another_head_and_with_weaker_references_say_so(tmp_path):
+def test_episodes_by_another_predictor_and_with_weaker_references_say_so(tmp_path):
     out = tmp_path / "run"
     options = ("--data", tiny("coco"), "--shots", 1, "--seed", 5, "--limit", 2, "--out", out)
-    run("coco-20i-0", *options, "--head", "gp-sam-both", "--kind", "box", "--promoted")
+    run("coco-20i-0", *options, "--predictor", "gp-sam-both", "--kind", "box", "--promoted")
     numbers, text = report(out)
-    assert (numbers["config"]["head"], numbers["config"]["annotation"]) == ("gp-sam-both", "box promoted")
+    assert (numbers["config"]["predictor"], numbers["config"]["annotation"]) == ("gp-sam-both", "box promoted")
     assert numbers["config"]["threshold"] == 0.75
-    assert text.startswith(
-        "# COCO-20i, fold 0: a try, on the first 2 of 1000 episodes only, references annotated by box"
-    )
-    assert "by the head 'gp-sam-both'" in text
+    assert text.startswith("# COCO-20i, fold 0: limited to the first 2 of 1000 episodes, references annotated by box")
+    assert "by the predictor 'gp-sam-both'" in text
     assert "| found | pixels of a normalised prior of at least 0.75 |" in text
     assert numbers["comparison"] == []
-    with pytest.raises(SystemExit, match="head: gp-sam-both there, prior now"):
-        run("coco-20i-0", *options, "--head", "prior", "--kind", "box", "--promoted")
+    with pytest.raises(SystemExit, match="predictor: gp-sam-both there, prior now"):
+        run("coco-20i-0", *options, "--predictor", "prior", "--kind", "box", "--promoted")
     with pytest.raises(SystemExit, match="a mask cannot be promoted"):
         run("coco-20i-0", *options, "--promoted")
-    with pytest.raises(SystemExit, match="coco-fsod is of instances: another head"):
+    with pytest.raises(SystemExit, match="coco-fsod is of instances: another predictor"):
         run("coco-fsod", *options, "--kind", "point")
 
 
 @pytest.mark.parametrize("source", ["files", "fiftyone"])
-def test_all_heads_in_one_table_on_ones_own_data(source, request, tmp_path, capsys):
+def test_all_predictors_in_one_table_on_ones_own_data(source, request, tmp_path, capsys):
     novel = species_name(NOVEL_SPECIES[0])
     if source == "files":
         species = NOVEL_SPECIES[:3]
@@ -224,11 +222,11 @@ def test_all_heads_in_one_table_on_ones_own_data(source, request, tmp_path, caps
         drawn.save_view("references", drawn.match_tags("reference"))
         sources = [f"--{name}=fiftyone:{drawn.name}/references" for name in ("references", "targets")]
         novel = sorted(drawn.match_tags("reference").distinct("ground_truth.detections.label"))[0]
-    words = ["heads", "custom", *sources, "--classes", novel, "--shots", "1", "--episodes", "2", "--points", "4"]
+    words = ["predictors", "custom", *sources, "--classes", novel, "--shots", "1", "--episodes", "2", "--points", "4"]
     words += ["--validation-episodes", "1"]
     main([*words, "--annotations", "mask", "point promoted", "--device", "cpu", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
-    table = HeadTable.from_json((tmp_path / "out" / "heads.json").read_text())
+    table = PredictorTable.from_json((tmp_path / "out" / "predictors.json").read_text())
     assert table.to_markdown() in printed
     assert {cell.row for cell in table.cells} == {
         "prior",

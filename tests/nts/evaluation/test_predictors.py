@@ -1,4 +1,4 @@
-"""Heads, simulated references, controls and the table of all heads, on drawn images in memory."""
+"""Predictors, simulated references, controls and the table of all predictors, on drawn images in memory."""
 
 from __future__ import annotations
 
@@ -11,39 +11,20 @@ import torch
 from PIL import Image
 
 from nts.datasets.annotated_images import ANNOTATIONS, AnnotatedImages, Annotation, parse_annotations
-from nts.datasets.episodes import (
-    EncodedOnce,
-    Episode,
-    EpisodeImages,
-    PaintedInstances,
-    draw_episodes,
-    evaluate_episodes,
-    show_wrong_class,
-)
-from nts.evaluation.predictor_table import (
-    EpisodeList,
-    HeadTable,
-    Row,
-    draw_lists,
-    evaluate_heads,
-    read_lists,
-    write_lists,
-)
-from nts.evaluation.predictors import (
-    PREDICTORS,
-    PROMPTED,
-    Baselines,
-    GeometricPrompts,
-    ThresholdedPrior,
-    choose_threshold,
-    choose_thresholds,
-    make_predictor,
-)
+from nts.datasets.episode_lists import EpisodeList, draw_lists, read_lists, write_lists
+from nts.datasets.episodes import Episode, EpisodeImages, draw_episodes, show_wrong_class
+from nts.evaluation.baselines import GeometricPrompts, ThresholdedPrior, target_prior
+from nts.evaluation.episode_evaluation import evaluate_episodes
+from nts.evaluation.predictor_evaluation import Row, evaluate_predictors
+from nts.evaluation.predictor_table import PredictorTable
+from nts.evaluation.predictors import PREDICTORS, PROMPTED, PaintedInstances, make_predictor
+from nts.evaluation.shared_encodings import SharedEncodings, SharedPipeline
+from nts.evaluation.thresholds import choose_threshold, choose_thresholds
 from nts.images import normalise, stretch
 from nts.metrics.miou import summarise_episodes
-from nts.models import load_reference_prompt
 from nts.promotion import promote_boxes
 from nts.references import Reference
+from nts.vrp.loading import load_reference_prompt
 from synthetic.episodes import drawn_images
 from synthetic.scenes import NOVEL_SPECIES, VALIDATION_SPECIES, species_name
 
@@ -62,8 +43,8 @@ def lists(images) -> list[EpisodeList]:
 
 
 @pytest.fixture
-def baselines(small_encoder, small_segmenter) -> Baselines:
-    return Baselines(small_encoder, small_segmenter)
+def encodings(small_encoder, small_segmenter) -> SharedEncodings:
+    return SharedEncodings(small_encoder, small_segmenter)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -193,27 +174,27 @@ def test_a_target_is_no_reference_of_the_wrong_class_and_a_lonely_class_is_told(
         show_wrong_class([Episode(1, 1, (2,))], dataset, (1,), seed=0)
 
 
-def test_the_head_is_given_the_wrong_class_and_judged_by_the_right_one(images):
+def test_the_predictor_is_given_the_wrong_class_and_judged_by_the_right_one(images):
     references, targets = images
     episodes = draw_episodes(references.dataset, targets.dataset, (1, 2, 3), shots=1, seed=0, count=5)
     misled = show_wrong_class(episodes, references.dataset, (1, 2, 3), seed=0)
     names = []
 
-    def head(shown, target):
+    def predictor(shown, target):
         names.extend(reference.class_name for reference in shown)
         return np.ones(target.shape[:2], bool)
 
-    outcomes = list(evaluate_episodes(episodes, references, targets, head, shown=misled))
+    outcomes = list(evaluate_episodes(episodes, references, targets, predictor, shown=misled))
     assert names == [species_name(SPECIES[episode.class_id - 1]) for episode in misled]
     for episode, outcome in zip(episodes, outcomes, strict=True):
         assert outcome.counts.intersection == targets.mask(episode.target, episode.class_id).sum()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Heads
+# Predictors
 
 
-def test_the_thresholded_prior_is_the_cosine_to_the_patches_that_are_half_covered(baselines, small_encoder, images):
+def test_the_thresholded_prior_is_the_cosine_to_the_patches_that_are_half_covered(encodings, small_encoder, images):
     reference = images[0].reference("reference 1", 1)
     target = images[1].image("target 1")
     grid = small_encoder.grid[0]
@@ -227,29 +208,29 @@ def test_the_thresholded_prior_is_the_cosine_to_the_patches_that_are_half_covere
     cosine = torch.cosine_similarity(tokens(target)[:, None], tokens(reference.image)[chosen][None], dim=-1).amax(1)
     stretched = ((cosine - cosine.min()) / (cosine.max() - cosine.min() + 1e-7)).reshape(1, 1, grid, grid)
     expected = torch.nn.functional.interpolate(stretched, size=target.shape[:2], mode="bilinear")[0, 0]
-    found = baselines.prior([reference], target)
+    found = target_prior(encodings, [reference], target)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    masks = [ThresholdedPrior(baselines, threshold)([reference], target) for threshold in (0.5, 0.8)]
+    masks = [ThresholdedPrior(encodings, threshold)([reference], target) for threshold in (0.5, 0.8)]
     assert masks[0].sum() > masks[1].sum() > 0
     assert not (masks[1] & ~masks[0]).any()
 
 
-def test_a_single_point_of_a_reference_is_enough(baselines, images):
+def test_a_single_point_of_a_reference_is_enough(encodings, images):
     reference = images[0].reference("reference 1", 1)
     for y, x in ((0, 0), (128, 7), (255, 255)):
         mask = np.zeros_like(reference.mask)
         mask[y, x] = True
-        found = baselines.prior([replace(reference, mask=mask, kind="point")], images[1].image("target 1"))
+        found = target_prior(encodings, [replace(reference, mask=mask, kind="point")], images[1].image("target 1"))
         assert found.max() > 0.5
 
 
-def test_references_count_together_in_any_order(baselines, images):
+def test_references_count_together_in_any_order(encodings, images):
     target = images[1].image("target 1")
     both = [images[0].reference(f"reference {n}", 1) for n in (1, 2)]
-    apart = {reference.label_id: baselines.prior([reference], target) for reference in both}
-    together = baselines.prior(both, target)
+    apart = {reference.label_id: target_prior(encodings, [reference], target) for reference in both}
+    together = target_prior(encodings, both, target)
     assert not any(torch.equal(together, alone) for alone in apart.values())
-    torch.testing.assert_close(baselines.prior(both[::-1], target), together)
+    torch.testing.assert_close(target_prior(encodings, both[::-1], target), together)
 
 
 def test_images_seen_before_are_not_encoded_again_unless_memory_is_short(
@@ -261,18 +242,18 @@ def test_images_seen_before_are_not_encoded_again_unless_memory_is_short(
     first, second = images[0].reference("reference 1", 1), images[0].reference("reference 4", 2)
     for budget, expected in ((1 << 30, 3), (1, 5)):
         encoded.clear()
-        baselines = Baselines(small_encoder, small_segmenter, budget)
+        encodings = SharedEncodings(small_encoder, small_segmenter, budget)
         for reference in (first, second, first, second):
-            ThresholdedPrior(baselines)([reference], target)
+            ThresholdedPrior(encodings)([reference], target)
         assert len(encoded) == expected
 
 
 @pytest.mark.parametrize("prompts", ["points", "box", "both"])
-def test_sam2_is_prompted_with_what_it_was_told_to_be(baselines, prompts):
+def test_sam2_is_prompted_with_what_it_was_told_to_be(encodings, prompts):
     pseudo_mask = np.zeros((40, 60), bool)
     pseudo_mask[10:20, 30:50] = True
-    points, labels = GeometricPrompts(baselines, prompts).prompt(pseudo_mask)
-    again, _ = GeometricPrompts(baselines, prompts).prompt(pseudo_mask)
+    points, labels = GeometricPrompts(encodings, prompts).prompt(pseudo_mask)
+    again, _ = GeometricPrompts(encodings, prompts).prompt(pseudo_mask)
     assert torch.equal(points, again)
     corners = points[labels != 1].tolist()
     assert corners == ([] if prompts == "points" else [[30, 10], [50, 20]])
@@ -281,50 +262,50 @@ def test_sam2_is_prompted_with_what_it_was_told_to_be(baselines, prompts):
     assert len(clicked) == (0 if prompts == "box" else 5)
     assert all(pseudo_mask[int(y), int(x)] for x, y in clicked.tolist())
     if prompts != "box":
-        other, _ = GeometricPrompts(baselines, prompts, seed=1).prompt(pseudo_mask)
+        other, _ = GeometricPrompts(encodings, prompts, seed=1).prompt(pseudo_mask)
         assert not torch.equal(points, other)
         one = np.zeros_like(pseudo_mask)
         one[3, 4] = True
-        assert [4.5, 3.5] in GeometricPrompts(baselines, prompts).prompt(one)[0].tolist()
+        assert [4.5, 3.5] in GeometricPrompts(encodings, prompts).prompt(one)[0].tolist()
 
 
-def test_the_box_of_a_pseudo_mask_gives_the_mask_that_sam2_draws_for_that_box(baselines, small_segmenter, images):
+def test_the_box_of_a_pseudo_mask_gives_the_mask_that_sam2_draws_for_that_box(encodings, small_segmenter, images):
     reference, target = images[0].reference("reference 1", 1), images[1].image("target 1")
-    head = GeometricPrompts(baselines, "box", 0.9)
-    pseudo_mask = ThresholdedPrior(baselines, 0.9)([reference], target)
+    predictor = GeometricPrompts(encodings, "box", 0.9)
+    pseudo_mask = ThresholdedPrior(encodings, 0.9)([reference], target)
     ys, xs = pseudo_mask.nonzero()
     box = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
-    found, expected = head([reference], target), promote_boxes(target, [box], small_segmenter).masks[0]
+    found, expected = predictor([reference], target), promote_boxes(target, [box], small_segmenter).masks[0]
     assert (found & expected).sum() / (found | expected).sum() > 0.99
 
 
-def test_nothing_alike_is_nothing_found(baselines, images):
+def test_nothing_alike_is_nothing_found(encodings, images, monkeypatch):
     target = images[1].image("target 1")
-    baselines.prior = lambda *_: torch.zeros(target.shape[:2])
-    for head in (ThresholdedPrior(baselines), GeometricPrompts(baselines, "both")):
-        assert not head([images[0].reference("reference 1", 1)], target).any()
+    monkeypatch.setattr("nts.evaluation.baselines.target_prior", lambda *_: torch.zeros(target.shape[:2]))
+    for predictor in (ThresholdedPrior(encodings), GeometricPrompts(encodings, "both")):
+        assert not predictor([images[0].reference("reference 1", 1)], target).any()
 
 
 @pytest.mark.parametrize("name", PREDICTORS)
-def test_every_head_takes_references_of_every_kind(name, small_encoder, small_segmenter, images):
+def test_every_predictor_takes_references_of_every_kind(name, small_encoder, small_segmenter, images):
     prompt = load_reference_prompt("small") if name in PROMPTED else None
-    head = make_predictor(name, small_encoder, small_segmenter, prompt=prompt)
+    predictor = make_predictor(name, small_encoder, small_segmenter, prompt=prompt)
     target = images[1].image("target 1")
     for annotation in ANNOTATIONS:
         shown = AnnotatedImages(images[0], annotation, segmenter=small_segmenter)
-        found = head([shown.reference("reference 1", 1), shown.reference("reference 2", 1)], target)
+        found = predictor([shown.reference("reference 1", 1), shown.reference("reference 2", 1)], target)
         assert found.shape == target.shape[:2]
         assert found.dtype == bool
 
 
-def test_a_head_without_its_prompt_is_refused(small_encoder, small_segmenter):
+def test_a_predictor_without_its_prompt_is_refused(small_encoder, small_segmenter):
     for name in PROMPTED:
-        with pytest.raises(ValueError, match=f"the head '{name}' needs a trained reference prompt"):
+        with pytest.raises(ValueError, match=f"the predictor '{name}' needs a trained reference prompt"):
             make_predictor(name, small_encoder, small_segmenter)
 
 
-def test_an_unknown_head_is_told(small_encoder, small_segmenter):
-    with pytest.raises(ValueError, match="there is no head 'best'; there are training-free, prior, gp-sam-points"):
+def test_an_unknown_predictor_is_told(small_encoder, small_segmenter):
+    with pytest.raises(ValueError, match="there is no predictor 'best'; there are training-free, prior, gp-sam-points"):
         make_predictor("best", small_encoder, small_segmenter)
 
 
@@ -333,15 +314,15 @@ def test_an_unknown_head_is_told(small_encoder, small_segmenter):
 
 
 def cut_at(images: EpisodeImages, best: float):
-    """A head that is right at one threshold, and the worse the farther from it."""
+    """A predictor that is right at one threshold, and the worse the farther from it."""
 
     def make(threshold: float):
-        def head(references: list[Reference], target: np.ndarray) -> np.ndarray:
+        def predictor(references: list[Reference], target: np.ndarray) -> np.ndarray:
             found = np.zeros(target.shape[:2], bool)
             found[: int(len(found) * (1 - abs(threshold - best)))] = True
             return found
 
-        return head
+        return predictor
 
     return make
 
@@ -368,16 +349,16 @@ def test_the_best_threshold_is_chosen_and_the_lower_of_equals(images):
         choose_threshold(cut_at(targets, 0.6), [], episodes, references, whole)
 
 
-def test_thresholds_are_chosen_by_the_episodes_given_alone(images, baselines):
+def test_thresholds_are_chosen_by_the_episodes_given_alone(images, encodings):
     references, targets = images
     asked = set()
 
     def make(threshold: float):
-        def head(shown, target):
+        def predictor(shown, target):
             asked.update(reference.class_name for reference in shown)
-            return ThresholdedPrior(baselines, threshold)(shown, target)
+            return ThresholdedPrior(encodings, threshold)(shown, target)
 
-        return head
+        return predictor
 
     episodes = draw_episodes(references.dataset, targets.dataset, GROUPS["base"], shots=1, seed=0, count=4)
     annotations = (Annotation(), Annotation("point"))
@@ -386,15 +367,15 @@ def test_thresholds_are_chosen_by_the_episodes_given_alone(images, baselines):
     assert asked <= {species_name(SPECIES[class_id - 1]) for class_id in GROUPS["base"]}
 
 
-def test_a_threshold_goes_by_the_annotation(baselines, images):
+def test_a_threshold_goes_by_the_annotation(encodings, images):
     target = images[1].image("target 1")
     mask = images[0].reference("reference 1", 1)
     box = AnnotatedImages(images[0], Annotation("box")).reference("reference 1", 1)
-    head = ThresholdedPrior(baselines, {Annotation(): 0.9, Annotation("box", True): 0.6})
-    assert np.array_equal(head([mask], target), ThresholdedPrior(baselines, 0.9)([mask], target))
-    assert np.array_equal(head([box], target), ThresholdedPrior(baselines, 0.6)([box], target))
+    predictor = ThresholdedPrior(encodings, {Annotation(): 0.9, Annotation("box", True): 0.6})
+    assert np.array_equal(predictor([mask], target), ThresholdedPrior(encodings, 0.9)([mask], target))
+    assert np.array_equal(predictor([box], target), ThresholdedPrior(encodings, 0.6)([box], target))
     with pytest.raises(ValueError, match="no threshold for references annotated by a point"):
-        head([replace(mask, kind="point")], target)
+        predictor([replace(mask, kind="point")], target)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -408,18 +389,18 @@ def upper_half(references, target):
 
 
 @pytest.fixture(scope="module")
-def heads_seen() -> list[tuple]:
+def predictors_seen() -> list[tuple]:
     return []
 
 
 @pytest.fixture(scope="module")
-def table(images, lists, heads_seen) -> HeadTable:
+def table(images, lists, predictors_seen) -> PredictorTable:
     def watching(name):
-        def head(references, target):
-            heads_seen.append((name, target.tobytes()[:64], [(r.label_id, r.mask.tobytes()) for r in references]))
+        def predictor(references, target):
+            predictors_seen.append((name, target.tobytes()[:64], [(r.label_id, r.mask.tobytes()) for r in references]))
             return upper_half(references, target)
 
-        return head
+        return predictor
 
     rows = {
         "half": Row(watching("half")),
@@ -428,7 +409,7 @@ def table(images, lists, heads_seen) -> HeadTable:
         "nothing": Row(lambda references, target: np.zeros(target.shape[:2], bool)),
     }
     annotations = (Annotation(), Annotation("point"))
-    return evaluate_heads(
+    return evaluate_predictors(
         *images, lists, GROUPS, rows, annotations=annotations, against="half", draws=50, about={"seed": 0}
     )
 
@@ -458,7 +439,7 @@ def test_figures_are_those_of_the_episodes_and_lie_within_their_intervals(table,
             assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_equal_heads_differ_by_nothing_and_one_that_finds_nothing_is_worse(table):
+def test_equal_predictors_differ_by_nothing_and_one_that_finds_nothing_is_worse(table):
     for cell in table.cells:
         if cell.row == "half":
             assert cell.differences == {}
@@ -473,8 +454,10 @@ def test_equal_heads_differ_by_nothing_and_one_that_finds_nothing_is_worse(table
             assert less.value == pytest.approx(-half.figures["miou"].value)
 
 
-def test_every_row_is_shown_the_same_annotations_in_the_same_episodes(table, heads_seen):
-    of_row = {name: [seen[1:] for seen in heads_seen if seen[0] == name] for name in ("half", "the same", "misled")}
+def test_every_row_is_shown_the_same_annotations_in_the_same_episodes(table, predictors_seen):
+    of_row = {
+        name: [seen[1:] for seen in predictors_seen if seen[0] == name] for name in ("half", "the same", "misled")
+    }
     assert len(of_row["half"]) == 6 * 4 * 2
     assert of_row["half"] == of_row["the same"]
     assert [seen[0] for seen in of_row["half"]] == [seen[0] for seen in of_row["misled"]]
@@ -488,12 +471,12 @@ def test_every_row_is_shown_the_same_annotations_in_the_same_episodes(table, hea
 
 def test_a_table_survives_its_json_and_is_told_in_markdown(table):
     text = table.to_json()
-    assert HeadTable.from_json(text) == table
+    assert PredictorTable.from_json(text) == table
     broken = json.loads(text)
     del broken["cells"][0]["row"]
     for damaged in (json.dumps(broken), "[]", "no json"):
-        with pytest.raises(ValueError, match="this is no table of heads"):
-            HeadTable.from_json(damaged)
+        with pytest.raises(ValueError, match="this is no table of predictors"):
+            PredictorTable.from_json(damaged)
     markdown = table.to_markdown()
     assert "### novel classes, 1 reference (6 episodes)" in markdown
     assert "### base classes, 2 references (6 episodes)" in markdown
@@ -509,14 +492,14 @@ def test_a_class_without_an_episode_and_a_broken_image_are_told(images, lists):
     )
     of_class = [e for e in lists[0].episodes if e.class_id == lists[0].episodes[0].class_id]
     one = [EpisodeList("novel", 1, tuple(of_class))]
-    table = evaluate_heads(references, broken, one, GROUPS, {"half": Row(upper_half)}, draws=5)
+    table = evaluate_predictors(references, broken, one, GROUPS, {"half": Row(upper_half)}, draws=5)
     cell = table.cells[0]
     assert sum(value is None for value in cell.per_class.values()) == 2
     assert cell.figures["miou"].value == 0
     assert len(table.skipped) == len(of_class)
     assert "the image /gone.png does not exist" in table.skipped[0]
     assert "No episode, novel, 1 shots: " in table.to_markdown()
-    assert HeadTable.from_json(table.to_json()) == table
+    assert PredictorTable.from_json(table.to_json()) == table
 
 
 def test_lists_are_drawn_once_and_survive_their_files(images, lists, tmp_path):
@@ -540,13 +523,13 @@ def test_lists_are_drawn_once_and_survive_their_files(images, lists, tmp_path):
 def test_a_table_that_cannot_be_made_is_refused(images, lists, changes, message):
     options = {"lists": lists, "groups": GROUPS, "rows": {"half": Row(upper_half)}} | changes
     with pytest.raises(ValueError, match=message):
-        evaluate_heads(*images, **options)
+        evaluate_predictors(*images, **options)
 
 
 def test_the_training_free_pipeline_beats_itself_misled(images, small_encoder, small_segmenter):
     lists = draw_lists(*images, {"novel": GROUPS["novel"]}, shots=[1], count=8)
-    head = PaintedInstances(EncodedOnce(small_encoder, small_segmenter))
-    rows = {"right": Row(head), "misled": Row(head, "wrong class")}
-    table = evaluate_heads(*images, lists, GROUPS, rows, draws=5)
+    predictor = PaintedInstances(SharedPipeline(small_encoder, small_segmenter))
+    rows = {"right": Row(predictor), "misled": Row(predictor, "wrong class")}
+    table = evaluate_predictors(*images, lists, GROUPS, rows, draws=5)
     right, misled = (cell.figures["miou"].value for cell in table.cells)
     assert right > misled + 10

@@ -7,16 +7,10 @@ import os
 
 import pytest
 
-from nts.datasets.protocols import Protocol, Published, get_protocol
-from nts.evaluation.report import (
-    compare_with_published,
-    comparison_markdown,
-    figure_name,
-    markdown,
-    summarise_seeds,
-    table,
-    write_report,
-)
+from nts.datasets.protocols import Protocol, get_protocol
+from nts.datasets.published import Published
+from nts.evaluation.markdown import comparison_markdown, figure_name, markdown, table
+from nts.evaluation.report import compare_with_published, summarise_seeds, write_report
 from nts.utils.files import write_file
 
 
@@ -143,24 +137,24 @@ def test_markdown_says_what_was_measured_and_what_was_not():
     assert "| 10 | box AP | 32.0 | mean of 2 seeds | 35.9 ± 0.5 | 10 seeds | -3.9 | us | [1] |" in text
     assert "1. ablation" in text
     assert "| dog | – | – |" in text
-    assert "1 images could not be used, and count as images in which nothing was found:\n\n* the image x" in text
+    assert "1 images could not be used, and count as images without predictions:\n\n* the image x" in text
     assert "* annotation 4: no" in text
-    assert "10 shots, seed 42: nothing shown of dog" in text
+    assert "10 shots, seed 42: no reference of dog" in text
     assert "## Protocol: A protocol (`p`)" in text
     assert "None" not in text
     no_phases = {"seconds": 10.0, "images_per_second": 0.5}
     text = markdown(numbers_of(DRAWS, unit="episodes", objects=None, time=no_phases, skipped=["episode 3: gone"]))
-    assert "1 episodes could not be used, and count as episodes in which nothing was found" in text
+    assert "1 episodes could not be used, and count as episodes without predictions" in text
     assert "| data | 5 episodes of 2 classes evaluated |" in text
     assert "| time | 10 s, 0.50 images/s |" in text
 
 
 def test_a_try_is_called_a_try_in_the_title():
-    few = "a try, on the first 5 of 9 images only"
+    few = "limited to the first 5 of 9 images"
     text = markdown(numbers_of(DRAWS, deviations=[few, "2 classes instead of the 20 of the protocol"]))
     title = text.splitlines()[0]
     assert title == f"# A protocol: {few}, 2 classes instead of the 20 of the protocol"
-    assert "Not compared with published figures: this is not the protocol's run (a try" in text
+    assert "Not compared with published figures, since the run deviates from the protocol (limited to" in text
     assert "No figure of exactly this protocol" in markdown(numbers_of(DRAWS))
 
 

@@ -17,27 +17,32 @@ from PIL import Image
 from tiny_layouts import tiny
 
 from nts import pipeline
-from nts.datasets import episodes
-from nts.datasets.episodes import read_episodes, write_episodes
-from nts.datasets.layouts import ProtocolData, load, mask_of_annotation, protocol_data
-from nts.datasets.protocols import Published, get_protocol
+from nts.building import build_memory
+from nts.datasets.coco_records import mask_of_annotation
+from nts.datasets.episodes import EpisodeImages, read_episodes, write_episodes
+from nts.datasets.layouts import load
+from nts.datasets.protocol_data import ProtocolData, protocol_data
+from nts.datasets.protocols import get_protocol
+from nts.datasets.published import Published
 from nts.datasets.sampling import draw_references
-from nts.evaluation import instance_run
+from nts.evaluation import instance_objects, instance_references, instance_run, shared_encodings
 from nts.evaluation.comparison import compare_runs
-from nts.evaluation.diagnostics import diagnose
 from nts.evaluation.episode_run import EpisodeRun
 from nts.evaluation.instance_run import InstanceRun
 from nts.evaluation.protocol_run import Draw, Settings
-from nts.evaluation.run_folder import RunError
+from nts.evaluation.run_folder import read_config
 from nts.evaluation.runner import run
 from nts.images import read_image
 from nts.masks import draw_masks
 from nts.matching import pool_tokens
 from nts.memory import MemoryBank
 from nts.metrics.coco import coco_results, evaluate
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.metrics.error_types import diagnose
+from nts.metrics.matches import match
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import PAPER
 from nts.references import Reference
+from nts.utils.run_folder import RunError, differing_settings
 from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
 
 SPECIES = NOVEL_SPECIES[:3]
@@ -129,11 +134,12 @@ def test_the_models_alone_and_the_errors_are_those_of_the_diagnostics(data, fini
 
     row = next(r for r in numbers["errors"] if (r["shots"], r["seed"], r["iou_type"]) == (2, 33, "masks"))
     results = json.loads((finished / "predictions" / "2shot-seed33.json").read_text())
-    expected = diagnose(data.targets, results, data.class_ids, "masks").to_dict()
+    matches = match(data.targets, results, data.class_ids, "masks")
+    expected = diagnose(matches, data.targets, results, data.class_ids).to_dict()
     assert row == {"shots": 2, "seed": 33} | expected
     text = (finished / "report.md").read_text()
-    assert "## The models alone" in text
-    assert "## What goes wrong" in text
+    assert "## Models" in text
+    assert "## Error types" in text
 
 
 def test_the_results_are_those_of_the_pipeline_used_plainly(data, finished, small_encoder, small_segmenter):
@@ -173,8 +179,8 @@ def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch)
 
     pooled = []
     monkeypatch.setattr("nts.matching.pool_tokens", again)
-    monkeypatch.setattr("nts.evaluation.diagnostics.pool_tokens", again)
-    for module in (instance_run, pipeline):
+    monkeypatch.setattr("nts.evaluation.model_diagnostics.pool_tokens", again)
+    for module in (instance_objects, pipeline):
         monkeypatch.setattr(module, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
     numbers = start(tmp_path, replace(SETTINGS, limit=1, save_predictions=False))
     assert len(numbers["draws"]) == 4
@@ -203,7 +209,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
         raise AssertionError("references were encoded before")
 
     encoded.clear()
-    monkeypatch.setattr(instance_run, "encode_references", nothing_to_encode)
+    monkeypatch.setattr(instance_references, "encode_references", nothing_to_encode)
     monkeypatch.setattr(
         instance_run, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
     )
@@ -218,9 +224,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
 
 
 def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_them(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(instance_run, "_REFERENCES_PER_SAVE", 2)
+    monkeypatch.setattr(instance_references, "_REFERENCES_PER_SAVE", 2)
     settings = replace(SETTINGS, seeds=(33,), limit=1, save_predictions=False)
-    encoded, original = [], instance_run.encode_references
+    encoded, original = [], instance_references.encode_references
 
     def encode_references(references, *args):
         if len(encoded) == 4:
@@ -229,14 +235,14 @@ def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_the
             encoded.append(entry.label_id)
             yield entry
 
-    monkeypatch.setattr(instance_run, "encode_references", encode_references)
+    monkeypatch.setattr(instance_references, "encode_references", encode_references)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "interrupted", settings)
     before, encoded = encoded, []
     start(tmp_path / "interrupted", settings)
     assert encoded
     assert not set(before) & set(encoded)
-    monkeypatch.setattr(instance_run, "encode_references", original)
+    monkeypatch.setattr(instance_references, "encode_references", original)
     start(tmp_path / "whole", settings)
     assert numbers_of(tmp_path / "interrupted") == numbers_of(tmp_path / "whole")
     banks = [MemoryBank.load(tmp_path / run / "references.safetensors") for run in ("interrupted", "whole")]
@@ -307,7 +313,7 @@ def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_e
     assert "has 5 x 5 pixels, its image 256 x 256" in numbers["skipped_references"][0]
     assert numbers["draws"][0]["without_reference"] == [names[first]]
     text = (tmp_path / "some" / "report.md").read_text()
-    assert "a try, on the first 1 of 5 images only" in text
+    assert "limited to the first 1 of 5 images" in text
     few = {names[class_id]: 2 for class_id in data.class_ids[1:]}
     assert numbers["draws"][0]["few_references"] == few
     listed = ", ".join(f"{name} (2)" for name in few)
@@ -323,11 +329,11 @@ def test_references_that_cannot_be_used_are_listed_with_the_classes_they_leave_e
     [
         ("coco-fsod", {}, {}, []),
         ("coco-fsod", {}, {"limit": 99}, []),
-        ("coco-fsod", {}, {"limit": 2}, ["a try, on the first 2 of 12 images only"]),
+        ("coco-fsod", {}, {"limit": 2}, ["limited to the first 2 of 12 images"]),
         ("coco-fsod", {"classes": ["dog", "zebra"]}, {}, ["2 classes instead of the protocol's 20"]),
         ("coco-80", {"classes": ["dog"]}, {}, ["1 classes instead of the protocol's 80"]),
         ("coco-20i-0", {}, {}, []),
-        ("coco-20i-0", {}, {"limit": 5}, ["a try, on the first 5 of 1000 episodes only"]),
+        ("coco-20i-0", {}, {"limit": 5}, ["limited to the first 5 of 1000 episodes"]),
         (
             "coco-20i-0",
             {"edition": "2017"},
@@ -374,17 +380,17 @@ def test_targets_that_are_references_by_content_are_left_out_of_own_data_and_tol
     images = {annotation["image_id"] for of_class in drawn for annotation in of_class}
     numbers = start(tmp_path / "own", settings, both)
     (note,) = numbers["notes"]
-    assert note.startswith(f"{len(images)} images of the targets hold references too")
+    assert note.startswith(f"{len(images)} images of the targets show references too")
     assert numbers["images"] == numbers["all_images"] == len(data.targets["images"]) - len(images)
     assert numbers["deviations"] == []
     assert start(tmp_path / "own", settings, both)["draws"] == numbers["draws"]
 
     published = replace(settings, protocol=replace(settings.protocol, layout="coco"))
     (note,) = start(tmp_path / "published", published, both)["notes"]
-    assert note.startswith(f"{len(images)} of the images evaluated hold references too")
+    assert note.startswith(f"{len(images)} of the evaluated images show references too")
 
     only = {**both.targets, "images": [image for image in both.targets["images"] if image["id"] in images]}
-    with pytest.raises(RunError, match="every image of the targets holds references"):
+    with pytest.raises(RunError, match="every image of the targets shows references"):
         start(tmp_path / "nothing", settings, replace(both, targets=only))
 
 
@@ -423,8 +429,8 @@ def test_an_annotation_without_a_mask_is_no_part_of_episodes_and_told(data, tmp_
     settings = Settings(get_protocol("coco-20i-0"), (1,), (0,), PRESET, episodes=4)
     job = EpisodeRun(settings, replace(data, references=scenes, targets=scenes), None, None, tmp_path)
     assert len(job.shown[1]["annotations"]) == len(scenes["annotations"]) - 1
-    assert job._notes() == ["1 annotations of the targets have no mask, and count for nothing."]
-    images = episodes.EpisodeImages(job.shown[1])
+    assert job._notes() == ["1 annotations of the targets have no mask, and were left out."]
+    images = EpisodeImages(job.shown[1])
     for episode in job.episodes[settings.draws[0]]:
         assert images.mask(episode.target, episode.class_id).any()
 
@@ -462,7 +468,7 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
     whole = numbers_of(tmp_path / "whole")
     lists = {seed: read_episodes(tmp_path / "whole" / "episodes" / f"1shot-seed{seed}.json") for seed in (0, 1)}
 
-    encoded, original = [], episodes.encode_target
+    encoded, original = [], shared_encodings.encode_target
 
     def encode_target(image, *args, **more):
         if len(encoded) == 2:
@@ -470,12 +476,12 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
         encoded.append(image)
         return original(image, *args, **more)
 
-    monkeypatch.setattr(episodes, "encode_target", encode_target)
+    monkeypatch.setattr(shared_encodings, "encode_target", encode_target)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "interrupted", settings, scenes)
     encoded.clear()
     monkeypatch.setattr(
-        episodes, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+        shared_encodings, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
     )
     start(tmp_path / "interrupted", settings, scenes)
     assert numbers_of(tmp_path / "interrupted") == whole
@@ -495,3 +501,37 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
     write_episodes(tmp_path / "interrupted" / "episodes" / "1shot-seed0.json", lists[1])
     with pytest.raises(RunError, match="were not asked the same episodes in 1shot-seed0"):
         compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5)
+
+
+EPISODES = Settings(get_protocol("coco-20i-0"), (1,), (5,), PRESET, episodes=4, units_per_part=2)
+
+
+def as_version_0_1_stored_it(folder: Path, **changes: str) -> None:
+    """Give the configuration of a run of episodes the names that it had before predictors were called so."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {{"predictor": "head"}.get(name, name): value for name, value in config.items()} | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_finished_run_of_an_earlier_version_can_be_compared(start, tmp_path):
+    now, before = tmp_path / "now", tmp_path / "before"
+    numbers = start(now, EPISODES, load(EPISODES.protocol, tiny("coco")))
+    shutil.copytree(now, before)
+    as_version_0_1_stored_it(before)
+    rows = compare_runs(before, now, draws=10)
+    assert [(row["figure"], row["a"], row["difference"]) for row in rows] == [
+        (name, numbers["draws"][0]["figures"][name], 0) for name in ("miou", "fb-iou")
+    ]
+    assert differing_settings(read_config(before), read_config(now)) == []
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_refused_and_left_as_it_was(start, tmp_path):
+    data = load(EPISODES.protocol, tiny("coco"))
+    start(tmp_path, EPISODES, data)
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "parts" / "00001.npz").unlink()
+    as_version_0_1_stored_it(tmp_path, code="0" * 64)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=r"holds another run(.|\n)*code: 0+ there, \w+ now(.|\n)*Choose another folder"):
+        start(tmp_path, EPISODES, data)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files

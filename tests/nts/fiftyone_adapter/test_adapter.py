@@ -15,9 +15,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from nts.building import Skipped
 from nts.instances import Instances
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
-from nts.pipeline import Skipped
 from nts.presets import DEFAULT
 from nts.references import InvalidReference, Reference
 

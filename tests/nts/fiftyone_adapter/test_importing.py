@@ -11,8 +11,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from tiny_layouts import tiny
 
-from nts.datasets.layouts import LayoutError, load
+from nts.datasets.layouts import load
 from nts.datasets.protocols import get_protocol
+from nts.datasets.repair import LayoutError
 from nts.datasets.sampling import draw_references
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from drawn_dataset import CLASSES
 from made_up_predictions import predict
+
+from nts import pipeline
+from nts.presets import DEFAULT
 
 KEY = "check"
 
@@ -138,7 +143,7 @@ def test_one_that_ends_while_it_writes_leaves_no_fields(nts_fo, predicted, monke
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("then", ["repeated", "deleted"])
 def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, monkeypatch, replacing, then):
-    from nts.fiftyone_adapter import evaluation_job, runs
+    from nts.fiftyone_adapter import nap_evaluation, runs
 
     before = set(predicted.get_field_schema(flat=True))
     if replacing:
@@ -146,7 +151,7 @@ def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, mo
     predict(predicted, "other", seed=1)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "complete", Mock(side_effect=SystemExit))
-        patch.setattr(evaluation_job, "_clean_up", Mock())  # nothing cleans up after a process that is killed
+        patch.setattr(nap_evaluation, "_clean_up", Mock())  # nothing cleans up after a process that is killed
         with pytest.raises(SystemExit):
             nts_fo.evaluate_nap(predicted, "other", "ground_truth", eval_key=KEY, overwrite=True)
     assert predicted.list_evaluations() == [KEY]
@@ -204,6 +209,57 @@ def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, target
     assert everything["objects"] == stored.content["models"]["objects"] == targets.count("ground_truth.detections")
     assert 0.5 < everything["recall_75"] <= everything["recall_50"] <= 1
     assert 0 <= stored.content["models"]["accuracy"] <= 1
+
+
+def test_models_are_diagnosed_with_the_settings_of_the_segmentation(nts_fo, references, targets, monkeypatch):
+    from nts.fiftyone_adapter import model_diagnostics, runs
+
+    encoded = []
+
+    def encode_target(image, encoder, segmenter, preset, **options):
+        encoded.append((encoder.device.type, encoder.precision, segmenter.precision, preset.name, options))
+        return pipeline.encode_target(image, encoder, segmenter, preset, **options)
+
+    monkeypatch.setattr(model_diagnostics, "encode_target", encode_target)
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    some = targets.limit(1)
+    nts_fo.auto_segment_view(some, "shapes", device="cpu", precision="bfloat16", preset="fast", use_cache=False)
+    nts_fo.evaluate_nap(some, "nts_shapes", "ground_truth", eval_key=KEY, diagnose_models=True)
+    stored = runs.config(some, "nts_shapes", runs.SEGMENTATION)
+    assert (stored["device"], stored["precision"], stored["compiled"]) == ("cpu", "bfloat16", False)
+    ((*settings, options),) = encoded
+    assert settings == ["cpu", "bfloat16", "bfloat16", "fast"]
+    # These guide the prompts of the preset.
+    assert torch.equal(options["prototypes"], nts_fo.load_memory(some, "shapes").prototypes())
+
+
+def test_models_that_cannot_run_as_they_did_are_not_diagnosed(nts_fo, references, targets):
+    def store(**changes):
+        """Change the stored configuration; ``None`` removes a setting."""
+        config = targets._dataset.get_run_info("nts_shapes").config
+        for name, value in changes.items():
+            setattr(config, name, value) if value is not None else delattr(config, name)
+        targets._dataset.update_run_config("nts_shapes", config)
+
+    def evaluate(field):
+        nts_fo.evaluate_nap(some, field, "ground_truth", eval_key=KEY, overwrite=True, diagnose_models=True)
+
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    preset = replace(DEFAULT, matching=replace(DEFAULT.matching, nms_iou=0.4))
+    some = targets.limit(1)
+    nts_fo.auto_segment_view(some, "shapes", "other", preset=preset)
+    with pytest.raises(nts_fo.InputError, match="'other' was segmented with a preset 'default' of other settings"):
+        evaluate("other")
+    nts_fo.auto_segment_view(some, "shapes")
+    store(device="cuda:77")
+    with pytest.raises(nts_fo.InputError, match="cannot run here as they did: the device 'cuda:77'"):
+        evaluate("nts_shapes")
+    store(device=None, precision=None, compiled=None)  # as versions before 0.2 stored it
+    evaluate("nts_shapes")
+    assert nts_fo.evaluation_results.open_evaluation(targets._dataset, KEY).content["models"]["objects"] > 0
+    store(encoder_fingerprint="0")
+    with pytest.raises(nts_fo.InputError, match="the encoder 'small' has other weights"):
+        evaluate("nts_shapes")
 
 
 def test_shots_are_those_of_the_memory_that_made_the_predictions(nts_fo, references, targets):

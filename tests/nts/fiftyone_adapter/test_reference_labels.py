@@ -10,8 +10,8 @@ import pytest
 from drawn_dataset import CLASSES, REFERENCES
 from PIL import Image
 
+from nts.building import Skipped
 from nts.datasets.annotations import simulate
-from nts.pipeline import Skipped
 
 WIDTH, HEIGHT = 20, 10
 NAN, INFINITY = float("nan"), float("inf")

@@ -161,11 +161,11 @@ def test_form_counts_once_for_each_choice_while_it_is_open(fo, predictions, monk
 
     operator = foo.get_operator(f"{PLUGIN}/tag_for_review")
     plugin = type(operator).__module__.removesuffix(".operators.tag_for_review")
-    adapter = importlib.import_module(f"{plugin}.nts.fiftyone_adapter")
+    reviewing = importlib.import_module(f"{plugin}.nts.fiftyone_adapter.reviewing")
     asked = []
     for name in ("suggest_thresholds", "count_for_review"):
-        work = getattr(adapter, name)
-        monkeypatch.setattr(adapter, name, lambda *a, _w=work, _n=name, **k: asked.append(_n) or _w(*a, **k))
+        work = getattr(reviewing, name)
+        monkeypatch.setattr(reviewing, name, lambda *a, _w=work, _n=name, **k: asked.append(_n) or _w(*a, **k))
     told = []
     for margin in (None, None, 0.5, 0.5, None):
         params = {"predictions_field": "found", "margin_below": margin}

@@ -12,9 +12,9 @@ from drawn_dataset import CLASSES, PLUGIN, TARGETS, truncate
 
 from nts.images import read_image
 from nts.memory import EncoderInfo
-from nts.models import load_reference_prompt
-from nts.pipeline import ReferenceSegmenter
 from nts.segmenter import SegmenterInfo
+from nts.vrp.class_maps import ClassMapper, whole_images
+from nts.vrp.loading import load_reference_prompt
 from nts.vrp.prompt import PromptMismatch
 
 
@@ -107,12 +107,11 @@ def test_class_maps_are_the_most_probable_classes(nts_fo, drawn, targets, memory
     assert drawn.mask_targets["nts_shapes_classes"] == dict(enumerate(CLASSES, start=1))
     assert drawn[broken.id].nts_shapes_classes_error == report.failed[broken.id]
 
-    engine = ReferenceSegmenter(
-        nts_fo.load_memory(drawn, memory), small_encoder, small_segmenter, scorer="vrp", prompt=load_reference_prompt()
-    )
+    support = whole_images(nts_fo.load_memory(drawn, memory))
+    mapper = ClassMapper(load_reference_prompt(), small_encoder, small_segmenter, support)
     sample = drawn[targets.first().id]
     image = read_image(sample.filepath)
-    maps = engine.class_maps(engine.encode(image))
+    maps = mapper.map(image)
     label = sample.nts_shapes_classes
     assert label.mask.shape == image.shape[:2]
     presence = [label.presence[name] for name in CLASSES]

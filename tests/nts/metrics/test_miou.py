@@ -113,7 +113,7 @@ def test_no_episode_is_no_figure():
         summarise_episodes([2], np.ones((1, 4)), {1: "cat"})
 
 
-def test_bootstrap_of_one_head_with_itself_is_zero_and_of_a_better_one_above():
+def test_bootstrap_of_one_predictor_with_itself_is_zero_and_of_a_better_one_above():
     rng = np.random.default_rng(0)
     class_ids = rng.choice([4, 8], 200)
     worse = np.stack([rng.integers(20, 60, 200), np.full(200, 100), np.full(200, 300), np.full(200, 340)], 1)

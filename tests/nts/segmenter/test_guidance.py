@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_target
+from nts.building import build_memory
+from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT, FAST
 from nts.references import Reference
 from nts.segmenter import point_grid

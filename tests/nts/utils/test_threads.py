@@ -95,7 +95,7 @@ def test_the_first_call_of_a_process_limits_its_own_threads_alone():
     code = """
 import torch
 from concurrent.futures import ThreadPoolExecutor
-from nts.threads import in_one_thread, is_small, map_chunks
+from nts.utils.threads import in_one_thread, is_small, map_chunks
 
 def threads(_=None):
     torch.rand(100_000).exp()
@@ -182,7 +182,7 @@ def test_concurrent_callers_get_their_own_results():
 def test_a_forked_process_has_threads_of_its_own():
     code = """
 import os, torch
-from nts.threads import in_one_thread, is_small, map_chunks
+from nts.utils.threads import in_one_thread, is_small, map_chunks
 
 torch.set_num_threads(2)
 squares = [chunk * chunk for chunk in range(20)]

@@ -1,4 +1,4 @@
-"""Promises of a trained reference prompt: its file, whose it is, its maps, and how it judges proposals."""
+"""A trained reference prompt: its file, the models it fits, its class maps, and its scores of proposals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ import torch
 from safetensors.torch import save
 
 from nts import references as references_module
+from nts.building import build_memory, encode_references
+from nts.cache import TensorCache
+from nts.cached_segmenter import CachedSegmenter
 from nts.instances import Instances
 from nts.memory import MemoryBank, WholeImage
 from nts.models import SMALL
-from nts.pipeline import ReferenceSegmenter, build_memory, encode_references
+from nts.pipeline import ReferenceSegmenter, encode_target, prepare_image
 from nts.references import Reference, annotation_weights
-from nts.vrp import head as head_module
-from nts.vrp.head import PromptHead, whole_images
+from nts.scorers import SCORERS, make_scorer
+from nts.vrp import class_maps
+from nts.vrp.class_maps import ClassMapper, whole_images
 from nts.vrp.model import VisualReferencePrompt, VRPConfig, paper
 from nts.vrp.prompt import PromptFileError, PromptMismatch, TrainedPrompt
-from nts.vrp.scoring import SURROUNDINGS, score_proposals
+from nts.vrp.scorer import SURROUNDINGS, score_proposals
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
 
 
@@ -102,14 +106,15 @@ def test_damaged_files_are_refused_with_their_name(tmp_path, prompt, spoil, mess
         prompt.save(tmp_path / "missing" / "prompt.safetensors")
 
 
-def test_it_serves_the_models_that_it_was_trained_for_alone(prompt, small_encoder, small_segmenter):
-    PromptHead(prompt, small_encoder, small_segmenter)
+def test_it_serves_the_models_that_it_was_trained_for_alone(prompt, memory, small_encoder, small_segmenter):
+    references = whole_images(memory)
+    ClassMapper(prompt, small_encoder, small_segmenter, references)
     other = replace(prompt, encoder=replace(prompt.encoder, name="other", fingerprint="f" * 64))
     with pytest.raises(PromptMismatch, match="trained for the encoder 'other'"):
-        PromptHead(other, small_encoder, small_segmenter)
+        ClassMapper(other, small_encoder, small_segmenter, references)
     other = replace(prompt, segmenter=replace(prompt.segmenter, name="other", fingerprint="f" * 64))
     with pytest.raises(PromptMismatch, match="trained for the segmenter 'other'"):
-        PromptHead(other, small_encoder, small_segmenter)
+        ClassMapper(other, small_encoder, small_segmenter, references)
 
 
 def test_classes_that_it_was_trained_on_are_not_novel(prompt):
@@ -133,20 +138,19 @@ def test_a_new_kind_leaves_old_prompts_as_they_are_and_is_refused_by_them(monkey
     bank, target = MemoryBank(small_encoder.info), target_scenes(1)[0].image
     entries = list(encode_references(drawn_references(NOVEL_SPECIES[0], 2), small_encoder, keep_images=True))
     bank.add(entries[0])
-    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=before)
-    maps = segmenter.map_classes(target).logits
+    models = (small_encoder, small_segmenter)
+    maps = ClassMapper(before, *models, whole_images(bank)).map(target).logits
 
     monkeypatch.setattr(references_module, "KINDS", ("outline", *references_module.KINDS))
     after = TrainedPrompt.load(path)
     assert after.fingerprint == before.fingerprint
-    segmenter = ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
-    assert torch.equal(segmenter.map_classes(target).logits, maps)
+    assert torch.equal(ClassMapper(after, *models, whole_images(bank)).map(target).logits, maps)
 
     outlined = replace(drawn_references(NOVEL_SPECIES[0], 1)[0], kind="outline")
     (entry,) = encode_references([outlined], small_encoder, keep_images=True)
     bank.add(entry)
     with pytest.raises(PromptMismatch, match=r"does not know references of the kind 'outline', only mask, box, point"):
-        ReferenceSegmenter(bank, small_encoder, small_segmenter, scorer="vrp", prompt=after)
+        make_scorer("vrp", bank, *models, after)
 
 
 # ---- memories --------------------------------------------------------------------------------------------------------
@@ -200,8 +204,7 @@ def test_a_prompt_with_the_published_choices_sees_annotations_as_in_its_training
     assert torch.equal(image.sampled.float(), union)
     assert not torch.equal(image.weights.float(), union)
 
-    head = PromptHead(prompt, small_encoder, small_segmenter)
-    (state,) = head.look([[image]])
+    (state,) = ClassMapper(prompt, small_encoder, small_segmenter, [[image]])._states
     kinds = torch.zeros(1, 1, dtype=torch.int64)
     expected = model.encode_support(image.tokens[None, None].float(), union[None, None], kinds)
     assert torch.equal(state.queries, expected.queries)
@@ -217,28 +220,28 @@ def test_memories_without_samples_load_and_are_refused_by_a_prompt_that_needs_th
     old = MemoryBank.from_bytes(old.to_bytes())
     assert [entry.whole_image.sampled is None for entry in old.entries] == [k != 1 for k in range(len(old))]
     assert torch.equal(old.entries[1].whole_image.sampled, memory.entries[1].whole_image.sampled)
-    ReferenceSegmenter(old, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
+    make_scorer("vrp", old, small_encoder, small_segmenter, prompt)
     config = replace(prompt.model.config, rasterisation="nearest")
     published = replace(prompt, model=VisualReferencePrompt(config).eval())
     with pytest.raises(PromptMismatch, match="built without such samples: build the memory again"):
-        ReferenceSegmenter(old, small_encoder, small_segmenter, scorer="vrp", prompt=published)
-    ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=published)
+        make_scorer("vrp", old, small_encoder, small_segmenter, published)
+    make_scorer("vrp", memory, small_encoder, small_segmenter, published)
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
 
 
 def test_maps_of_many_classes_are_those_of_each(prompt, memory, small_encoder, small_segmenter, monkeypatch):
-    monkeypatch.setattr(head_module, "_REFERENCES_AT_ONCE", 8)  # so that they do not fit into one chunk
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
-    target = segmenter.encode(target_scenes(1)[0].image)
-    maps = segmenter.class_maps(target)
+    monkeypatch.setattr(class_maps, "_REFERENCES_PER_CHUNK", 8)  # two chunks
+    models = (small_encoder, small_segmenter)
+    target = encode_target(target_scenes(1)[0].image, *models, keep_embedding=True)
+    mapper = ClassMapper(prompt, *models, whole_images(memory))
+    assert len(mapper._states) == 2
+    maps = mapper.maps(target.tokens, target.embedding)
     assert maps.logits.shape == (10, 64, 64)
     assert ((maps.presence >= 0) & (maps.presence <= 1)).all()
-    head = PromptHead(prompt, small_encoder, small_segmenter)
-    assert len(head.look(whole_images(memory))) == 2
     for k, images in enumerate(whole_images(memory)):
-        alone = head.maps(head.look([images]), target.tokens, target.embedding)
+        alone = ClassMapper(prompt, *models, [images]).maps(target.tokens, target.embedding)
         assert torch.allclose(maps.logits[k], alone.logits[0], atol=1e-4)
         assert torch.allclose(maps.presence[k], alone.presence[0], atol=1e-5)
 
@@ -246,10 +249,8 @@ def test_maps_of_many_classes_are_those_of_each(prompt, memory, small_encoder, s
 def test_an_empty_reference_gives_a_map_all_the_same(prompt, small_encoder, small_segmenter, memory):
     image = memory.entries[0].whole_image
     empty = WholeImage("empty", image.tokens, torch.zeros_like(image.weights))
-    head = PromptHead(prompt, small_encoder, small_segmenter)
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer="vrp", prompt=prompt)
-    target = segmenter.encode(target_scenes(1)[0].image)
-    assert head.maps(head.look([[empty]]), target.tokens, target.embedding).logits.isfinite().all()
+    mapper = ClassMapper(prompt, small_encoder, small_segmenter, [[empty]])
+    assert mapper.map(target_scenes(1)[0].image).logits.isfinite().all()
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -296,15 +297,17 @@ def test_a_whole_beats_its_part_and_what_lies_beside_it():
 
 
 @pytest.mark.parametrize("scorer", ["vrp", "both"])
-def test_a_prompt_judges_in_the_same_matching_and_merging(prompt, memory, small_encoder, small_segmenter, scorer):
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, scorer=scorer, prompt=prompt)
+def test_prompt_scores_take_the_place_of_similarities(prompt, memory, small_encoder, small_segmenter, scorer):
+    models = (small_encoder, small_segmenter)
+    segmenter = ReferenceSegmenter(memory, *models, scorer=make_scorer(scorer, memory, *models, prompt))
     target = segmenter.encode(target_scenes(1)[0].image)
     instances = segmenter.match(target)
     assert isinstance(instances, Instances)
     masks = target.proposals.mask_logits > 0
-    scores = score_proposals(segmenter.class_maps(target).probabilities, masks)
+    maps = ClassMapper(prompt, *models, whole_images(memory)).maps(target.tokens, target.embedding)
+    scores = score_proposals(maps.probabilities, masks)
     if scorer == "both":
-        plain = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+        plain = ReferenceSegmenter(memory, *models)
         assert len(plain.match(target)) > 0
         cosine = torch.stack([_cosine(target, masks, p) for p in memory.prototypes()], 1)
         scores = cosine * scores.sqrt()
@@ -322,21 +325,40 @@ def _cosine(target, masks, prototype):
 def test_a_scorer_without_what_it_needs_is_refused(prompt, memory, small_encoder, small_segmenter):
     models = (small_encoder, small_segmenter)
     with pytest.raises(ValueError, match="the scorer 'vrp' needs a trained reference prompt"):
-        ReferenceSegmenter(memory, *models, scorer="vrp")
+        make_scorer("vrp", memory, *models)
     with pytest.raises(ValueError, match="the scorer must be one of prototype, vrp, both, got 'best'"):
-        ReferenceSegmenter(memory, *models, scorer="best", prompt=prompt)
+        make_scorer("best", memory, *models, prompt)
     plain, _ = build_memory(drawn_references(NOVEL_SPECIES[0], 1), small_encoder)
     with pytest.raises(PromptMismatch, match="build the memory again, with whole images"):
-        ReferenceSegmenter(plain, *models, scorer="both", prompt=prompt)
-    segmenter, image = ReferenceSegmenter(memory, *models, prompt=prompt), target_scenes(1)[0].image
-    with pytest.raises(ValueError, match="choose the scorer 'vrp' or 'both'"):
-        segmenter.map_classes(image)
-    with pytest.raises(ValueError, match="encoded without its embedding"):
-        segmenter.class_maps(segmenter.encode(image))
+        make_scorer("both", plain, *models, prompt)
+
+
+@pytest.mark.parametrize("scorer", ["vrp", "both"])
+def test_an_image_without_its_embedding_is_refused(prompt, memory, small_encoder, small_segmenter, scorer):
+    models = (small_encoder, small_segmenter)
+    target = encode_target(target_scenes(1)[0].image, *models)
+    segmenter = ReferenceSegmenter(memory, *models, scorer=make_scorer(scorer, memory, *models, prompt))
+    for without in (target, target.compact()):
+        with pytest.raises(ValueError, match="encoded without its embedding"):
+            segmenter.match(without)
+
+
+def test_a_scorer_that_needs_the_embedding_uses_no_cache(prompt, memory, small_encoder, small_segmenter, tmp_path):
+    models = (small_encoder, small_segmenter)
+    cache = TensorCache(tmp_path, 10**9)
+    for name in SCORERS:
+        engine = ReferenceSegmenter(memory, *models, scorer=make_scorer(name, memory, *models, prompt))
+        cached = CachedSegmenter(engine, cache)
+        cached.store(cached.segment(cached.fetch(target_scenes(1)[0].image)))
+        assert cache.count() == (name == "prototype")
+        cache.clear()
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_maps_need_no_proposals(prompt, memory, small_encoder, small_segmenter, preset):
-    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter, preset, scorer="vrp", prompt=prompt)
-    image = target_scenes(1)[0].image
-    assert torch.equal(segmenter.map_classes(image).logits, segmenter.class_maps(segmenter.encode(image)).logits)
+    models, image = (small_encoder, small_segmenter), target_scenes(1)[0].image
+    mapper = ClassMapper(prompt, *models, whole_images(memory))
+    target = encode_target(image, *models, preset, keep_embedding=True)
+    expected = mapper.maps(target.tokens, target.embedding)
+    assert torch.equal(mapper.map(image, preset).logits, expected.logits)
+    assert torch.equal(mapper.map(prepare_image(image, *models, preset), preset).logits, expected.logits)

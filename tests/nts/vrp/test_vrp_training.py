@@ -13,8 +13,8 @@ import torch
 
 from nts.cache import TensorCache
 from nts.datasets.episodes import EpisodeImages
-from nts.evaluation.run_folder import RunError
 from nts.references import KINDS, annotation_weights
+from nts.utils.run_folder import RunError
 from nts.vrp.training import (
     PAPER,
     ClassSplit,

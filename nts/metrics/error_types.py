@@ -1,59 +1,47 @@
-"""Where the average precision is lost: in the proposals, in the labels, in the masks, or on things nobody asked for.
+"""Types of errors: wrong class, duplicate, poor localisation, distractor, background, missed; and oracle AP.
 
-:func:`diagnose` needs ground truth and results alone. What lies under a false positive decides its kind, much as in
-TIDE (Bolya et al., arXiv 2008.08115, Sec. 2.1), with one kind more: *distractors*, objects of classes that are
-annotated but not evaluated, which a method that always chooses the nearest class cannot but mistake for one. The
-oracles repair one kind of error and leave the rest: repaired predictions of an object that another has found already
-are taken away, as in TIDE, so that a repair never turns into duplicates.
-
-:class:`ModelDiagnostics` needs the models' outputs too, image by image: how well the proposals cover the objects
-(:func:`proposal_hits`), and how often the encoder alone, given the true mask, finds the class
-(:func:`nearest_classes`).
+The object under a false positive decides its type, as in TIDE (Bolya et al., arXiv 2008.08115, Sec. 2.1). There is one
+more type: *distractors*, objects of classes that are annotated but not evaluated, which a method that always assigns
+the nearest class cannot avoid. Each oracle repairs one type of error and leaves the rest. As in TIDE, repaired
+predictions of an object that is already found are removed, so that a repair never adds duplicates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
-from ..masks import boxes_of_masks, draw_masks
-from ..matching import pool_tokens
-from ..metrics.average_precision import accumulate, objects_to_find, summarise
-from ..metrics.coco import without_nan
-from ..metrics.crowds import is_crowd
-from ..metrics.matches import AREA_RANGES, IouType, Matches, assign, geometries, match
+from .average_precision import accumulate, objects_to_find, summarise
+from .coco import without_nan
+from .crowds import is_crowd
+from .matches import IouType, Matches, assign, geometries, match
 
 FOUND_IOU = 0.5
-"""From here on a prediction shows an object."""
+"""Least IoU with which a prediction finds an object."""
 TOUCHED_IOU = 0.1
-"""From here on a prediction has to do with an object (TIDE's background threshold)."""
+"""Least IoU with which a prediction touches an object (TIDE's background threshold)."""
 ErrorKind = Literal["wrong_class", "duplicate", "poor_localisation", "distractor", "background"]
 ERROR_KINDS: tuple[ErrorKind, ...] = ("wrong_class", "duplicate", "poor_localisation", "distractor", "background")
-
-_PIXELS_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorCounts:
     """Predictions and objects of each class at an IoU of 0.5, int64 ``[K]`` each.
 
-    A false positive is judged by the object that it overlaps most, of any class, crowds left out:
+    The type of a false positive depends on the object of any class, crowds excepted, that it overlaps most.
 
     Attributes:
         right: predictions that found an object.
-        wrong_class: that object is of another evaluated class.
-        duplicate: it is of the right class, and reached with an IoU of 0.5, but a better prediction has found it.
-        poor_localisation: it is of the right class, but the IoU is below 0.5.
-        distractor: it is of a class that is not evaluated.
-        background: there is none with an IoU of 0.1.
+        wrong_class: the object is of another evaluated class.
+        duplicate: the object is of the predicted class, with an IoU of at least 0.5, but another prediction found it.
+        poor_localisation: the object is of the predicted class, but the IoU is below 0.5.
+        distractor: the object is of a class that is not evaluated.
+        background: no object is overlapped with an IoU of 0.1.
         missed: objects that no prediction found.
     """
 
@@ -66,34 +54,34 @@ class ErrorCounts:
     missed: np.ndarray
 
     def total(self) -> dict[str, int]:
-        """The sum of each over all classes."""
+        """Sums over all classes."""
         return {name: int(getattr(self, name).sum()) for name in self.__dataclass_fields__}
 
     def of_class(self, k: int) -> dict[str, int]:
-        """The counts of one class."""
+        """Counts of one class."""
         return {name: int(getattr(self, name)[k]) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnostics:
-    """What :func:`diagnose` found.
+    """Figures of :func:`diagnose`.
 
     Attributes:
         iou_type: IoU of ``"boxes"`` or ``"masks"``.
         classes: names of the ``K`` evaluated classes.
         distractors: names of the classes whose objects count as distractors.
-        ap: average precision as it is; ``nan`` where there is no ground truth.
-        ap_if_labels_perfect: if every false positive on a distractor or on an object of another class were gone, and
-            an object that nothing else finds were found by the best-scored of those that reach it with an IoU of 0.5.
-        ap_if_masks_perfect: if every right or poorly localised prediction had the mask (and box) of its object.
-        errors: over all predictions.
+        ap: average precision of the predictions; ``nan`` where there is no ground truth.
+        ap_if_labels_perfect: AP without false positives on distractors and objects of another class, where an object
+            that nothing else finds is found by the best-scored of those that overlap it with an IoU of 0.5.
+        ap_if_masks_perfect: AP if every right or poorly localised prediction had the mask (and box) of its object.
+        errors: counts over all predictions.
         confidence: the threshold of ``errors_above`` and ``confusion``.
-        errors_above: over predictions with a score of at least that.
-        confusion: int64 ``[K + 1, K + 2]``. Row: the predicted class; the last, that nothing was predicted. Column: the
-            true class; then a distractor; then background. Objects are given, by falling score and whatever their
-            class, to one prediction with an IoU of 0.5 each. Column ``k < K`` sums to the objects of a class;
-            predictions of objects already given away are in none.
-        kinds: for every false positive its row in the list of results, and what it is.
+        errors_above: counts over predictions with at least this score.
+        confusion: int64 ``[K + 1, K + 2]``. Row: the predicted class; the last: nothing predicted. Column: the true
+            class; then distractors; then background. By descending score and regardless of class, each object is
+            assigned to one prediction with an IoU of 0.5. Column ``k < K`` sums to the objects of a class;
+            predictions of objects that are already assigned are in no column.
+        kinds: type of every false positive by its row in the list of results.
         pairs: int64 ``[p, 2]``, one row for each count of ``confusion``: row in the list of results, and in that of
             annotations; -1 for none.
     """
@@ -112,7 +100,7 @@ class Diagnostics:
     pairs: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values, for JSON, without ``kinds`` and ``pairs``; ``nan`` becomes ``None``."""
+        """Figures as plain values for JSON, without ``kinds`` and ``pairs``; ``nan`` becomes ``None``."""
         values: dict[str, Any] = {
             "iou_type": self.iou_type,
             "classes": list(self.classes),
@@ -130,27 +118,27 @@ class Diagnostics:
 
 
 def diagnose(
+    matches: Matches,
     ground_truth: dict[str, Any],
     results: Sequence[dict[str, Any]],
     class_ids: Sequence[int] | None = None,
-    iou_type: IouType = "masks",
     distractor_class_ids: Sequence[int] | None = None,
     *,
     confidence: float | None = None,
 ) -> Diagnostics:
-    """Say what the predictions of a data set get wrong.
+    """Classify the errors of the predictions of a data set.
 
     Args:
-        ground_truth: a COCO dataset, with the annotations of distractors too, where there are any.
+        matches: of ``results`` with ``ground_truth``, by :func:`~nts.metrics.matches.match`.
+        ground_truth: a COCO dataset, including the annotations of distractors, if there are any.
         results: COCO results.
-        class_ids: category ids that are evaluated; all where ``None``.
-        iou_type: ``"boxes"`` or ``"masks"``.
-        distractor_class_ids: category ids of distractors; all that are not evaluated where ``None``.
+        class_ids: category ids that were evaluated; all where ``None``.
+        distractor_class_ids: category ids of distractors; all that were not evaluated where ``None``.
         confidence: counts are also given for predictions of at least this score; where ``None``, of at least the score
-            at which F1 over all classes is best.
+            with the best F1 over all classes.
 
     Raises:
-        ValueError: as :func:`~nts.metrics.matches.match`; if a class id is both evaluated and a distractor, or a
+        ValueError: if the matches are of other data or classes; if a class id is both evaluated and a distractor, or a
             distractor is unknown.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
@@ -158,23 +146,31 @@ def diagnose(
     distractors = sorted(set(names) - set(evaluated) if distractor_class_ids is None else set(distractor_class_ids))
     if both := sorted(set(evaluated) & set(distractors)):
         raise ValueError(f"class ids {both} cannot be evaluated and distractors")
-    if unknown := [class_id for class_id in distractors if class_id not in names]:
+    if unknown := [class_id for class_id in (*evaluated, *distractors) if class_id not in names]:
         raise ValueError(f"unknown class ids {unknown}: the ground truth has {sorted(names)}")
-    matches = match(ground_truth, results, evaluated, iou_type)
+    if matches.classes != tuple(names[class_id] for class_id in evaluated):
+        raise ValueError(f"the matches are of other classes: {', '.join(matches.classes)}")
+    if (matches.annotations, matches.results) != (len(ground_truth["annotations"]), len(results)):
+        raise ValueError(
+            f"the matches are of {matches.annotations} annotations and {matches.results} results, not of "
+            f"{len(ground_truth['annotations'])} and {len(results)}"
+        )
     judged = _judge(matches, ground_truth, results, evaluated, distractors)
     if confidence is None:
         confidence = _best_confidence(matches)
     confusion, pairs = _confusion(judged, confidence)
     wrong = np.flatnonzero(judged.kind >= 0)
+
+    def oracle(repaired: Sequence[dict[str, Any]]) -> float:
+        return summarise(accumulate(match(ground_truth, repaired, evaluated, matches.iou_type))).ap
+
     return Diagnostics(
-        iou_type=iou_type,
+        iou_type=matches.iou_type,
         classes=matches.classes,
         distractors=tuple(names[class_id] for class_id in distractors),
         ap=summarise(accumulate(matches)).ap,
-        ap_if_labels_perfect=_ap(
-            ground_truth, _with_perfect_labels(judged, ground_truth, results), evaluated, iou_type
-        ),
-        ap_if_masks_perfect=_ap(ground_truth, _with_perfect_masks(judged, ground_truth, results), evaluated, iou_type),
+        ap_if_labels_perfect=oracle(_with_perfect_labels(judged, ground_truth, results)),
+        ap_if_masks_perfect=oracle(_with_perfect_masks(judged, ground_truth, results)),
         errors=_count(judged, -math.inf),
         confidence=confidence,
         errors_above=_count(judged, confidence),
@@ -186,17 +182,17 @@ def diagnose(
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """Matches, and what lies under every prediction.
+    """Matches, and the object under every prediction.
 
     Attributes:
         matches: of the predictions, ``n``.
         objects: int64 ``[o]``: rows of annotations of evaluated classes and distractors, without crowds.
         object_label: int64 ``[o]``: evaluated class of each, ``K`` for distractors.
         closest: int64 ``[n]``: the object that each prediction overlaps most; -1 below ``TOUCHED_IOU``.
-        closest_iou: float64 ``[n]``.
-        edges: which prediction, which object, and their IoU, where that reaches ``FOUND_IOU``.
-        right: bool ``[n]``.
-        kind: int64 ``[n]``: index of ERROR_KINDS, -1 for what is no false positive.
+        closest_iou: float64 ``[n]``: its IoU.
+        edges: prediction, object and IoU of every pair that reaches ``FOUND_IOU``.
+        right: bool ``[n]``: true positives.
+        kind: int64 ``[n]``: index of ERROR_KINDS, -1 for all but false positives.
     """
 
     matches: Matches
@@ -282,9 +278,9 @@ def _count(judged: _Judged, confidence: float) -> ErrorCounts:
 
 
 def _confusion(judged: _Judged, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The table, and its pairs."""
+    """Confusion matrix and its pairs, see :class:`Diagnostics`."""
     matches, classes = judged.matches, len(judged.matches.classes)
-    # What COCO ignores has found a crowd: nothing can be said about it.
+    # Ignored predictions matched a crowd, so their objects are unknown.
     taking_part = np.flatnonzero((matches.score >= confidence) & (judged.right | (judged.kind >= 0)))
     order = taking_part[np.lexsort((-matches.score[taking_part], matches.image[taking_part]))]
     position = np.full(len(matches), -1, np.int64)
@@ -315,7 +311,7 @@ def _confusion(judged: _Judged, confidence: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _best_confidence(matches: Matches) -> float:
-    """The score at which F1, over all classes and at an IoU of 0.5, is best; 0 where nothing is right."""
+    """Score with the best F1 over all classes at an IoU of 0.5; 0 without true positives."""
     all_sizes = matches.areas.index("all")
     order = np.argsort(-matches.score, kind="stable")
     right = matches.true_positives()[all_sizes, 0][order].cumsum()
@@ -329,7 +325,7 @@ def _best_confidence(matches: Matches) -> float:
 
 
 def _first_of_each(judged: _Judged, chosen: np.ndarray) -> np.ndarray:
-    """Of the chosen predictions, those of best score on each object that nothing has found yet: indices."""
+    """Indices of the best-scored chosen predictions on each object that nothing has found yet."""
     all_sizes = judged.matches.areas.index("all")
     found = np.isin(judged.objects, judged.matches.matched[all_sizes, 0][judged.right])
     able = np.flatnonzero(chosen)
@@ -364,168 +360,3 @@ def _with_perfect_masks(
         kept = {key: result[key] for key in ("image_id", "category_id", "score")}
         repaired.append(kept | {key: annotation[key] for key in ("bbox", "segmentation") if key in annotation})
     return repaired
-
-
-def _ap(
-    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], class_ids: Sequence[int], iou_type: IouType
-) -> float:
-    return summarise(accumulate(match(ground_truth, results, class_ids, iou_type))).ap
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# With the models
-
-
-def proposal_hits(true_masks: Tensor, mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The best IoU that any proposal reaches with each object.
-
-    Args:
-        true_masks: bool ``[m, H, W]``.
-        mask_logits: ``[n, S, S]`` low-resolution logits of the proposals.
-        image_size: ``(H, W)``.
-
-    Returns:
-        float64 ``[m]``, on the proposals' device; 0 for an empty mask, and where there are no proposals.
-
-    Raises:
-        ValueError: if the masks are not of the image's size.
-    """
-    if tuple(true_masks.shape[1:]) != tuple(image_size):
-        raise ValueError(f"true masks are {tuple(true_masks.shape[1:])}, the image {tuple(image_size)}")
-    true_masks = true_masks.to(mask_logits.device)
-    best = torch.zeros(len(true_masks), dtype=torch.float64, device=mask_logits.device)
-    areas = true_masks.flatten(1).sum(1)
-    windows = boxes_of_masks(true_masks).tolist()
-    # Few proposals at a time, and of each only what lies within an object's box: full-size masks of all need too much.
-    chunk = max(1, _PIXELS_AT_ONCE // math.prod(image_size))
-    for first in range(0, len(mask_logits), chunk):
-        proposed = draw_masks(mask_logits[first : first + chunk], image_size)
-        proposed_areas = proposed.flatten(1).sum(1)
-        for i, (x1, y1, x2, y2) in enumerate(windows):
-            rows, columns = slice(y1, y2 + 1), slice(x1, x2 + 1)
-            shared = (proposed[:, rows, columns] & true_masks[i, rows, columns]).flatten(1).sum(1)
-            union = areas[i] + proposed_areas - shared
-            best[i] = torch.maximum(best[i], (shared.double() / union.clamp(min=1)).amax())
-    return best
-
-
-def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor, features: Tensor | None = None) -> Tensor:
-    """The class that the encoder alone would give each object, from its true mask.
-
-    Args:
-        tokens: ``[h, w, C]`` patch tokens of the image.
-        true_masks: bool ``[m, H, W]``.
-        prototypes: ``[K, C]`` class prototypes; they are L2-normalised here.
-        features: ``[m, C]``, what ``pool_tokens`` makes of the masks, where it is known already.
-
-    Returns:
-        int64 ``[m]``; -1 for an empty mask.
-    """
-    if len(true_masks) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=tokens.device)
-    true_masks = true_masks.to(tokens.device)
-    features = pool_tokens(tokens, true_masks) if features is None else features
-    nearest = (features @ F.normalize(prototypes.float(), dim=1).T).argmax(1)
-    return nearest.masked_fill(~true_masks.flatten(1).any(1), -1)
-
-
-@dataclass(frozen=True)
-class ProposalRecall:
-    """How well the proposals cover the objects of some sizes; ``nan`` where there are none.
-
-    Attributes:
-        area: name of the range of sizes.
-        objects: number of objects.
-        recall_50, recall_75: share of them of which some proposal reaches an IoU of 0.5, and of 0.75.
-        mean: mean of the best IoU.
-    """
-
-    area: str
-    objects: int
-    recall_50: float
-    recall_75: float
-    mean: float
-
-
-@dataclass(frozen=True, eq=False)
-class ModelSummary:
-    """What :class:`ModelDiagnostics` gathered.
-
-    Attributes:
-        classes: names of the ``K`` classes.
-        recall: of the proposals, for each range of sizes.
-        objects: number of objects with a class, given their true masks.
-        accuracy: share of them that are nearest to their own class; ``nan`` where there are none.
-        per_class: the same for every class.
-        confusion: int64 ``[K, K]``: of objects with true masks; row: the nearest class, column: the true one.
-    """
-
-    classes: tuple[str, ...]
-    recall: tuple[ProposalRecall, ...]
-    objects: int
-    accuracy: float
-    per_class: dict[str, float]
-    confusion: np.ndarray
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON; ``nan`` becomes ``None``."""
-        values = {name: getattr(self, name) for name in ("objects", "accuracy", "per_class")}
-        recall = [asdict(row) for row in self.recall]
-        return without_nan(values | {"classes": self.classes, "recall": recall, "confusion": self.confusion.tolist()})
-
-
-class ModelDiagnostics:
-    """Gathers, image by image, what the two models contribute to the errors.
-
-    Args:
-        classes: names of the classes, in the order of labels.
-        ranges: names of ranges of sizes and their limits, both included; by default COCO's, in square pixels.
-    """
-
-    def __init__(self, classes: Sequence[str], ranges: Mapping[str, tuple[float, float]] | None = None) -> None:
-        self.classes = tuple(classes)
-        self.ranges = dict(AREA_RANGES if ranges is None else ranges)
-        self._sizes: list[np.ndarray] = []
-        self._best_iou: list[np.ndarray] = []
-        self._confusion = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        self._objects = np.zeros(len(self.classes), np.int64)
-
-    def add_proposals(self, sizes: Sequence[float] | np.ndarray, best_iou: Tensor) -> None:
-        """Objects of an image, distractors or not: their sizes ``[m]``, and what :func:`proposal_hits` says of them."""
-        if len(sizes) != len(best_iou):
-            raise ValueError(f"{len(sizes)} sizes, but {len(best_iou)} objects")
-        self._sizes.append(np.asarray(sizes, np.float64))
-        self._best_iou.append(best_iou.cpu().numpy())
-
-    def add_labels(self, labels: Sequence[int] | np.ndarray, nearest: Tensor) -> None:
-        """Objects of an image: their true labels ``[m]``, -1 for distractors, and what :func:`nearest_classes` says."""
-        labels, chosen = np.asarray(labels, np.int64), nearest.cpu().numpy()
-        if len(labels) != len(chosen):
-            raise ValueError(f"{len(labels)} labels, but {len(chosen)} objects")
-        known = labels >= 0
-        self._objects += np.bincount(labels[known], minlength=len(self.classes))
-        known &= chosen >= 0
-        np.add.at(self._confusion, (chosen[known], labels[known]), 1)
-
-    def summary(self) -> ModelSummary:
-        """What was gathered so far."""
-        sizes, best = (np.concatenate([np.zeros(0), *parts]) for parts in (self._sizes, self._best_iou))
-        recall = []
-        for name, (low, high) in self.ranges.items():
-            of_range = best[(sizes >= low) & (sizes <= high)]
-            figures = [_share(of_range >= 0.5), _share(of_range >= 0.75), _share(of_range)]
-            recall.append(ProposalRecall(name, len(of_range), *figures))
-        right, objects = self._confusion.diagonal(), int(self._objects.sum())
-        per_class = zip(self.classes, right.tolist(), self._objects.tolist(), strict=True)
-        return ModelSummary(
-            classes=self.classes,
-            recall=tuple(recall),
-            objects=objects,
-            accuracy=int(right.sum()) / objects if objects else math.nan,
-            per_class={name: hits / of_class if of_class else math.nan for name, hits, of_class in per_class},
-            confusion=self._confusion.copy(),
-        )
-
-
-def _share(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else math.nan

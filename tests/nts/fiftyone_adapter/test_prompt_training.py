@@ -28,14 +28,14 @@ def quick(monkeypatch, fo, tmp_path):
     """A checkpoint every other step, few episodes to validate, and a place of its own for interrupted trainings."""
     from dataclasses import replace
 
-    from nts.fiftyone_adapter import prompts
+    from nts.fiftyone_adapter import prompt_training
 
-    original = prompts._config
+    original = prompt_training._config
 
     def often(*args, **given):
         return replace(original(*args, **given), check_every=2, validation_episodes=4)
 
-    monkeypatch.setattr(prompts, "_config", often)
+    monkeypatch.setattr(prompt_training, "_config", often)
     monkeypatch.setattr(fo.config, "default_dataset_dir", str(tmp_path / "datasets"))
 
 
@@ -54,12 +54,12 @@ def test_a_view_becomes_a_prompt_of_the_dataset(nts_fo, labelled):
     assert (stored["encoder"], stored["segmenter"], stored["steps"]) == ("small", "small", 4)
     prompt = nts_fo.prompts.load_prompt(labelled, "shapes")
     assert prompt.fingerprint == stored["fingerprint"]
-    assert not list(Path(nts_fo.prompts.fo.config.default_dataset_dir).rglob("*.safetensors"))
+    assert not list(Path(nts_fo.prompt_training.fo.config.default_dataset_dir).rglob("*.safetensors"))
 
 
 def test_an_interrupted_training_ends_as_one_that_was_not(nts_fo, labelled):
     whole = nts_fo.train_reference_prompt(labelled, "objects", "whole", **FEW)
-    job = nts_fo.prompts.prompt_job(labelled, "objects", "parts", **FEW)
+    job = nts_fo.prompt_training.prompt_job(labelled, "objects", "parts", **FEW)
     while "step 3/" not in next(job).label:
         pass
     job.close()
@@ -73,7 +73,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(nts_fo, labelled):
 
 
 def test_overwriting_begins_anew(nts_fo, labelled):
-    job = nts_fo.prompts.prompt_job(labelled, "objects", "shapes", **FEW)
+    job = nts_fo.prompt_training.prompt_job(labelled, "objects", "shapes", **FEW)
     while "step 3/" not in next(job).label:
         pass
     job.close()
@@ -113,15 +113,17 @@ def test_what_cannot_be_used_is_left_out_and_told(nts_fo, labelled):
 
 def test_an_object_without_a_mask_is_neither_found_nor_background(nts_fo, labelled, monkeypatch):
     from nts.datasets.episodes import EpisodeImages
-    from nts.fiftyone_adapter import prompts
+    from nts.fiftyone_adapter import prompt_training
 
     sample = labelled.first()
     x, y, width, height = sample.objects.detections[0].bounding_box
     sample.objects.detections[0].mask = None
     sample.save()
     given = []
-    original = prompts.train
-    monkeypatch.setattr(prompts, "train", lambda dataset, *more: given.append(dataset) or original(dataset, *more))
+    original = prompt_training.train
+    monkeypatch.setattr(
+        prompt_training, "train", lambda dataset, *more: given.append(dataset) or original(dataset, *more)
+    )
     nts_fo.train_reference_prompt(labelled, "objects", "shapes", **FEW)
     ignored = EpisodeImages(given[0]).ignored(sample.id)
     ys, xs = ignored.nonzero()
@@ -248,14 +250,14 @@ def test_the_plugin_is_the_one_that_is_tested(fo):
 
 
 def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_nothing(nts_fo, labelled, monkeypatch):
-    from nts.fiftyone_adapter import prompts
+    from nts.fiftyone_adapter import prompt_training
 
-    monkeypatch.setattr(prompts, "_CHECK_AFTER", 0)
-    first = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
+    monkeypatch.setattr(prompt_training, "_CHECK_AFTER", 0)
+    first = nts_fo.prompt_training.prompt_job(labelled, "objects", "learned", **FEW)
     while "step" not in next(first).label:
         pass
     assert nts_fo.runs.list_drafts(labelled, nts_fo.runs.PROMPT)["learned"]["status"] == "running"
-    second = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
+    second = nts_fo.prompt_training.prompt_job(labelled, "objects", "learned", **FEW)
     while "waiting for an earlier training" not in next(second).label:
         pass
     with pytest.raises(nts_fo.errors.RunEnded, match="'learned' was started again meanwhile, or deleted"):
@@ -272,7 +274,7 @@ def test_the_older_of_two_trainings_of_a_name_ends_and_a_deleted_one_leaves_noth
 
 
 def test_a_stopped_training_is_listed_and_can_be_finished_or_deleted(nts_fo, labelled):
-    job = nts_fo.prompts.prompt_job(labelled, "objects", "learned", **FEW)
+    job = nts_fo.prompt_training.prompt_job(labelled, "objects", "learned", **FEW)
     while "step" not in next(job).label:
         pass
     job.close()

@@ -7,16 +7,27 @@ import math
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from coco_cases import draw_case
 from pycocotools import mask as coco_mask
 
-from nts.evaluation.diagnostics import ERROR_KINDS, ModelDiagnostics, diagnose, nearest_classes, proposal_hits
 from nts.metrics.coco import evaluate
-from nts.metrics.matches import match
+from nts.metrics.error_types import ERROR_KINDS, Diagnostics, diagnose
+from nts.metrics.matches import IouType, match
 
 SEEDS = range(24)
+
+
+def errors_of(
+    ground_truth: dict,
+    results: list[dict],
+    class_ids: list[int],
+    iou_type: IouType,
+    distractor_class_ids: list[int] | None = None,
+    **options: float,
+) -> Diagnostics:
+    """Match and diagnose."""
+    matches = match(ground_truth, results, class_ids, iou_type)
+    return diagnose(matches, ground_truth, results, class_ids, distractor_class_ids, **options)
 
 
 def scene(*found, objects) -> tuple[dict, list[dict]]:
@@ -28,7 +39,7 @@ def scene(*found, objects) -> tuple[dict, list[dict]]:
     results = [
         {"image_id": 1, "category_id": c, "bbox": [x1, 0, x2 - x1, 10], "score": score} for c, x1, x2, score in found
     ]
-    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 9, "name": "bait"}]
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 9, "name": "rock"}]
     images = [{"id": 1, "height": 100, "width": 400}]
     return {"images": images, "annotations": annotations, "categories": categories}, results
 
@@ -47,9 +58,9 @@ ALL_KINDS = scene(
 
 def test_every_kind_of_error_is_told_from_the_others():
     ground_truth, results = ALL_KINDS
-    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.55)
+    found = errors_of(ground_truth, results, [1, 2], "boxes", confidence=0.55)
     assert found.classes == ("a", "b")
-    assert found.distractors == ("bait",)
+    assert found.distractors == ("rock",)
     expected = {
         "right": 1,
         "wrong_class": 1,
@@ -69,16 +80,16 @@ def test_every_kind_of_error_is_told_from_the_others():
 
 def test_confusion_gives_each_object_to_one_prediction():
     ground_truth, results = ALL_KINDS
-    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.0)
+    found = errors_of(ground_truth, results, [1, 2], "boxes", confidence=0.0)
     # Columns: a, b, distractor, background. The duplicate is in none.
     assert found.confusion.tolist() == [[1, 1, 1, 2], [1, 0, 0, 0], [0, 0, 0, 0]]
-    above = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.65)
+    above = errors_of(ground_truth, results, [1, 2], "boxes", confidence=0.65)
     assert above.confusion.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
 
 
 def test_kinds_and_pairs_name_what_is_counted():
     ground_truth, results = ALL_KINDS
-    found = diagnose(ground_truth, results, [1, 2], "boxes", confidence=0.55)
+    found = errors_of(ground_truth, results, [1, 2], "boxes", confidence=0.55)
     assert found.kinds == {
         1: "duplicate",
         2: "wrong_class",
@@ -94,7 +105,7 @@ def test_kinds_and_pairs_name_what_is_counted():
 
 def test_distractors_are_background_where_they_are_not_told():
     ground_truth, results = ALL_KINDS
-    found = diagnose(ground_truth, results, [1, 2], "boxes", distractor_class_ids=[])
+    found = errors_of(ground_truth, results, [1, 2], "boxes", distractor_class_ids=[])
     assert found.errors.total()["distractor"] == 0
     assert found.errors.total()["background"] == 2
     assert found.distractors == ()
@@ -108,7 +119,7 @@ def test_perfect_labels_find_what_was_called_something_else():
         (1, 80, 100, 0.6),
         objects=[(1, 0, 20), (1, 40, 60), (9, 80, 100)],
     )
-    found = diagnose(ground_truth, results, [1, 2], "boxes")
+    found = errors_of(ground_truth, results, [1, 2], "boxes")
     assert found.ap == pytest.approx(51 / 101)
     assert found.ap_if_labels_perfect == pytest.approx(1)
     assert found.ap_if_masks_perfect == found.ap
@@ -118,7 +129,7 @@ def test_perfect_masks_find_what_was_outlined_badly():
     ground_truth, results = scene(
         (1, 0, 14, 0.9), (1, 40, 46, 0.8), (1, 40, 45, 0.7), (1, 0, 3, 0.6), objects=[(1, 0, 20), (1, 40, 60)]
     )
-    found = diagnose(ground_truth, results, [1, 2], "boxes")
+    found = errors_of(ground_truth, results, [1, 2], "boxes")
     assert found.ap == pytest.approx(5 / 10 * 51 / 101)  # IoU 0.7: right up to that threshold
     assert found.ap_if_masks_perfect == pytest.approx(1)
     assert found.ap_if_labels_perfect == found.ap
@@ -128,15 +139,15 @@ def test_the_default_confidence_is_that_of_the_best_f1():
     ground_truth, results = scene(
         (1, 0, 20, 0.9), (1, 300, 320, 0.5), (1, 40, 60, 0.5), (1, 330, 350, 0.1), objects=[(1, 0, 20), (1, 40, 60)]
     )
-    assert diagnose(ground_truth, results, [1], "boxes").confidence == 0.5
-    assert diagnose(ground_truth, results[:2], [1], "boxes").confidence == 0.9
-    assert diagnose(ground_truth, [], [1], "boxes").confidence == 0
+    assert errors_of(ground_truth, results, [1], "boxes").confidence == 0.5
+    assert errors_of(ground_truth, results[:2], [1], "boxes").confidence == 0.9
+    assert errors_of(ground_truth, [], [1], "boxes").confidence == 0
 
 
 def test_what_lies_on_a_crowd_is_not_judged():
     ground_truth, results = scene((1, 0, 20, 0.9), objects=[(1, 0, 50)])
     ground_truth["annotations"][0]["iscrowd"] = 1
-    found = diagnose(ground_truth, results, [1], "boxes", confidence=0)
+    found = errors_of(ground_truth, results, [1], "boxes", confidence=0)
     assert sum(found.errors.total().values()) == 0
     assert found.confusion.sum() == 0
 
@@ -168,7 +179,7 @@ def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
     improved = 0
     for seed in SEEDS:
         ground_truth, results = draw_case(seed)
-        found = diagnose(ground_truth, results, [3, 17], iou_type)
+        found = errors_of(ground_truth, results, [3, 17], iou_type)
         total = found.errors.total()
         assert {kind: total[kind] for kind in ERROR_KINDS} == kinds_slowly(ground_truth, results, [3, 17], iou_type)
         objects = [a for a in ground_truth["annotations"] if not a["iscrowd"]]
@@ -193,75 +204,17 @@ def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
 def test_what_cannot_be_diagnosed_is_refused():
     ground_truth, results = ALL_KINDS
     with pytest.raises(ValueError, match=r"class ids \[2\] cannot be evaluated and distractors"):
-        diagnose(ground_truth, results, [1, 2], "boxes", [2, 9])
+        errors_of(ground_truth, results, [1, 2], "boxes", [2, 9])
     with pytest.raises(ValueError, match=r"unknown class ids \[5\]"):
-        diagnose(ground_truth, results, [1, 2], "boxes", [5])
+        errors_of(ground_truth, results, [1, 2], "boxes", [5])
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# With the models
-
-
-@pytest.mark.parametrize(("proposals", "side"), [(7, 16), (1, 16), (0, 16), (70, 24)])
-def test_proposal_hits_equal_whole_masks(proposals, side, monkeypatch):
-    monkeypatch.setattr("nts.evaluation.diagnostics._PIXELS_AT_ONCE", 5000)  # several proposals at a time, not all
-    generator = torch.Generator().manual_seed(proposals)
-    logits = F.avg_pool2d(torch.randn(proposals, 1, side, side, generator=generator), 5, 1, 2)[:, 0]
-    true_masks = F.interpolate(torch.randn(5, 1, 6, 6, generator=generator), (40, 30), mode="bilinear")[:, 0] > 0.4
-    true_masks[3] = False
-    best = proposal_hits(true_masks, logits, (40, 30))
-    expected = torch.zeros(5, dtype=torch.float64)
-    for logit in logits:
-        whole = F.interpolate(logit[None, None], (40, 30), mode="bilinear", align_corners=False)[0, 0] > 0
-        for i, mask in enumerate(true_masks):
-            union = int((whole | mask).sum())
-            expected[i] = max(float(expected[i]), int((whole & mask).sum()) / union if union else 0.0)
-    torch.testing.assert_close(best, expected, rtol=0, atol=1e-12)
-
-
-def test_proposal_hits_need_masks_of_the_image_size():
-    with pytest.raises(ValueError, match=r"true masks are \(8, 9\), the image \(8, 8\)"):
-        proposal_hits(torch.ones(1, 8, 9, dtype=torch.bool), torch.ones(2, 4, 4), (8, 8))
-
-
-def test_nearest_class_is_that_of_the_tokens_under_the_mask():
-    tokens = torch.zeros(4, 4, 3)
-    tokens[:, :2, 0], tokens[:, 2:, 1] = 1, 1
-    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
-    masks[0, :, :6], masks[1, 4:9, 11:] = True, True
-    prototypes = torch.tensor([[0.0, 5.0, 0.0], [0.1, 0.0, 0.0]])
-    assert nearest_classes(tokens, masks, prototypes).tolist() == [1, 0, -1]
-    assert nearest_classes(tokens, masks[:0], prototypes).tolist() == []
-
-
-def test_model_diagnostics_gather_images():
-    gathered = ModelDiagnostics(["a", "b"])
-    gathered.add_proposals([100, 32**2, 96**2 + 1], torch.tensor([0.4, 0.6, 0.9]))
-    gathered.add_proposals(np.zeros(0), torch.zeros(0))
-    gathered.add_proposals([200], torch.tensor([0.8]))
-    gathered.add_labels([0, 1, -1], torch.tensor([0, 0, 1]))
-    gathered.add_labels([1, 1], torch.tensor([1, -1]))
-    summary = gathered.summary()
-    recall = {row.area: (row.objects, row.recall_50, row.recall_75) for row in summary.recall}
-    assert recall == {
-        "all": (4, 0.75, 0.5),
-        "small": (3, pytest.approx(2 / 3), pytest.approx(1 / 3)),
-        "medium": (1, 1.0, 0.0),  # the border belongs to both, as in COCO
-        "large": (1, 1.0, 1.0),
-    }
-    assert summary.recall[0].mean == pytest.approx(0.675)
-    assert (summary.objects, summary.accuracy) == (4, 0.5)
-    assert summary.per_class == {"a": 1.0, "b": pytest.approx(1 / 3)}
-    assert summary.confusion.tolist() == [[1, 1], [0, 1]]
-    json.dumps(summary.to_dict(), allow_nan=False)
-
-
-def test_model_diagnostics_of_nothing():
-    summary = ModelDiagnostics(["a"], {"any": (0, 1)}).summary()
-    assert math.isnan(summary.accuracy)
-    assert math.isnan(summary.recall[0].recall_50)
-    assert summary.to_dict()["accuracy"] is None
-    with pytest.raises(ValueError, match="2 sizes, but 1 objects"):
-        ModelDiagnostics(["a"]).add_proposals([1, 2], torch.ones(1))
-    with pytest.raises(ValueError, match="1 labels, but 2 objects"):
-        ModelDiagnostics(["a"]).add_labels([0], torch.zeros(2, dtype=torch.int64))
+def test_matches_of_other_data_are_refused():
+    ground_truth, results = ALL_KINDS
+    matches = match(ground_truth, results, [1, 2], "boxes")
+    with pytest.raises(ValueError, match="the matches are of other classes: a, b"):
+        diagnose(matches, ground_truth, results, [1])
+    with pytest.raises(ValueError, match="the matches are of 4 annotations and 7 results, not of 4 and 6"):
+        diagnose(matches, ground_truth, results[:-1], [1, 2])
+    with pytest.raises(ValueError, match=r"unknown class ids \[5\]"):
+        diagnose(matches, ground_truth, results, [1, 5])

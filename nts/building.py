@@ -1,0 +1,155 @@
+"""Build a memory: references to prototypes (paper, Sec. 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from .cache import TensorCache
+from .cache.references import ReferenceCache
+from .encoder import Encoder
+from .memory import MemoryBank, MemoryEntry, WholeImage
+from .models import load_encoder
+from .presets import Preset, get_preset
+from .references import InvalidReference, Reference, annotation_weights, by_image, contradictions, prepare_reference
+from .utils.devices import halving
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A reference that could not be used, and the reason."""
+
+    sample_id: str
+    label_id: str
+    reason: str
+
+
+def encode_references(
+    references: Iterable[Reference],
+    encoder: Encoder,
+    preset: str | Preset = "default",
+    batch_size: int = 8,
+    *,
+    keep_images: bool = False,
+    cache: TensorCache | None = None,
+) -> Iterator[MemoryEntry | Skipped]:
+    """Encode references as entries of a memory, one result per reference, in their order.
+
+    The prototype of an entry is the weighted mean of the patch tokens of its crop (paper, Eq. 1; see
+    :func:`nts.memory.instance_prototype`). References are read ``batch_size`` at a time, so an iterator that loads
+    images on demand needs little memory.
+
+    Args:
+        references: of any kind; those of one image share its array and follow each other.
+        encoder: a loaded encoder.
+        preset: decides how references are prepared.
+        batch_size: references encoded at a time; fewer where the device has too little memory.
+        keep_images: store the tokens of whole images, too, which a visual reference prompt needs.
+        cache: for encoded references.
+    """
+    preset = get_preset(preset)
+    references = iter(references)
+    encoded = ReferenceCache(cache, encoder, preset)
+    while batch := list(islice(references, batch_size)):
+        keys = [encoded.key(reference) for reference in batch]
+        known = [encoded.get(key) for key in keys]
+        prepared = [
+            None if found is not None else _prepare(reference, encoder, preset)
+            for reference, found in zip(batch, known, strict=True)
+        ]
+        pixels = [inputs[0] for inputs in prepared if isinstance(inputs, tuple)]
+        tokens = iter(halving(encoder.encode, torch.stack(pixels)) if pixels else ())
+        for reference, key, found, inputs in zip(batch, keys, known, prepared, strict=True):
+            if isinstance(inputs, Skipped):
+                yield inputs
+                continue
+            if found is None:
+                assert inputs is not None
+                found = encoded.put(key, next(tokens).cpu(), inputs[1])
+            whole = None
+            if keep_images:
+                whole = _whole_image(reference, *encoded.whole_tokens(reference.image), encoder.grid)
+            yield replace(_entry(reference, *found), whole_image=whole)
+
+
+def build_memory(
+    references: Iterable[Reference],
+    encoder: Encoder | str = "small",
+    preset: str | Preset = "default",
+    *,
+    keep_images: bool = False,
+    cache: TensorCache | None = None,
+) -> tuple[MemoryBank, list[Skipped]]:
+    """Build a memory of all usable references (paper, Eq. 1 and 2).
+
+    References of one image that follow each other and contradict each other are left out, see
+    :func:`nts.references.contradictions`. Boxes, points and scribbles are rasterised without SAM2; use
+    :func:`nts.promotion.promote` first to turn them into masks.
+
+    Args:
+        references, preset, keep_images, cache: see :func:`encode_references`.
+        encoder: a loaded encoder, or a name for :func:`nts.models.load_encoder`.
+
+    Returns:
+        the memory, and the references that were left out.
+
+    >>> memory, skipped = build_memory([Reference(image, "cat", mask)])
+    """
+    preset = get_preset(preset)
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder, precision=preset.precision_for("auto"))
+    memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
+
+    def usable() -> Iterator[Reference]:
+        for of_image in by_image(references):
+            reasons = contradictions(of_image)
+            for k, reference in enumerate(of_image):
+                if k in reasons:
+                    skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
+                else:
+                    yield reference
+
+    for result in encode_references(usable(), encoder, preset, keep_images=keep_images, cache=cache):
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        else:
+            memory.add(result)
+    return memory, skipped
+
+
+def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:
+    try:
+        return prepare_reference(
+            reference,
+            encoder.info.input_size,
+            encoder.grid,
+            antialias=preset.antialias,
+            patch_weights=preset.patch_weights,
+        )
+    except InvalidReference as error:
+        return Skipped(reference.sample_id, reference.label_id, str(error))
+
+
+def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:
+    kind = "mask" if reference.promoted else reference.kind
+    weights = annotation_weights(reference.mask, kind, grid).flatten().half()
+    # Prompts with the published choices were trained on annotations sampled at one pixel per patch.
+    sampled = annotation_weights(reference.mask, kind, grid, "nearest").flatten().bool()
+    return WholeImage(name, tokens, weights, kind, sampled)
+
+
+def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntry:
+    return MemoryEntry(
+        class_name=reference.class_name,
+        prototype=prototype,
+        sample_id=reference.sample_id,
+        label_id=reference.label_id,
+        kind=reference.kind,
+        weight=weight,
+        promoted=reference.promoted,
+        file=reference.file,
+    )

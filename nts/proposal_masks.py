@@ -1,0 +1,181 @@
+"""Masks of the proposals of one image, in two forms.
+
+:class:`LogitMasks` holds the logits of SAM2 and draws only the masks that the matching asks for.
+:class:`RunLengthMasks` holds every mask drawn, in few bytes, and is what the cache stores. Drawing all of several
+hundred proposals takes longer than matching them, so an image that the models have just seen is matched by its logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from .masks import boxes_of_masks, draw_crops, each_crop, overlaps_of_masks
+from .merging import Overlaps
+
+
+class ProposalMasks(Protocol):
+    """Masks of ``n`` proposals of one image.
+
+    Attributes:
+        image_size: ``(H, W)`` of the image in pixels.
+        boxes: integer ``[n, 4]`` inclusive boxes of the masks at the size of their logits; zeros for an empty one.
+        empty: bool ``[n]``, of the same masks.
+    """
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    @property
+    def boxes(self) -> Tensor: ...
+
+    @property
+    def empty(self) -> Tensor: ...
+
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
+        """Return the pixels that proposals share at the image's size.
+
+        Args:
+            which: int64 ``[k]`` distinct proposals, by falling rank.
+            labels: int64 ``[k]`` their classes.
+        """
+        ...
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return masks at the image's size, each cut to its box, and those boxes.
+
+        Args:
+            which: int64 ``[k]`` proposals.
+
+        Returns:
+            bool ``[h, w]`` each, and int64 ``[k, 4]`` half-open boxes; see :func:`nts.masks.draw_crops`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LogitMasks:
+    """Masks as SAM2 gives them.
+
+    Attributes:
+        logits: ``[n, S, S]``, positive inside.
+        image_size: ``(H, W)`` of the image in pixels.
+    """
+
+    logits: Tensor
+    image_size: tuple[int, int]
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        return boxes_of_masks(self.logits > 0)
+
+    @cached_property
+    def empty(self) -> Tensor:
+        return ~(self.logits > 0).flatten(1).any(1)
+
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
+        """See :meth:`ProposalMasks.overlaps`."""
+        return Overlaps.of_matrix(overlaps_of_masks(self.logits[which], self.image_size), labels)
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`ProposalMasks.crops`."""
+        return draw_crops(self.logits[which], self.image_size)
+
+
+@dataclass(frozen=True)
+class RunLengthMasks:
+    """Masks drawn at the image's size, as run lengths, with the overlaps of all pairs; on the CPU.
+
+    Attributes:
+        image_size: ``(H, W)`` in pixels.
+        boxes: int16 ``[n, 4]`` inclusive boxes of the masks at the size of their logits.
+        empty: bool ``[n]``, of the same masks.
+        full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
+        areas: int32 ``[n]`` in pixels of the image.
+        pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size; int32 where ``n`` demands it.
+        shared: int32 ``[p]`` number of shared pixels of each pair.
+        runs: uint8, COCO's run lengths of all masks, each cut to its box and transposed, concatenated. COCO goes down
+            the columns, so a transposed mask is decoded row by row.
+        runs_end: int32 ``[n]`` end of the run lengths of each mask in ``runs``.
+    """
+
+    image_size: tuple[int, int]
+    boxes: Tensor
+    empty: Tensor
+    full_boxes: Tensor
+    areas: Tensor
+    pairs: Tensor
+    shared: Tensor
+    runs: Tensor
+    runs_end: Tensor
+
+    @classmethod
+    def of_logits(cls, logits: Tensor, image_size: tuple[int, int]) -> RunLengthMasks:
+        """Draw masks ``[n, S, S]``, given as logits, at the size ``(H, W)`` of their image."""
+        inside = logits > 0
+        overlaps = overlaps_of_masks(logits, image_size)
+        first, second = overlaps.triu(1).nonzero(as_tuple=True)
+        runs, full_boxes = [], []
+        for crop, box in each_crop(logits, image_size):
+            runs.append(_run_lengths(crop))
+            full_boxes.append(box)
+        lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
+        return cls(
+            image_size=image_size,
+            boxes=boxes_of_masks(inside).to("cpu", torch.int16),
+            empty=~inside.flatten(1).any(1).cpu(),
+            full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
+            areas=overlaps.diagonal().int().cpu(),
+            pairs=torch.stack([first, second]).to("cpu", torch.int16 if len(logits) <= 1 << 15 else torch.int32),
+            shared=overlaps[first, second].int().cpu(),
+            runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
+            runs_end=lengths.cumsum(0).int(),
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], image_size: tuple[int, int]) -> RunLengthMasks:
+        """Inverse of :attr:`tensors`; other tensors are ignored."""
+        own: dict[str, Any] = {field.name: tensors[field.name] for field in fields(cls) if field.name != "image_size"}
+        return cls(image_size=image_size, **own)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All attributes but the image's size, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def overlaps(self, which: Tensor, labels: Tensor) -> Overlaps:
+        """See :meth:`ProposalMasks.overlaps`."""
+        ranks, classes = torch.zeros((2, len(self.areas)), dtype=torch.int64)
+        ranks[which] = torch.arange(len(which))
+        classes[which] = labels + 1  # 0 marks the proposals that were not asked for
+        first_class, second_class = classes[self.pairs.long()]
+        matter = ((first_class == second_class) & (first_class > 0)).nonzero()[:, 0]
+        first, second = ranks[self.pairs[:, matter].long()]
+        return Overlaps(
+            areas=self.areas[which].long(),
+            worse=torch.maximum(first, second),
+            better=torch.minimum(first, second),
+            shared=self.shared[matter].long(),
+        )
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`ProposalMasks.crops`."""
+        boxes = self.full_boxes[which].long()
+        ends, runs = self.runs_end.tolist(), self.runs.numpy()
+        crops = []
+        for k, (x1, y1, x2, y2) in zip(which.tolist(), boxes.tolist(), strict=True):
+            counts = runs[ends[k - 1] if k else 0 : ends[k]].tobytes()
+            columns = coco_mask.decode({"size": [x2 - x1, y2 - y1], "counts": counts})
+            crops.append(torch.from_numpy(columns.T.view(bool)))
+        return crops, boxes
+
+
+def _run_lengths(crop: Tensor) -> bytes:
+    # pycocotools cannot encode an empty array.
+    return coco_mask.encode(crop.cpu().contiguous().numpy().view(np.uint8).T)["counts"] if crop.numel() else b""
