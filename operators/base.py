@@ -10,7 +10,7 @@ import fiftyone.operators.types as types
 
 
 def sentence(message: object) -> str:
-    """A message as the App shows it, beginning with a capital."""
+    """Capitalise a message for the App."""
     text = str(message)
     return text[:1].upper() + text[1:]
 
@@ -42,7 +42,7 @@ class PluginOperator(foo.Operator):
         return grid_button(self.config) if self.in_grid else None
 
     def form(self, ctx, inputs: types.Object) -> None:
-        """Put the inputs on the form."""
+        """Add the inputs of the operator."""
         raise NotImplementedError
 
     def resolve_input(self, ctx):
@@ -139,7 +139,7 @@ class JobOperator(PluginOperator):
 
 
 async def _advance(job):
-    """Do the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
+    """Run the next step of a job in a thread; returns the step and ``None``, or, at the end, ``None`` and the report.
 
     When its tab is closed, FiftyOne cancels the task that waits here. A plain generator would not notice: it would wait
     for Python's garbage collector, with everything that the job has not written yet.
@@ -192,7 +192,7 @@ def _words(error: Exception) -> str:
 
 
 def bullets(title: str, items: list[str], most: int = 10) -> str:
-    """A paragraph of Markdown: a list under a title; nothing for no items."""
+    """Markdown list under a title; empty for no items."""
     if not items:
         return ""
     shown = [f"- {item}" for item in items[:most]]
@@ -202,5 +202,5 @@ def bullets(title: str, items: list[str], most: int = 10) -> str:
 
 
 def paragraphs(*texts: str) -> str:
-    """The texts that are not empty, as paragraphs of Markdown."""
+    """Join the texts that are not empty as paragraphs of Markdown."""
     return "\n\n".join(text for text in texts if text)

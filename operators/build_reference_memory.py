@@ -1,4 +1,4 @@
-"""Build reference memory: labels of a view become the memory that other images are segmented by."""
+"""Build reference memory: turn the labels of a view into a memory that other images are segmented with."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class BuildReferenceMemory(JobOperator):
         return build_reference_memory(sample_collection, label_field, memory_key, **options)
 
     def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.config import MemoryConfig
+        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+
         view = forms.target_view(ctx, inputs, "Take the references from")
         if view is None:
             return
@@ -53,40 +56,24 @@ class BuildReferenceMemory(JobOperator):
             return
         _, counts = chosen
         if counts.classes:  # of segmentations whose values have no names, they are known when those are read
-            forms.classes(inputs, counts.classes, description="Left empty: all classes of the label field")
+            forms.classes(inputs, counts.classes, description="Default: all classes of the label field")
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
-        _name(ctx, inputs)
-        forms.encoder(inputs)
+        forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name")
+        if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
+            forms.overwrite(inputs, f"Replace the memory {key!r}")
+        forms.option(inputs, MemoryConfig, "encoder")
         if counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted":
-            forms.segmenter(inputs, "Segmenter that draws the masks")
-        inputs.bool(
-            "keep_images",
-            label="Keep whole images",
-            description="For the scorers 'vrp' and 'both', and for maps of classes: a reference prompt looks at whole "
-            "images. About 0.2 MB a reference image with the encoder 'small', 2.8 MB with dinov2-large",
-            default=False,
-            view=types.SwitchView(),
-        )
-        forms.preset(inputs)
-        forms.device(inputs)
+            forms.option(inputs, MemoryConfig, "segmenter", label="Segmenter that draws the masks")
+        for name in ("keep_images", "preset", "device", "precision"):
+            forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import memory_job
+        from ..nts.fiftyone_adapter.config import MemoryConfig
 
-        options = forms.given(
-            ctx.params,
-            "classes",
-            "weak_labels",
-            "encoder",
-            "segmenter",
-            "preset",
-            "keep_images",
-            "overwrite",
-            "device",
-            "precision",
-        )
-        return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], **options)
+        config = MemoryConfig.from_params(ctx.params)
+        return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
         from ..nts.fiftyone_adapter.checks import count_kinds
@@ -98,9 +85,9 @@ class BuildReferenceMemory(JobOperator):
         if report.promoted:
             words += f"; for {report.promoted} of them SAM2 drew the mask"
         if report.unpromoted:
-            words += f"; SAM2 drew nothing for {report.unpromoted}, which are taken as they are"
+            words += f"; SAM2 drew nothing for {report.unpromoted}, which are used without masks"
         if report.whole_images:
-            words += "; their whole images are kept, for a reference prompt"
+            words += "; with whole images, for a reference prompt"
         missing = bullets("Classes left out, for want of a usable reference", report.missing_classes)
         skipped = bullets(f"{len(report.skipped)} labels left out", [item.reason for item in report.skipped])
         return paragraphs(f"{words}.", missing, skipped)
@@ -112,32 +99,15 @@ class BuildReferenceMemory(JobOperator):
 def _weak_labels(inputs, which: str) -> None:
     radio = types.RadioGroup(
         label=f"{which} without a mask",
-        description="A reference needs to know which pixels are the object",
+        description="A reference needs the pixels of its object",
     )
     radio.add_choice(
-        "promoted", label="Have SAM2 draw the masks", description="On the same image, of what each label means"
+        "promoted", label="Have SAM2 draw the masks", description="From the box, points or scribble of each label"
     )
     radio.add_choice(
         "raw",
-        label="Take them as they are",
-        description="Of a box the background in its corners becomes part of the class, of a point little of the object",
+        label="Use them without masks",
+        description="A box adds the background in its corners to the class, a point covers little of the object",
     )
     radio.add_choice("skip", label="Leave them out")
     inputs.enum("weak_labels", radio.values(), default="promoted", required=False, view=radio)
-
-
-def _name(ctx, inputs) -> None:
-    from ..nts.fiftyone_adapter import InputError
-    from ..nts.fiftyone_adapter.checks import check_key
-    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
-
-    name = inputs.str("memory_key", label="Memory name", description="Under this name it is kept", required=True)
-    key = ctx.params.get("memory_key")
-    if not key:
-        return
-    if key in list_runs(ctx.dataset, MEMORY):
-        forms.overwrite(inputs, f"There is a memory {key!r} already: replace it")
-    try:
-        check_key(ctx.dataset, key, MEMORY, overwrite=bool(ctx.params.get("overwrite")))
-    except InputError as error:
-        forms.mark_invalid(name, error)

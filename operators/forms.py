@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import fiftyone.operators.types as types
 from fiftyone.operators.cache import execution_cache
 
 from .base import sentence
+
+if TYPE_CHECKING:
+    from ..nts.fiftyone_adapter.plan import Plan
 
 
 def refuse(inputs: types.Object, title: str, reason: object) -> None:
@@ -156,6 +159,102 @@ def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -
             mark_invalid(prop, error)
 
 
+def output_field(ctx, inputs: types.Object, suggested: str, earlier: Collection[str]) -> None:
+    """Input for an output field, with the overwrite switch where an earlier run has it.
+
+    Args:
+        ctx: the execution context.
+        inputs: the form.
+        suggested: the default.
+        earlier: names of the runs that may be written again.
+    """
+    inputs.str(
+        "output_field",
+        label="Output field",
+        description=f"Default: {suggested}",
+        required=False,
+        view=types.TextFieldView(placeholder=suggested),
+    )
+    if (ctx.params.get("output_field") or suggested) in earlier:
+        overwrite(inputs, "If the settings differ, delete the results in the field and start over")
+
+
+def option(
+    inputs: types.Object,
+    config: type,
+    name: str,
+    *,
+    default: Any = None,
+    label: str | None = None,
+    description: str | None = None,
+) -> types.Property:
+    """Input for an option: label, help, range and default come from its config.
+
+    Args:
+        inputs: the form.
+        config: a config of :mod:`nts.fiftyone_adapter.config`.
+        name: of the option.
+        default: in place of the config's.
+        label: in place of the config's.
+        description: in place of the config's help.
+    """
+    stated = config.__dataclass_fields__[name]
+    facts = stated.metadata
+    default = stated.default if default is None else default
+    words = {"label": label or facts["label"], "description": description or facts["help"]}
+    if facts["suggestions"]:
+        suggestions = types.AutocompleteView(**words, allow_user_input=True)
+        for value in facts["suggestions"]:
+            suggestions.add_choice(value, label=value)
+        return inputs.str(name, default=default, required=False, view=suggestions)
+    if facts["choices"]:
+        return choice(inputs, name, list(facts["choices"]), **words, default=default, required=False)
+    if facts["type"] is bool:
+        return inputs.bool(name, **words, default=default, view=types.SwitchView())
+    if facts["type"] in (int, float):
+        add = inputs.int if facts["type"] is int else inputs.float
+        return add(name, **words, min=facts["min"], max=facts["max"], default=default, required=False)
+    return inputs.str(name, **words, default=default, required=False)
+
+
+def plan(ctx, inputs: types.Object, make: Callable[[dict[str, Any]], Plan]) -> Plan | None:
+    """Plan the run of a form, and show what the run would refuse at the input to blame.
+
+    Args:
+        ctx: the execution context.
+        inputs: the form, complete.
+        make: makes the plan of the values of the form, defaults included.
+    """
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.vrp.prompt import PromptMismatch
+
+    defaults = {name: prop.default for name, prop in inputs.properties.items() if prop.default is not None}
+    try:
+        return make(defaults | given(ctx.params, *ctx.params))
+    except (InputError, PromptMismatch) as error:
+        to_blame = "reference_prompt" if isinstance(error, PromptMismatch) else error.option
+        prop = inputs.properties.get(to_blame)
+        if prop is None:
+            refuse(inputs, "This run is not possible", error)
+        else:
+            mark_invalid(prop, error)
+        return None
+
+
+def earlier_run(inputs: types.Object, made: Plan) -> None:
+    """Say what becomes of the results that the output field of a plan holds."""
+    if made.earlier is None:
+        return
+    description = "The settings are the same: these images are skipped"
+    if made.different:
+        description = f"The settings differ ({', '.join(made.different)}): these results are deleted"
+    images, memory_key = made.earlier.get("segmented", 0), made.earlier["memory_key"]
+    inputs.view(
+        "earlier",
+        types.Notice(label=f"{made.key} holds {images} images by the memory {memory_key!r}", description=description),
+    )
+
+
 def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
     """A drop-down of the dataset's memories; returns the name of the chosen one."""
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
@@ -191,7 +290,7 @@ def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
     segmenter = ctx.params.get("segmenter") or "small"
     usable = [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
     default = next(iter(usable or prompts))
-    prop = choice(
+    choice(
         inputs,
         "reference_prompt",
         list(prompts),
@@ -201,9 +300,6 @@ def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
         descriptions={name: facts.words for name, facts in prompts.items()},
     )
     chosen = ctx.params.get("reference_prompt") or default
-    problem = prompt_problem(memory, chosen, prompts.get(chosen), segmenter)
-    if problem is not None:
-        mark_invalid(prop, problem)
     seen = prompts[chosen].seen_classes(memory["classes"]) if chosen in prompts else []
     if seen:
         inputs.view(
@@ -250,75 +346,6 @@ def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = Fa
     return chosen if chosen in words else None
 
 
-def encoder(inputs: types.Object) -> None:
-    """The choice of a DINOv2 or DINOv3."""
-    from ..nts.models import ENCODERS
-
-    _model(inputs, "encoder", ENCODERS, "Encoder", "a folder with config.json and model.safetensors")
-
-
-def segmenter(inputs: types.Object, label: str = "Segmenter") -> None:
-    """The choice of a SAM2."""
-    from ..nts.models import SEGMENTERS
-
-    _model(
-        inputs,
-        "segmenter",
-        SEGMENTERS,
-        label,
-        "a checkpoint file with a released model's name, or of a folder with its .yaml and .pt",
-    )
-
-
-def _model(inputs: types.Object, name: str, known: Sequence[str], label: str, by_hand: str) -> None:
-    description = f"'small' comes with the plugin; the others are fetched once. Or the path of {by_hand}"
-    names = types.AutocompleteView(label=label, description=description, allow_user_input=True)
-    for model in known:
-        names.add_choice(model, label=model)
-    inputs.str(name, default=known[0], required=False, view=names)
-
-
-def preset(inputs: types.Object, default: str = "default") -> None:
-    """The choice of a preset."""
-    from ..nts.presets import PRESETS
-
-    choice(
-        inputs,
-        "preset",
-        list(PRESETS),
-        label="Preset",
-        description="'default' is the most accurate; 'paper' follows the publication; 'fast' prompts SAM2 at half the "
-        "points, guided by the prototypes",
-        default=default,
-        required=False,
-    )
-
-
-def device(inputs: types.Object, *, precision: bool = True) -> None:
-    """The device of the models and, optionally, their precision."""
-    from ..nts.utils.devices import PRECISIONS
-
-    inputs.str(
-        "device",
-        label="Device",
-        description="'auto': a GPU if there is one. Otherwise as in torch: 'cpu', 'cuda:1'",
-        default="auto",
-        required=False,
-    )
-    if not precision:
-        return
-    choice(
-        inputs,
-        "precision",
-        list(PRECISIONS),
-        label="Precision",
-        description="'auto' is float32 for the preset 'paper', as published, and 'fast' for the preset 'fast'. For the "
-        "default it is bfloat16 on a GPU that computes in it, else float32; 'fast' is bfloat16 on such CPUs, too",
-        default="auto",
-        required=False,
-    )
-
-
 def given(params: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Parameters that have a value; the job has defaults for the others."""
+    """Return the parameters that have a value; the job's defaults hold for the others."""
     return {name: params[name] for name in names if params.get(name) not in (None, "", [])}

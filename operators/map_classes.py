@@ -1,4 +1,4 @@
-"""Map classes: which class every pixel is of, by a reference prompt; and its deletion."""
+"""Map classes: the class of every pixel, by a reference prompt; and the deletion of such maps."""
 
 from __future__ import annotations
 
@@ -37,52 +37,47 @@ class MapClasses(JobOperator):
         return map_classes(sample_collection, memory_key, output_field, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+        from ..nts.fiftyone_adapter.checks import suggest_output_field
+        from ..nts.fiftyone_adapter.config import ClassMapsConfig
+        from ..nts.fiftyone_adapter.plan import plan_class_maps
+        from ..nts.fiftyone_adapter.runs import CLASS_MAPS, MEMORY, list_runs
 
-        if forms.target_view(ctx, inputs, "Map") is None:
+        view = forms.target_view(ctx, inputs, "Map")
+        if view is None:
             return
-        key = forms.memory(ctx, inputs, description="Whose classes to look for; built with whole images")
+        key = forms.memory(ctx, inputs, description="Its classes are mapped; it must have whole images")
         if key is None:
             return
         radio = types.RadioGroup(label="Output")
         radio.add_choice("segmentation", label="Segmentation", description="The class of every pixel, in one field")
-        radio.add_choice("heatmaps", label="Heat maps", description="A probability for every class, a field each")
+        radio.add_choice("heatmaps", label="Heat maps", description="A probability for every class, one field each")
         inputs.enum("output", radio.values(), default="segmentation", required=False, view=radio)
         if ctx.params.get("output") != "heatmaps":
-            _output_field(ctx, inputs, key)
-            inputs.float(
-                "presence_threshold",
-                label="Presence threshold",
-                description="A class is painted where the prompt is so sure that it is in the image at all",
-                min=0,
-                max=1,
-                default=0.5,
-            )
+            suggested = suggest_output_field(ctx.dataset, key, CLASS_MAPS)
+            forms.output_field(ctx, inputs, suggested, list_runs(ctx.dataset, CLASS_MAPS))
+            forms.option(inputs, ClassMapsConfig, "presence_threshold")
         else:
-            forms.overwrite(inputs, "If there are maps of other settings, delete them and begin anew")
-        forms.segmenter(inputs)
+            forms.option(inputs, ClassMapsConfig, "overwrite")
+        forms.option(inputs, ClassMapsConfig, "segmenter")
         forms.reference_prompt(ctx, inputs, key)
-        forms.preset(inputs, default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
-        forms.device(inputs)
+        forms.option(inputs, ClassMapsConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
+        for name in ("device", "precision"):
+            forms.option(inputs, ClassMapsConfig, name)
+
+        plan = forms.plan(
+            ctx,
+            inputs,
+            lambda values: plan_class_maps(view, key, _output_field(values), ClassMapsConfig.from_params(values)),
+        )
+        if plan is not None and ctx.params.get("output") != "heatmaps":
+            forms.earlier_run(inputs, plan)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import class_maps_job
+        from ..nts.fiftyone_adapter.config import ClassMapsConfig
 
-        options = forms.given(
-            ctx.params,
-            "output",
-            "presence_threshold",
-            "reference_prompt",
-            "overwrite",
-            "segmenter",
-            "encoder",
-            "preset",
-            "device",
-            "precision",
-        )
-        if options.get("output") != "heatmaps":  # a name given before stays in the form's values
-            options |= forms.given(ctx.params, "output_field")
-        return class_maps_job(ctx.target_view(), ctx.params["memory_key"], **options)
+        config = ClassMapsConfig.from_params(ctx.params)
+        return class_maps_job(ctx.target_view(), ctx.params["memory_key"], _output_field(ctx.params), config=config)
 
     def summary(self, report) -> str:
         words = f"**{', '.join(report.fields)}**: {report.mapped} images mapped, {report.seconds:.0f} s."
@@ -95,24 +90,6 @@ class MapClasses(JobOperator):
         return [{"class": name, "images": count} for name, count in report.images.items()]
 
 
-def _output_field(ctx, inputs, memory_key: str) -> None:
-    from ..nts.fiftyone_adapter import InputError
-    from ..nts.fiftyone_adapter.checks import check_output_field, suggest_output_field
-    from ..nts.fiftyone_adapter.runs import CLASS_MAPS, list_runs
-
-    suggested = suggest_output_field(ctx.dataset, memory_key, CLASS_MAPS)
-    prop = inputs.str(
-        "output_field",
-        label="Output field",
-        description=f"Left empty: {suggested}",
-        required=False,
-        view=types.TextFieldView(placeholder=suggested),
-    )
-    field = ctx.params.get("output_field") or suggested
-    try:
-        check_output_field(ctx.dataset, field, CLASS_MAPS)
-    except InputError as error:
-        forms.mark_invalid(prop, error)
-        return
-    if field in list_runs(ctx.dataset, CLASS_MAPS):
-        forms.overwrite(inputs, "If the settings differ, delete what the field holds and begin anew")
+def _output_field(params) -> str | None:
+    """The output field, which heat maps have none of; one that was given before stays in the form's values."""
+    return None if params.get("output") == "heatmaps" else params.get("output_field") or None

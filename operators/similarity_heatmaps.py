@@ -1,4 +1,4 @@
-"""Similarity heat maps: where images are alike to the classes of a memory, before any mask is proposed."""
+"""Similarity heat maps: similarity of image patches to the classes of a memory, before any mask is proposed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SimilarityHeatmaps(JobOperator):
         return self.settings(
             "similarity_heatmaps",
             "Similarity heat maps",
-            "Show where images are alike to the classes of a memory",
+            "Map the similarity of images to the classes of a memory",
             risk_level="MEDIUM",
             icon="heatmap",
             execute_as_generator=True,
@@ -37,19 +37,20 @@ class SimilarityHeatmaps(JobOperator):
         return similarity_heatmaps(sample_collection, memory_key, **options)
 
     def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.config import HeatmapsConfig
         from ..nts.fiftyone_adapter.heatmaps import MOST_CLASSES, heatmap_fields
         from ..nts.fiftyone_adapter.runs import HEATMAPS, MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Map")
         if view is None:
             return
-        key = forms.memory(ctx, inputs, description="Whose classes to look for")
+        key = forms.memory(ctx, inputs, description="Its classes are mapped")
         if key is None:
             return
         memory = list_runs(ctx.dataset, MEMORY)[key]
         known = memory["classes"]
         few = len(known) <= MOST_CLASSES
-        description = "Each gets a field of its own; " + ("left empty: all" if few else f"choose up to {MOST_CLASSES}")
+        description = "Each gets a field of its own; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
         forms.classes(inputs, known, description=description)
         chosen = [name for name in ctx.params.get("classes") or [] if name in known] or known
         if len(chosen) > MOST_CLASSES:
@@ -59,20 +60,24 @@ class SimilarityHeatmaps(JobOperator):
         inputs.view("fields", types.Notice(label=f"{view.count()} images; written to", description=fields))
         earlier = [made for made in list_runs(ctx.dataset, HEATMAPS).values() if made["memory_key"] == key]
         if any(made["memory_fingerprint"] != memory["fingerprint"] for made in earlier):
-            forms.overwrite(inputs, "The memory was changed since the heat maps that are there: delete them first")
-        forms.device(inputs)
+            forms.overwrite(
+                inputs, "The memory has changed since the existing heat maps were made: delete them and start over"
+            )
+        for name in ("device", "precision"):
+            forms.option(inputs, HeatmapsConfig, name)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import heatmaps_job
+        from ..nts.fiftyone_adapter.config import HeatmapsConfig
 
-        options = forms.given(ctx.params, "classes", "overwrite", "encoder", "preset", "device", "precision")
-        return heatmaps_job(ctx.target_view(), ctx.params["memory_key"], **options)
+        config = HeatmapsConfig.from_params(ctx.params)
+        return heatmaps_job(ctx.target_view(), ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
         words = f"**{len(report.fields)} heat maps** for each of {report.mapped} images, {report.seconds:.0f} s."
         if report.resumed:
             words += f" {report.resumed} images had theirs already."
-        words += " Tick a field in the sidebar to see it: bright is alike, and 0 is transparent."
+        words += " Tick a field in the sidebar to see it: bright is similar, and 0 is transparent."
         failures = list(report.failed.values())
         return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))
 

@@ -36,6 +36,7 @@ class TrainReferencePrompt(JobOperator):
         return train_reference_prompt(sample_collection, label_field, prompt_key, **options)
 
     def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.config import MemoryConfig
         from ..nts.fiftyone_adapter.runs import PROMPT
 
         view = forms.target_view(ctx, inputs, "Learn from")
@@ -62,10 +63,8 @@ class TrainReferencePrompt(JobOperator):
         forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name")
         forms.overwrite(inputs, "Replace a prompt of this name; restart a training that was interrupted")
         _settings(inputs)
-        forms.encoder(inputs)
-        forms.segmenter(inputs)
-        forms.preset(inputs)
-        forms.device(inputs, precision=False)
+        for name in ("encoder", "segmenter", "preset", "device"):
+            forms.option(inputs, MemoryConfig, name)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter.prompt_training import prompt_job

@@ -1,6 +1,6 @@
-"""What a view, a field or a name must be like; every message says what is wrong and what to do.
+"""Checks of views, fields and names. Every message says what is wrong and what to do.
 
-Forms and jobs ask the same functions, so nothing that a form accepts is refused by the job, and the other way round.
+Forms and jobs share these checks, so that a form accepts exactly what its job accepts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def detections_fields(view: Collection) -> list[str]:
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How many labels a field has in a view, how many of them have a mask, and their classes."""
+    """Number of labels of a field in a view, number of those with a mask, and their classes."""
 
     labels: int
     masks: int
@@ -65,7 +65,7 @@ class LabelCounts:
 
 
 def label_counts(view: Collection) -> dict[str, LabelCounts]:
-    """For every field of type Detections what labels it has, in the order of :func:`detections_fields`."""
+    """Count the labels of every field of type Detections, in the order of :func:`detections_fields`."""
     fields = detections_fields(view)
     masks = [_count_where(f"{name}.detections", True, _has_mask()) for name in fields]
     classes = [fo.CountValues(f"{name}.detections.label") for name in fields]
@@ -105,12 +105,12 @@ def reference_fields(view: Collection) -> list[str]:
 
 @dataclass(frozen=True)
 class ReferenceCounts:
-    """What a field has in a view to take references from.
+    """Labels of a field in a view that can become references.
 
     Attributes:
-        kinds: how many labels of each kind, none left out that is there.
-        classes: their classes; of segmentations, those that have a name in the dataset.
-        segmentations: the labels are segmentations, each of which may hold several classes.
+        kinds: number of labels of each kind that occurs.
+        classes: their classes; of segmentations, those that the dataset names.
+        segmentations: whether the labels are segmentations, each of which may hold several classes.
     """
 
     kinds: dict[Kind, int]
@@ -123,17 +123,17 @@ class ReferenceCounts:
 
     @property
     def weak(self) -> int:
-        """How many are weaker than a mask."""
+        """Number of labels weaker than a mask."""
         return self.labels - self.kinds.get("mask", 0)
 
     @property
     def weak_words(self) -> str:
-        """Those in words: "3 boxes"."""
+        """The weak labels in words: "3 boxes"."""
         return count_kinds({kind: count for kind, count in self.kinds.items() if kind != "mask"})
 
     @property
     def words(self) -> str:
-        """Such as "12 scribbles, 3 masks"."""
+        """All labels in words: "12 scribbles, 3 masks"."""
         if self.segmentations:
             return f"{self.labels} segmentation{'s' if self.labels != 1 else ''}"
         return count_kinds(self.kinds)
@@ -147,7 +147,7 @@ def count_kinds(kinds: Mapping[Kind, int]) -> str:
 
 
 def reference_counts(view: Collection, fields: Iterable[str] | None = None) -> dict[str, ReferenceCounts]:
-    """What labels fields have, in the order of :func:`reference_fields`; of all those without ``fields``."""
+    """Count the labels of fields, by default of all :func:`reference_fields`, in their order."""
     fields = reference_fields(view) if fields is None else list(fields)
     types = {name: view.get_field(name).document_type for name in fields}
     asked = [_aggregations(name, types[name]) for name in fields]
@@ -161,7 +161,7 @@ def _has_mask() -> fo.ViewExpression:
 
 
 def _aggregations(name: str, document_type: type) -> list[fo.Aggregation]:
-    """How many labels a field has, how many of them are masks, and how many there are of each class."""
+    """Aggregations of a field: number of labels, of those with masks, and of those of each class."""
     in_list = document_type in LABEL_LISTS
     labels = f"{name}.{LABEL_LISTS[document_type]}" if in_list else name
     masks = fo.Count(f"{labels}.id")
@@ -223,7 +223,7 @@ def check_key(view: Collection, key: str, kind: RunKind, *, overwrite: bool) -> 
 
 
 def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> Path:
-    """The ``.safetensors`` file to export ``key`` to: a file, or one of that name in a folder.
+    """Return the ``.safetensors`` file to export ``key`` to; in a folder, the file has the name of the key.
 
     Raises:
         InputError: if it exists and may not be replaced.
@@ -257,7 +257,7 @@ def check_output_field(view: Collection, name: str, kind: RunKind = runs.SEGMENT
 
 
 _RESERVED = ("self", "cls", "pk", "frames", "groups")
-"""Names that FiftyOne's documents cannot bear, or will not in future versions, beside those of their own members."""
+"""Names that FiftyOne's documents do not allow, now or in future versions, beside those of their own members."""
 
 
 def check_not_reserved(view: Collection, names: Iterable[str]) -> None:
@@ -282,7 +282,7 @@ def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> 
 
 
 def suggest_output_field(view: Collection, memory_key: str, kind: RunKind = runs.SEGMENTATION) -> str:
-    """``nts_<memory>``, or ``nts_<memory>_classes``, with a number behind it where something else has that name."""
+    """Return ``nts_<memory>`` or ``nts_<memory>_classes``, with a number appended where that name is taken."""
     made_by_us = runs.list_runs(view, kind)
     taken = {*view._root_dataset.get_field_schema(), *view.list_runs()}
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
-    """Invalid input: a view, field, name or setting that cannot be used."""
+    """Invalid input: a view, field, name or setting that cannot be used.
+
+    Args:
+        message: what is wrong and what to do.
+        option: name of the argument that is to blame, if it is one; forms mark its input.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+@contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Name the argument to blame in an InputError that names none."""
+    try:
+        yield
+    except InputError as error:
+        error.option = error.option or option
+        raise
 
 
 class RunNotFound(ValueError):

@@ -1,4 +1,4 @@
-"""Maps of similarity to the classes of a memory, as fields of a dataset."""
+"""Heat maps in a dataset: similarity to the classes of a memory, or their probability; one field per class."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from torch import Tensor
 from ..heatmaps import enlarge, similarity_maps
 from ..images import prepare_target, read_image
 from ..models import load_encoder
-from ..presets import Preset, get_preset
+from ..presets import get_preset
 from ..utils.names import as_names
 from . import checks, runs
 from .checks import InputError
+from .config import HeatmapsConfig
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, take_over
 from .locking import exclusive
+from .options import takes
 from .runs import Collection
 
 MOST_CLASSES = 20
-"""Every class is a field of its own: more than these fill the sidebar, and the database, with what nobody looks at."""
+"""Most classes that get heat maps: each is a field of its own, in the sidebar and in the database."""
 
 RANGE = (0.0, 1.0)
-"""The same for all fields, so that a colour means the same in every image and class. The App shows nothing below it."""
+"""The same for all fields, so that a colour means the same in every image and class. The App hides values below it."""
 
 _LONGEST = 128  # pixels; finer than the encoder's grid, and about 10 KiB in the database
 _SEGMENTER_INPUT = 1024  # SAM2's: the preset `paper` takes the encoder's input from the segmenter's
@@ -36,13 +38,13 @@ _SEGMENTER_INPUT = 1024  # SAM2's: the preset `paper` takes the encoder's input 
 
 @dataclass(frozen=True)
 class HeatmapsReport:
-    """What maps were made.
+    """Result of mapping similarities.
 
     Attributes:
-        fields: ``{class: field with its maps}``.
-        mapped: images that have their maps now.
-        resumed: images that had them already, from an earlier run with the same memory.
-        failed: ``{sample id: reason}`` for the samples whose image could not be read; a reason names its file.
+        fields: ``{class: field of its maps}``.
+        mapped: images mapped now.
+        resumed: images that an earlier run with the same settings had mapped.
+        failed: ``{sample id: reason}`` of the samples that could not be mapped now; a reason names the file.
         seconds: duration of the work on images.
     """
 
@@ -53,49 +55,44 @@ class HeatmapsReport:
     seconds: float
 
 
+@takes(HeatmapsConfig)
 def similarity_heatmaps(
-    view: Collection, memory_key: str, *, progress: OnProgress = None, **options: Any
-) -> HeatmapsReport:
-    """Map the likeness of a view's images to the classes of a memory: :func:`heatmaps_job`, run to its end."""
-    return run(heatmaps_job(view, memory_key, **options), progress)
-
-
-def heatmaps_job(
     view: Collection,
     memory_key: str,
     *,
-    classes: Sequence[str] | str | None = None,
-    overwrite: bool = False,
-    encoder: str | None = None,
-    preset: str | Preset | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    config: HeatmapsConfig | None = None,
+    progress: OnProgress = None,
+    **options: Any,
+) -> HeatmapsReport:
+    """Map the similarity of a view's images to the classes of a memory: :func:`heatmaps_job`, run to its end."""
+    return run(heatmaps_job(view, memory_key, config=config, **options), progress)
+
+
+@takes(HeatmapsConfig)
+def heatmaps_job(
+    view: Collection, memory_key: str, *, config: HeatmapsConfig | None = None, **options: Any
 ) -> Job[HeatmapsReport]:
-    """For every image and class a :class:`fiftyone.Heatmap` of the cosine between patches and class prototype.
+    """Map the cosine between patches and class prototypes: one :class:`fiftyone.Heatmap` per image and class.
 
     Only the encoder runs, so it takes a fraction of the time of a segmentation. Each class gets a field of its own,
-    ``<memory>_<class>_similarity``. The maps stand in the database, with the shape of their image, at most 128 pixels
-    long: they go where the dataset goes, and are gone with their field. Values are rounded to hundredths.
+    ``<memory>_<class>_similarity``. The maps are stored in the database, with the aspect ratio of their image and at
+    most 128 pixels long, and are deleted with their field. Values are rounded to hundredths.
 
     Args:
         view: dataset or view.
         memory_key: name of a memory of the dataset.
-        classes: those to map, at most :data:`MOST_CLASSES`; all of the memory without.
-        overwrite: where maps of an earlier state of the memory are there, delete them (all of them) and begin anew.
-        encoder: a name for :func:`nts.models.load_encoder`; the one that made the memory without.
-        preset: ``"default"`` or ``"paper"``; the one that made the memory without.
-        device: for the encoder, ``"auto"`` or as in torch.
-        precision: for the encoder, one of :data:`nts.utils.devices.PRECISIONS`.
+        config: the options; or give them one by one. At most :data:`MOST_CLASSES` classes can be mapped.
 
     Raises:
-        InputError: if the view or the classes will not do, or no image could be read.
+        InputError: if the view, the classes or an option cannot be used, or no image could be mapped.
         RunNotFound: if there is no such memory.
         EncoderMismatch: if another encoder made the memory.
-        WeightsNotFound: if the encoder's weights cannot be had.
+        WeightsNotFound: if the encoder's weights cannot be found.
     """
+    config = HeatmapsConfig.of(config, options)
     checks.check_view(view)
     bank = runs.load_memory(view, memory_key)
-    classes = list(bank.classes) if classes is None else sorted(set(as_names(classes) or ()))
+    classes = list(bank.classes) if config.classes is None else sorted(set(as_names(config.classes) or ()))
     if unknown := [name for name in classes if name not in bank.classes]:
         raise InputError(
             f"the memory {memory_key!r} has no class {', '.join(unknown)}; it has: {', '.join(bank.classes)}"
@@ -104,23 +101,24 @@ def heatmaps_job(
         raise InputError(f"choose 1 to {MOST_CLASSES} classes, not {len(classes)}: each gets a field of its own")
 
     paths = paths_by_id(view)
-    yield Progress(0, len(paths), f"loading the encoder {encoder or bank.encoder.name}")
-    preset = get_preset(preset or bank.preset)
-    loaded = load_encoder(encoder or bank.encoder.name, device, preset.precision_for(precision))
-    bank.check_encoder(loaded.info)
-    prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(loaded.device)
+    yield Progress(0, len(paths), f"loading the encoder {config.encoder or bank.encoder.name}")
+    preset = get_preset(config.preset or bank.preset)
+    precision = preset.precision_for(config.precision)
+    encoder = load_encoder(config.encoder or bank.encoder.name, config.device, precision)
+    bank.check_encoder(encoder.info)
+    prototypes = bank.prototypes()[[bank.classes.index(name) for name in classes]].to(encoder.device)
 
     settings = {"memory_fingerprint": runs.fingerprint(bank), "preset": preset.name}
-    writer = heatmaps_writer(view, memory_key, classes, settings, overwrite=overwrite)
+    writer = heatmaps_writer(view, memory_key, classes, settings, overwrite=config.overwrite)
 
     def read(path: str) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(path, exif=preset.exif)
-        pixels, _ = prepare_target(image, loaded.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
+        pixels, _ = prepare_target(image, encoder.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
         return pixels, image.shape[:2]
 
     def process(prepared: tuple[Tensor, tuple[int, int]]) -> tuple[Tensor, tuple[int, int]]:
         pixels, image_size = prepared
-        return similarity_maps(loaded.encode(pixels[None])[0], prototypes), image_size
+        return similarity_maps(encoder.encode(pixels[None])[0], prototypes), image_size
 
     images = yield from image_job(view, paths, writer, read, process, lambda maps: to_heatmaps(*maps), verb="mapped")
     fields = dict(zip(classes, writer.fields, strict=True))
@@ -130,10 +128,9 @@ def heatmaps_job(
 def heatmap_fields(
     view: Collection, memory_key: str, classes: Sequence[str], shown: str = "similarity"
 ) -> dict[str, str]:
-    """The field of every class: the one it has already, or ``<memory>_<class>_<shown>``, made a name that is free.
+    """Return the field of every class: its existing one, or ``<memory>_<class>_<shown>``.
 
-    Signs that no field may have become underscores; where two classes would then share a name, or something else has
-    it, a number follows.
+    Characters that no field name may have become underscores. A number is appended where the name is taken.
     """
     made = runs.list_runs(view, runs.HEATMAPS).get(runs.heatmaps_key(memory_key, shown))
     fields = dict(zip(made["classes"], made["fields"], strict=True)) if made else {}
@@ -149,7 +146,7 @@ def heatmap_fields(
 
 
 def to_heatmaps(maps: Tensor, image_size: tuple[int, int]) -> list[fo.Heatmap]:
-    """Maps ``[K, h, w]`` as labels, with the shape of their image, ``(H, W)``, and at most 128 pixels long."""
+    """Convert maps ``[K, h, w]`` to labels of the aspect ratio of their image, ``(H, W)``, at most 128 pixels long."""
     # Rounded, they take a third of the space; 0 is transparent in the App, whatever the range.
     values = enlarge(maps, image_size, _LONGEST).cpu().numpy().round(2)
     return [fo.Heatmap(map=value, range=list(RANGE)) for value in values]
@@ -159,7 +156,7 @@ SHOWN = {
     "similarity": "Cosine similarity to the class {name!r} of the reference memory {memory!r}",
     "probability": "Probability of the class {name!r} of the reference memory {memory!r}, by a reference prompt",
 }
-"""What heat maps can show: the end of the names of their fields, and what is said of those."""
+"""Quantities that heat maps can show, by the end of the names of their fields, and descriptions of the fields."""
 
 
 @exclusive
@@ -191,7 +188,7 @@ def heatmaps_writer(
     """
     key = runs.heatmaps_key(memory_key, shown)
     runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-    earlier = take_over(view, key, runs.HEATMAPS, settings, f"the set of heat maps {key!r} holds", overwrite=overwrite)
+    earlier = take_over(view, key, runs.HEATMAPS, settings, overwrite=overwrite)
     if earlier is None and key in view._root_dataset.list_runs():
         raise InputError(
             f"the heat maps of the memory {memory_key!r} would be stored as {key!r}, and this name is taken by a run "

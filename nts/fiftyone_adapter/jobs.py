@@ -1,7 +1,7 @@
-"""What a job is: a generator that yields its :class:`Progress` and returns its report.
+"""Jobs: generators that yield :class:`Progress` and return a report.
 
-The App, a delegated run and Python all run the same generator: the operators pass its progress on, :func:`run` is for
-everyone else. A generator that is closed before its end (a browser tab that was shut, Ctrl-C) keeps what it has done.
+The App, delegated runs and Python run the same generator: the operators pass its progress on, :func:`run` is for
+callers in Python. A generator that is closed early (a closed browser tab, Ctrl-C) saves the results that it has.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Report = TypeVar("Report")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: ``done`` of ``total`` steps, and in words."""
+    """Progress of a job: ``done`` of ``total`` steps, and a label for the user."""
 
     done: int
     total: int
@@ -23,7 +23,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """In ``[0, 1]``."""
+        """Progress in ``[0, 1]``."""
         return self.done / max(self.total, 1)
 
 
@@ -43,7 +43,7 @@ def run(job: Job[Report], progress: OnProgress = None) -> Report:
 
 
 def first_few(reasons: Iterable[str], most: int = 3) -> str:
-    """The first few different reasons, and how many more there are."""
+    """Join the first few distinct reasons, and count the rest."""
     reasons = list(dict.fromkeys(reasons))
     more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
     return "; ".join(reasons[:most]) + more

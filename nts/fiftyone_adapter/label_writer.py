@@ -261,8 +261,7 @@ def field_writer(
     """
     runs.check_memory(view, memory_key, settings["memory_fingerprint"])
     checks.check_output_field(view, name, kind)  # somebody else may have made it since
-    alternative = "choose another output field, or "
-    take_over(view, name, kind, settings, f"the field {name!r} holds", alternative, overwrite=overwrite)
+    take_over(view, name, kind, settings, overwrite=overwrite)
     error_field = runs.error_field(name)
     spec = OutputSpec(
         name,
@@ -286,14 +285,7 @@ def field_writer(
 
 
 def take_over(
-    view: Collection,
-    key: str,
-    kind: RunKind,
-    settings: Mapping[str, Any],
-    holder: str,
-    alternative: str = "",
-    *,
-    overwrite: bool,
+    view: Collection, key: str, kind: RunKind, settings: Mapping[str, Any], *, overwrite: bool
 ) -> dict[str, Any] | None:
     """Return the configuration of the earlier run to resume; delete one of other settings. Call it under the lock.
 
@@ -302,24 +294,31 @@ def take_over(
         key: of the run.
         kind: of the run.
         settings: that the runs must share.
-        holder: subject and verb of the message: "the field 'x' holds".
-        alternative: to overwriting, for the message.
         overwrite: delete an earlier run of other settings.
 
     Raises:
         InputError: if there is an earlier run of other settings and ``overwrite`` is off.
     """
     earlier = runs.list_runs(view, kind).get(key)
-    different = [] if earlier is None else differences(earlier, settings)
-    if not different:
+    if earlier is None or not differences(earlier, settings):
         return earlier
     if not overwrite:
-        raise InputError(
-            f"{holder} results of other settings ({', '.join(different)}): {alternative}switch on overwrite to delete "
-            "them and start over"
-        )
+        check_settings(key, kind, earlier, settings)
     runs.delete_run(view, key, kind)
     return None
+
+
+def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise InputError unless an earlier run has these settings."""
+    if different := differences(earlier, settings):
+        holder, alternative = f"the field {key!r}", "choose another output field, or "
+        if kind is runs.HEATMAPS:
+            holder, alternative = f"the set of heat maps {key!r}", ""
+        raise InputError(
+            f"{holder} holds results of other settings ({', '.join(different)}): {alternative}switch on overwrite to "
+            "delete them and start over",
+            option="overwrite" if kind is runs.HEATMAPS else "output_field",
+        )
 
 
 _BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}

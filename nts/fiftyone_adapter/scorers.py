@@ -58,7 +58,7 @@ def prompt_problem(
     """Return why a prompt cannot be used with a memory, as far as is known without loading models; ``None`` if it can.
 
     Args:
-        memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.list_memories`.
+        memory: the configuration of the memory, see :func:`~nts.fiftyone_adapter.runs.list_runs`.
         name: of the prompt.
         facts: of the prompt; ``None`` for a file, which is checked when it is loaded.
         segmenter: name of the segmenter, if one is chosen.

@@ -49,7 +49,7 @@ def test_a_memory_from_points_alone(clicked, app: AppPage):
     form.choose("Label field", "clicks")
     expect(form.dialog).to_contain_text(f"{REFERENCES} points without a mask")
     expect(form.dialog).to_contain_text(DRAWS_THE_MASKS)
-    form.tick("Take them as they are")
+    form.tick("Use them without masks")
     expect(form.dialog).not_to_contain_text(DRAWS_THE_MASKS)
     form.tick("Have SAM2 draw the masks")
     expect(form.dialog).to_contain_text(DRAWS_THE_MASKS)

@@ -182,9 +182,10 @@ def test_segmentation_that_is_none(drawn):
     [
         ({"score_threshold": 1.5}, "score_threshold must lie in [0, 1], got 1.5"),
         ({"score_threshold": float("nan")}, "score_threshold must lie in [0, 1], got nan"),
-        ({"max_instances": 0}, "max_instances and candidates_per_instance must be at least 1"),
+        ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"preset": "fastest"}, "unknown preset 'fastest'; there are default, paper, fast"),
+        ({"limit": 1.5}, "limit must be a whole number, got 1.5"),
+        ({"preset": "fastest"}, "preset must be one of default, paper, fast, got 'fastest'"),
         ({"device": "cuda:99" if not os.path.exists("/dev/nvidia0") else "xpu"}, "the device "),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -322,7 +323,23 @@ def test_form_suggests_an_output_field_and_guards_the_others(operator, targets, 
     segment(targets, memory, limit=1)
     shown = form(segment, targets)
     assert shown["earlier"]["view"]["label"] == "nts_shapes holds 1 images by the memory 'shapes'"
+    assert "The settings are the same" in shown["earlier"]["view"]["description"]
     assert "overwrite" in shown
+
+
+def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
+    segment = operator("auto_segment_view")
+    segment(targets, memory, limit=1)
+    refusal = "he field 'nts_shapes' holds results of other settings (score_threshold 0.0, now 0.5): choose another"
+    shown = form(segment, targets, score_threshold=0.5)
+    assert shown["output_field"]["invalid"]
+    assert refusal in shown["output_field"]["error_message"]
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        segment(targets, memory, score_threshold=0.5)
+    shown = form(segment, targets, score_threshold=0.5, overwrite=True)
+    assert not shown["output_field"]["invalid"]
+    assert "these results are deleted" in shown["earlier"]["view"]["description"]
+    assert form(segment, targets, max_instances=0)["max_instances"]["error_message"].startswith("Max_instances must be")
 
 
 def test_form_of_the_evaluation_puts_predictions_and_truth_in_their_places(operator, drawn, targets, memory):

@@ -1,0 +1,220 @@
+"""The configs of the jobs: every option of building, segmenting and mapping."""
+
+# ruff: noqa: RUF009 (option() returns dataclass fields)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from ..models import ENCODERS, SEGMENTERS
+from ..presets import PRESETS, Preset
+from ..scorers import PROMPTED, SCORERS, UNPROMPTED
+from ..utils.devices import PRECISIONS
+from .options import Options, option, table
+
+WeakLabels = Literal["promoted", "raw", "skip"]
+WEAK_LABELS: tuple[WeakLabels, ...] = get_args(WeakLabels)
+"""Treatment of labels weaker than a mask (boxes, points, scribbles): SAM2 draws the masks that they mean, they are used
+without a mask, or they are left out."""
+
+MapOutput = Literal["segmentation", "heatmaps"]
+MAP_OUTPUTS: tuple[MapOutput, ...] = get_args(MapOutput)
+
+_FETCHED = "'small' comes with the plugin, the others are downloaded once. Or the path of"
+
+
+def _encoder(default: str | None) -> Any:
+    help = f"{_FETCHED} a folder with config.json and model.safetensors"
+    if default is None:
+        help = f"Default: the encoder of the memory. {help}"
+    return option(default, help, label="Encoder", suggestions=ENCODERS)
+
+
+def _segmenter() -> Any:
+    help = f"{_FETCHED} a checkpoint file with a released model's name, or of a folder with its .yaml and .pt"
+    return option("small", help, label="Segmenter", suggestions=SEGMENTERS)
+
+
+def _preset(default: str | None) -> Any:
+    help = (
+        "'default' is recommended, 'paper' follows the publication exactly, 'fast' samples half of SAM2's points, "
+        "guided by the prototypes"
+    )
+    if default is None:
+        help = f"Default: the preset of the memory. {help}"
+    return option(default, help, label="Preset", choices=tuple(PRESETS))
+
+
+def _device() -> Any:
+    return option("auto", "'auto' uses a GPU if there is one; else as in torch: 'cpu', 'cuda:1'", label="Device")
+
+
+def _precision() -> Any:
+    help = (
+        "'auto' is float32 for the preset 'paper', as published, and 'fast' for the preset 'fast'. For the default it "
+        "is bfloat16 on a GPU that computes in it, else float32; 'fast' is bfloat16 on such CPUs, too"
+    )
+    return option("auto", help, label="Precision", choices=PRECISIONS)
+
+
+def _use_cache(contents: str, scorers: Sequence[str] = ()) -> Any:
+    return option(
+        True, f"Read and write the disk cache of {contents}", label="Use the cache", type=bool, scorers=scorers
+    )
+
+
+@dataclass(frozen=True)
+class MemoryConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.memory_job`."""
+
+    job: ClassVar[str] = "memory_job"
+
+    classes: Sequence[str] | str | None = option(
+        None, "Default: all classes of the label field", label="Classes", type=list
+    )
+    weak_labels: WeakLabels = option(
+        "promoted",
+        "Labels without a mask: 'promoted' has SAM2 draw their masks, 'raw' uses them without, 'skip' leaves them out",
+        choices=WEAK_LABELS,
+    )
+    encoder: str = _encoder("small")
+    segmenter: str = _segmenter()
+    preset: str | Preset = _preset("default")
+    keep_images: bool = option(
+        False,
+        "Store the tokens of whole reference images, for the scorers 'vrp' and 'both' and for class maps. About 0.2 MB "
+        "an image with the encoder 'small', 2.8 MB with dinov2-large",
+        label="Keep whole images",
+        type=bool,
+    )
+    overwrite: bool = option(False, "Replace a memory of this name", label="Overwrite", type=bool)
+    device: str = _device()
+    precision: str = _precision()
+    use_cache: bool = _use_cache("encoded references")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.segmentation_job`."""
+
+    job: ClassVar[str] = "segmentation_job"
+
+    score_threshold: float = option(
+        0.0,
+        "Only instances above this score. 0 returns all, as an evaluation needs",
+        label="Score threshold",
+        type=float,
+        min=0,
+        max=1,
+        stored=True,
+    )
+    max_instances: int = option(
+        100, "Per image, those of the highest score", label="Max instances", type=int, min=1, stored=True
+    )
+    limit: int | None = option(
+        None,
+        "A dry run on the first images of the view; a later run does the rest. Default: all",
+        label="Only the first images",
+        type=int,
+        min=1,
+    )
+    overwrite: bool = option(
+        False, "Delete results of other settings in the field and start over", label="Overwrite", type=bool
+    )
+    segmenter: str = _segmenter()
+    encoder: str | None = _encoder(None)
+    preset: str | Preset | None = _preset(None)
+    scorer: str = option(
+        "prototype",
+        "Scores the classes of a proposal: by the similarity to the prototypes, by a trained reference prompt, or by "
+        "both: the similarity times the root of the prompt's score",
+        label="Scorer",
+        choices=SCORERS,
+        stored=True,
+    )
+    reference_prompt: str | None = option(
+        None,
+        "Name of a prompt of the dataset, 'small', or a file. The memory must have been built with keep_images",
+        label="Reference prompt",
+        scorers=tuple(PROMPTED),
+    )
+    device: str = _device()
+    precision: str = _precision()
+    use_cache: bool = _use_cache("encoded images", scorers=tuple(UNPROMPTED))
+    compiled: bool = option(
+        False, "Compile SAM2's decoder: for many images, see nts.models.load_segmenter", label="Compile", type=bool
+    )
+
+
+@dataclass(frozen=True)
+class ClassMapsConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.class_maps_job`."""
+
+    job: ClassVar[str] = "class_maps_job"
+
+    output: MapOutput = option(
+        "segmentation",
+        "'segmentation': the class of every pixel, in one field. 'heatmaps': a probability for every class, one field "
+        "each",
+        label="Output",
+        choices=MAP_OUTPUTS,
+    )
+    reference_prompt: str = option(
+        "small",
+        "Name of a prompt of the dataset, 'small', or a file. The memory must have been built with keep_images",
+        label="Reference prompt",
+    )
+    presence_threshold: float = option(
+        0.5,
+        "Paint only classes that the prompt finds in the image with at least this probability; heat maps show all",
+        label="Presence threshold",
+        type=float,
+        min=0,
+        max=1,
+    )
+    overwrite: bool = option(False, "Delete maps of other settings and start over", label="Overwrite", type=bool)
+    segmenter: str = _segmenter()
+    encoder: str | None = _encoder(None)
+    preset: str | Preset | None = _preset(None)
+    device: str = _device()
+    precision: str = _precision()
+
+
+@dataclass(frozen=True)
+class HeatmapsConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.heatmaps_job`."""
+
+    job: ClassVar[str] = "heatmaps_job"
+
+    classes: Sequence[str] | str | None = option(
+        None, "Each gets a field of its own. Default: all classes of the memory", label="Classes", type=list
+    )
+    overwrite: bool = option(False, "Delete maps of other settings and start over", label="Overwrite", type=bool)
+    encoder: str | None = _encoder(None)
+    preset: str | Preset | None = _preset(None)
+    device: str = _device()
+    precision: str = _precision()
+
+
+def markdown() -> str:
+    """Page of the docs with the options of all jobs."""
+    titles = {
+        MemoryConfig: "Build reference memory",
+        SegmentationConfig: "Auto-segment view",
+        ClassMapsConfig: "Map classes",
+        HeatmapsConfig: "Similarity heat maps",
+    }
+    parts = ["# Options", "Written by `python -m nts.fiftyone_adapter.config`."]
+    for config, title in titles.items():
+        parts += [
+            f"## {title}",
+            f"Keyword arguments of `{config.job}`, or fields of `{config.__name__}`.",
+            table(config),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,87 @@
+"""Options: stated once, in a config, from which everything else about them comes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import pytest
+from paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def config(nts_fo):
+    from nts.fiftyone_adapter import config
+
+    return config
+
+
+def test_functions_show_the_options_of_their_config(nts_fo, config):
+    for functions, of_config in (
+        ((nts_fo.build_reference_memory, nts_fo.memory_job), config.MemoryConfig),
+        ((nts_fo.auto_segment_view, nts_fo.segmentation_job), config.SegmentationConfig),
+        ((nts_fo.map_classes, nts_fo.class_maps_job), config.ClassMapsConfig),
+        ((nts_fo.similarity_heatmaps, nts_fo.heatmaps_job), config.HeatmapsConfig),
+    ):
+        for function in functions:
+            parameters = inspect.signature(function).parameters
+            for each in fields(of_config):
+                assert parameters[each.name].default == each.default
+                assert each.metadata["help"] in function.__doc__
+
+
+def test_unknown_options_and_two_statements_are_refused(nts_fo, config, targets):
+    with pytest.raises(
+        TypeError, match=r"segmentation_job\(\) has no option 'treshold'; it has: score_threshold, max_inst"
+    ):
+        nts_fo.auto_segment_view(targets, "shapes", treshold=0.5)
+    with pytest.raises(TypeError, match=r"segmentation_job\(\) takes a config or options, not both"):
+        nts_fo.auto_segment_view(targets, "shapes", config=config.SegmentationConfig(), limit=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": 1.5}, "score_threshold must lie in [0, 1], got 1.5"),
+        ({"score_threshold": float("nan")}, "score_threshold must lie in [0, 1], got nan"),
+        ({"score_threshold": "high"}, "score_threshold must be a number, got 'high'"),
+        ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
+        ({"max_instances": True}, "max_instances must be a whole number, got True"),
+        ({"limit": 1.0}, "limit must be a whole number, got 1.0"),
+        ({"scorer": "best"}, "scorer must be one of prototype, vrp, both, got 'best'"),
+        ({"precision": "int8"}, "precision must be one of auto, fast, float32, bfloat16, float16, got 'int8'"),
+    ],
+)
+def test_values_that_cannot_be_name_their_option(nts_fo, config, options, message):
+    with pytest.raises(nts_fo.InputError) as error:
+        config.SegmentationConfig(**options)
+    assert str(error.value) == message
+    assert error.value.option == next(iter(options))
+
+
+def test_a_form_passes_only_what_its_choices_use(config):
+    params = {"memory_key": "m", "score_threshold": 0.0, "limit": None, "device": "", "reference_prompt": "small"}
+    assert config.SegmentationConfig.from_params(params) == config.SegmentationConfig()
+    chosen = config.SegmentationConfig.from_params(params | {"scorer": "vrp"})
+    assert chosen == config.SegmentationConfig(scorer="vrp", reference_prompt="small")
+
+
+def test_stored_settings_are_those_of_earlier_versions(nts_fo, drawn, references, targets):
+    nts_fo.build_reference_memory(references, "ground_truth", "m")
+    nts_fo.auto_segment_view(targets, "m", limit=1)
+    stored = nts_fo.runs.list_runs(drawn, nts_fo.runs.SEGMENTATION)["nts_m"]
+    assert set(stored) >= {"memory_fingerprint", "encoder_fingerprint", "segmenter_fingerprint", "preset_fingerprint"}
+    assert {name: stored[name] for name in ("preset", "score_threshold", "max_instances", "scorer")} == {
+        "preset": "default",
+        "score_threshold": 0.0,
+        "max_instances": 100,
+        "scorer": "prototype",
+    }
+    assert stored["prompt_fingerprint"] is None
+    assert "limit" not in stored
+
+
+def test_documented_options_are_those_of_the_code(config):
+    assert (ROOT / "docs" / "options.md").read_text() == config.markdown(), (
+        "write docs/options.md again: python -m nts.fiftyone_adapter.config > docs/options.md"
+    )
