@@ -1,4 +1,4 @@
-"""Requests to operators as the App sends them, and what it gets back."""
+"""Requests to operators and panels as the App sends them, and the responses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from drawn_dataset import PLUGIN
 
 
 def request(view, **params) -> dict:
-    """What the App sends to run an operator, or to show its form, on a view."""
+    """Request to run an operator, or to resolve its form, on a view."""
     dataset = view._root_dataset
     stages = view._serialize() if view is not dataset else []
     return {"dataset_name": dataset.name, "view": stages, "params": params}
 
 
 def in_the_app(name: str, view, told: list | None = None, **params) -> list[tuple[str, dict]]:
-    """Run an operator as the App does; returns what it tells the App: operators to call, with their parameters.
+    """Run an operator as the App does, and return the messages to the App: operators to trigger, with their parameters.
 
-    They are put into `told` as they come, so that they are known of an operator that fails, too.
+    They are also appended to `told` as they arrive, including those before a failure.
     """
     from fiftyone.operators.executor import execute_or_delegate_operator
 
@@ -37,7 +37,7 @@ def in_the_app(name: str, view, told: list | None = None, **params) -> list[tupl
 
 
 def form(operator, view, **params) -> dict:
-    """The inputs that an operator's form shows, as the App gets them: `{name: property}`."""
+    """Inputs of an operator's form as the App receives them: `{name: property}`."""
     from fiftyone.operators.executor import ExecutionContext
 
     context = ExecutionContext(request(view, **params), operator_uri=operator.uri)

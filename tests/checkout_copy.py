@@ -1,4 +1,4 @@
-"""Copies of the checkout, as a download of the repository leaves them."""
+"""Copies of the checkout, as produced by downloading the repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FILES = ("__init__.py", "fiftyone.yml", "manifest.json", "pyproject.toml", "req
 
 
 def copy_checkout(folder: Path) -> Path:
-    """Copy everything that an installed plugin, package or source of models is made of; returns the folder."""
+    """Copy all files of an installed plugin, package or model source, and return the folder."""
     for name in _FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in _FILES:

@@ -1,4 +1,4 @@
-"""Made-up data sets in COCO's terms, as odd as real ones come, and what pycocotools says of them."""
+"""Random datasets in COCO's format, including odd ones, and the results of pycocotools on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AREA_BORDERS = (32, 96)
 
 
 def box_rle(box, side: int = SIDE) -> dict[str, Any]:
-    """A box without its upper left ninth, as compressed RLE; perhaps empty."""
+    """Compressed RLE of a box without its upper left ninth; may be empty."""
     x, y, width, height = (max(round(value), 0) for value in box)
     mask = np.zeros((side, side), np.uint8, order="F")
     mask[y : y + height, x : x + width] = 1
@@ -29,11 +29,11 @@ def box_rle(box, side: int = SIDE) -> dict[str, Any]:
 
 
 def draw_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO dataset and results. What a case is like depends on its seed:
+    """Random COCO dataset and results. Depending on the seed, a case contains:
 
-    ids as numbers or words, images and categories out of order, crowds, objects of all sizes and right at the borders
-    of small, medium and large, areas that are not those of the mask, empty masks, many equal scores, more than a
-    hundred results of a class and image, classes or whole data sets without ground truth or without results.
+    ids as numbers or strings, images and categories out of order, crowds, objects of all sizes and at the exact limits
+    of small, medium and large, areas that differ from those of the masks, empty masks, many equal scores, more than a
+    hundred results per class and image, classes or whole datasets without ground truth or without results.
     """
     rng = np.random.default_rng([2017, seed])
     numbers = rng.permutation(np.arange(1, 60))[: rng.integers(1, 7)]
@@ -102,8 +102,8 @@ def oracle(
     class_ids: list[int] | None = None,
     result_areas: str = "own",
 ) -> COCOeval:
-    """pycocotools' evaluation, with its arrays in ``eval`` and its twelve figures in ``stats``."""
-    # loadRes takes the area of a result from its box, where it has one.
+    """Run pycocotools; returns the evaluation with its arrays in ``eval`` and its twelve metrics in ``stats``."""
+    # loadRes computes the area of a result from its box, if it has one.
     drop = "segmentation" if iou_type == "boxes" else "bbox" if result_areas == "own" else ""
     results = [{key: value for key, value in result.items() if key != drop} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -124,7 +124,7 @@ def oracle(
 def copy_images(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], counts: dict[Any, int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The data set with every image as often as stated; copies follow each other in the order of ids."""
+    """Dataset with repeated images; copies of an image follow each other in the order of ids."""
     copies: dict[str, Any] = {"images": [], "annotations": [], "categories": ground_truth["categories"]}
     copied: list[dict[str, Any]] = []
     for number, image_id in enumerate(sorted(counts)):

@@ -1,7 +1,7 @@
-"""What all tests share: an environment cut off from the network and from the user's FiftyOne, and a database on demand.
+"""Shared fixtures: an environment isolated from the network and from the user's FiftyOne, and a database on demand.
 
-Tests of the engine never import FiftyOne. A test that wants it asks for the fixture `fo`, `make_dataset` or `drawn`;
-the first one to do so starts a private mongod.
+Tests of the engine never import FiftyOne. Tests that need it request the fixture `fo`, `make_dataset` or `drawn`; the
+first one starts a private mongod.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOME = Path(tempfile.mkdtemp(prefix="reference-segmentation-tests-"))
 
-# Read by the libraries when they are imported, hence set here, before any test module is.
+# The libraries read these variables on import, so they are set before any test module is imported.
 os.environ.update(
     {
         "FIFTYONE_DO_NOT_TRACK": "true",
@@ -41,13 +41,13 @@ os.environ.update(
         "TRANSFORMERS_OFFLINE": "1",
     }
 )
-# The small models gain nothing from more threads than four, and the processes of pytest-xdist share the cores.
+# The small models do not benefit from more than four threads, and pytest-xdist's processes share the cores.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, (os.cpu_count() or 1) // _PROCESSES))))
 
 
 _TOOLING = ("tools", "benchmarks", "training", "demo")
-"""Folders with tests of what surrounds the plugin: set-up, benchmarks, training scripts, printed text."""
+"""Folders of tests for set-up, benchmarks and training scripts."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -65,11 +65,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
         if "browser" in getattr(item, "fixturenames", ()):
-            # The tests of a file share a server, so pytest-xdist must keep them in one process.
+            # The tests of a file share a server, so pytest-xdist must run them in one process.
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if any(item.path.is_relative_to(ROOT / "tests" / folder) for folder in _TOOLING):
             item.add_marker("tooling")
-    # A mistake in the engine shows within seconds when the quick tests come first, and those in the browser last.
+    # Quick tests run first, to report errors of the engine within seconds; browser tests run last.
     items.sort(key=lambda item: [item.get_closest_marker(marker) is not None for marker in ("browser", "db")])
 
 
@@ -79,7 +79,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def fiftyone_db() -> str:
-    """The URI of a mongod that belongs to this test run alone."""
+    """URI of a mongod private to this test run."""
     return private_mongod.start()
 
 
@@ -95,7 +95,7 @@ def fo(fiftyone_db: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def nts_fo(fo: ModuleType) -> ModuleType:
-    """The adapter with its submodules, imported once FiftyOne has its own database."""
+    """The adapter with its submodules, imported after FiftyOne is connected to the private database."""
     from nts import fiftyone_adapter
     from nts.fiftyone_adapter import evaluation_comparison, importing, inspecting, run_overview  # noqa: F401
 
@@ -104,13 +104,13 @@ def nts_fo(fo: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def operator(fo: ModuleType) -> Callable[[str], fiftyone.operators.Operator]:
-    """`operator(name)`: an operator of the plugin, as a user gets it."""
+    """`operator(name)`: an operator of the plugin, as registered with FiftyOne."""
     return lambda name: fo.operators.get_operator(f"@nts/reference-segmentation/{name}")
 
 
 @pytest.fixture
 def make_dataset(fo: ModuleType) -> Iterator[Callable[..., fiftyone.Dataset]]:
-    """`make_dataset(samples=(), **kwargs of fo.Dataset)`; what it made is deleted after the test."""
+    """`make_dataset(samples=(), **kwargs of fo.Dataset)`; the datasets are deleted after the test."""
     made = []
 
     def make(samples=(), **kwargs) -> fiftyone.Dataset:
@@ -126,7 +126,7 @@ def make_dataset(fo: ModuleType) -> Iterator[Callable[..., fiftyone.Dataset]]:
 
 @pytest.fixture
 def dataset(make_dataset: Callable[..., fiftyone.Dataset]) -> fiftyone.Dataset:
-    """An empty dataset."""
+    """Empty dataset."""
     return make_dataset()
 
 
@@ -140,19 +140,19 @@ def drawn(make_dataset: Callable[..., fiftyone.Dataset], tmp_path: Path) -> fift
 
 @pytest.fixture
 def references(drawn: fiftyone.Dataset) -> fiftyone.DatasetView:
-    """The drawn scenes that references are taken from."""
+    """References among the drawn scenes."""
     return drawn.match_tags("reference")
 
 
 @pytest.fixture
 def targets(drawn: fiftyone.Dataset) -> fiftyone.DatasetView:
-    """The drawn scenes that are to be segmented."""
+    """Targets among the drawn scenes."""
     return drawn.match_tags("target")
 
 
 @pytest.fixture(scope="session")
 def small_encoder():
-    """The shipped DINOv2, on the CPU."""
+    """Shipped DINOv2, on the CPU."""
     from nts.models import load_encoder
 
     return load_encoder("small", "cpu")
@@ -160,7 +160,7 @@ def small_encoder():
 
 @pytest.fixture(scope="session")
 def small_segmenter():
-    """The shipped SAM2, on the CPU."""
+    """Shipped SAM2, on the CPU."""
     from nts.models import load_segmenter
 
     return load_segmenter("small", "cpu")

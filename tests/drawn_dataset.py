@@ -1,4 +1,4 @@
-"""A small FiftyOne dataset of drawn scenes: two classes, four reference images, three targets."""
+"""Small FiftyOne dataset of drawn scenes: two classes, four reference images, three targets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from synthetic.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, Scene, draw_scen
 if TYPE_CHECKING:
     import fiftyone
 
-SPECIES = tuple(NOVEL_SPECIES)[:4:2]  # not look-alikes of one another
+SPECIES = tuple(NOVEL_SPECIES)[:4:2]  # dissimilar species
 CLASSES = tuple(sorted(species_name(number) for number in SPECIES))
 REFERENCES, TARGETS = 4, 3
 PLUGIN = "@nts/reference-segmentation"
 
 
 def drawn_samples(folder: Path) -> list[fiftyone.Sample]:
-    """Samples tagged `reference` and `target`, with masks in `ground_truth`; their images are written to the folder."""
+    """Samples tagged `reference` and `target`, with masks in `ground_truth`; images are written to the folder."""
     import fiftyone as fo
 
     return [
@@ -32,7 +32,7 @@ def drawn_samples(folder: Path) -> list[fiftyone.Sample]:
 
 
 def training_samples(folder: Path, seed: int, pairs: Sequence[tuple[int, int]]) -> list[fiftyone.Sample]:
-    """One sample of two species for each pair, with masks in `objects`; their images are written to the folder."""
+    """One sample per pair of species, with masks in `objects`; images are written to the folder."""
     import fiftyone as fo
 
     scenes = [draw_scene([seed, k], pair) for k, pair in enumerate(pairs)]
@@ -60,14 +60,14 @@ def _detections(scene: Scene, species: Sequence[int]) -> fiftyone.Detections:
 
 
 def truncate(path: str) -> bytes:
-    """Cut an image file in half; returns what it was."""
+    """Cut an image file in half, and return its original content."""
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
     return content
 
 
 def blobs(rng: np.random.Generator, count: int, height: int, width: int) -> list[np.ndarray]:
-    """Masks of random ellipses, bool ``[height, width]``, none empty."""
+    """Masks of random ellipses, bool ``[height, width]``, all non-empty."""
     ys, xs = np.mgrid[:height, :width]
     masks = []
     for _ in range(count):

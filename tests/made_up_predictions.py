@@ -1,4 +1,4 @@
-"""Predictions for the drawn scenes that no model made: right, moved, of another class, twice, and on nothing."""
+"""Synthetic predictions on the drawn scenes: correct, shifted, misclassified, duplicated, and on background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def predict(dataset: fiftyone.Dataset, field: str = "found", seed: int = 0) -> None:
-    """Write made-up predictions into a field."""
+    """Write synthetic predictions to a field."""
     import fiftyone as fo
 
     rng = np.random.default_rng(seed)

@@ -1,9 +1,9 @@
-"""Folders that tests read from."""
+"""Folders with test data."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout."""
+"""Root of the checkout."""
 
 SHARED = ROOT.parent / "shared"
-"""Cases with known answers that are not part of the project; tests that need them are skipped without."""
+"""Golden cases that are not part of the project; tests that need them are skipped if they are missing."""

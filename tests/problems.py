@@ -1,4 +1,4 @@
-"""Made-up matching problems: smooth blobs as mask logits, noisy class patterns as features."""
+"""Random matching problems: smooth blobs as mask logits, noisy class patterns as features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """One image's matching problem, with the references that its prototypes are made of."""
+    """Matching problem of one image, with the references of its prototypes."""
 
     reference_tokens: Tensor
     reference_weights: Tensor

@@ -1,4 +1,4 @@
-"""The documentation names only things that exist: links, pictures, commands, files and functions."""
+"""The documentation refers only to existing links, pictures, commands, files and functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "nts" / "small" / "README.md",
     ROOT / "training" / "README.md",
 ]
-CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog names what is gone, too
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog mentions removed names, too
 PACKAGES = (
     "nts",
     "synthetic",
@@ -53,7 +53,7 @@ every_current_page = pytest.mark.parametrize("page", CURRENT, ids=page_id)
 
 
 def code(page: Path) -> str:
-    """Everything in code spans and code blocks, one piece a line."""
+    """Contents of code spans and code blocks, one per line."""
     text = page.read_text()
     return "\n".join([*(block for _, block in FENCE.findall(text)), *CODE_SPAN.findall(FENCE.sub("", text))])
 
@@ -99,7 +99,7 @@ def test_the_evaluation_takes_these_arguments(command, capsys):
     from nts.evaluation.__main__ import main
 
     arguments = command.split()[3:]
-    # The parser refuses unknown commands and protocols before it comes to the last argument.
+    # The parser refuses unknown commands and protocols before it reaches the last argument.
     with pytest.raises(SystemExit) as exit:
         main([*arguments, "--help"])
     assert exit.value.code == 0, capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_python_examples_parse_and_import_what_exists(page):
 
 
 def resolve(name: str) -> object:
-    """The object of a dotted name. FiftyOne is not imported for it: the adapter is searched for the name instead."""
+    """Resolve a dotted name. The adapter is searched for the name rather than imported, to avoid importing FiftyOne."""
     if name.startswith("nts.fiftyone_adapter"):
         *folders, attribute = name.split(".")
         path = ROOT.joinpath(*folders)

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, on the small models and drawn scenes."""
+"""Examples in docstrings, run on the small models and drawn scenes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENGINE = [name for name in modules_with_examples() if name not in ADAPTER]
 
 @pytest.fixture
 def names(small_encoder, small_segmenter, tmp_path, monkeypatch) -> dict[str, Any]:
-    """The names that examples take for granted; the working folder holds an image, `street.jpg`."""
+    """Names that the examples assume; the working folder holds an image, `street.jpg`."""
     (scene,) = reference_scenes(SPECIES[0], 1)
     image, mask = scene.image, scene.masks[0]
     Image.fromarray(image).save(tmp_path / "street.jpg")

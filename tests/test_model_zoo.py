@@ -1,4 +1,4 @@
-"""The repository as a source of models for FiftyOne's model zoo: registered, downloaded, loaded and applied."""
+"""The repository as a source for FiftyOne's model zoo: registered, downloaded, loaded and applied."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_without_a_memory_a_model_computes_embeddings_but_refuses_to_segment(zoo
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(targets.compute_embeddings(model, batch_size=2), embeddings, atol=1e-4)
     with pytest.raises(ValueError, match=r"no reference memory.*memory="):
-        targets.apply_model(model, label_field="found")  # also where failures of single images are skipped
+        targets.apply_model(model, label_field="found")  # also if failures of single images are skipped
     assert not targets._dataset.has_field("found")
 
 
@@ -144,7 +144,7 @@ def test_an_embedding_of_an_image_does_not_depend_on_its_batch(nts_fo, small_enc
 def test_a_clone_in_the_folder_of_models_is_a_source_too(fo, tmp_path, monkeypatch):
     import fiftyone.zoo as foz
 
-    clone = copy_checkout(tmp_path / "reference-segmentation")  # FiftyOne asks for the name in the manifest
+    clone = copy_checkout(tmp_path / "reference-segmentation")  # FiftyOne expects the name in the manifest
     monkeypatch.setattr(fo.config, "model_zoo_dir", str(tmp_path))
     assert not foz.is_zoo_model_downloaded(SMALL)
     assert foz.load_zoo_model(SMALL, device="cpu", cache=False).has_embeddings

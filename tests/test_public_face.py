@@ -1,4 +1,4 @@
-"""The names that users import, and the places they import them from."""
+"""The public names, and the locations they can be imported from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import nts
 
 
 def run_python(program: str, **environment: str) -> str:
-    """Run a program in another folder and another process; returns what it printed."""
+    """Run a program in a subprocess in another folder, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT.anchor,
@@ -96,7 +96,7 @@ print(json.dumps([nts.__file__, auto_segment_view.__module__, encoder.grid]))
 
 
 def test_an_installed_plugin_is_imported_from_its_folder(fo, tmp_path):
-    plugin = tmp_path / "plugins" / "@nts" / "reference-segmentation"  # where `fiftyone plugins download` puts it
+    plugin = tmp_path / "plugins" / "@nts" / "reference-segmentation"  # as installed by `fiftyone plugins download`
     copy_checkout(plugin)
     assert PLUGIN in IN_A_NOTEBOOK
     printed = run_python(IN_A_NOTEBOOK, FIFTYONE_PLUGINS_DIR=str(tmp_path / "plugins"), PYTHONPATH="")

@@ -1,4 +1,4 @@
-"""The tutorial: it runs from beginning to end, and what it shows is what it showed when it was stored."""
+"""The tutorial: it runs, and its outputs equal the stored ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def stored() -> nbformat.NotebookNode:
 
 @pytest.fixture(scope="module")
 def executed(fo, tmp_path_factory) -> nbformat.NotebookNode:
-    """The notebook, run again on the private database."""
+    """The notebook, executed again on the private database."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NTS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # what earlier tests cached is not there
+        patch.setenv("NTS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # without the cache of earlier tests
         return tutorial.execute(nbformat.read(tutorial.PATH, as_version=4))
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:
-    """Kinds of output of every cell with code."""
+    """Types of output of every code cell."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [[output.get("name") or min(output.data) for output in cell.outputs] for cell in cells]
 
 
 def mask_ap(notebook: nbformat.NotebookNode) -> float:
-    """The mask AP over all classes, in percent, that the last cell prints."""
+    """Mask AP over all classes, in percent, printed by the last cell."""
     text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     return float(re.search(r"^all +([\d.]+)", text, re.MULTILINE)[1])
 

@@ -1,4 +1,4 @@
-"""The drawn data sets in the layouts of the protocols, each drawn once for all tests."""
+"""Drawn datasets in the layouts of the protocols, each drawn once per test run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nts.datasets.protocols import Protocol
 from synthetic.layouts import WRITERS, write_cd_fsod
 
 CD_FSOD_SETS = ("clipart1k", "FISH", "UODD")
-"""The sets of CD-FSOD that are drawn for tests: one of everything that they know."""
+"""Datasets of CD-FSOD drawn for tests: one of each variant."""
 
 
 @lru_cache
 def tiny(layout: str) -> Path:
-    """The folder of a layout's data set. Nobody may write into it."""
+    """Folder of a layout's dataset. Read-only by convention."""
     folder = Path(tempfile.mkdtemp(prefix="reference-segmentation-layouts-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if layout == "cd-fsod":
@@ -28,5 +28,5 @@ def tiny(layout: str) -> Path:
 
 
 def is_drawn(protocol: Protocol) -> bool:
-    """Whether :func:`tiny` has what a protocol needs."""
+    """Return True if :func:`tiny` provides the data of a protocol."""
     return protocol.layout in WRITERS and (not protocol.folder or protocol.folder in CD_FSOD_SETS)

@@ -1,7 +1,7 @@
-"""The FiftyOne App as a person meets it: small steps that each wait for what they bring about.
+"""Page objects for the FiftyOne App: small steps, each of which waits for its effect.
 
-Nothing here sleeps. Playwright's own waits look again and again until a state is reached or `PATIENCE` has run out,
-which is long, because a busy machine with two cores is slow, and costs nothing where all is well.
+Nothing sleeps. Playwright polls until a state is reached or `PATIENCE` expires. The timeout is long because a busy
+machine with two cores is slow, and it costs nothing if the test passes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WINDOW = (1280, 800)
 
 _NO_ADVERTISEMENT = 'localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")'
 
-# A dialog's progress passes too quickly for a test to look again and again: the page itself writes down each text.
+# A dialog's progress changes faster than polling: a script in the page records every text.
 _WRITE_DOWN_PROGRESS = """() => {
     window.dialogTexts = [];
     const look = () => {
@@ -28,12 +28,12 @@ _WRITE_DOWN_PROGRESS = """() => {
 
 
 def cy(name: str) -> str:
-    """FiftyOne marks its elements for its own tests."""
+    """Selector of an element that FiftyOne marks for its own tests."""
     return f'[data-cy="{name}"]'
 
 
 class AppPage:
-    """A tab with the App of one server, which reaches no other host."""
+    """Tab with the App of one server, blocked from all other hosts."""
 
     def __init__(self, browser: Browser, url: str, window: tuple[int, int] = WINDOW) -> None:
         self.url = url
@@ -45,19 +45,19 @@ class AppPage:
         self.page: Page = context.new_page()
 
     def close(self) -> None:
-        """Close the tab, as a person does who has seen enough."""
+        """Close the tab."""
         self.page.context.close()
 
     # Grid and sidebar
 
     def open(self, dataset: str, view: str | None = None) -> None:
-        """Open a dataset, or a view saved in it."""
+        """Open a dataset, or one of its saved views."""
         saved_view = f"?view={view}" if view else ""
         self.page.goto(f"{self.url}/datasets/{dataset}{saved_view}", wait_until="domcontentloaded")
         expect(self.page.locator(cy("panel-container")).first).to_be_visible()
 
     def expect_samples(self, count: int) -> None:
-        """The grid shows this many samples, and their pictures."""
+        """Expect this many samples in the grid, with their images."""
         words = re.compile(rf"(^|\D){count} samples?\b")
         expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
         expect(self.page.locator(cy("looker")).first).to_be_visible()
@@ -66,14 +66,14 @@ class AppPage:
         return self.page.locator(cy(f"sidebar-field-container-{name}"))
 
     def toggle_field(self, name: str) -> None:
-        """Show the labels of a field on the pictures, or hide them, by its box in the sidebar."""
+        """Toggle the labels of a field by its checkbox in the sidebar."""
         self.page.locator(cy(f"checkbox-{name}")).click()
 
     # Operators
 
     def open_operator(self, label: str) -> Form:
-        """Choose an operator in the operator browser; returns its form."""
-        # The key works everywhere; the button hides in a menu when a panel is open.
+        """Select an operator in the operator browser, and return its form."""
+        # The keyboard shortcut always works; the button moves into a menu when a panel is open.
         self.page.keyboard.press("`")
         self.page.locator(cy("operators-browser-search")).fill(label)
         self.page.locator(cy("operators-browser")).get_by_text(label, exact=True).click()
@@ -82,7 +82,7 @@ class AppPage:
     # Panels
 
     def open_panel(self, name: str) -> Locator:
-        """Open a panel by the plus beside the tabs, those of the panels if there are some; returns its content."""
+        """Open a panel by the plus button, that of the panels if several are shown, and return its content."""
         self.page.locator(cy("new-panel-btn")).last.click()
         self.page.locator(cy(f"new-panel-option-{name}")).click()
         content = self.page.locator(cy(f"panel-content-{name}"))
@@ -101,7 +101,7 @@ class Form:
         expect(self.button).to_be_visible()
 
     def choose(self, label: str, option: str) -> None:
-        """Choose from a drop-down."""
+        """Select an entry of a drop-down."""
         self._after(label, 'div[@role="combobox"]').click()
         self.page.get_by_role("option", name=option).click()
         expect(self._after(label, 'div[@role="combobox"]')).to_have_text(option)
@@ -111,17 +111,17 @@ class Form:
         self._after(label, "input").fill(text)
 
     def tick(self, label: str) -> None:
-        """Choose one of several by its radio button."""
+        """Select a radio button."""
         self.dialog.get_by_text(label, exact=True).click()
         expect(self.dialog.get_by_role("radio", name=re.compile(rf"^{re.escape(label)}\b"))).to_be_checked()
 
     def expect_refusal(self, message: str | re.Pattern[str]) -> None:
-        """The form says why, and cannot be sent."""
+        """Expect a validation message and a disabled submit button."""
         expect(self.dialog).to_contain_text(message)
         expect(self.button).to_be_disabled()
 
     def expect_no_refusal(self) -> None:
-        """Nothing is wrong (any more), and the form can be sent."""
+        """Expect a valid form that can be submitted."""
         expect(self.button).to_be_enabled()
 
     def execute(self) -> Outcome:
@@ -139,7 +139,7 @@ class Form:
 
 
 class Outcome:
-    """The dialog that follows a form: a progress bar with a text, then the outcome in its place."""
+    """Dialog that follows a form: a progress bar with a text, then the outcome."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -150,17 +150,17 @@ class Outcome:
         expect(self.dialog).to_contain_text(text, timeout=JOB_PATIENCE)
 
     def expect_failure(self, operator: str, reason: str | re.Pattern[str]) -> None:
-        """An error message in place of the outcome."""
+        """Expect an error message as the outcome."""
         self.expect_text(f"{operator} failed")
         self.expect_text(reason)
 
     def table(self) -> list[list[str]]:
-        """The rows of the outcome's table, without its head."""
+        """Rows of the outcome's table, without its header."""
         expect(self.dialog.locator("tbody tr").first).to_be_visible()
         return [row.locator("td").all_inner_texts() for row in self.dialog.locator("tbody tr").all()]
 
     def texts(self) -> list[str]:
-        """Every text that the dialog has shown, in order."""
+        """All texts that the dialog has shown, in order."""
         return self.page.evaluate("window.dialogTexts")
 
     def done(self) -> None:

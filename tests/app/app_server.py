@@ -1,8 +1,8 @@
-"""The FiftyOne App's server, for tests.
+"""Server of the FiftyOne App for tests.
 
-The App keeps the view and the open panels on the server, across pages and browsers: tests that open panels need a
-server of their own. It is started directly, not by `fiftyone.launch_app`, whose session would override the view that a
-page's address asks for.
+The App stores the view and the open panels on the server, shared by all pages and browsers; tests that open panels need
+a separate server. It is started directly, not by `fiftyone.launch_app`, whose session would override the view in the
+page's address.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PATIENCE = 120  # seconds
 
 
 class AppServer:
-    """A server on the test run's database and with its plugin. What it prints goes to `log`.
+    """Server on the test run's database, with the plugin. Its output is written to `log`.
 
     Attributes:
-        url: its address, the same after a restart.
+        url: its address, which does not change on restart.
     """
 
     def __init__(self, log: Path) -> None:
@@ -52,7 +52,7 @@ class AppServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a system does that runs out of memory: at once, in the middle of whatever it does."""
+        """Kill the server at once, as the out-of-memory killer does."""
         self._end(signal.SIGKILL)
 
     def __enter__(self) -> AppServer:

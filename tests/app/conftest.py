@@ -1,4 +1,4 @@
-"""The App in a browser: each file of tests has a server, each test a tab, and leaves evidence behind where it fails."""
+"""Fixtures of the browser tests: a server per file, a tab per test, and screenshots of failed tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 import ensure_chromium
 
 _FAILED = pytest.StashKey[bool]()
-_MOST_BYTES = 300_000  # of a picture in all its colours; a larger one makes do with few, at a quarter of the size
+_MOST_BYTES = 300_000  # of a full-colour picture; larger ones are quantised, at a quarter of the size
 
 
 @pytest.hookimpl(wrapper=True)
@@ -26,13 +26,13 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium for all tests."""
+    """Headless Chromium, shared by all tests."""
     path = ensure_chromium.find()
     if path is None:
         pytest.fail(f"no Chromium\n{ensure_chromium.HELP}", pytrace=False)
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        # In a container /dev/shm is often too small for a browser.
+        # /dev/shm is often too small for a browser in a container.
         chromium = playwright.chromium.launch(executable_path=path, args=["--disable-dev-shm-usage"])
         yield chromium
         chromium.close()
@@ -40,14 +40,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(fo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
-    """An App of this file's own: its first form takes seconds, for then the server imports torch."""
+    """Server of the test file. Its first form takes seconds, since the server then imports torch."""
     with AppServer(tmp_path_factory.mktemp("server") / "server.log") as running:
         yield running
 
 
 @pytest.fixture
 def open_tab(browser: Browser, server: AppServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator:
-    """`open_tab(**options of AppPage)`: another tab of the App; closed at the end of the test."""
+    """`open_tab(**options of AppPage)`: open another tab of the App; closed after the test."""
     tabs: list[AppPage] = []
 
     def open_tab(**options) -> AppPage:
@@ -65,7 +65,7 @@ def open_tab(browser: Browser, server: AppServer, request: pytest.FixtureRequest
 
 
 def _keep_evidence(page: Page, folder: Path, name: str) -> None:
-    """What the browser shows, as a picture and as text: enough to see afterwards why a test failed."""
+    """Store a screenshot and the page's text, to diagnose a failed test."""
     page.screenshot(path=folder / f"{name}.png")
     text = page.locator("body").inner_text()
     (folder / f"{name}.txt").write_text(text)
@@ -74,22 +74,22 @@ def _keep_evidence(page: Page, folder: Path, name: str) -> None:
 
 @pytest.fixture
 def app(open_tab: Callable[..., AppPage], request: pytest.FixtureRequest) -> AppPage:
-    """A tab of the App; for pictures a larger one."""
+    """Tab of the App, with a larger window for screenshots."""
     return open_tab() if request.config.getoption("screenshots") is None else open_tab(window=(1600, 1000))
 
 
 @pytest.fixture
 def picture(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`picture(name, page or part of it)` keeps a picture for the README; does nothing but with `--screenshots`."""
+    """`picture(name, page or part of it)`: save a picture for the documentation; no effect without `--screenshots`."""
     folder: Path | None = request.config.getoption("screenshots")
 
     def picture(name: str, of: Page | Locator, *, moving: bool = False, **options) -> None:
         if folder is not None:
             page = of.page if isinstance(of, Locator) else of
             if not moving:
-                expect(page.locator("#notistack-snackbar")).to_have_count(0)  # messages go away by themselves
+                expect(page.locator("#notistack-snackbar")).to_have_count(0)  # notifications disappear by themselves
             shots = [of.screenshot(animations="disabled", **options)]
-            # The App draws labels upon its pictures bit by bit, and does not say when it is done.
+            # The App draws labels incrementally, without an event when it has finished.
             while not moving and shots[-1:] != shots[-2:-1]:
                 page.wait_for_timeout(1000)
                 shots.append(of.screenshot(animations="disabled", **options))

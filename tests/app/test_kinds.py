@@ -1,4 +1,4 @@
-"""A memory from clicked points alone, by the App's form: no mask and no box is in the dataset."""
+"""A memory built from clicked points in the App, on a dataset without masks or boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRAWS_THE_MASKS = "Segmenter that draws the masks"
 
 @pytest.fixture
 def clicked(make_dataset: Callable, tmp_path: Path):
-    """Drawn scenes of which a person clicked three times on every object; kept until the test ends."""
+    """Drawn scenes with three simulated clicks on every object; deleted after the test."""
     import fiftyone as fo
 
     from nts.datasets.annotations import simulate

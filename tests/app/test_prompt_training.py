@@ -1,4 +1,4 @@
-"""A reference prompt, trained by the App's form: few steps, and the curves that are shown in the end."""
+"""Training a reference prompt in the App: a few steps, and the curves of the result."""
 
 from __future__ import annotations
 

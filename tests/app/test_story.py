@@ -1,7 +1,7 @@
-"""The whole story in the App: references become a memory, targets are segmented and evaluated, the result is explored.
+"""End-to-end story in the App: build a memory, segment, evaluate, and explore the result.
 
-Every step is done as a person does it, and checked twice: on the page, and in the database. `make screenshots` tells
-the same story on the data set of `make demo`, and keeps the README's pictures on the way.
+Every step is checked on the page and in the database. `make screenshots` runs the same story on the dataset of
+`make demo`, and saves the pictures for the documentation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TARGETS = 8
 
 @pytest.fixture
 def scenes(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
-    """The data set of the demo: as it is for pictures, and else small, so that the story is short."""
+    """Dataset of the demo: full size for pictures, otherwise small for a short test."""
     from demo import __main__ as demo
 
     targets = demo.TARGETS
@@ -146,7 +146,7 @@ def explore(app: AppPage, dataset, picture) -> None:
     expect(panel.locator(".js-plotly-plot .bars .point").last).to_be_visible()  # of the best class
     picture("nap_panel", app.page)
 
-    # One class by its row, another by its bar. The database is asked for its samples in its own words.
+    # Select one class by its row, another by its bar, and query the database for its samples independently.
     with_bar = [name for name in evaluation.classes if (evaluation.summary("masks", name)["ap"] or 0) > 0.05]
     samples = {name: _samples_with(dataset, name) for name in with_bar}
     common, rare = (choose(samples, key=samples.get) for choose in (max, min))
@@ -175,18 +175,18 @@ def inspect_the_memory(app: AppPage, dataset, picture) -> None:
 
 
 def _samples_with(dataset, name: str) -> int:
-    """How many targets hold an object of a class, labelled or predicted."""
+    """Number of targets with an object of a class, labelled or predicted."""
     targets = dataset.load_saved_view("targets").iter_samples()
     labels = ([sample[field] for field in ("ground_truth", PREDICTIONS) if sample[field]] for sample in targets)
     return sum(any(name in [each.label for each in field.detections] for field in fields) for fields in labels)
 
 
 def _click_bar(panel: Locator, name: str) -> None:
-    """Click the bar of a class; bars are drawn in the order of the axis' labels."""
+    """Click the bar of a class; bars are drawn in the order of the axis labels."""
     chart = panel.locator(".js-plotly-plot")
     labels = [label.strip() for label in chart.locator(".ytick").all_text_contents()]
     bar = chart.locator(".bars").last.locator(".point path").nth(labels.index(name))
-    # Plotly lays a sheet over its bars that takes the mouse (hence force), and knows what is under it once it says so.
+    # Plotly covers its bars with a layer that receives the mouse (hence force) and detects hovering first.
     bar.hover(force=True)
     expect(chart.locator(".hoverlayer .hovertext").first).to_be_visible()
     bar.click(force=True)

@@ -1,4 +1,4 @@
-"""What the App says when something is missing, wrong or breaks, and what the database holds afterwards."""
+"""Error messages of the App for missing and wrong input and for failures, and the resulting state of the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST_DONE = re.compile(r"[1-9]\d*/\d+ images, ")
 
 @pytest.fixture
 def drawn(make_dataset: Callable, tmp_path: Path):
-    """Drawn scenes with masks in `ground_truth`, kept until the test ends whoever else connects to the database."""
+    """Drawn scenes with masks in `ground_truth`, persistent until the test ends."""
     folder = tmp_path / "images"
     folder.mkdir()
     dataset = make_dataset(drawn_samples(folder), persistent=True)
@@ -38,7 +38,7 @@ def with_memory(drawn):
 
 @pytest.fixture
 def with_many_targets(with_memory):
-    """The same with so many targets that a run has a middle. Nobody has encoded these files before."""
+    """The same with enough targets to interrupt a run. Their files are new, so none is in the cache."""
     import fiftyone as fo
 
     sources = with_memory.match_tags("target").values("filepath")
@@ -46,7 +46,7 @@ def with_many_targets(with_memory):
     for k in range(36):
         source = Path(sources[k % len(sources)])
         path = source.with_name(f"more{k}.png")
-        path.write_bytes(source.read_bytes() + uuid4().bytes)  # what follows the end of a PNG is not looked at
+        path.write_bytes(source.read_bytes() + uuid4().bytes)  # bytes after the end of a PNG are ignored
         samples.append(fo.Sample(path, tags=["target"]))
     with_memory.add_samples(samples)
     return with_memory
@@ -171,7 +171,7 @@ def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_many_ta
 
 
 def test_a_failure_in_the_middle_is_shown_and_what_was_done_stays(with_many_targets, app: AppPage):
-    # The run's own record is deleted, not by this plugin, which would delete the fields too: the run ends and says so.
+    # Delete the run's record alone, while the plugin would delete its fields too: the run must end with a message.
     targets = with_many_targets.match_tags("target")
     app.open(with_many_targets.name, "targets")
     outcome = app.open_operator(SEGMENT).execute()
@@ -209,7 +209,7 @@ def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(
 
 
 def _ended(dataset) -> dict | None:
-    """The record of the segmentation, when it no longer runs."""
+    """Record of the segmentation, or None while it runs."""
     from nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
     dataset.reload()
@@ -218,7 +218,7 @@ def _ended(dataset) -> dict | None:
 
 
 def wait_until(look: Callable[[], dict | None], seconds: float = 60) -> dict:
-    """What `look` returns when it first is something."""
+    """Poll `look` until it returns a value."""
     deadline = time.monotonic() + seconds
     while (seen := look()) is None:
         assert time.monotonic() < deadline, "the run goes on though its tab was closed"

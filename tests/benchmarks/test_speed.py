@@ -1,4 +1,4 @@
-"""The benchmarks of speed at the smallest sizes: their numbers are there, and both sides find the same."""
+"""Speed benchmarks at the smallest sizes: complete reports, and equal results of both sides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from synthetic.scenes import target_scenes
 
 @pytest.fixture(autouse=True)
 def _no_large_products(monkeypatch):
-    """The peak of this processor is of no interest here."""
+    """Skip the measurement of this processor's peak."""
     monkeypatch.setattr(speed, "peak_flops", lambda device, dtype: 1e12)
 
 
@@ -58,7 +58,7 @@ def test_the_engine_is_compared_with_the_recipe_stage_by_stage(tmp_path):
 def test_an_engine_may_be_any_preset():
     numbers = speed.run("small", "default", device="cpu", images=1, repeats=1, points_per_side=6, output=None)
     assert numbers["engine"] == "default"
-    assert numbers["equality"]["images_differing"] == 0  # in single precision, prepared as the recipe does it
+    assert numbers["equality"]["images_differing"] == 0  # in single precision, prepared as in the recipe
     with pytest.raises(ValueError, match="unknown preset 'none'"):
         speed.run("small", "none", device="cpu", images=1, output=None)
 
@@ -143,7 +143,7 @@ def test_growth_is_measured_in_every_direction(tmp_path):
     assert (tmp_path / "growth.png").stat().st_size > 0
 
 
-def test_random_models_are_made_to_keep_the_share_of_prompts_wanted():
+def test_random_models_have_the_requested_surviving_fraction():
     pair = random_pair("small", "tiny", torch.device("cpu"), torch.float32)
     pair = replace(pair, points_per_side=4)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -161,7 +161,7 @@ def test_the_threshold_lies_in_the_widest_gap_near_the_quantile(survivors, kept)
     assert int((values > threshold_between(values, survivors)).sum()) == kept
 
 
-def test_memory_above_what_was_there_before_is_seen():
+def test_additional_memory_is_measured():
     with PeakMemory(torch.device("cpu")) as used:
         kept = torch.ones(64 << 20, dtype=torch.uint8)
     assert used.peak > 0.9 * len(kept)

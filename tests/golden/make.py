@@ -1,6 +1,7 @@
-"""Write the golden cases beside this file: `python tests/golden/make.py`, from the repository's root.
+"""Write the golden cases to this folder: `python tests/golden/make.py`, from the repository's root.
 
-The answers come from `reference_implementation/published_recipe.py`, the slow and obvious form of the publication.
+The expected results are computed by `reference_implementation/published_recipe.py`, a direct implementation of the
+paper.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CASES = {
 
 
 def main() -> None:
-    """Draw every case from its number, solve it, store problem and answer."""
+    """Draw each case from its seed, solve it, and store problem and solution."""
     for seed, (name, (sizes, constants)) in enumerate(CASES.items()):
         problem = make_problem(seed, **sizes)
         instance_means = torch.stack(

@@ -1,6 +1,6 @@
-"""The behaviours that the publication fixes, or that must be better than it, each a test named after its promise.
+"""Behaviours fixed by the paper, or deliberately different from it, one test each.
 
-"As published" marks what equals the publication; "unlike the publication" what it gets wrong.
+"As published" marks agreement with the paper; "unlike the publication" marks a correction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def reference(mask: np.ndarray, box=None) -> Reference:
 
 
 def paper_weights(mask: np.ndarray, box=None) -> torch.Tensor:
-    """The weights of the `paper` preset on DINOv2's 37 x 37 grid."""
+    """Weights of the `paper` preset on DINOv2's 37 x 37 grid."""
     return prepare_reference(reference(mask, box), 518, (37, 37), antialias=False, patch_weights="corner")[1]
 
 
@@ -93,7 +93,7 @@ class TestReferences:
     @pytest.mark.parametrize(("column", "cells"), [(7, 0), (14, 37)])
     def test_patch_grid_samples_the_upper_left_pixel_of_a_patch_as_published(self, column, cells):
         line = rectangle(518, 518, slice(None), slice(column, column + 1))
-        # As large as the encoder's input, the crop is not resized before the grid samples it.
+        # As large as the encoder's input, so the crop is not resized before the grid samples it.
         assert _corner_weights(line.astype(np.float32), 518, (37, 37)).sum() == cells
         ramp = np.broadcast_to(np.arange(518, dtype=np.float32), (518, 518)).copy()
         assert _corner_weights(ramp, 518, (37, 37))[0].tolist() == [14.0 * k for k in range(37)]
@@ -104,7 +104,7 @@ class TestReferences:
         assert ((weights > 0) & (weights < 1)).sum() == 32
 
     def test_reference_whose_mask_vanishes_on_the_grid_falls_back_to_its_area(self):
-        # A line of one pixel between two sampled columns: the published sampling misses it altogether.
+        # A line of one pixel between two sampled columns, missed by the published sampling.
         line = rectangle(518, 518, slice(43, 474), slice(246, 247))
         weights = paper_weights(line, (43, 43, 431, 431))
         assert weights.isfinite().all()

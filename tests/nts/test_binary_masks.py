@@ -1,4 +1,4 @@
-"""Arrays of any kind as masks: each is read by what its values are, or refused in words."""
+"""Arrays of any kind as masks: interpreted by their values, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def colours(inside: tuple[int, ...], outside: tuple[int, ...]) -> np.ndarray:
     ],
     ids=lambda values: f"{np.asarray(values).dtype}{list(np.asarray(values).shape)}",
 )
-def test_the_foreground_is_found_whatever_it_is_stored_as(values):
+def test_the_foreground_is_found_in_any_type(values):
     found = binary_mask(values)
     assert found.dtype == bool
     assert np.array_equal(found, RIGHT)
@@ -99,7 +99,7 @@ def test_shades_of_grey_are_cut_at_half_of_the_greatest():
         (colours((9, 200, 3), (255, 255, 255)), "holds integers from 200 to 255 but no 0"),
     ],
 )
-def test_what_is_no_mask_is_refused(values, message):
+def test_invalid_masks_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         binary_mask(values)
 

@@ -1,7 +1,7 @@
-"""The matching, against cases with known answers.
+"""Golden cases of the matching.
 
-`tests/golden/` holds cases that the project makes itself, by its slow and obvious implementation. A folder `shared/`
-beside the checkout may hold more, of the same form, made by the publication's own code.
+`tests/golden/` holds cases that the project generates by its reference implementation. A folder `shared/` beside the
+checkout may hold more in the same format, made by the publication's own code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images of every kind are read, and brought to the models' inputs."""
+"""Reading images of every kind, and preparing them for the models."""
 
 from __future__ import annotations
 
@@ -98,19 +98,19 @@ def test_image_too_large_to_decode_safely_is_named(tmp_path, monkeypatch):
 
 
 def save_deep(path, array):
-    """Write with OpenCV, which can write colours of more than 8 bits; alpha is the last channel."""
+    """Write with OpenCV, which supports colours of more than 8 bits; alpha is the last channel."""
     order = {2: slice(None), 3: [2, 1, 0], 4: [2, 1, 0, 3]}[2 if array.ndim == 2 else array.shape[2]]
     assert cv2.imwrite(str(path), array if array.ndim == 2 else np.ascontiguousarray(array[:, :, order]))
     return path
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Chunk of a PNG file."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def tiff(values: np.ndarray, *, photometric: int = 1, orientation: int = 1, order: str = "<") -> bytes:
-    """An uncompressed TIFF file of one strip, with any kind of values: ``[H, W]`` or ``[H, W, C]``."""
+    """Uncompressed TIFF file of one strip, with values of any type: ``[H, W]`` or ``[H, W, C]``."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
     pixels = values.astype(values.dtype.newbyteorder(order)).tobytes()
@@ -130,7 +130,7 @@ def tiff(values: np.ndarray, *, photometric: int = 1, orientation: int = 1, orde
     content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(pixels)) + pixels
     content += struct.pack(order + "H", len(tags))
     for tag, value in tags.items():
-        if tag == 258 and channels == 3:  # one number for every channel does not fit into the entry
+        if tag == 258 and channels == 3:  # one number per channel does not fit into the entry
             where = len(content) - 2 - 12 * list(tags).index(tag) + 2 + 12 * len(tags) + 4
             content += struct.pack(order + "HHII", tag, 3, channels, where)
         else:
@@ -239,7 +239,7 @@ def test_every_kind_of_image_is_turned_as_viewers_do(tmp_path, kind, orientation
     image = Image.fromarray(COLOUR[:, :, :1].repeat(3, 2))
     if kind == "rgb16.png":
         save_deep(path, np.asarray(image).astype(np.uint16) * 257)
-        # Metadata may be behind the pixels.
+        # Metadata may follow the pixels.
         exif_chunk = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
         content = path.read_bytes()
         path.write_bytes(content[:-12] + exif_chunk + content[-12:])
@@ -371,7 +371,7 @@ def test_box_of_the_mask_is_taken_where_none_is_given():
         (np.ones((30, 40), bool), (0, float("nan"), 5, 5), "is not finite"),
     ],
 )
-def test_references_that_cannot_be_are_refused(mask, box, message):
+def test_invalid_references_are_refused(mask, box, message):
     with pytest.raises(InvalidReference, match=message):
         Reference(COLOUR, "a", mask, box)
 

@@ -1,4 +1,4 @@
-"""Looking into a memory, and maps of similarity: closed forms against slow, obvious ones."""
+"""Inspection of a memory, and similarity maps: closed forms compared with direct computations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nts.memory import EncoderInfo, MemoryBank, MemoryEntry, class_prototype
 
 
 def random_memory(shots: list[int], dim: int = 12, seed: int = 0, noise: float = 1.0) -> MemoryBank:
-    """Classes `class 0`, `class 1`, … with so many references each, in mixed order."""
+    """Memory of classes `class 0`, `class 1`, … with given numbers of references, in mixed order."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(len(shots), dim, generator=generator)
     labels = torch.tensor([k for k, count in enumerate(shots) for _ in range(count)])

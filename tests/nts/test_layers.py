@@ -1,4 +1,4 @@
-"""The import graph of the engine: rooms in order, no cycles, and FiftyOne in the adapter alone."""
+"""Import graph of the engine: ordered layers, no cycles, and FiftyOne in the adapter alone."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ ROOMS = (
     ("nts.fiftyone_adapter",),
     ("operators",),
 )
-"""From the lowest to the highest. A module imports from its own level and from lower ones."""
+"""Layers from lowest to highest. A module imports from its own layer and from lower ones."""
 
 DOORS = ("nts", "operators", "nts.evaluation.__main__")
-"""Public faces and commands, which gather from every room."""
+"""Public interfaces and commands, which import from all layers."""
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """Source files of the engine and of the operators, by the names of their modules."""
+    """Source files of the engine and of the operators, by module name."""
     paths = sorted([*(ROOT / "nts").rglob("*.py"), *(ROOT / "operators").rglob("*.py")])
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """Modules that a module imports, anywhere in its source but under ``TYPE_CHECKING``."""
+    """Modules imported anywhere in a module's source, except under ``TYPE_CHECKING``."""
     path = modules()[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def imports(name: str) -> frozenset[str]:
 
 
 def level(name: str) -> int | None:
-    """Number of a module's room."""
+    """Index of a module's layer."""
     for number, rooms in enumerate(ROOMS):
         if any(name == room or name.startswith(f"{room}.") for room in rooms):
             return number
@@ -112,7 +112,7 @@ def test_rooms_stay_apart(room, forbidden):
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    # A package runs before its modules, so importing a module from a package is no import of the package.
+    # A package is executed before its modules, so importing a module from a package is no import of the package.
     graph = {name: sorted(imports(name) & modules().keys()) for name in modules() if name not in DOORS}
     done: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""Loading models: released formats load, and compute what their packages compute; all else is refused in words."""
+"""Loading models: released formats load and equal their packages; anything else is refused with a reason."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from nts.vrp.loading import load_reference_prompt
 PACKAGED = Path(sam2.__file__).parent / "configs"
 SMALL_YAML = SMALL / "segmenter" / "small_sam2.yaml"
 
-# Segmenters: what their .yaml may say
+# Segmenters: contents of the .yaml
 
 
 @pytest.mark.parametrize("repository", sorted(HF_MODEL_ID_TO_FILENAMES))
 def test_released_configurations_build_the_models_that_hydra_builds(repository, monkeypatch):
     file = PACKAGED.parent / HF_MODEL_ID_TO_FILENAMES[repository][0]
-    monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, a=0: tensor)  # takes most of the time
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, a=0: tensor)  # most of the test's time
     ours, theirs = build_sam2(file), instantiate(OmegaConf.load(file).model, _recursive_=True)
     assert repr(ours) == repr(theirs)
     assert {name: value.shape for name, value in ours.state_dict().items()} == {
@@ -71,7 +71,7 @@ def test_the_small_configuration_builds_the_same_weights_from_the_same_seed_as_h
 
 @pytest.fixture
 def segmenter_folder(tmp_path: Path) -> Callable[[Callable[[dict], object]], Path]:
-    """`segmenter_folder(change)`: the small segmenter with `change(content of its yaml)` made."""
+    """`segmenter_folder(change)`: folder with the small segmenter after `change(content of its yaml)`."""
 
     def make(change: Callable[[dict], object]) -> Path:
         folder = tmp_path / "segmenter"
@@ -86,7 +86,7 @@ def segmenter_folder(tmp_path: Path) -> Callable[[Callable[[dict], object]], Pat
 
 
 def put(*keys: str | int, value: object) -> Callable[[dict], None]:
-    """A change that puts `value` at a path of the yaml."""
+    """Change that sets the value at a path of the yaml."""
 
     def change(content: dict) -> None:
         node = content
@@ -169,7 +169,7 @@ PAYLOADS = {
 
 
 class Touch:
-    """Unpickled, it makes a file."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -179,7 +179,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_whatever_a_yaml_wants_to_run_is_refused_and_not_run(payload, segmenter_folder, tmp_path, monkeypatch):
+def test_a_yaml_that_would_run_code_is_refused_and_not_run(payload, segmenter_folder, tmp_path, monkeypatch):
     marker, evil = tmp_path / "marker", tmp_path / "evil.pickle"
     torch.save(Touch(marker), evil)
     OmegaConf.register_new_resolver("nts_test_touch", lambda path: Path(path).touch(), replace=True)
@@ -195,7 +195,7 @@ def test_whatever_a_yaml_wants_to_run_is_refused_and_not_run(payload, segmenter_
 
 
 def test_the_payloads_of_these_tests_would_run(tmp_path, monkeypatch):
-    """By the two mechanisms that the refused files rely on: pickles, and calls by name."""
+    """Both mechanisms that the refused files rely on: pickles, and calls by name."""
     torch.save(Touch(tmp_path / "unpickled"), tmp_path / "evil.pickle")
     torch.load(tmp_path / "evil.pickle", weights_only=False)
     assert (tmp_path / "unpickled").exists()
@@ -272,7 +272,7 @@ def test_arguments_that_make_no_model_are_refused_in_words(change, message, segm
     assert "small_sam2.yaml" in str(refusal.value)
 
 
-def test_a_yaml_of_ones_own_loads_and_is_the_same_model(segmenter_folder, small_segmenter):
+def test_a_custom_yaml_loads_the_same_model(segmenter_folder, small_segmenter):
     folder = segmenter_folder(lambda content: None)
     assert load_segmenter(str(folder), "cpu").fingerprint == small_segmenter.fingerprint
 
@@ -286,7 +286,7 @@ def random_sam2(config_file: Path) -> nn.Module:
 
 
 def test_released_checkpoint_formats_load_by_file_name(tmp_path):
-    """A checkpoint with the names and shapes of `sam2.1_hiera_tiny.pt`, with random weights."""
+    """Checkpoint with the names and shapes of `sam2.1_hiera_tiny.pt`, with random weights."""
     model = random_sam2(Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml")
     torch.save({"model": model.state_dict()}, tmp_path / "sam2.1_hiera_tiny.pt")
     segmenter = load_segmenter(str(tmp_path / "sam2.1_hiera_tiny.pt"), "cpu")
@@ -327,7 +327,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Callable[[object], Path]:
-    """`checkpoint(content)`: a folder with the small segmenter's yaml and a checkpoint with this content."""
+    """`checkpoint(content)`: folder with the small segmenter's yaml and a checkpoint of this content."""
 
     def make(content: object) -> Path:
         shutil.copy(SMALL_YAML, tmp_path)
@@ -405,7 +405,7 @@ def test_device_and_precision_are_checked():
 
 
 def tiny(model_type: str, **changes) -> PreTrainedModel:
-    """A tiny model of a family with random weights, in which no two values and no layer are alike."""
+    """Tiny model of a family with random weights; no two values and no two layers are equal."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **changes}
     torch.manual_seed(0)
     family = FAMILIES.get(model_type)
@@ -423,7 +423,7 @@ def tiny(model_type: str, **changes) -> PreTrainedModel:
 def encoder_folder(tmp_path: Path) -> Callable[..., Path]:
     """`encoder_folder(model_type, config={}, weights=None, **changes)`: a tiny model in Hugging Face's format.
 
-    `config` are changes of its config.json, where `...` removes a key; `weights` changes its weights.
+    `config` updates its config.json, where `...` removes a key; `weights` updates its weights.
     """
 
     def make(model_type: str, config=None, weights=None, **changes) -> Path:
@@ -470,7 +470,7 @@ def test_every_family_gives_the_patch_tokens_of_its_transformers_model(model_typ
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_patch_tokens_stand_where_their_patch_is(model_type, encoder_folder):
-    """Without attention between tokens (its last layers give nothing) a token depends on its own patch only."""
+    """Without attention between tokens (its last layers return zero) a token depends on its own patch only."""
 
     def no_attention(state: dict[str, Tensor]) -> dict[str, Tensor]:
         silent = re.compile(r"layer_scale1\.lambda1$")
@@ -536,7 +536,7 @@ FINGERPRINTS = {
 
 @pytest.mark.parametrize(("model_type", "giant"), FINGERPRINTS)
 def test_fingerprints_are_the_same_under_every_version_of_transformers(model_type, giant, encoder_folder):
-    """Versions name modules differently; memories keep the fingerprint of their encoder for years."""
+    """Module names differ between versions; memories store the fingerprint of their encoder for years."""
 
     def counted(state: dict[str, Tensor]) -> dict[str, Tensor]:
         values = {name: torch.arange(state[name].numel()) % (7 + k) for k, name in enumerate(sorted(state))}
@@ -572,7 +572,7 @@ def only(pattern: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 
 
 def torch_hub_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the authors' own files call them."""
+    """Names in the authors' original files."""
     names = {"encoder.layer.": "blocks.", "embeddings.patch_embeddings.projection": "patch_embed.proj"}
     names |= {"embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed", "layernorm": "norm"}
     for old, new in names.items():
@@ -696,7 +696,7 @@ def test_pickled_weights_are_never_read(encoder_folder, tmp_path):
 
 
 def test_a_configuration_only_describes_an_architecture(encoder_folder):
-    """Adapters, quantisation, code and kernels that a folder asks for are not looked at."""
+    """Adapters, quantisation, code and kernels requested by a folder are ignored."""
     asked = {
         "auto_map": {"AutoModel": "code.Model"},
         "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},

@@ -1,4 +1,4 @@
-"""Maps of classes at the size of the image, against the plain way: enlarge everything, then choose."""
+"""Class maps at image size, compared with resizing all maps and taking the maximum."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_class_map_is_the_highest_positive_logit_after_enlarging_all_maps(image_
     best, which = enlarged.max(0)
     expected = torch.where(best > 0, which + 1, 0)
     drawn = draw_class_map(logits, image_size)
-    sure = (enlarged.abs() > 1e-4).all(0)  # rounding may decide either way at the very border
+    sure = (enlarged.abs() > 1e-4).all(0)  # rounding may decide either way exactly at the border
     if classes > 1:
         top = enlarged.topk(2, dim=0).values
         sure &= top[0] - top[1] > 1e-4

@@ -1,4 +1,4 @@
-"""The matching's kernels against slow, obvious versions."""
+"""Kernels of the matching, compared with direct implementations."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_margin_is_what_the_best_class_has_over_the_second_best(classes):
         assert float(feature @ prototypes[label]) == pytest.approx(best, abs=1e-6)
 
 
-def test_most_alike_reference_is_one_of_the_instance_s_own_class():
+def test_the_nearest_reference_is_of_the_instance_s_class():
     references = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 2.0]])
     labels = torch.tensor([0, 1, 1])
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

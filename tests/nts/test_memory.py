@@ -1,4 +1,4 @@
-"""The memory bank: adding, removing, merging, and a file that is whole or not there."""
+"""The memory bank: adding, removing, merging, and atomic files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_instance_prototype_is_the_weighted_mean_of_the_tokens():
     assert torch.allclose(instance_prototype(tokens, weights > 0.5), tokens[weights > 0.5].mean(0), atol=1e-6)
 
 
-def test_prototypes_that_cannot_be_are_refused():
+def test_invalid_prototypes_are_refused():
     with pytest.raises(ValueError, match="covers no patch"):
         instance_prototype(torch.ones(4, 2), torch.zeros(4))
     with pytest.raises(ValueError, match="NaN"):
@@ -76,7 +76,7 @@ def test_adding_a_label_again_replaces_it():
 
 
 def test_labels_copied_to_another_sample_are_references_of_their_own():
-    """FiftyOne's labels keep their id when they are copied from one sample to another."""
+    """FiftyOne's labels retain their id when copied from one sample to another."""
     bank = make_bank("ab")
     bank.add(replace(bank.entries[0], sample_id="another"))
     assert bank.shots == {"a": 2, "b": 1}

@@ -1,4 +1,4 @@
-"""What does not fit is done in parts, and large images and many classes take no more memory than they must."""
+"""Out-of-memory errors are handled in smaller chunks, and large images and many classes use bounded memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_batch_that_does_not_fit_is_halved(fits):
     assert sum(size for size in sizes if size <= fits) == 8
 
 
-def test_what_does_not_fit_alone_is_an_error():
+def test_a_single_item_that_does_not_fit_is_an_error():
     def too_much(batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("too much")
 
@@ -55,7 +55,7 @@ def test_prompts_that_do_not_fit_are_decoded_fewer_at_a_time(small_segmenter, mo
     assert torch.equal(found.points, expected.points)
     assert sorted(chunk for chunk in chunks if chunk <= 10) == [4, 8, 8, 8, 8]
     chunks.clear()
-    small_segmenter.propose(embedding, config)  # what was learned is remembered
+    small_segmenter.propose(embedding, config)  # the chunk size is remembered
     assert sorted(chunks) == [4, 8, 8, 8, 8]
 
 
@@ -89,7 +89,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is in kilobytes on Linux only")
 def test_twelve_megapixels_and_a_thousand_classes_take_little_memory():
-    """300 masks of 12 megapixels would take 14 GB as float numbers, 3.6 GB as bytes."""
+    """300 masks of 12 megapixels would take 14 GB as floats, 3.6 GB as bytes."""
     answer = subprocess.run(
         [sys.executable, "-c", MATCHING], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )

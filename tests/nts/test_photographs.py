@@ -1,7 +1,7 @@
-"""The whole job by the operators on real photographs, where a folder `shared/photos` lies beside the checkout.
+"""All operators on photographs, if a folder `shared/photos` exists beside the checkout.
 
-The small models never saw a photograph, so nothing is promised about what they find; only that every step works, says
-what it did, and leaves nothing half done.
+The small models were not trained on photographs, so the results are not checked; only that every step works, reports
+its result, and leaves nothing incomplete.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photographs besi
 
 
 def instances_of_photo(fo, path: Path) -> list:
-    """The parts of a class mask that do not touch, as detections; specks of a few pixels are left out."""
+    """Connected components of a class mask as detections, without specks of a few pixels."""
     mask = read_image(PHOTOS / "masks" / path.parent.name / f"{path.stem}.png").max(2) >= 128
     parts, count = ndimage.label(mask)
     separate = [parts == k for k in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""Pictures show what they are given."""
+"""Drawing of masks, captions and contact sheets."""
 
 from __future__ import annotations
 

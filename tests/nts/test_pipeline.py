@@ -1,4 +1,4 @@
-"""The engine's whole way with the shipped models, on drawn scenes and, where they are, on photographs."""
+"""The pipeline with the shipped models, on drawn scenes and, if available, on photographs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_boxes_span_the_masks(memory, target, small_encoder, small_segmenter):
 
 
 def test_objects_of_the_memory_s_classes_are_found(memory, small_encoder, small_segmenter):
-    """Scenes of the very references: each featured object must be found as what it is, by far the most of them."""
+    """Scenes of the references themselves: most featured objects must be found with their class."""
     segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     right = 0
     for reference in references():
@@ -135,8 +135,8 @@ def test_presets_by_name():
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photographs beside the checkout")
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_photographs_go_through_whatever_comes_out(small_encoder, small_segmenter, preset):
-    """The small models never saw a photograph: nothing is promised but that nothing breaks."""
+def test_photographs_are_segmented_without_error(small_encoder, small_segmenter, preset):
+    """The small models were not trained on photographs: only errors are checked."""
     built = []
     for name in ("apple", "basketball"):
         image = read_image(PHOTOS / "images" / name / "1.jpg")

@@ -1,4 +1,4 @@
-"""Precision: the preset chooses it, and whoever loads models for a preset asks it."""
+"""Precision: chosen by the preset, wherever models are loaded for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synthetic.scenes import NOVEL_SPECIES, draw_scene, reference_scenes, specie
 
 @pytest.fixture
 def asked(monkeypatch) -> Iterator[list[str]]:
-    """The precisions that models are loaded in, by name, on a device where ``"auto"`` is bfloat16, as on a GPU."""
+    """Precisions by which models are loaded, by name, on a device where ``"auto"`` is bfloat16, as on a GPU."""
     names: list[str] = []
 
     def resolve(precision: str, device: torch.device) -> torch.dtype:
@@ -78,7 +78,9 @@ def test_the_command_line_loads_models_in_the_precision_of_the_preset(command, o
     words = [command, "custom", "--points", "2", "--device", "cpu", "--shots", "1", "--out", str(tmp_path / "out")]
     for name, of_role in scenes.items():
         labels = write_coco(tmp_path / name, of_role, species)
-        shutil.copytree(tmp_path / name / "data", labels.parent, dirs_exist_ok=True)  # where the file looks for them
+        shutil.copytree(
+            tmp_path / name / "data", labels.parent, dirs_exist_ok=True
+        )  # where the annotation file expects them
         words += [f"--{name}", str(labels)]
     if command == "predictors":
         words += ["--classes", species_name(species[0]), "--episodes", "1", "--validation-episodes", "1"]
@@ -92,7 +94,7 @@ def test_every_job_loads_models_in_the_precision_of_the_preset(precision, expect
     from nts.fiftyone_adapter.model import ReferenceSegmenterModel
 
     given = {"precision": precision, "preset": "paper"}
-    for sample in references.limit(1):  # a box, so that building needs the segmenter, too
+    for sample in references.limit(1):  # a box, so that building needs the segmenter too
         for detection in sample.ground_truth.detections:
             detection.mask = None
         sample.save()

@@ -1,4 +1,4 @@
-"""SAM2 draws the masks that boxes, points and scribbles mean, on the reference image itself."""
+"""Promotion of boxes, points and scribbles to masks by SAM2, on the reference image."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_image_is_embedded_once_for_all_that_is_marked_in_it(small_segmenter,
 
 @pytest.mark.parametrize("kind", ["box", "point", "scribble"])
 @pytest.mark.parametrize("drawn", ["nothing", "elsewhere"])
-def test_where_nothing_is_drawn_on_the_marks_the_reference_comes_back_as_it_was(small_segmenter, kind, drawn):
+def test_a_reference_without_a_drawn_mask_is_returned_unchanged(small_segmenter, kind, drawn):
     class Elsewhere:
         input_size, embed = 256, small_segmenter.embed
 

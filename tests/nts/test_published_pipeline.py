@@ -1,4 +1,4 @@
-"""The benchmarks' baseline gives what the engine gives, and what the slow and obvious recipe gives."""
+"""The baseline of the benchmarks equals the engine, and the reference implementation of the recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polygons, strokes and points as pixels, against slow and obvious ways."""
+"""Rasterised polygons, strokes and points, compared with direct implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nts.rasters import draw_strokes, fill_polygons, mark_points
 
 
 def is_inside(x: float, y: float, shapes: list[np.ndarray]) -> bool:
-    """Whether a ray from the point to the right crosses the outlines an odd number of times."""
+    """Even-odd rule: a ray from the point to the right crosses the outlines an odd number of times."""
     crossed = 0
     for shape in shapes:
         for (x1, y1), (x2, y2) in zip(shape, np.roll(shape, -1, axis=0), strict=True):
@@ -45,8 +45,8 @@ def test_strokes_mark_the_pixels_along_their_lines_without_a_gap():
         dense = np.concatenate([a + np.linspace(0, 1, 5000)[:, None] * (b - a) for a, b in pairwise(vertices)])
         touched = mark_points(dense, (height, width))
         drawn = draw_strokes([vertices], (height, width))
-        assert (drawn & ~touched).sum() <= 1  # a corner between two positions even of the dense line
-        # All but the corners that a line only clips: no pixel on the way is farther than one from a drawn one.
+        assert (drawn & ~touched).sum() <= 1  # a corner between two samples even of the dense line
+        # Except for corners that a line only clips, every pixel on the line is at most one away from a drawn one.
         padded = np.pad(drawn, 1)
         near = np.any([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
         assert not (touched & ~near).any()

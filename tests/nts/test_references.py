@@ -1,4 +1,4 @@
-"""References of every kind: nothing that was marked is ever lost, and what contradicts itself is left out."""
+"""References of every kind: no annotated pixel is lost, and contradictory references are skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_point_at_any_pixel_marks_the_patches_that_it_reaches_into(size, prese
         expected = torch.zeros(7, 9)
         for row in range(7):
             for column in range(9):
-                # The open intervals of pixel and patch overlap, in whole numbers.
+                # The open intervals of pixel and patch overlap, in integers.
                 in_row = row * height < (y + 1) * 7 and y * 7 < (row + 1) * height
                 in_column = column * width < (x + 1) * 9 and x * 9 < (column + 1) * width
                 expected[row, column] = float(in_row and in_column)
@@ -116,6 +116,6 @@ def test_a_memory_takes_neither_of_two_that_contradict_each_other(small_encoder)
     assert [entry.label_id for entry in memory.entries] == ["3"]
     assert memory.entries[0].kind == "point"
     assert [item.label_id for item in skipped] == ["1", "2"]
-    # In another image the same pixel is another one.
+    # In another image the same pixel is a different one.
     others = [three[0], reference(pixels((1, 1)), "point", "b", image.copy(), label_id="2")]
     assert build_memory(others, small_encoder)[1] == []

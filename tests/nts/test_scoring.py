@@ -1,4 +1,4 @@
-"""Scorers: the prototypes, and any other object with the same methods."""
+"""Scorers: the prototypes, and any other object that implements the protocol."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_scorers_go_by_the_names_that_runs_store():
 
 
 class LastClass:
-    """Everything is of the last class, surely."""
+    """Scorer that assigns every proposal to the last class."""
 
     name = "last"
     needs_embedding = True

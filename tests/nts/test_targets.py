@@ -1,4 +1,4 @@
-"""Targets in the cache give the same instances as the models' output."""
+"""Cached targets give the same instances as the models' output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZES = [(48, 64), (97, 131), (200, 30), (9, 7), (480, 640)]
 
 
 def random_blobs(n: int, side: int, seed: int = 0) -> torch.Tensor:
-    """Logits ``[n, side, side]``: ragged blobs of all sizes, one of them empty and one everywhere."""
+    """Logits ``[n, side, side]``: ragged blobs of all sizes, one of them empty and one full."""
     generator = torch.Generator().manual_seed(seed)
     line = torch.arange(side)
     x, y, r = torch.rand(3, n, 1, 1, generator=generator)
@@ -213,7 +213,7 @@ def test_a_file_is_known_by_its_content(tmp_path):
 
 
 def test_large_masks_take_little_of_a_target():
-    """A hundred masks of 12 megapixels: 1.2 GB if they were drawn."""
+    """A hundred masks of 12 megapixels: 1.2 GB if drawn."""
     logits = random_blobs(100, 64)
     target = make_target(torch.zeros(100, 4), Proposals(logits, torch.rand(100), torch.zeros(100, 2)), (3000, 4000))
     assert sum(value.nbytes for value in target.tensors.values()) < 5_000_000

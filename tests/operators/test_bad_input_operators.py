@@ -1,4 +1,4 @@
-"""Bad input, by the operators, as a user gives it: every one has its message, and nothing is lost."""
+"""Bad input to the operators: each gives its error message, and no data is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _operator(name: str):
 
 
 def says(message: str):
-    """The refusal with this message, word for word, up to where it goes on."""
+    """Expect an error that starts with this message, verbatim."""
     return pytest.raises(ValueError, match="^" + re.escape(message))
 
 
@@ -85,7 +85,7 @@ def test_view_of_patches(build, drawn):
 # ---- fields and names ------------------------------------------------------------------------------------------------
 
 
-def test_field_that_is_none(build, references):
+def test_missing_field(build, references):
     with says("the label field 'nowhere' does not exist; fields of labels are: ground_truth"):
         build(references, "nowhere", "shapes")
 
@@ -128,7 +128,7 @@ def test_evaluated_classes_without_ground_truth(segment, evaluate, targets, memo
 
 
 @pytest.mark.parametrize("name", ["my birds", "1st", "", "_hidden", "class", "Vögel", "a.b"])
-def test_name_that_is_none(build, references, name):
+def test_invalid_name(build, references, name):
     with says(f"{name!r} cannot be the name of a memory: use letters, digits and underscores, and begin with a letter"):
         build(references, "ground_truth", name)
 
@@ -167,12 +167,12 @@ def test_ground_truth_is_never_overwritten(segment, drawn, targets, memory):
     assert drawn.values("ground_truth.detections.id") == before
 
 
-def test_memory_that_is_none(segment, targets, memory):
+def test_missing_memory(segment, targets, memory):
     with says(f"the dataset {targets.dataset_name!r} has no memory 'birds'; it has: shapes"):
         segment(targets, "birds")
 
 
-def test_segmentation_that_is_none(drawn):
+def test_missing_segmentation(drawn):
     with says(f"the dataset {drawn.name!r} has no segmentation 'birds'; it has none yet"):
         _operator("delete_segmentation")(drawn, "birds")
 
@@ -189,13 +189,13 @@ def test_segmentation_that_is_none(drawn):
         ({"device": "cuda:99" if not os.path.exists("/dev/nvidia0") else "xpu"}, "the device "),
     ],
 )
-def test_settings_that_cannot_be(segment, drawn, targets, memory, settings, message):
+def test_invalid_settings(segment, drawn, targets, memory, settings, message):
     with says(message):
         segment(targets, memory, **settings)
     assert not drawn.has_sample_field("nts_shapes")
 
 
-def test_way_with_weak_labels_that_is_none(build, references):
+def test_unknown_handling_of_weak_labels(build, references):
     with says("weak_labels must be one of promoted, raw, skip, got 'guess'"):
         build(references, "ground_truth", "shapes", weak_labels="guess")
 
@@ -249,7 +249,7 @@ def test_mask_outside_its_image(build, references):
 
 
 def test_odd_images_are_segmented(fo, segment, drawn, memory, tmp_path):
-    """1x1, 1x4000, grey, 16 bit, RGBA, CMYK, and turned by EXIF."""
+    """1x1, 1x4000, grey, 16 bit, RGBA, CMYK, and rotated by EXIF."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""The panel of the reference memory, and the operators around it, as the App calls them."""
+"""The memory panel and the operators around it, as called by the App."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PANELS = ("memory_panel", "nap_panel")
 
 @pytest.fixture
 def memory(nts_fo, references):
-    """The name of a memory of the drawn dataset."""
+    """Name of a memory of the drawn dataset."""
     nts_fo.build_reference_memory(references, "ground_truth", "shapes")
     return "shapes"
 
 
 class App:
-    """A panel as the App holds it: its state, its data, and what it last drew."""
+    """Panel as held by the App: its state, its data, and its last layout."""
 
     def __init__(self, dataset) -> None:
         self.dataset, self.state, self.data, self.told, self.layout = dataset, {}, {}, [], {}
 
     def call(self, method: str, **params) -> None:
-        """Send an event, and take in what comes back."""
+        """Send an event, and apply the response."""
         from fiftyone.operators.executor import execute_or_delegate_operator
         from pydash import set_
 
@@ -51,7 +51,7 @@ class App:
                 self.told.append((name, values))
 
     def part(self, path: str) -> dict:
-        """A part of the layout."""
+        """Part of the layout."""
         names = path.split(".")
         part = self.layout[names[0]]
         for name in names[1:]:
@@ -59,7 +59,7 @@ class App:
         return part
 
     def shown(self) -> tuple[list[str], str]:
-        """The ids that the grid was told to show, and the message beside it."""
+        """Ids shown in the grid, and the message with them."""
         (view, said) = self.told
         assert (view[0], said[0]) == ("set_view", "notify")
         return view[1]["view"][0]["kwargs"][0][1], said[1]["message"]
@@ -99,7 +99,7 @@ def test_panel_opens_on_the_newest_memory_with_its_pictures(panel):
     pictures = [entry["image"] for group in panel.data["references"].values() for entry in group.values()]
     assert len(pictures) == REFERENCES
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in pictures)
-    # What is drawn has its data where it is looked for.
+    # Every view has its data at its own path.
     for group, entries in panel.data["references"].items():
         for entry in entries:
             assert panel.part(f"references.{group}.{entry}.image")["view"]["name"] == "ImageView"
@@ -134,7 +134,7 @@ def test_cell_of_the_heat_map_shows_the_references_of_its_classes(panel, drawn, 
 
 
 def test_references_that_disagree_are_marked_and_explained(nts_fo, drawn, references):
-    # One object of a class under the name of the other: the others give it away.
+    # An object of one class labelled as the other, which its neighbours reveal.
     sample = references.first()
     label = sample.ground_truth.detections[0]
     right = label.label

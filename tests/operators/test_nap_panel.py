@@ -1,4 +1,4 @@
-"""The nAP panel, event by event, without a browser: what is sent to the App, and which samples are shown."""
+"""The nAP panel, event by event, without a browser: its messages to the App, and the samples it selects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from made_up_predictions import predict
 
 
 class Panel:
-    """The panel of a dataset as the App drives it: it keeps the state, and gathers what each event sends."""
+    """Panel of a dataset as driven by the App: holds the state, and collects the messages of each event."""
 
     def __init__(self, dataset):
         self.dataset, self.state, self.data, self.layout = dataset, {}, {}, None
@@ -39,7 +39,7 @@ class Panel:
                     pydash.set_(self.data, path, value)
             elif name == "show_panel_output":
                 self.layout = sent["output"]
-        json.dumps(self.sent, allow_nan=False)  # the App reads JSON, and knows no NaN
+        json.dumps(self.sent, allow_nan=False)  # the App parses JSON, which has no NaN
         return self
 
     def choose(self, path: str, value):
@@ -53,7 +53,7 @@ class Panel:
         return json.dumps(self.layout)
 
     def shown(self):
-        """The view that the last event put into the grid."""
+        """View shown in the grid by the last event."""
         import fiftyone as fo
         from bson import json_util
 
@@ -370,7 +370,7 @@ def test_says_when_a_field_was_deleted(evaluated, panel, field):
         assert f"'{field}' was deleted since this evaluation" in note["message"]
 
 
-def test_samples_are_those_that_were_evaluated_whatever_their_tags_are_since(nts_fo, evaluated):
+def test_samples_are_those_that_were_evaluated_even_if_their_tags_changed(nts_fo, evaluated):
     chosen = evaluated.take(4, seed=1)
     chosen.tag_samples("chosen")
     nts_fo.evaluate_nap(evaluated.match_tags("chosen"), "second", "ground_truth", eval_key="of_four")

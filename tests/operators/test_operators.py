@@ -1,4 +1,4 @@
-"""The operators: from Python, in the App, delegated, and what their forms offer."""
+"""The operators: from Python, in the App, delegated, and their forms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPERATORS = [*MANIFEST["operators"], *MANIFEST["panels"]]
 
 @pytest.fixture
 def memory(operator, references):
-    """The name of a memory of the drawn dataset."""
+    """Name of a memory of the drawn dataset."""
     operator("build_reference_memory")(references, "ground_truth", "shapes")
     return "shapes"
 
@@ -193,7 +193,7 @@ def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn,
 
         tab = asyncio.create_task(watch())
         await one_image_done.wait()
-        tab.cancel()  # nobody closes `messages`, and they are still referred to: so it is in FiftyOne's server
+        tab.cancel()  # `messages` is neither closed nor released, as in FiftyOne's server
         deadline = asyncio.get_running_loop().time() + 60
         while status() == "running":
             assert asyncio.get_running_loop().time() < deadline
@@ -264,7 +264,7 @@ def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator
         "regions": "1 segmentation",
     }
     assert form(build, references, label_field="strokes")["weak_labels"]["view"]["label"] == "1 scribble without a mask"
-    # The values of this segmentation have no names, so nobody knows its classes before it is read.
+    # The values of this segmentation have no names, so its classes are unknown until it is read.
     shown = form(build, references, label_field="regions")
     assert not shown.keys() & {"classes", "weak_labels", "segmenter"}
     drawn.default_mask_targets = {1: "leaf"}
@@ -353,7 +353,7 @@ def test_form_of_the_evaluation_puts_predictions_and_truth_in_their_places(opera
     shown = form(evaluate, drawn)
     assert shown["eval_key"]["error_message"].startswith("The evaluation 'nap_nts_shapes' exists already")
     assert "overwrite" in shown
-    # Nothing says which memory made predictions that are not ours.
+    # The memory of predictions from another source is unknown.
     assert values(form(evaluate, drawn, predictions_field="ground_truth")["memory_key"]) == [memory]
 
 

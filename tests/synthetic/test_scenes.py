@@ -1,4 +1,4 @@
-"""Promises of the drawn scenes."""
+"""Properties of the drawn scenes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_objects_have_the_promised_sizes(drawn: list[sc.Scene]):
             assert mask.sum() >= sc.MIN_VISIBLE_PIXELS
             ys, xs = mask.nonzero()
             longer.append((max(np.ptp(xs), np.ptp(ys)) + 1) / sc.SIDE)
-    # An occluded object may show less than it measures, and soft edges add up to a pixel on either side.
+    # An occluded object may show less than its size, and soft edges add up to a pixel on either side.
     assert max(longer) <= sc.MAX_DIAMETER + 2 / sc.SIDE
     assert min(longer) < 0.08
     assert max(longer) > 0.25
@@ -164,6 +164,6 @@ def test_a_data_set_has_both_splits(tmp_path):
     assert len(references["images"]) == len(references["annotations"]) == 2 * len(sc.NOVEL_SPECIES)
     targets = json.loads(paths["targets"].read_text())
     assert len(targets["images"]) == 3
-    # Distractors are told from the background, and are no references.
+    # Distractors are distinguished from the background, and are no references.
     assert len(targets["annotations"]) == sum(len(scene.masks) for scene in sc.target_scenes(3))
     assert {c["id"] for c in references["categories"]} == set(range(1, 11))

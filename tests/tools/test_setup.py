@@ -1,4 +1,4 @@
-"""What a newcomer's first hour rests on: requirements, manifest, borders between packages, set-up, database."""
+"""Set-up of a new clone: requirements, manifest, import boundaries, installation scripts, database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import ensure_chromium
 import ensure_mongod
 import private_mongod
 
-ADAPTER = "fiftyone_adapter"  # the one part of the engine that knows FiftyOne
+ADAPTER = "fiftyone_adapter"  # the only part of the engine that imports FiftyOne
 OLDEST_PYTHON = "3.11.2"
 WEIGHTS = {".safetensors", ".pt", ".pth", ".bin", ".onnx"}
 
@@ -43,7 +43,7 @@ def tracked_files() -> list[Path]:
 
 
 def imported_packages(path: Path) -> set[str]:
-    """Top-level names of everything a file imports absolutely, at its head or within a function."""
+    """Top-level names of all absolute imports of a file, including those within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
         if isinstance(node, ast.Import):
@@ -99,7 +99,7 @@ def test_every_tested_version_runs_on_the_python_of_debian_12():
             assert SpecifierSet(needs).contains(OLDEST_PYTHON), f"{pin} needs Python {needs}"
 
 
-def test_whatever_the_plugin_imports_is_required():
+def test_all_imports_of_the_plugin_are_required():
     required = {canonicalize_name(requirement.name) for requirement in requirements("requirements.txt")}
     distributions = importlib.metadata.packages_distributions()
     own = {"nts", "operators"}
@@ -129,7 +129,7 @@ def test_manifest_and_project_agree_on_version_and_oldest_fiftyone():
 
 
 def test_every_operator_and_panel_of_the_manifest_is_registered(fo):
-    # FiftyOne drops one that only one side knows without a word.
+    # FiftyOne silently drops those that are declared on one side only.
     import fiftyone.operators as foo
 
     plugin = manifest()["name"]
@@ -166,7 +166,7 @@ def test_importing_the_engine_does_not_pull_in_fiftyone():
 
 
 def test_the_root_package_can_be_imported_as_a_plain_module():
-    # pytest does so, from whatever the folder of the checkout is called; FiftyOne's relative imports fail there.
+    # pytest imports it under any name of the checkout's folder, where FiftyOne's relative imports fail.
     spec = "importlib.util.spec_from_file_location('door', '__init__.py')"
     program = f"import importlib.util, sys\ns = {spec}\ns.loader.exec_module(importlib.util.module_from_spec(s))\n"
     program += "print('fiftyone' in sys.modules)"
@@ -235,7 +235,7 @@ def test_a_mongod_that_is_missing_or_does_not_start_is_noticed(tmp_path):
 
 @pytest.fixture
 def no_download(tmp_path, monkeypatch) -> Path:
-    """An environment in which neither the download nor the fallback package brought a mongod."""
+    """Environment in which neither the download nor the fallback package installed mongod."""
     place = tmp_path / "fiftyone" / "db" / "bin" / "mongod"
     monkeypatch.delenv("FIFTYONE_DATABASE_URI", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -260,7 +260,7 @@ def test_the_fallback_package_is_tried_before_the_system_mongod(no_download, tmp
     assert not no_download.is_symlink()
 
 
-def test_a_bare_system_borrows_the_libcurl_that_mongod_needs(no_download, monkeypatch):
+def test_a_bare_system_uses_the_libcurl_of_another_package(no_download, monkeypatch):
     needs_libcurl = """
 if [ -e "$LD_LIBRARY_PATH/libcurl.so.4" ]; then echo "$@"; exit 0; fi
 echo 'libcurl.so.4: cannot open shared object file' >&2; exit 127"""
@@ -297,7 +297,7 @@ def test_a_server_of_the_users_own_is_left_to_fiftyone(no_download, monkeypatch)
 
 @pytest.fixture
 def no_browser(tmp_path, monkeypatch) -> Path:
-    """A system without a browser, and without the right to install one; returns the only folder on its PATH."""
+    """System without a browser, and without permission to install one; returns the only folder on its PATH."""
     monkeypatch.delenv("CHROMIUM", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
@@ -307,7 +307,7 @@ def no_browser(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def commands(monkeypatch) -> list[str]:
-    """What set-up would have run to install a browser."""
+    """Commands that set-up would run to install a browser."""
     commands: list[str] = []
     monkeypatch.setattr(ensure_chromium, "run", lambda command: commands.append(" ".join(command)))
     return commands

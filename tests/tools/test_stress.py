@@ -1,4 +1,4 @@
-"""Short forms of tools/stress.py: processes that are killed, and processes that start in one instant."""
+"""Short runs of tools/stress.py: killed processes, and simultaneous starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of the training scripts: their steps learn, and an interrupted training is the uninterrupted one."""
+"""The training scripts: the loss decreases, and resumption is identical to an uninterrupted training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(kind: str) -> loop.Training:
 @pytest.fixture(autouse=True)
 def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order: equal runs give equal numbers
+    torch.set_num_threads(1)  # deterministic sums: equal runs give equal numbers
     yield
     torch.set_num_threads(threads)
 
@@ -125,7 +125,7 @@ def test_clicks_fall_on_their_objects_and_boxes_around_them():
     real = clicks.wholes.amax((1, 2)) > 0
     assert real.sum() == 8
     assert (clicks.pieces <= clicks.wholes).all()
-    # A click may lie a pixel off: look at the cell and its neighbours.
+    # A click may be off by a pixel, so neighbouring cells count.
     near = torch.nn.functional.max_pool2d(clicks.wholes, 3, 1, 1)
     x, y = (clicks.points[:, 0] / 4).long().clamp(0, 63).T
     assert (near[torch.arange(12), y, x] > 0)[real].all()

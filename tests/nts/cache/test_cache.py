@@ -1,4 +1,4 @@
-"""What is kept on disk: found again, bounded, safe to share and to delete, and never in a run's way."""
+"""Tensors on disk: retrieval, limits, concurrent use, and failures that must not affect a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def file_of(cache: TensorCache, key: str):
     return path
 
 
-def test_what_is_kept_is_found_again(cache):
+def test_stored_tensors_are_found_again(cache):
     key = content_key("thing", image="abc")
     assert cache.get(key) is None
     cache.put(key, some_tensors(3), {"words": "hello"})
@@ -73,7 +73,7 @@ def test_a_file_under_another_name_is_missing(cache):
     assert cache.get("thing-0") is None
 
 
-def test_tensors_of_all_kinds_are_kept(cache):
+def test_tensors_of_all_types_are_stored(cache):
     tensors = {
         "none": torch.zeros(0, 4, dtype=torch.float16),
         "one": torch.tensor(3.5),
@@ -101,13 +101,13 @@ def test_versions_do_not_see_each_other(cache, monkeypatch):
     assert torch.equal(cache.get("thing-0")[0]["a"], some_tensors()["a"])
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path):
+def test_the_least_recently_used_file_is_evicted_first(tmp_path):
     cache = TensorCache(tmp_path, 3500)  # five files of about 650 bytes
     for k in range(5):
         cache.put(f"thing-{k}", some_tensors(0))
         path = file_of(cache, f"thing-{k}")
         os.utime(path, (k, k))
-    assert cache.get("thing-0") is not None  # used now
+    assert cache.get("thing-0") is not None  # now the most recently used
     cache.put("thing-5", some_tensors(0))
     assert cache.size() <= 3500
     assert cache.get("thing-1") is None
@@ -121,10 +121,10 @@ def test_files_of_others_count_against_the_budget(tmp_path):
         first.put(f"one-{k}", some_tensors(0))
         second.put(f"two-{k}", some_tensors(0))
     first.put("last-0", some_tensors(0))
-    assert first.size() <= 3000 + 600  # a process may not have seen the other's last file
+    assert first.size() <= 3000 + 600  # a process may not have seen the last file of another
 
 
-def test_a_budget_of_nothing_keeps_nothing(tmp_path):
+def test_a_budget_of_zero_stores_nothing(tmp_path):
     cache = TensorCache(tmp_path / "cache", 0)
     cache.put("thing-0", some_tensors())
     assert not (tmp_path / "cache").exists()
@@ -177,7 +177,7 @@ def test_files_that_cannot_be_removed_stop_nothing(tmp_path, monkeypatch):
     assert cache.count() == 5
 
 
-def test_a_folder_that_is_removed_meanwhile_does_not_end_the_keeping(cache, monkeypatch, caplog):
+def test_a_folder_that_is_removed_meanwhile_is_created_again(cache, monkeypatch, caplog):
     def removed(*_, **__):
         raise FileNotFoundError("removed by another process")
 
@@ -190,7 +190,7 @@ def test_a_folder_that_is_removed_meanwhile_does_not_end_the_keeping(cache, monk
     assert not caplog.text
 
 
-def test_what_is_larger_than_the_budget_drives_nothing_out(tmp_path):
+def test_an_entry_larger_than_the_budget_evicts_nothing(tmp_path):
     cache = TensorCache(tmp_path, 3000)
     cache.put("thing-0", some_tensors())
     cache.put("thing-1", some_tensors(size=1000))
@@ -198,7 +198,7 @@ def test_what_is_larger_than_the_budget_drives_nothing_out(tmp_path):
     assert cache.get("thing-1") is None
 
 
-def test_what_was_left_half_written_is_removed_when_nobody_writes_it_any_more(cache):
+def test_abandoned_partial_files_are_removed(cache):
     cache.put("thing-0", some_tensors())
     old, new = (file_of(cache, "thing-0").with_name(f".thing-{k}.safetensors.123.4") for k in (1, 2))
     for path in (old, new):
@@ -209,7 +209,7 @@ def test_what_was_left_half_written_is_removed_when_nobody_writes_it_any_more(ca
     assert new.exists()
 
 
-def test_threads_may_keep_the_same_thing_at_once(cache, caplog):
+def test_threads_may_store_the_same_entry_concurrently(cache, caplog):
     with ThreadPoolExecutor(8) as threads:
         for seed in range(20):
             list(threads.map(lambda k, seed=seed: cache.put(f"thing-{seed}", some_tensors(seed)), range(8)))
@@ -219,7 +219,7 @@ def test_threads_may_keep_the_same_thing_at_once(cache, caplog):
 
 
 def work_on(folder: str, seed: int, rounds: int) -> int:
-    """Write, read, evict and clear in turns; returns how many files were read."""
+    """Write, read, evict and clear in turn; return the number of files read."""
     cache, read = TensorCache(folder, 20_000), 0
     for k in range(1, rounds + 1):
         number = (k * 7 + seed) % 60

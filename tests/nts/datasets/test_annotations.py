@@ -1,4 +1,4 @@
-"""Simulated annotations: within the mask, never empty, as many as asked, and the same for the same seed."""
+"""Simulated annotations: inside the mask, non-empty, of the requested number, and reproducible by seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nts.references import KINDS, Reference
 
 
 def random_masks(count: int):
-    """Blots and specks of many sizes in images of many sizes, single pixels and full images too."""
+    """Blobs and specks of many sizes in images of many sizes, including single pixels and full images."""
     rng = np.random.default_rng(0)
     for number in range(count):
         height, width = rng.integers(1, 90, 2)
@@ -86,7 +86,7 @@ def test_equal_seeds_give_equal_annotations_and_others_do_not(kind):
     assert not np.array_equal(first, other)
 
 
-def test_annotations_are_what_they_were_when_this_was_written():
+def test_annotations_are_stable():
     mask = np.ones((6, 9), bool)
     points = simulate(mask, "point", np.random.default_rng(5), points=4)
     assert [tuple(map(int, yx)) for yx in np.argwhere(points)] == [(0, 7), (3, 2), (3, 4), (5, 3)]
@@ -110,16 +110,16 @@ def test_a_stroke_is_in_one_piece_and_no_longer_than_its_vertices_and_speed_allo
     for seed in range(60):
         marked = simulate(np.ones((1024, 1024), bool), "scribble", np.random.default_rng(seed), one)
         ys, xs = marked.nonzero()
-        if min(xs.min(), ys.min()) > 0 and max(xs.max(), ys.max()) < 1023:  # those that leave the image may come back
+        if min(xs.min(), ys.min()) > 0 and max(xs.max(), ys.max()) < 1023:  # those that leave the image may re-enter
             lengths.append(np.hypot(np.ptp(xs), np.ptp(ys)))
             assert pieces(marked) == 1
     assert len(lengths) > 20
-    assert max(lengths) <= 2 * longest  # at twice the side of 512 every length is doubled
+    assert max(lengths) <= 2 * longest  # at twice the side of 512 every length doubles
     assert np.median(lengths) > 2 * brush.speed
 
 
 def pieces(mask: np.ndarray) -> int:
-    """How many parts of a mask touch no other, diagonals included."""
+    """Number of connected components of a mask, with diagonal neighbours."""
     left, count = {tuple(yx) for yx in np.argwhere(mask).tolist()}, 0
     while left:
         count += 1
@@ -139,7 +139,7 @@ def test_an_empty_mask_has_no_annotation(kind):
         simulate(np.zeros((4, 4), bool), kind, np.random.default_rng(0))
 
 
-def test_what_is_no_mask_no_kind_or_no_point_is_refused():
+def test_invalid_masks_kinds_and_points_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"must be bool \[H, W\], got uint8 \[4, 4\]"):
         simulate(np.ones((4, 4), np.uint8), "point", rng)

@@ -1,4 +1,4 @@
-"""Draws of episodes: the same on every machine, and disjoint."""
+"""Draws of episodes: reproducible on every machine, and disjoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def dataset_of(classes_of_images: list[set[int]]) -> dict:
     }
 
 
-def test_a_draw_is_what_it_was_when_this_was_written_whatever_the_order_of_the_file():
+def test_a_draw_is_stable_and_independent_of_the_order_of_the_file():
     dataset = dataset_of([{1, 2}, {1}, {2, 3}, {1, 3}, {2}, {1, 2, 3}, {3}, {1}])
     episodes = draw_episodes(dataset, dataset, [1, 2, 3], shots=2, seed=0, count=4)
     assert episodes == [

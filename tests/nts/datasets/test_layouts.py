@@ -1,4 +1,4 @@
-"""Data sets on disk: every layout is read back as it was drawn, with all that its protocol knows, and errors tell."""
+"""Datasets on disk: every layout is read as it was drawn, with all fields of its protocol, and errors are reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def mask_of(annotation: dict, image: dict) -> np.ndarray:
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of a drawn data set that a test may damage."""
+    """Copy of a drawn dataset that a test may damage."""
 
     def copied(layout: str) -> Path:
         return shutil.copytree(tiny(layout), tmp_path / layout)
@@ -150,7 +150,7 @@ class TestCoco:
 
 
 class TestLvis:
-    def test_what_is_known_of_an_image_is_kept(self):
+    def test_image_level_annotations_are_read(self):
         data = read("lvis")
         assert {c["frequency"] for c in data.targets["categories"]} == {"r", "c", "f"}
         annotations, names = by_image(data.targets), {c["id"] for c in data.targets["categories"]}
@@ -172,7 +172,7 @@ class TestLvis:
             assert category["image_count"] == len({a["image_id"] for a in of_class})
 
     def test_a_class_that_is_in_a_picture_is_never_said_to_be_absent(self, monkeypatch, tmp_path):
-        """What is in the pictures shows when nothing is left out of the annotations."""
+        """The image content is only visible if nothing is removed from the annotations."""
         monkeypatch.setattr("synthetic.layouts._limit", lambda picture, left, references_only=True: picture)
         main(["lvis", str(tmp_path)])
         everything = load(get_protocol("lvis"), tmp_path)
@@ -262,7 +262,7 @@ class TestVoc:
         }
         assert min(map(len, images.values())) >= 2
 
-    def test_what_is_wrong_with_a_file_is_told(self, tmp_path):
+    def test_faults_of_a_file_are_reported(self, tmp_path):
         root = tmp_path / "VOCdevkit"
         box = "<xmin>4</xmin><ymin>2</ymin><xmax>10</xmax><ymax>6</ymax>"
         self.write(root, box.replace("ymax", "bottom"))
@@ -282,7 +282,7 @@ class TestVoc:
 
     @staticmethod
     def write(root: Path, box: str, more: str = "", name: str = "sofa") -> None:
-        """One image a year, with one object."""
+        """One image per year, with one object."""
         text = (
             "<annotation><size><width>120</width><height>80</height><depth>3</depth></size>"
             f"<object><name>{name}</name><bndbox>{box}</bndbox>{more}</object></annotation>"
@@ -351,7 +351,7 @@ class TestCdFsod:
 
 
 class TestCompletion:
-    """Legal and odd COCO files: what can be filled in is, and what cannot be used is left out and told."""
+    """Valid but unusual COCO files: missing values are filled in, unusable entries are skipped and reported."""
 
     SQUARE = ([10, 10, 30, 10, 30, 30, 10, 30],)
     TRIANGLE = ([10, 10, 30, 10, 10, 30],)
@@ -379,7 +379,7 @@ class TestCompletion:
         assert (annotation["id"], annotation["iscrowd"], annotation["area"]) == (1, 0, 400)
         assert data.notes == ()
 
-    def test_what_cannot_be_used_is_left_out_and_named(self):
+    def test_unusable_annotations_are_skipped_and_reported(self):
         good = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
         runs = {"size": [5, 5], "counts": [20, 5]}
         bad = [
@@ -393,7 +393,7 @@ class TestCompletion:
         for change, reason in bad:
             data = self.complete(good, {**good, **change, "id": 2})
             assert [a["id"] for a in data.targets["annotations"]] == [1]
-            note, _ = data.notes  # the other: boxes stand in for masks
+            note, _ = data.notes  # the other one: boxes replace masks
             assert re.search(rf"left out: 1 \(annotation 2: .*{reason}", note)
         note, _ = self.complete(good, *({**good, "image_id": 9} for _ in range(7))).notes
         assert "left out: 7 (" in note
@@ -464,7 +464,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("part", "key"), [("images", "coco_url"), ("images", "neg_category_ids"), ("categories", "frequency")]
     )
-    def test_what_lvis_knows_and_a_file_does_not_is_named(self, copy, part, key):
+    def test_missing_lvis_fields_are_named(self, copy, part, key):
         folder = copy("lvis")
         path = folder / "lvis_v1_val.json"
         dataset = json.loads(path.read_text())
@@ -473,13 +473,13 @@ class TestErrors:
         with pytest.raises(LayoutError, match=f"lvis_v1_val.json is no LVIS data set: some of its {part} lack {key}"):
             load(get_protocol("lvis"), folder)
 
-    def test_a_protocol_of_ones_own_has_no_layout(self, tmp_path):
+    def test_a_custom_protocol_has_no_layout(self, tmp_path):
         with pytest.raises(LayoutError, match="'custom' has no layout on disk: give it FiftyOne views"):
             load(get_protocol("custom"), tmp_path)
 
     def test_data_sets_that_do_not_belong_together_are_refused(self):
         def dataset(*categories: tuple[int, str], without: str = "") -> dict:
-            """One image with an object of every category, but of those without any."""
+            """One image with an object of every category, except for those without objects."""
             image = {"id": 1, "file_name": "1.jpg", "width": 60, "height": 40}
             used = [i for i, name in categories if name not in without]
             return {

@@ -1,4 +1,4 @@
-"""COCO files as people have them: each ends in a result with a note, or in an error in words before a model runs."""
+"""Unusual COCO files: each gives a result with a note, or a clear error before a model runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = (40, 60)
 
 
 def rle(mask: np.ndarray, *, compressed: bool = True) -> dict:
-    """A mask as a run-length code."""
+    """Run-length code of a mask."""
     if compressed:
         code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
         return {"size": code["size"], "counts": code["counts"].decode()}
@@ -48,13 +48,13 @@ def square() -> np.ndarray:
 
 
 def annotation(number: int, **change) -> dict:
-    """A square in image `number` of class 1 (odd numbers) or 2."""
+    """Square in image `number` of class 1 (odd numbers) or 2."""
     base = {"id": number, "image_id": number, "category_id": 2 - number % 2, "bbox": list(BOX), "iscrowd": 0}
     return {**base, "segmentation": [list(SQUARE)], "area": 400, **change}
 
 
 class Files:
-    """Two COCO files of four images each, to be changed before they are read."""
+    """Two COCO files of four images each, for tests to modify before reading."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -186,7 +186,7 @@ class TestStructure:
         ],
     )
     @pytest.mark.parametrize("role", [0, 1])
-    def test_what_is_no_coco_file_is_refused_and_named(self, files, content, message, role):
+    def test_files_that_are_not_coco_are_refused_and_named(self, files, content, message, role):
         paths = files.write()
         paths[role].write_bytes(content)
         with pytest.raises(LayoutError, match=message) as error:
@@ -521,7 +521,7 @@ class TestCrowds:
         assert files.load(crowds_as_objects=True).class_ids == (1, 2)
 
 
-def test_one_name_is_one_name():
+def test_names_become_a_list():
     assert as_names("cat") == ["cat"]
     assert as_names(iter(["cat", "dog"])) == ["cat", "dog"]
     assert as_names(()) == []
@@ -532,7 +532,7 @@ def test_a_cell_of_a_table_is_one_line():
     assert table(["a"], [["x|y\nz\r\n"]], "l").splitlines()[2:] == ["| x\\|y z   |"]
 
 
-def test_the_draw_is_that_of_the_objects_whatever_is_left_out(files):
+def test_the_draw_does_not_depend_on_skipped_entries(files):
     before = draw_references(command.get_protocol("custom"), files.load(), 1, 0)
     files.references["annotations"].append(annotation(9, image_id=77))
     after = draw_references(command.get_protocol("custom"), files.load(), 1, 0)
@@ -584,7 +584,7 @@ def test_episodes_have_no_target_that_is_a_reference_under_another_id(files):
     shutil.copy(files.folder / "references1.png", files.folder / "targets3.png")
     shutil.copy(files.folder / "references2.png", files.folder / "targets2.png")
     targets, (note,) = without_references_of_other_ids(files.load())
-    assert [image["id"] for image in targets["images"]] == [1, 2, 4]  # a target 2 is never shown reference 2
+    assert [image["id"] for image in targets["images"]] == [1, 2, 4]  # a target 2 never receives reference 2
     assert {a["image_id"] for a in targets["annotations"]} == {1, 2, 4}
     assert note == "1 images of the targets are references under another id, and were left out."
     assert note in PredictorTable((), about={"notes": [note]}).to_markdown()

@@ -1,4 +1,4 @@
-"""The protocols hold the published classes, splits, seeds and figures, and can be read."""
+"""Protocols: published classes, splits, seeds and results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPISODES = [name for name, protocol in PROTOCOLS.items() if protocol.task == "se
 
 
 def figures(name: str, method: str = "No time to train!", **wanted) -> list[dict[str, float]]:
-    """Figures of the rows of a protocol that have these shots, seeds or split."""
+    """Results of a protocol for these shots, seeds or split."""
     rows = [row for row in get_protocol(name).published if row.method == method]
     return [dict(r.figures) for r in rows if all(getattr(r, key) == value for key, value in wanted.items())]
 
@@ -109,7 +109,7 @@ def test_the_ten_seeds_of_coco_are_published_as_mean_and_seed_33():
     assert (mean["masks ap"], mean["masks ap std"]) == (33.4, 0.5)
     assert {"boxes ap": 36.6, "masks ap": 33.8} in figures("coco-fsod", shots=10, seeds="33")
     assert {"boxes ap": 36.6, "boxes ap50": 54.1, "boxes ap75": 38.3} in figures("coco-fsod", shots=10, seeds="33")
-    # The figure of seed 33 is the highest of the ten, and the mean lies between the lowest and the highest.
+    # The result of seed 33 is the highest of the ten, and the mean lies between the lowest and the highest.
     for shots in (1, 2, 3, 5, 10, 30):
         (mean,) = figures("coco-fsod", shots=shots, seeds="10 seeds")
         assert mean["boxes ap min"] < mean["boxes ap"] < mean["boxes ap max"]
@@ -117,7 +117,7 @@ def test_the_ten_seeds_of_coco_are_published_as_mean_and_seed_33():
 
 
 def test_means_of_published_tables_are_means_of_their_rows():
-    """Finds a slip of the pen in any figure that a mean was published with."""
+    """Detects transcription errors in all results published with a mean."""
     for method in ("No time to train!", "FSOD-VFM", "DE-ViT-B"):
         rows = [
             f["boxes ap50"]
@@ -132,7 +132,7 @@ def test_means_of_published_tables_are_means_of_their_rows():
         for shots in (1, 5, 10):
             rows = [figures(name, method, shots=shots, split=None)[0]["boxes ap"] for name in CD_FSOD]
             (mean,) = figures("cd-fsod-uodd", method, shots=shots, split="mean of the six data sets")
-            doubtful = method == "No time to train!" and shots == 5  # the reprint's DeepFish, told in its source
+            doubtful = method == "No time to train!" and shots == 5  # the reprint's DeepFish, as noted in its source
             assert sum(rows) / 6 == pytest.approx(mean["boxes ap"], abs=0.25 if doubtful else 0.06)
 
 
@@ -145,7 +145,7 @@ def test_means_of_the_folds_are_means_of_the_folds(kind):
     for method in methods:
         folds = [figures(f"{kind}-{fold}", method, shots=1, split=None)[0]["miou"] for fold in range(4)]
         mean = figures(f"{kind}-0", method, shots=1, split="mean of the folds")[0]["miou"]
-        if abs(sum(folds) / 4 - mean) > 0.08:  # the folds are rounded themselves
+        if abs(sum(folds) / 4 - mean) > 0.08:  # the folds themselves are rounded
             wrong[method] = (sum(folds) / 4, mean)
     assert wrong == {}
 
@@ -163,7 +163,7 @@ def test_doubtful_figures_say_so():
     assert all("not checked" in r.source for r in quoted)
 
 
-def test_every_published_figure_can_be_looked_up():
+def test_every_published_figure_can_be_found():
     for protocol in PROTOCOLS.values():
         for row in protocol.published:
             assert isinstance(row, Published)

@@ -1,4 +1,4 @@
-"""Draws of references: the published rule to the letter, LVIS's repetitions, shot files, and the stratified draw."""
+"""Draws of references: the exact published rule, LVIS's repetitions, shot files, and the stratified draw."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAWN = [name for name, protocol in PROTOCOLS.items() if is_drawn(protocol) and 
 
 
 def made_up(boxes_by_class: dict[int, list[tuple]], size: int = 200) -> dict:
-    """A data set with one image for every box, its classes named `c<id>`."""
+    """Dataset with one image per box and classes named `c<id>`."""
     rows = [(class_id, box) for class_id, boxes in boxes_by_class.items() for box in boxes]
     return {
         "images": [{"id": k, "width": size, "height": size, "file_name": f"{k}.jpg"} for k in range(len(rows))],
@@ -46,7 +46,7 @@ GOOD, SMALL, NEAR = (50, 50, 60, 60), (50, 50, 31, 60), (9, 50, 60, 60)
 
 class TestPublished:
     def test_the_rule_is_the_published_one_written_out(self):
-        """One generator of CPython for all classes, classes by first appearance, shuffled and taken in order."""
+        """One CPython generator for all classes; classes by first appearance, shuffled and taken in order."""
         data = load(get_protocol("coco-fsod"), tiny("coco"))
         names = {c["id"]: c["name"] for c in data.references["categories"]}
         sizes = {i["id"]: (i["width"], i["height"]) for i in data.references["images"]}
@@ -221,7 +221,7 @@ class TestStratified:
         alone = stratified_sample([c for c in candidates if c.class_name == "b"], 5, 3)
         assert alone.chosen["b"] == stratified_sample(candidates, 5, 3).chosen["b"]
 
-    def test_what_cannot_be_drawn_is_refused(self):
+    def test_impossible_draws_are_refused(self):
         with pytest.raises(ValueError, match="shots must be at least 1, got 0"):
             stratified_sample([], 0, 1)
         with pytest.raises(ValueError, match="1 candidates have the key of another"):
@@ -231,7 +231,7 @@ class TestStratified:
 
 class TestStratifiedReferences:
     def test_numbers_of_classes_and_other_classes_do_not_matter(self):
-        """What is drawn hangs on the name of a class, as the protocol's text says."""
+        """The draw depends on the name of a class, as the protocol's text says."""
         boxes = [(10 + k, 10, 20 + k, 30) for k in range(9)]
         dataset = made_up({1: boxes, 2: boxes})
         renumbered = json.loads(json.dumps(dataset))
@@ -250,7 +250,7 @@ class TestStratifiedReferences:
                 assert [a["image_id"] for a in one[mine]] == [a["image_id"] for a in other[theirs]]
 
     def test_relative_boxes_a_pixel_apart_have_keys_of_their_own(self):
-        """Numbered keys would hang on the order of the labels."""
+        """Numbered keys would depend on the order of the labels."""
         first = candidate_key("a.jpg", "cat", (0.1000, 0.1, 0.2, 0.2), {})
         assert candidate_key("a.jpg", "cat", (0.1002, 0.1, 0.2, 0.2), {}) != first
 
@@ -315,7 +315,7 @@ def test_episodes_have_no_references_beforehand():
 
 
 def test_draws_are_the_same_in_another_process_with_another_hash_seed():
-    """Nothing may hang on the order of a set, or on the process."""
+    """Draws must not depend on the order of a set, or on the process."""
     program = """
 from nts.datasets.sampling import Candidate, sample_references, stratified_sample
 rows = [{"id": k, "image_id": k, "category_id": k % 3, "bbox": [20, 20, 60, 60]} for k in range(60)]

@@ -1,4 +1,4 @@
-"""Predictors of episodes, judged pixel by pixel."""
+"""Evaluation of predictors on episodes, pixel by pixel."""
 
 from __future__ import annotations
 

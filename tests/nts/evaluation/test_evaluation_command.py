@@ -1,4 +1,4 @@
-"""`python -m nts.evaluation` on tiny data sets in the layouts of the published ones, and killed in the middle."""
+"""`python -m nts.evaluation` on tiny datasets in the published layouts, including interrupted runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def report(folder: Path) -> tuple[dict, str]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> tuple[str, ...]:
-    """Arguments that name a data set of one's own: two classes, four targets."""
+    """Arguments for a custom dataset of two classes and four targets."""
     folder = tmp_path_factory.mktemp("own")
     species = NOVEL_SPECIES[:2]
     sets = {
@@ -109,7 +109,7 @@ def test_lvis(tmp_path):
     run("lvis", "--data", tiny("lvis"), "--shots", 2, "--limit", 3, "--save-predictions", "--out", out)
     numbers, text = report(out)
     assert "| results that count | 300 per image |" in text
-    assert numbers["draws"][0]["references"] == 18  # repeated where a class has too few
+    assert numbers["draws"][0]["references"] == 18  # repeated if a class has too few
     assert "| shots | IoU of | AP | AP50 | AP75 | APs | APm | APl | APr | APc | APf |" in text
 
     data = load(get_protocol("lvis"), tiny("lvis"))
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own,
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (killed / "report.json").exists()
-    # The code may be worked on while its tests run.
+    # The source may change while its tests run.
     code = json.loads((killed / "config.json").read_text())["code"]
     monkeypatch.setattr(protocol_run, "code_fingerprint", lambda: code)
     before = {path: path.stat().st_mtime_ns for path in (killed / "parts").glob("*.npz")}
@@ -180,7 +180,7 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
         (["compare", "/nowhere", "/nowhere"], "is no folder of a run"),
     ],
 )
-def test_what_is_wrong_with_a_command_is_told_in_one_message(arguments, message):
+def test_a_wrong_command_gives_one_message(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(arguments)
 
@@ -205,7 +205,7 @@ def test_episodes_by_another_predictor_and_with_weaker_references_say_so(tmp_pat
 
 
 @pytest.mark.parametrize("source", ["files", "fiftyone"])
-def test_all_predictors_in_one_table_on_ones_own_data(source, request, tmp_path, capsys):
+def test_all_predictors_in_one_table_on_custom_data(source, request, tmp_path, capsys):
     novel = species_name(NOVEL_SPECIES[0])
     if source == "files":
         species = NOVEL_SPECIES[:3]

@@ -1,4 +1,4 @@
-"""Proposals and true masks: how well the two models alone handle the objects."""
+"""Diagnostics of the two models: proposals against true masks, and encoder accuracy on true masks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from nts.evaluation.model_diagnostics import ModelDiagnostics, nearest_classes, 
 
 @pytest.mark.parametrize(("proposals", "side"), [(7, 16), (1, 16), (0, 16), (70, 24)])
 def test_proposal_hits_equal_whole_masks(proposals, side, monkeypatch):
-    monkeypatch.setattr(
-        "nts.evaluation.model_diagnostics._PIXELS_AT_ONCE", 5000
-    )  # several proposals at a time, not all
+    monkeypatch.setattr("nts.evaluation.model_diagnostics._PIXELS_AT_ONCE", 5000)  # several chunks of proposals
     generator = torch.Generator().manual_seed(proposals)
     logits = F.avg_pool2d(torch.randn(proposals, 1, side, side, generator=generator), 5, 1, 2)[:, 0]
     true_masks = F.interpolate(torch.randn(5, 1, 6, 6, generator=generator), (40, 30), mode="bilinear")[:, 0] > 0.4
@@ -59,7 +57,7 @@ def test_model_diagnostics_gather_images():
     assert recall == {
         "all": (4, 0.75, 0.5),
         "small": (3, pytest.approx(2 / 3), pytest.approx(1 / 3)),
-        "medium": (1, 1.0, 0.0),  # the border belongs to both, as in COCO
+        "medium": (1, 1.0, 0.0),  # the limit belongs to both, as in COCO
         "large": (1, 1.0, 1.0),
     }
     assert summary.recall[0].mean == pytest.approx(0.675)

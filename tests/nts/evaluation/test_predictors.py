@@ -1,4 +1,4 @@
-"""Predictors, simulated references, controls and the table of all predictors, on drawn images in memory."""
+"""Predictors, simulated references, controls and the predictor table, on drawn images in memory."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_drawn_targets_hold_their_class_others_and_distractors_and_references_on
     assert not shown.keys() & {image["id"] for image in references.dataset["images"]}
 
 
-def test_a_drawn_image_is_the_same_whatever_the_numbers_of_images(images):
+def test_a_drawn_image_does_not_depend_on_the_number_of_images(images):
     more, _ = drawn_images(SPECIES, references_per_class=4, targets_per_class=1)
     again, _ = drawn_images(SPECIES, references_per_class=3, targets_per_class=1)
     other, _ = drawn_images(SPECIES, references_per_class=3, targets_per_class=1, seed=1)
@@ -84,7 +84,7 @@ def test_a_drawn_image_is_the_same_whatever_the_numbers_of_images(images):
 def test_every_row_and_episode_sees_the_same_annotation_of_an_image(images, small_segmenter, annotation):
     references, _ = images
     first, again = (AnnotatedImages(references, annotation, segmenter=small_segmenter) for _ in range(2))
-    again.reference("reference 7", 3)  # what was asked before changes nothing
+    again.reference("reference 7", 3)  # earlier requests have no effect
     shown = [of.reference("reference 1", 1) for of in (first, again, first)]
     assert all(np.array_equal(shown[0].mask, other.mask) for other in shown)
     assert len({other.label_id for other in shown}) == 1
@@ -96,7 +96,7 @@ def test_every_row_and_episode_sees_the_same_annotation_of_an_image(images, smal
             assert not np.array_equal(other.reference("reference 1", 1).mask, shown[0].mask)
 
 
-def test_annotations_have_ids_of_their_own_and_are_what_they_were_when_this_was_written(images):
+def test_annotations_are_stable_and_have_their_own_ids(images):
     masks = AnnotatedImages(images[0], Annotation()).reference("reference 1", 1)
     assert masks.label_id == images[0].reference("reference 1", 1).label_id
     assert np.array_equal(masks.mask, images[0].mask("reference 1", 1))
@@ -279,7 +279,7 @@ def test_the_box_of_a_pseudo_mask_gives_the_mask_that_sam2_draws_for_that_box(en
     assert (found & expected).sum() / (found | expected).sum() > 0.99
 
 
-def test_nothing_alike_is_nothing_found(encodings, images, monkeypatch):
+def test_no_similarity_gives_no_instance(encodings, images, monkeypatch):
     target = images[1].image("target 1")
     monkeypatch.setattr("nts.evaluation.baselines.target_prior", lambda *_: torch.zeros(target.shape[:2]))
     for predictor in (ThresholdedPrior(encodings), GeometricPrompts(encodings, "both")):
@@ -314,7 +314,7 @@ def test_an_unknown_predictor_is_told(small_encoder, small_segmenter):
 
 
 def cut_at(images: EpisodeImages, best: float):
-    """A predictor that is right at one threshold, and the worse the farther from it."""
+    """A predictor that is right at one threshold, and degrades with the distance from it."""
 
     def make(threshold: float):
         def predictor(references: list[Reference], target: np.ndarray) -> np.ndarray:

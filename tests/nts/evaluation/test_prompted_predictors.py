@@ -1,4 +1,4 @@
-"""Promises of a reference prompt as a predictor of episodes, and of what the shipped one can do."""
+"""A reference prompt as a predictor of episodes, and the accuracy of the shipped one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prompt():
 
 @pytest.fixture(scope="module")
 def novel():
-    """Images of classes that nothing was trained on."""
+    """Images of classes that no model was trained on."""
     return drawn_images(NOVEL_SPECIES, references_per_class=6, targets_per_class=4)
 
 
@@ -102,7 +102,7 @@ def test_a_prompt_paints_instances_too(prompt, novel, small_encoder, small_segme
 
 
 def test_on_new_classes_it_follows_its_references(prompt, encodings, small_encoder):
-    """The bars of the project, on drawn scenes: with five masks, against an empty and a wrong reference, and base."""
+    """Minimum mIoU on drawn scenes: with five masks, relative to empty and wrong references, and on base classes."""
     seen = [number for number in TRAIN_SPECIES if species_name(number) in prompt.classes][:10]
     predictor = PromptedMap(encodings, prompt)
     rows = {

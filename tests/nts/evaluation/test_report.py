@@ -1,4 +1,4 @@
-"""Reports: the arithmetic over seeds, the published figures beside ours, and Markdown that says what was measured."""
+"""Reports: statistics over seeds, comparison with published results, and Markdown that states the configuration."""
 
 from __future__ import annotations
 

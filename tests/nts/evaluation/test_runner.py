@@ -1,4 +1,4 @@
-"""Runs: their numbers are those of the evaluation, whatever interrupts them, and no folder holds two of them."""
+"""Evaluation runs: results equal those of a direct evaluation, survive interruptions, and never share a folder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def data(tmp_path_factory) -> ProtocolData:
 
 @pytest.fixture(scope="module")
 def start(data, small_encoder, small_segmenter) -> Callable[..., dict]:
-    """`start(folder, settings, data)` runs, and keeps what it said to itself."""
+    """`start(folder, settings, data)`: run, and record the messages."""
 
     def start(folder: Path, settings: Settings = SETTINGS, of: ProtocolData = data) -> dict:
         return run(settings, of, small_encoder, small_segmenter, folder, progress=lambda _: None)
@@ -83,14 +83,14 @@ def start(data, small_encoder, small_segmenter) -> Callable[..., dict]:
 
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory) -> Path:
-    """The folder of a run that nothing interrupted."""
+    """Folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     start(folder)
     return folder
 
 
 def numbers_of(folder: Path) -> dict:
-    """The report, without what a clock says."""
+    """Report without its times."""
     return {key: value for key, value in json.loads((folder / "report.json").read_text()).items() if key != "time"}
 
 
@@ -352,7 +352,7 @@ def test_a_run_that_is_not_the_protocols_says_so(name, options, changes, deviati
     assert kind(settings, loaded, None, None, tmp_path).deviations() == deviations
 
 
-def test_other_classes_are_told_and_not_compared_with_published_figures(data, start, tmp_path):
+def test_other_classes_are_reported_and_not_compared_with_published_figures(data, start, tmp_path):
     names = {category["id"]: category["name"] for category in data.targets["categories"]}
     published = (Published("somebody else", 1, "42", None, {"boxes ap": 50.0}, "a table"),)
     protocol = replace(SETTINGS.protocol, novel_classes=tuple(names.values()), published=published)
@@ -507,7 +507,7 @@ EPISODES = Settings(get_protocol("coco-20i-0"), (1,), (5,), PRESET, episodes=4, 
 
 
 def as_version_0_1_stored_it(folder: Path, **changes: str) -> None:
-    """Give the configuration of a run of episodes the names that it had before predictors were called so."""
+    """Rename settings to those of versions before predictors had their current name."""
     config = json.loads((folder / "config.json").read_text())
     config = {{"predictor": "head"}.get(name, name): value for name, value in config.items()} | changes
     (folder / "config.json").write_text(json.dumps(config))

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def predicted(drawn: fiftyone.Dataset) -> fiftyone.Dataset:
-    """The drawn scenes, with made-up predictions in `found`."""
+    """Drawn scenes with synthetic predictions in `found`."""
     predict(drawn)
     return drawn

@@ -248,7 +248,7 @@ def test_memory_takes_only_the_classes_asked_for(nts_fo, drawn, references):
     assert drawn.load_run_view("one").values("id") == references.values("id")
 
 
-def test_memory_says_what_it_left_out_and_why(nts_fo, fo, references):
+def test_memory_reports_skipped_labels_with_a_reason(nts_fo, fo, references):
     first, second, third = list(references)[:3]
     first.ground_truth.detections[0].mask = None
     first.save()
@@ -271,7 +271,7 @@ def test_memory_says_what_it_left_out_and_why(nts_fo, fo, references):
     assert (drawn.kinds, drawn.promoted, drawn.unpromoted) == ({"mask": 2, "box": 1}, 1, 0)
 
 
-def test_interrupted_segmentation_is_taken_up_again(nts_fo, drawn, targets, memory, quick):
+def test_interrupted_segmentation_is_resumed(nts_fo, drawn, targets, memory, quick):
     job = nts_fo.segmentation_job(targets, memory, preset=quick)
     for _ in range(4):  # loading, then three images of which two are done when the third begins
         next(job)
@@ -532,7 +532,7 @@ def test_novel_classes_alone_are_evaluated(nts_fo, fo, make_dataset):
     assert any("has no unheard-of: these classes have no AP" in note for note in report.notes)
 
 
-def test_evaluation_says_what_a_reader_must_know(nts_fo, fo, make_dataset):
+def test_evaluation_reports_limitations_in_notes(nts_fo, fo, make_dataset):
     dataset, _, _ = _random_evaluation(fo, make_dataset)
     first, second = dataset.limit(2)
     first["predictions"] = None
@@ -722,7 +722,7 @@ class TestCache:
         assert (report.from_cache, report.failed) == (TARGETS, {})
         assert max(len(found) for found in self._found(targets, "found")) <= 5
 
-    def test_a_changed_file_is_encoded_anew(self, nts_fo, targets, memory, quick):
+    def test_a_changed_file_is_encoded_again(self, nts_fo, targets, memory, quick):
         from PIL import Image
 
         nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
@@ -757,7 +757,7 @@ class TestCache:
         more, again = (nts_fo.load_memory(references, name) for name in ("more", "again"))
         assert np.array_equal(more.instance_prototypes(), again.instance_prototypes())
 
-    def test_what_is_kept_can_be_removed_in_the_app(self, fo, nts_fo, targets, memory, quick):
+    def test_the_cache_can_be_cleared_in_the_app(self, fo, nts_fo, targets, memory, quick):
         from nts.cache import default_cache
 
         nts_fo.auto_segment_view(targets, memory, preset=quick)

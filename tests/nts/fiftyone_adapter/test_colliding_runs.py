@@ -1,4 +1,4 @@
-"""Runs that meet each other, and what is deleted, renamed or locked while a run is at work."""
+"""Concurrent runs, and deletions, renames and locks during a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from paths import ROOT
 
 @pytest.fixture
 def memory(nts_fo, references) -> str:
-    """The name of a memory with whole images."""
+    """Name of a memory with whole images."""
     nts_fo.build_reference_memory(references, "ground_truth", "m", keep_images=True)
     return "m"
 
 
 def begin(job, steps: int = 3):
-    """Let a job take its first steps."""
+    """Run the first steps of a job."""
     for _ in zip(range(steps), job, strict=False):
         pass
     return job
 
 
 def in_another_process(dataset, code: str) -> str:
-    """Run code that has `dataset` and `nts_fo` in a process of its own; returns what it prints."""
+    """Run code with `dataset` and `nts_fo` in a subprocess, and return its output."""
     prelude = f"""
         import fiftyone as fo
         from nts import fiftyone_adapter as nts_fo
@@ -57,7 +57,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", ["memory", "run", "first field", "last field"])
-def test_what_is_deleted_while_a_run_is_at_work_ends_it_and_leaves_nothing(nts_fo, drawn, targets, memory, kind, what):
+def test_deletions_during_a_run_end_it_and_leave_nothing(nts_fo, drawn, targets, memory, kind, what):
     make, constant, key, fields = KINDS[kind]
     run_kind = getattr(nts_fo.runs, constant)
     before = set(drawn.get_field_schema())
@@ -236,7 +236,7 @@ def test_read_only_maps_are_refused_before_the_work(nts_fo, drawn, targets, memo
     steps = []
     with pytest.raises(nts_fo.InputError, match="is read-only"):
         steps.extend(getattr(nts_fo, make)(targets, memory))
-    assert len(steps) <= 1  # heat maps name their fields when the encoder is loaded
+    assert len(steps) <= 1  # heat maps determine their fields once the encoder is loaded
     with pytest.raises(nts_fo.InputError, match="is read-only"):
         nts_fo.runs.delete_run(drawn, key, getattr(nts_fo.runs, constant))
     assert drawn.has_field(field)

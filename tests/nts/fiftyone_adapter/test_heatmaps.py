@@ -1,4 +1,4 @@
-"""Maps of similarity as fields of a dataset: what is in them, whose they are, and how they go."""
+"""Similarity maps as fields of a dataset: content, ownership and deletion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_maps_are_the_similarity_that_the_matching_sees(nts_fo, drawn, targets, 
         assert heatmap.range == [0, 1]
         assert heatmap.map.shape == (128, 128)
         assert heatmap.map.dtype == np.float32
-        # Every patch of the encoder's grid comes back where it was, but for the blur of the enlargement.
+        # Every patch of the encoder's grid is recovered, apart from the blur of the resizing.
         side = len(patches)
         centres = ((np.arange(side) + 0.5) * 128 / side).astype(int)
         assert np.abs(heatmap.map[np.ix_(centres, centres)] - patches).mean() < 0.05
@@ -73,7 +73,7 @@ def test_existing_maps_are_resumed_and_other_classes_are_added(nts_fo, drawn, ta
 def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, drawn, targets, memory, monkeypatch):
     before = fo.core.odm.DatasetDocument.objects.get(id=drawn._doc.id)
     nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
-    monkeypatch.setattr(drawn, "_doc", before)  # what the memory of this process holds, had another one made them
+    monkeypatch.setattr(drawn, "_doc", before)  # the dataset as this process sees it if another one made the maps
     assert nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS) == {}
     nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[1:])
     drawn.reload()
@@ -131,7 +131,7 @@ def test_fields_have_names_that_are_free_and_differ(nts_fo, fo, dataset):
     ]
 
 
-def test_what_cannot_be_mapped_is_refused_with_its_reason(nts_fo, drawn, targets, memory):
+def test_invalid_maps_are_refused_with_a_reason(nts_fo, drawn, targets, memory):
     with pytest.raises(ValueError, match="the memory 'shapes' has no class unicorn; it has: "):
         nts_fo.similarity_heatmaps(targets, memory, classes=["unicorn"])
     with pytest.raises(ValueError, match="choose 1 to 20 classes, not 0"):

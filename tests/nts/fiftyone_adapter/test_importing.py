@@ -1,4 +1,4 @@
-"""Data sets of the protocols in FiftyOne: the same as the engine reads them, and views as a protocol's data."""
+"""Protocol datasets in FiftyOne, equal to those read by the engine, and views as data of a protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def importing(fo):
 
 
 def objects_of_view(view, with_shots: bool = False) -> dict[str, list[tuple]]:
-    """Of every image the class, box in pixels, crowd and shots of its labels, sorted."""
+    """Class, box in pixels, crowd flag and shots of the labels of every image, sorted."""
     objects = defaultdict(list)
     for sample in view.iter_samples():
         width, height = sample.metadata.width, sample.metadata.height
@@ -108,7 +108,7 @@ def test_an_import_that_fails_leaves_no_dataset_behind(importing, fo, monkeypatc
     assert not fo.dataset_exists("imported-broken")
 
 
-def test_a_protocol_of_ones_own_has_views_and_no_layout(importing, tmp_path):
+def test_a_custom_protocol_has_views_and_no_layout(importing, tmp_path):
     with pytest.raises(LayoutError, match="FiftyOne views"):
         importing.import_layout("custom", tmp_path)
 
@@ -131,7 +131,7 @@ def test_views_become_the_data_of_a_protocol(importing, references, targets):
     assert mask.sum() == drawn[1][0]["area"]
 
 
-def test_base_classes_of_ones_own_are_distractors_and_unknown_classes_are_refused(importing, references, targets):
+def test_custom_base_classes_are_distractors_and_unknown_classes_are_refused(importing, references, targets):
     from drawn_dataset import CLASSES
 
     data = importing.custom_data(references, targets, "ground_truth", classes=[CLASSES[1]])
@@ -197,9 +197,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(importing, drawn):
         importing.custom_data(drawn.match_tags("reference"), drawn.match_tags("target"), "ground_truth")
 
 
-def test_the_drawn_view_holds_so_many_labels_of_each_class_whatever_the_ids_and_the_order(
-    importing, drawn, make_dataset
-):
+def test_the_drawn_view_does_not_depend_on_ids_and_order(importing, drawn, make_dataset):
     view = importing.sample_references_view(drawn, "ground_truth", 2, 5)
     counts = view.count_values("ground_truth.detections.label")
     assert set(counts.values()) == {2}
@@ -230,7 +228,7 @@ def test_the_drawn_view_takes_the_classes_asked_for_no_crowds_and_what_there_is(
 
 
 def _named(view) -> list[tuple]:
-    """The labels of a view by what does not depend on a database."""
+    """Labels of a view, by properties that do not depend on a database."""
     rows = [
         (Path(sample.filepath).name, label.label, tuple(label.bounding_box))
         for sample in view

@@ -1,4 +1,4 @@
-"""Looking into a memory of a dataset: pictures of its references, their samples, and what is said of them."""
+"""Inspection of a dataset's memory: pictures and samples of its references, and warnings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
 
 @pytest.fixture
 def memory(nts_fo, references):
-    """The name of a memory of the drawn dataset."""
+    """Name of a memory of the drawn dataset."""
     nts_fo.build_reference_memory(references, "ground_truth", "shapes")
     return "shapes"
 
@@ -43,7 +43,7 @@ def test_inspection_finds_every_reference_and_groups_them_by_class(nts_fo, drawn
     assert found.most_similar_classes(9) == [0, 1]
 
 
-def test_memory_is_read_once_until_it_is_built_anew(nts_fo, drawn, references, memory):
+def test_memory_is_read_once_until_it_is_rebuilt(nts_fo, drawn, references, memory):
     first = nts_fo.inspecting.inspect_memory(drawn, memory)
     assert nts_fo.inspecting.inspect_memory(drawn, memory) is first
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)

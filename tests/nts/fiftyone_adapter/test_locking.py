@@ -1,4 +1,4 @@
-"""The lock of a dataset: one process at a time changes its schema and runs, and sees what the others changed."""
+"""The lock of a dataset: one process at a time changes its schema and runs, and sees the changes of others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def locking(fo):
 
 @pytest.fixture
 def sampled(fo, make_dataset, tmp_path):
-    """A dataset of one sample."""
+    """Dataset of one sample."""
     return make_dataset([fo.Sample(tmp_path / "a.png", number=1)])
 
 
@@ -53,7 +53,7 @@ def test_it_is_released_after_an_error(locking, sampled):
 
 
 def _hold(locking, dataset, *, machine: str, process: int, seconds: float) -> None:
-    """Put a lease of somebody else into the database."""
+    """Insert the lease of another process into the database."""
     until = {"$add": ["$$NOW", int(1000 * seconds)]}
     values = {"owner": "another", "machine": machine, "process": process, "until": until}
     locking._collection().update_one({"_id": str(dataset._doc.id)}, [{"$set": values}], upsert=True)
@@ -101,7 +101,7 @@ def _in_another_process(dataset, code: str) -> None:
     subprocess.run([sys.executable, "-c", prelude + textwrap.dedent(code)], cwd=ROOT, check=True)
 
 
-def test_what_other_processes_changed_is_seen_and_unsaved_samples_are_kept(fo, locking, sampled):
+def test_changes_of_other_processes_are_seen_and_unsaved_samples_survive(fo, locking, sampled):
     sample = sampled.first()
     sample["number"] = 2
     labels = "dataset.add_sample_field('labels', fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)"

@@ -1,4 +1,4 @@
-"""The evaluation of a dataset: what is stored, what is seen while it runs, and what it refuses."""
+"""Evaluation of a dataset: stored results, visibility of running evaluations, and errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_predictions_that_were_emptied_since_are_no_fault(nts_fo, predicted):
     sample = predicted[found.id]
     sample["found"] = None
     sample.save()
-    # Nothing says any more how confident its predictions were: its objects stay as they were judged.
+    # The confidence of its predictions is unknown now: its objects remain as evaluated.
     still_right = sum(d[KEY] == "tp" for d in sample.ground_truth.detections)
     shown = evaluation.samples_where(predicted, "fn", threshold=2).count("ground_truth.detections")
     assert shown == everything - still_right < everything
@@ -151,7 +151,7 @@ def test_one_that_was_killed_while_it_wrote_blocks_nothing(nts_fo, predicted, mo
     predict(predicted, "other", seed=1)
     with monkeypatch.context() as patch:
         patch.setattr(runs, "complete", Mock(side_effect=SystemExit))
-        patch.setattr(nap_evaluation, "_clean_up", Mock())  # nothing cleans up after a process that is killed
+        patch.setattr(nap_evaluation, "_clean_up", Mock())  # no clean-up follows a kill
         with pytest.raises(SystemExit):
             nts_fo.evaluate_nap(predicted, "other", "ground_truth", eval_key=KEY, overwrite=True)
     assert predicted.list_evaluations() == [KEY]
@@ -254,7 +254,7 @@ def test_models_that_cannot_run_as_they_did_are_not_diagnosed(nts_fo, references
     store(device="cuda:77")
     with pytest.raises(nts_fo.InputError, match="cannot run here as they did: the device 'cuda:77'"):
         evaluate("nts_shapes")
-    store(device=None, precision=None, compiled=None)  # as versions before 0.2 stored it
+    store(device=None, precision=None, compiled=None)  # as stored by versions before 0.2
     evaluate("nts_shapes")
     assert nts_fo.evaluation_results.open_evaluation(targets._dataset, KEY).content["models"]["objects"] > 0
     store(encoder_fingerprint="0")

@@ -1,4 +1,4 @@
-"""What FiftyOne's Model Evaluation panel is fed equals FiftyOne's own evaluation, and goes when ours goes."""
+"""Evaluations written for FiftyOne's Model Evaluation panel: equal to FiftyOne's own, and deleted with the nAP run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "check"
 
 @pytest.fixture
 def evaluated(nts_fo, predicted):
-    """The same, evaluated under `check`."""
+    """The same, evaluated as `check`."""
     nts_fo.evaluate_nap(predicted, "found", "ground_truth", eval_key=KEY)
     return predicted
 
@@ -125,7 +125,7 @@ def test_names_that_would_overwrite_something_are_refused(nts_fo, predicted):
     assert predicted.list_runs() == []
 
 
-def test_an_evaluation_of_the_users_own_outlives_ours(nts_fo, evaluated):
+def test_an_evaluation_made_by_the_user_is_not_deleted(nts_fo, evaluated):
     evaluated.delete_evaluation(KEY)
     evaluated.evaluate_detections("found", "ground_truth", eval_key=KEY, progress=False)
     nts_fo.runs.delete_run(evaluated, KEY, nts_fo.runs.EVALUATION)

@@ -1,4 +1,4 @@
-"""Evaluations of odd data: what would make the figures wrong is left out, put right or told in a note."""
+"""Evaluation of unusual data: entries that would distort the metrics are skipped, corrected or reported in a note."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 @pytest.fixture
 def predicted(nts_fo, drawn, references, targets):
-    """The drawn targets with predictions of a memory in `p`."""
+    """Drawn targets with predictions of a memory in `p`."""
     nts_fo.build_reference_memory(references, "ground_truth", "m")
     nts_fo.auto_segment_view(targets, "m", "p")
     return targets
@@ -40,7 +40,7 @@ def test_objects_that_are_all_crowds_are_told_of(nts_fo, predicted, value):
 
 
 @pytest.mark.parametrize("value", [False, 0, "0", "false", "no", "", None])
-def test_what_says_no_is_no_crowd(nts_fo, predicted, value):
+def test_a_negative_crowd_flag_is_no_crowd(nts_fo, predicted, value):
     set_on_all(predicted, "iscrowd", value)
     report = nts_fo.evaluate_nap(predicted, "p", "ground_truth")
     assert report.result.masks.novel.ap > 0
@@ -104,7 +104,7 @@ def test_copies_of_reference_images_are_left_out_and_told_of(fo, nts_fo, predict
         copy = sample.copy()
         copy.filepath, copy.tags = str(tmp_path / f"copy{number}.png"), ["target"]
         drawn.add_sample(copy)
-    if known == "by the sample alone":  # as a version before this one stored it
+    if known == "by the sample alone":  # as stored by an earlier version
         info = drawn.load_run_results("p")
         drawn.save_run_results(
             "p", drawn.init_run_results("p", reference_sample_ids=info.reference_sample_ids), overwrite=True

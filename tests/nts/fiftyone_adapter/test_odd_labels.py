@@ -1,4 +1,4 @@
-"""Labels that lie: each malformed one is left out, counted and named, wherever labels are read; the others are used."""
+"""Malformed labels are skipped, counted and reported by all readers of labels; the others are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def spoil(view, attribute: str, value) -> str:
-    """Change the first label of the first sample; returns the sample's id."""
+    """Modify the first label of the first sample, and return the sample's id."""
     sample = view.first()
     setattr(sample.ground_truth.detections[0], attribute, value)
     sample.save()
@@ -232,7 +232,7 @@ def test_a_draw_tells_copied_labels_apart_and_takes_none_twice(nts_fo, reference
     ids = {}
     for sample in references:
         (label,) = sample.ground_truth.detections
-        label._id = ids.setdefault(label.label, label._id)  # as if copied from sample to sample
+        label._id = ids.setdefault(label.label, label._id)  # as if copied between samples
         sample.ground_truth.detections.append(label)
         sample.save()
     for shots in (1, 2):

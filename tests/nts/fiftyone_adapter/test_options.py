@@ -1,4 +1,4 @@
-"""Options: stated once, in a config, from which everything else about them comes."""
+"""Options: each is defined once, in a config, from which signatures, forms, fingerprints and documentation derive."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_unknown_options_and_two_statements_are_refused(nts_fo, config, targets)
         ({"precision": "int8"}, "precision must be one of auto, fast, float32, bfloat16, float16, got 'int8'"),
     ],
 )
-def test_values_that_cannot_be_name_their_option(nts_fo, config, options, message):
+def test_invalid_values_name_their_option(nts_fo, config, options, message):
     with pytest.raises(nts_fo.InputError) as error:
         config.SegmentationConfig(**options)
     assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""Training reference prompts on views: what comes of it, what is left out, and what an interruption costs."""
+"""Training reference prompts on views: results, skipped data, and interrupted trainings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def labelled(fo, make_dataset, tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, fo, tmp_path):
-    """A checkpoint every other step, few episodes to validate, and a place of its own for interrupted trainings."""
+    """A checkpoint every other step, few validation episodes, and a separate folder for interrupted trainings."""
     from dataclasses import replace
 
     from nts.fiftyone_adapter import prompt_training
@@ -72,7 +72,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(nts_fo, labelled):
     assert prompts["parts"]["fingerprint"] == prompts["whole"]["fingerprint"]
 
 
-def test_overwriting_begins_anew(nts_fo, labelled):
+def test_overwriting_starts_again(nts_fo, labelled):
     job = nts_fo.prompt_training.prompt_job(labelled, "objects", "shapes", **FEW)
     while "step 3/" not in next(job).label:
         pass
@@ -83,7 +83,7 @@ def test_overwriting_begins_anew(nts_fo, labelled):
         nts_fo.train_reference_prompt(labelled, "objects", "shapes", **FEW)
 
 
-def test_a_folder_of_ones_own_is_kept(nts_fo, labelled, tmp_path):
+def test_a_custom_folder_is_not_deleted(nts_fo, labelled, tmp_path):
     nts_fo.train_reference_prompt(labelled, "objects", "shapes", folder=tmp_path / "mine", **FEW)
     assert json.loads((tmp_path / "mine" / "run" / "config.json").read_text())["training"]["steps"] == 4
     assert sorted(path.name for path in (tmp_path / "mine" / "run" / "pictures").iterdir()) == [
@@ -92,7 +92,7 @@ def test_a_folder_of_ones_own_is_kept(nts_fo, labelled, tmp_path):
     ]
 
 
-def test_what_cannot_be_used_is_left_out_and_told(nts_fo, labelled):
+def test_unusable_data_are_skipped_and_reported(nts_fo, labelled):
     labels = [detection for sample in labelled for detection in sample.objects.detections]
     first, second, third = labelled.limit(3)
     truncate(first.filepath)
@@ -160,7 +160,7 @@ def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatc
         ({"encoder": "tiny"}, "tiny"),
     ],
 )
-def test_what_will_not_do_is_told(nts_fo, labelled, changes, message):
+def test_unsuitable_data_are_refused_with_a_reason(nts_fo, labelled, changes, message):
     with pytest.raises((nts_fo.InputError, RuntimeError), match=message):
         nts_fo.train_reference_prompt(labelled, "objects", "shapes", **{**FEW, **changes})
     assert nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT) == {}

@@ -1,4 +1,4 @@
-"""Labels of every type that FiftyOne has become references; what cannot be one says why and stops nothing."""
+"""Labels of every FiftyOne type as references; unusable ones are skipped with a reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(fo, tmp_path):
 
 
 def marked(reference) -> list[tuple[int, int]]:
-    """Its pixels, column and row."""
+    """Column and row of every pixel of the mask."""
     return [(int(x), int(y)) for y, x in np.argwhere(reference.mask)]
 
 
@@ -186,7 +186,7 @@ def test_points_of_two_classes_on_one_pixel_are_both_left_out(fo, read):
 
 @pytest.fixture
 def annotated(fo, drawn, references):
-    """The drawn dataset with its references in fields of every type, as a person might have marked them."""
+    """Drawn dataset with its references in fields of every label type."""
     drawn.default_mask_targets = dict(enumerate(CLASSES, start=1))
     for number, sample in enumerate(references.iter_samples(autosave=True)):
         fields: dict[str, list] = {"points": [], "scribbles": [], "polygons": [], "boxes": []}
@@ -268,7 +268,7 @@ def test_a_memory_can_be_built_of_every_type_and_looked_into(nts_fo, drawn, anno
 
 
 @pytest.mark.parametrize("field", ["points", "scribbles", "boxes"])
-def test_weak_labels_are_taken_as_they_are_if_asked_for(nts_fo, drawn, annotated, field):
+def test_weak_labels_are_used_raw_on_request(nts_fo, drawn, annotated, field):
     report = nts_fo.build_reference_memory(annotated, field, "raw", weak_labels="raw", segmenter="not loaded")
     assert (report.kinds, report.promoted, report.unpromoted) == (KINDS[field], 0, 0)
     drawn_masks = nts_fo.build_reference_memory(annotated, field, "drawn")
@@ -277,7 +277,7 @@ def test_weak_labels_are_taken_as_they_are_if_asked_for(nts_fo, drawn, annotated
     assert not one.equal(other)
 
 
-def test_what_sam2_cannot_draw_is_taken_as_it_is_and_counted(nts_fo, annotated, monkeypatch):
+def test_references_without_a_sam2_mask_are_used_raw_and_counted(nts_fo, annotated, monkeypatch):
     from nts.fiftyone_adapter import building
 
     monkeypatch.setattr(building, "promote", lambda references, segmenter: references)

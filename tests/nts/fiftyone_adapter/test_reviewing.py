@@ -1,4 +1,4 @@
-"""Tags for predictions worth a look, the saved view of them, and one colour for every class."""
+"""Review tags for uncertain predictions, their saved view, and consistent class colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REVIEW, LOW_MARGIN, LOW_SCORE = "nts_review", "nts_low_margin", "nts_low_score"
 
 @pytest.fixture(scope="session")
 def nts_colours(nts_fo):
-    """The module of the colour schemes."""
+    """Module of the colour schemes."""
     from nts.fiftyone_adapter import colours
 
     return colours
@@ -109,7 +109,7 @@ def test_view_of_what_has_no_tag_yet_gets_all_reasons(nts_fo, fo, predictions):
     assert tags(predictions) == {REVIEW: 20, LOW_MARGIN: 12, LOW_SCORE: 11}
 
 
-def test_tags_of_the_users_own_of_such_names_stay(nts_fo, predictions):
+def test_tags_of_these_names_set_by_the_user_stay(nts_fo, predictions):
     predictions.tag_labels(["low_score", "low_margin"], label_fields="found")
     nts_fo.tag_for_review(predictions, "found", margin_below=0.2)
     nts_fo.tag_for_review(predictions, "found", score_below=0.18)
@@ -136,7 +136,7 @@ def test_suggested_thresholds_tag_a_tenth(nts_fo, predictions):
     for reason, option in ((LOW_MARGIN, "margin_below"), (LOW_SCORE, "score_below")):
         counted = nts_fo.reviewing.count_for_review(predictions, "found", **{option: suggested[reason]})
         assert counted[reason] in (1, 2)
-    assert nts_fo.tag_for_review(predictions, "found").tagged == 2  # one for each reason
+    assert nts_fo.tag_for_review(predictions, "found").tagged == 2  # one per reason
 
 
 def test_thresholds_for_very_many_labels_are_suggested_from_some_images(nts_fo, fo, make_dataset, monkeypatch):
@@ -188,7 +188,7 @@ def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, pr
     assert nts_fo.tag_for_review(predictions, "other", score_below=0.6).tagged == 1
 
 
-def test_what_cannot_be_tagged_is_refused_with_its_reason(nts_fo, fo, make_dataset, predictions):
+def test_invalid_tagging_is_refused_with_a_reason(nts_fo, fo, make_dataset, predictions):
     label = fo.Detection(label="a", bounding_box=[0, 0, 1, 1])
     bare = make_dataset([fo.Sample("x.png", found=fo.Detections(detections=[label]))])
     with pytest.raises(ValueError, match="no label of 'found' in this view has a margin or a confidence"):
@@ -226,7 +226,7 @@ def test_class_has_one_colour_in_all_fields_however_many_are_added(nts_colours, 
     assert nts_colours.label_colours(dataset, "truth", ["apple"]).items() >= colours(dataset, "truth").items()
 
 
-def test_what_the_user_chose_is_kept_and_spreads_to_our_fields(nts_colours, fo, dataset):
+def test_colours_chosen_by_the_user_are_used_for_our_fields(nts_colours, fo, dataset):
     own = [
         {"path": "truth", "fieldColor": "#111111", "valueColors": [{"value": "apple", "color": "red"}]},
         {"path": "found", "colorByAttribute": "confidence", "valueColors": [{"value": "pear", "color": "blue"}]},
@@ -252,12 +252,12 @@ def test_colours_go_with_their_fields(nts_colours, dataset):
 
 
 def in_the_app(fo, dataset, **values) -> None:
-    """Change settings of a dataset as another process does: in the database, unseen by the dataset in memory."""
+    """Change settings of a dataset in the database, as another process would, unseen by the dataset in memory."""
     stored = fo.core.odm.get_db_conn().datasets
     stored.update_one({"name": dataset.name}, {"$set": {f"app_config.{name}": value for name, value in values.items()}})
 
 
-def test_what_the_user_changes_meanwhile_in_the_app_is_kept(nts_colours, fo, dataset):
+def test_concurrent_changes_in_the_app_are_not_lost(nts_colours, fo, dataset):
     nts_colours.set_class_colours(dataset, ["truth"], ["apple"])
     chosen = {"path": "truth", "valueColors": [{"value": "apple", "color": "red"}]}
     in_the_app(

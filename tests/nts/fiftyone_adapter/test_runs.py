@@ -1,4 +1,4 @@
-"""The table of kinds of run, and the deletion that follows it."""
+"""The table of run kinds, and cascading deletion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def runs(nts_fo):
 
 @pytest.fixture
 def stored(runs, dataset, fo):
-    """A dataset with a memory and one run of every kind made with it, all without content."""
+    """Dataset with a memory and one run of every kind that depends on it, all without content."""
     runs.store(dataset, "m", runs.MEMORY, {"classes": []})
     for kind, key in ((runs.SEGMENTATION, "p"), (runs.CLASS_MAPS, "c")):
         output = {"memory_key": "m", "output_field": key, "error_field": runs.error_field(key)}

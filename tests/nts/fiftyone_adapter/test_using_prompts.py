@@ -1,4 +1,4 @@
-"""A reference prompt in use on a dataset: as the scorer of a segmentation, and as maps of classes."""
+"""Reference prompts on a dataset: as the scorer of a segmentation, and for class maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def form(name, view, **params):
     return operator.resolve_input(context).to_json()["type"]["properties"]
 
 
-def test_whole_images_are_kept_if_asked_for_and_go_with_the_file(nts_fo, drawn, references, memory, tmp_path):
+def test_whole_images_are_stored_on_request_and_in_the_file(nts_fo, drawn, references, memory, tmp_path):
     assert nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)[memory]["whole_images"] is True
     nts_fo.build_reference_memory(references, "ground_truth", "plain")
     assert nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)["plain"]["whole_images"] is False
@@ -59,7 +59,7 @@ def test_a_view_is_segmented_by_a_prompt_as_the_engine_does(nts_fo, drawn, targe
         nts_fo.auto_segment_view(targets, memory, "found")
 
 
-def test_a_run_of_before_there_were_scorers_is_resumed(nts_fo, drawn, targets, memory):
+def test_a_run_from_before_scorers_is_resumed(nts_fo, drawn, targets, memory):
     from nts.fiftyone_adapter import runs
 
     nts_fo.auto_segment_view(targets, memory, "found")
@@ -71,7 +71,7 @@ def test_a_run_of_before_there_were_scorers_is_resumed(nts_fo, drawn, targets, m
     assert nts_fo.auto_segment_view(targets, memory, "found").resumed == TARGETS
 
 
-def test_what_cannot_be_used_is_refused_before_anything_is_written(nts_fo, drawn, references, targets, memory):
+def test_unusable_prompts_are_refused_before_anything_is_written(nts_fo, drawn, references, targets, memory):
     from nts.fiftyone_adapter import runs
 
     small = load_reference_prompt()

@@ -1,4 +1,4 @@
-"""Precision, recall, scores and the twelve figures equal pycocotools', to the last bit; counts equal slow counting."""
+"""Precision, recall, scores and the twelve metrics equal those of pycocotools exactly; counts equal direct counting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A draw of images gives the figure that pycocotools gives for images really copied; intervals say what they say."""
+"""Bootstrap: each draw equals pycocotools on copied images, and intervals have their stated coverage."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nts.metrics.average_precision import accumulate, summarise
 from nts.metrics.bootstrap import FIGURES, bootstrap, pair, paired_bootstrap, restrict
 from nts.metrics.matches import match
 
-SEED = 17  # a case without equal scores, which copies would order differently
+SEED = 17  # a case without equal scores, whose order copies would change
 DRAWS = 12
 
 
 def drawn_counts(images: int, draws: int, seed: int) -> list[np.ndarray]:
-    """The draws of the bootstrap, one after the other from one generator."""
+    """Draws of the bootstrap, in sequence from one generator."""
     rng = np.random.default_rng(seed)
     return [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(draws)]
 
 
 def figures_of_draws(ground_truth, results, iou_type, draws, seed) -> dict[str, np.ndarray]:
-    """Every figure of every draw, by copying the images and asking pycocotools."""
+    """Every metric of every draw, by copying the images and running pycocotools."""
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     found = []
     for counts in drawn_counts(len(image_ids), draws, seed):
@@ -65,7 +65,7 @@ def test_pairs_equal_pycocotools_on_copied_images():
             draws=DRAWS,
             seed=5,
         )
-        a, b = a[~np.isnan(a)], b[~np.isnan(b)]  # a draw without ground truth has no figure
+        a, b = a[~np.isnan(a)], b[~np.isnan(b)]  # a draw without ground truth has no AP
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(b - a, [0.025, 0.975])), abs=1e-12)
         assert found.p_better == pytest.approx(np.mean((b > a) + 0.5 * (b == a)))
 
@@ -107,7 +107,7 @@ def test_runs_on_the_same_images_are_paired_as_they_are():
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
-    """Single objects, found or not by chance: AR is the share found, of which the interval is known."""
+    """Single objects, found at random: AR is the fraction found, whose interval is known."""
     rng = np.random.default_rng(0)
     covered, repeats, images, chance = 0, 60, 80, 0.6
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""Average precision equals pycocotools' own, to the last digit, on made-up and malformed cases."""
+"""Average precision equals that of pycocotools exactly, on random and malformed cases."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def result_of(image_id, category_id, box, score) -> dict:
 
 
 def direct(ground_truth, results, class_ids, iou_type) -> np.ndarray:
-    """The numbers of pycocotools, called as its own demo does."""
+    """Metrics of pycocotools, called as in its demo."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = json.loads(json.dumps(ground_truth))
@@ -149,7 +149,7 @@ def test_results_of_other_classes_and_images_do_not_count_and_nothing_is_changed
     assert json.dumps([ground_truth, results]) == before
 
 
-def test_what_cannot_be_evaluated_is_refused():
+def test_invalid_evaluations_are_refused():
     ground_truth, results = make_case(10)
     with pytest.raises(ValueError, match="no image"):
         evaluate({**ground_truth, "images": []}, results)

@@ -1,4 +1,4 @@
-"""What is under a prediction decides what is wrong with it; oracles repair that and nothing else."""
+"""Error types of predictions, and oracles that correct one type of error at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def errors_of(
 
 
 def scene(*found, objects) -> tuple[dict, list[dict]]:
-    """One image of boxes; class 1 is "a", 2 is "b", 9 a distractor. A box is its left and right end, 10 pixels high."""
+    """One image of boxes; class 1 is "a", 2 is "b", 9 a distractor. Boxes are given by left and right edge."""
     annotations = [
         {"id": i, "image_id": 1, "category_id": c, "bbox": [x1, 0, x2 - x1, 10], "area": 10 * (x2 - x1), "iscrowd": 0}
         for i, (c, x1, x2) in enumerate(objects, 1)
@@ -98,7 +98,7 @@ def test_kinds_and_pairs_name_what_is_counted():
         5: "background",
         6: "wrong_class",
     }
-    # The third prediction is above the confidence and shows nothing enough; the duplicate is in no pair.
+    # The third prediction is above the confidence but overlaps nothing sufficiently; the duplicate is in no pair.
     assert sorted(found.pairs.tolist()) == [[-1, 2], [-1, 3], [0, 0], [2, 1], [3, -1]]
     assert len(found.pairs) == found.confusion.sum()
 
@@ -144,7 +144,7 @@ def test_the_default_confidence_is_that_of_the_best_f1():
     assert errors_of(ground_truth, [], [1], "boxes").confidence == 0
 
 
-def test_what_lies_on_a_crowd_is_not_judged():
+def test_predictions_on_a_crowd_are_not_evaluated():
     ground_truth, results = scene((1, 0, 20, 0.9), objects=[(1, 0, 50)])
     ground_truth["annotations"][0]["iscrowd"] = 1
     found = errors_of(ground_truth, results, [1], "boxes", confidence=0)
@@ -153,7 +153,7 @@ def test_what_lies_on_a_crowd_is_not_judged():
 
 
 def kinds_slowly(ground_truth, results, evaluated, iou_type) -> dict[str, int]:
-    """The kinds of false positives, one at a time."""
+    """Types of false positives, one prediction at a time."""
     matches = match(ground_truth, results, evaluated, iou_type)
     key = {"boxes": "bbox", "masks": "segmentation"}[iou_type]
     counts = dict.fromkeys(ERROR_KINDS, 0)
@@ -175,7 +175,7 @@ def kinds_slowly(ground_truth, results, evaluated, iou_type) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("iou_type", ["boxes", "masks"])
-def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
+def test_drawn_cases_equal_a_direct_version_and_counts_add_up(iou_type):
     improved = 0
     for seed in SEEDS:
         ground_truth, results = draw_case(seed)
@@ -201,7 +201,7 @@ def test_drawn_cases_equal_a_slow_version_and_keep_the_books(iou_type):
     assert improved > 10
 
 
-def test_what_cannot_be_diagnosed_is_refused():
+def test_invalid_diagnoses_are_refused():
     ground_truth, results = ALL_KINDS
     with pytest.raises(ValueError, match=r"class ids \[2\] cannot be evaluated and distractors"):
         errors_of(ground_truth, results, [1, 2], "boxes", [2, 9])

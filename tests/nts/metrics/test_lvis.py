@@ -1,4 +1,4 @@
-"""Federated AP equals a slow, obvious version of its definition, and the `lvis` package where that is installed."""
+"""Federated AP equals a direct implementation of its definition, and the `lvis` package if it is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = [s for s in range(1, 40) if s not in (29, 31)]  # 29 has no annotations,
 
 
 def federated_case(seed: int) -> tuple[dict, list[dict]]:
-    """A case without crowds, with what LVIS knows of its images; some images have over 300 results."""
+    """Case without crowds, with LVIS's image-level annotations; some images have over 300 results."""
     ground_truth, results = draw_case(seed)
     rng = np.random.default_rng(seed)
     for annotation in ground_truth["annotations"]:
@@ -41,7 +41,7 @@ def federated_case(seed: int) -> tuple[dict, list[dict]]:
 
 
 def slowly(ground_truth, results, frequencies) -> list[float]:
-    """The thirteen figures for boxes, from the definition, one prediction at a time."""
+    """The thirteen metrics for boxes, from the definition, one prediction at a time."""
     precision, recall = {}, {}
     images = {image["id"]: image for image in ground_truth["images"]}
     kept = []
@@ -142,7 +142,7 @@ def test_arrays_and_figures_equal_the_lvis_package(iou_type, tmp_path, monkeypat
 
 
 def one_image(**of_image) -> tuple[dict, dict, dict]:
-    """An image with one object of class 1, a result that finds it, and one that finds nothing, of class 2."""
+    """An image with one object of class 1, a correct result, and a false positive of class 2."""
     image = {"id": 5, "height": 50, "width": 50, "neg_category_ids": [], "not_exhaustive_category_ids": []} | of_image
     found = {"image_id": 5, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "score": 0.5}
     return image, found, found | {"category_id": 2, "score": 0.9}
@@ -159,7 +159,7 @@ def test_a_class_counts_only_where_it_is_known_to_be_or_not_to_be():
     assert matches.false_positives()[0, 0].tolist() == [False, True]
 
 
-def test_what_finds_nothing_is_not_wrong_where_annotations_are_not_exhaustive():
+def test_unmatched_predictions_are_ignored_where_annotations_are_not_exhaustive():
     image, found, stray = one_image(neg_category_ids=[2], not_exhaustive_category_ids=[2])
     matches = match_lvis_image([found], [found, stray], [1, 2], ["a", "b"], image, "boxes")
     assert matches.ignored[0, 0].tolist() == [False, True]
@@ -184,7 +184,7 @@ def test_boxes_and_masks_of_a_data_set():
             assert ground_truth["annotations"][at]["category_id"] == results[rows.result[i]]["category_id"]
 
 
-def test_what_cannot_be_evaluated_is_refused():
+def test_invalid_evaluations_are_refused():
     ground_truth, results = federated_case(4)
     with pytest.raises(ValueError, match=r"unknown class ids \[4\]"):
         evaluate_lvis(ground_truth, results, [3, 4])

@@ -1,4 +1,4 @@
-"""Matching equals a slow, obvious loop; images one by one equal the whole; storage loses nothing."""
+"""Matching equals a direct loop; single images equal the whole; storage is lossless."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def same(a: Matches, b: Matches, but: tuple[str, ...] = ()) -> None:
 
 
 def assign_slowly(iou, crowd, ignored, threshold) -> list[int]:
-    """One image, class, area and threshold: predictions are rows of `iou` by falling score."""
+    """One image, class, area and threshold: predictions are rows of `iou` by decreasing score."""
     taken, answer = set(), []
     for row in iou:
         best = -1
@@ -195,7 +195,7 @@ def test_numbers_and_words_as_ids_stay_apart():
     assert match(ground_truth, []).image_ids == (9, 10, "10", "9")
 
 
-def test_what_cannot_be_matched_is_refused():
+def test_invalid_matches_are_refused():
     ground_truth, results = draw_case(1)
     image_id = results[0]["image_id"]
     for score in (math.nan, math.inf):

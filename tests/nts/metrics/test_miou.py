@@ -1,4 +1,4 @@
-"""Semantic figures: against confusions worked out by hand, and against a slow and obvious version."""
+"""Semantic metrics, compared with hand-computed confusions and with a direct implementation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_masks_of_different_sizes_are_refused():
 def test_figures_by_hand():
     counts = np.array([[1, 4, 6, 9], [3, 4, 6, 7], [5, 10, 0, 5]])
     found = summarise_episodes([7, 7, 9], counts, {7: "cat", 9: "dog", 11: "cow"})
-    assert found.per_class["cat"] == 4 / 8  # micro within the class: not the mean of 1/4 and 3/4 by chance, but of sums
+    assert found.per_class["cat"] == 4 / 8  # micro within the class: a ratio of sums, not the mean of ratios
     assert found.per_class["dog"] == 5 / 10
     assert math.isnan(found.per_class["cow"])
     assert found.miou == 0.5

@@ -1,4 +1,4 @@
-"""The decoder for many prompts on one image, against SAM2's own, which knows nothing of what prompts share."""
+"""The multi-prompt decoder, compared with SAM2's own, which shares nothing between prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RELEASED_FILE = Path(sam2.__file__).parent / "configs/sam2.1/sam2.1_hiera_t.yaml
 
 
 def random_model(file: Path, seed: int = 0, **options: bool) -> SAM2Base:
-    """A SAM2 in which no bias is zero and no norm's weight is one, as trained ones are."""
+    """SAM2 with no zero bias and no unit norm weight, like trained models."""
     torch.manual_seed(seed)
     model = build_sam2(file, **options).eval().requires_grad_(False)
     for parameter in model.sam_mask_decoder.parameters():
@@ -27,7 +27,7 @@ def random_model(file: Path, seed: int = 0, **options: bool) -> SAM2Base:
 
 
 def image_of(model: SAM2Base, seed: int = 1) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Features ``[1, C, e, e]`` with positions that differ in size, and the two finer levels."""
+    """Features ``[1, C, e, e]`` with position embeddings of varying magnitude, and the two finer levels."""
     generator = torch.Generator().manual_seed(seed)
     side, width = model.sam_image_embedding_size, model.hidden_dim
 
@@ -39,7 +39,7 @@ def image_of(model: SAM2Base, seed: int = 1) -> tuple[torch.Tensor, list[torch.T
 
 
 def prompts_of(model: SAM2Base, count: int, points: int = 1) -> torch.Tensor:
-    """Sets of points all over the image, embedded."""
+    """Embedded sets of points all over the image."""
     generator = torch.Generator().manual_seed(2)
     places = model.image_size * torch.rand(count, points, 2, generator=generator)
     labels = torch.randint(0, 2, (count, points), generator=generator)
@@ -76,7 +76,7 @@ def by_the_decoder_itself(model: SAM2Base, features, levels, sparse) -> tuple[to
 
 
 def by_the_shared_decoder(model: SAM2Base, features, levels, sparse, block: int = 1 << 20):
-    """The same tokens and masks; image tokens are never made."""
+    """The same tokens and masks, without computing image tokens."""
     decoder = SharedDecoder(model)
     no_mask = model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
     shared = decoder.look(features[0] + no_mask, levels if model.sam_mask_decoder.use_high_res_features else ())
@@ -90,7 +90,7 @@ def by_the_shared_decoder(model: SAM2Base, features, levels, sparse, block: int 
 
 
 def largest_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative to the spread of what is expected."""
+    """Error relative to the spread of the expected values."""
     return float((found - expected).abs().max() / expected.std())
 
 
@@ -171,7 +171,7 @@ def test_prompts_do_not_see_each_other():
 
 
 def test_image_tokens_of_the_formula_are_those_of_the_decoder():
-    """The docstring's formula, written out; nothing but this test ever makes the image tokens."""
+    """Evaluate the docstring's formula directly; only this test computes the image tokens."""
     model = random_model(SMALL_FILE)
     with torch.inference_mode():
         features, levels = image_of(model)

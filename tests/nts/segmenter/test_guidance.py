@@ -1,4 +1,4 @@
-"""Prompts led by prototypes: where they fall, how many there are, and what they leave of the result."""
+"""Guided prompts: their locations, their number, and their effect on the result."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def memory(small_encoder):
     return build_memory(references, small_encoder)[0]
 
 
-def test_led_proposals_are_some_of_all(small_encoder, small_segmenter, memory):
+def test_guided_proposals_are_a_subset_of_all(small_encoder, small_segmenter, memory):
     image = target_scenes(1)[0].image
     preset = replace(DEFAULT, proposals=FAST.proposals)
     all_of_them = encode_target(image, small_encoder, small_segmenter, DEFAULT).proposals

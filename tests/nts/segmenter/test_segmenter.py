@@ -1,4 +1,4 @@
-"""SAM2 and DINOv2 as the engine runs them, against the packages' own ways, on checkpoints in the released formats."""
+"""SAM2 and DINOv2 in the engine, compared with the original packages, on checkpoints in the released formats."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_boxes_become_masks_of_their_objects_at_the_size_of_the_image(small_segm
     assert not promoted.filled.any()
     assert promoted.predicted_iou.shape == (len(boxes),)
 
-    # In an image of other proportions the same boxes, stretched, mean the same objects.
+    # In an image of another aspect ratio, the same boxes, stretched, denote the same objects.
     wide = np.repeat(scene.image, 2, axis=1)
     again = promote_boxes(wide, boxes * [2, 1, 2, 1], small_segmenter)
     assert again.masks.shape == (len(boxes), 256, 512)

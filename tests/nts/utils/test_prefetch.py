@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: order, bounds, errors, and nothing left running."""
+"""Prefetching and background writing: order, bounds, errors, and no leftover threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_results_come_in_the_order_of_the_items_and_off_the_callers_thread():
     assert threading.current_thread().name not in threads
 
 
-def test_no_more_is_ahead_than_asked_for():
+def test_prefetching_is_bounded():
     asked = []
 
     def items():
@@ -45,7 +45,7 @@ def test_an_error_belongs_to_its_item_alone():
     assert [future.result() for k, future in enumerate(futures) if k != 2] == [0, 1, 3, 4]
 
 
-def test_who_stops_early_leaves_no_thread_behind():
+def test_stopping_early_leaves_no_thread():
     before = threading.active_count()
     reading = prefetch(lambda x: x, range(1000))
     next(reading)
@@ -61,7 +61,7 @@ def test_tasks_are_done_in_order_and_all_of_them():
     assert done == list(range(50))
 
 
-def test_who_gives_too_much_waits():
+def test_a_full_queue_blocks_the_caller():
     gate, given = threading.Event(), []
 
     def give(behind: BackgroundWriter) -> None:
@@ -80,7 +80,7 @@ def test_who_gives_too_much_waits():
     assert given == list(range(6))
 
 
-def test_an_error_reaches_who_gave_the_task():
+def test_an_error_reaches_the_caller():
     def fail() -> None:
         raise RuntimeError("the database is gone")
 
@@ -88,7 +88,7 @@ def test_an_error_reaches_who_gave_the_task():
         behind.do(fail)
 
 
-def test_an_error_stops_who_goes_on_giving():
+def test_an_error_stops_later_tasks():
     def fail() -> None:
         raise RuntimeError("the database is gone")
 
@@ -104,7 +104,7 @@ def test_an_error_stops_who_goes_on_giving():
     assert len(given) == 1
 
 
-def test_another_error_is_not_hidden_and_what_was_given_is_done():
+def test_another_error_is_not_hidden_and_pending_tasks_finish():
     def give() -> None:
         with BackgroundWriter() as behind:
             behind.do(lambda: done.append(1))

@@ -1,4 +1,4 @@
-"""Chunks in threads: results, errors, settings of torch, concurrent callers, forks and the end of the process."""
+"""Chunks in threads: results, errors, torch settings, concurrent callers, forks and process exit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nts.utils.threads import in_one_thread, is_small, map_chunks
 from synthetic.scenes import draw_scene
 
 BARRIER_SECONDS = 60
-"""No test waits for so long unless it fails."""
+"""Timeout of waiting tests, reached only on failure."""
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="with a single core nothing runs side by side")
 
 
@@ -42,7 +42,7 @@ def flushes_denormals() -> bool:
 
 @two_cores
 def test_results_are_in_the_order_of_the_chunks():
-    # The first chunk ends after all others, which the second thread takes one by one.
+    # The first chunk ends after all others, which the second thread processes one by one.
     others_done = threading.Event()
 
     def function(chunk: int) -> int:
@@ -114,13 +114,13 @@ def test_denormal_numbers_are_flushed_within_chunks_alone():
     before = flushes_denormals()
     within = map_chunks(lambda chunk: flushes_denormals(), range(4))
     assert len(set(within)) == 1
-    if torch.set_flush_denormal(before):  # this processor can
+    if torch.set_flush_denormal(before):  # if the processor supports it
         assert within[0]
     assert flushes_denormals() == before
 
 
 class Broken(Exception):
-    """What a chunk of the tests raises."""
+    """Error raised by a chunk."""
 
 
 @pytest.mark.parametrize("error", [Broken("no chunk 3"), torch.OutOfMemoryError("no memory")])
@@ -136,7 +136,7 @@ def test_errors_of_a_chunk_are_raised_and_later_chunks_are_not_run(error):
         map_chunks(function, range(10_000))
     assert raised.value is error
     assert len(begun) < 10_000
-    assert map_chunks(lambda chunk: chunk, range(3)) == [0, 1, 2]  # the threads are of further use
+    assert map_chunks(lambda chunk: chunk, range(3)) == [0, 1, 2]  # the threads remain usable
 
 
 @two_cores

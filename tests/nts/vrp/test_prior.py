@@ -1,4 +1,4 @@
-"""The prior, against the slow and obvious version, and at its edges."""
+"""The prior, compared with a direct implementation, and its edge cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def slow_prior(reference_tokens: Tensor, marked: Tensor, target_tokens: Tensor) 
 
 @pytest.fixture
 def tokens() -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens of 12 patches, weights of them (some 0), tokens of 15 patches of a target."""
+    """Tokens of 12 patches, their weights (some 0), and tokens of 15 patches of a target."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(12, generator=generator).sub(0.4).clamp(0)
     assert 2 < (weights > 0).sum() < 10
@@ -34,7 +34,7 @@ def test_the_prior_is_the_greatest_cosine_with_a_marked_patch(tokens):
     reference, weights, target = tokens
     torch.testing.assert_close(prior(reference, weights, target), slow_prior(*tokens))
     assert torch.equal(prior(reference, weights > 0, target), prior(*tokens))
-    assert torch.equal(prior(reference, weights / 100, target * 8), prior(*tokens))  # neither weights nor lengths count
+    assert torch.equal(prior(reference, weights / 100, target * 8), prior(*tokens))  # neither weights nor norms matter
 
 
 def test_several_references_give_the_greatest_of_their_priors_in_any_order(tokens):
@@ -61,7 +61,7 @@ def test_the_prior_of_nothing_marked_is_the_least_similarity_and_normalises_to_z
     assert torch.equal(normalise_prior(nowhere), torch.zeros(15))
 
 
-def test_a_token_without_length_is_alike_to_nothing():
+def test_a_zero_token_is_similar_to_nothing():
     target = torch.stack([torch.zeros(4), torch.ones(4)])
     assert prior(torch.ones(1, 4), torch.ones(1), target).tolist() == [0.0, 1.0]
 

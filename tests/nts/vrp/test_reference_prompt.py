@@ -1,4 +1,4 @@
-"""A trained reference prompt: its file, the models it fits, its class maps, and its scores of proposals."""
+"""A trained reference prompt: its file, compatible models, class maps, and proposal scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, targ
 
 @pytest.fixture(scope="module")
 def prompt(small_encoder, small_segmenter) -> TrainedPrompt:
-    """Untrained, but for a dense prompt that says something."""
+    """Untrained prompt with a non-zero dense prompt."""
     torch.manual_seed(0)
     config = VRPConfig(small_encoder.info.dim, small_segmenter.info.prompt_dim, small_encoder.grid, queries=4)
     model = VisualReferencePrompt(config).eval().requires_grad_(False)
@@ -48,7 +48,7 @@ def drawn_references(species: int, count: int) -> list[Reference]:
 
 @pytest.fixture(scope="module")
 def memory(small_encoder) -> MemoryBank:
-    """Ten classes; of one, two references."""
+    """Memory of ten classes; one of them has two references."""
     bank = MemoryBank(small_encoder.info)
     references = [r for k, number in enumerate(NOVEL_SPECIES) for r in drawn_references(number, 2 if k == 0 else 1)]
     for entry in encode_references(references, small_encoder, keep_images=True):
@@ -214,7 +214,7 @@ def test_memories_without_samples_load_and_are_refused_by_a_prompt_that_needs_th
     prompt, memory, small_encoder, small_segmenter
 ):
     old = MemoryBank(small_encoder.info)
-    for k, entry in enumerate(memory.entries):  # as built before samples were stored, but for one reference
+    for k, entry in enumerate(memory.entries):  # as built before samples were stored, except for one reference
         whole = entry.whole_image if k == 1 else replace(entry.whole_image, sampled=None)
         old.add(replace(entry, whole_image=whole))
     old = MemoryBank.from_bytes(old.to_bytes())

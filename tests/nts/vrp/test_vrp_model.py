@@ -1,4 +1,4 @@
-"""Promises of the visual reference prompt's network: the published sizes, sets of references, and what reaches SAM2."""
+"""The network of the visual reference prompt: published sizes, sets of references, and its prompts for SAM2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MASK, BOX, POINT = (DEFAULT_KINDS.index(kind) for kind in ("mask", "box", "point
 def make(config: VRPConfig = CONFIG, seed: int = 0) -> VisualReferencePrompt:
     torch.manual_seed(seed)
     model = VisualReferencePrompt(config).eval()
-    with torch.no_grad():  # what begins at zero shall count, too
+    with torch.no_grad():  # zero-initialised weights must matter, too
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -60,7 +60,7 @@ def test_the_order_of_references_means_nothing(config: VRPConfig):
     target = torch.randn(2, PATCHES, CONFIG.token_dim)
     there, dense = prompts(model, tokens, weights, kinds, target)
     back, dense_back = prompts(model, *(x.flip(1) for x in (tokens, weights, kinds)), target)
-    if config.shots == "concatenate":  # a set for SAM2, whatever the order
+    if config.shots == "concatenate":  # a set for SAM2, in any order
         there, back = (x.sort(1).values for x in (there, back))
     assert torch.allclose(there, back, atol=1e-5)
     assert dense is None or torch.allclose(dense, dense_back, atol=1e-5)
@@ -101,7 +101,7 @@ def test_one_target_serves_all_classes():
         assert torch.allclose(together[c], alone[0], atol=1e-5)
 
 
-def test_the_target_is_told_where_it_is_alike():
+def test_the_target_receives_its_similarity():
     model, (tokens, weights, kinds) = make(), references(1, 2)
     target = torch.randn(1, PATCHES, CONFIG.token_dim)
     state = model.encode_support(tokens, weights, kinds)
@@ -116,7 +116,7 @@ def test_the_target_is_told_where_it_is_alike():
     assert torch.allclose(to_mean[0, 0], F.normalize(target[0], dim=1) @ mean, atol=1e-6)
 
 
-def test_what_a_point_does_not_mark_is_no_background():
+def test_unmarked_pixels_of_a_point_are_no_background():
     model, (tokens, weights, _) = make(), references(1, 1)
     target = torch.randn(1, 1, PATCHES, CONFIG.token_dim)
     for kind, known in ((MASK, True), (BOX, True), (POINT, False)):
@@ -209,7 +209,7 @@ def test_the_loss_is_bce_and_dice_without_what_is_ignored():
 
 @pytest.fixture(scope="module")
 def embeddings(small_segmenter) -> ImageEmbedding:
-    """Of two noisy images."""
+    """Embedding of two noisy images."""
     torch.manual_seed(2)
     made = [small_segmenter.embed(torch.randn(3, 256, 256)) for _ in range(2)]
     levels = zip(*(of.high_resolution for of in made), strict=True)

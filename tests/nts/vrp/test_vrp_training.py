@@ -1,4 +1,4 @@
-"""Promises of the training: what it shows, that it learns, and that an interrupted one is the uninterrupted one."""
+"""Training of the reference prompt: episodes, convergence, and resumption identical to an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG = TrainingConfig(steps=6, batch=2, warmup=1, check_every=2, validation_ep
 @pytest.fixture(autouse=True)
 def _one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order: equal runs give equal numbers
+    torch.set_num_threads(1)  # deterministic sums: equal runs give equal numbers
     yield
     torch.set_num_threads(threads)
 
@@ -208,7 +208,7 @@ def test_features_are_computed_once_and_come_back_from_the_cache(tmp_path, small
     assert cache.count("training-features-") == 2
 
     again = FeatureStore(small_encoder, small_segmenter, cache)
-    again._compute = None  # what is in the cache is not computed again
+    again._compute = None  # cached features are not computed again
     second = again.get("another name", read)
     assert torch.equal(second.tokens, made.tokens)
     assert torch.equal(second.embedding.features, made.embedding.features)
@@ -233,7 +233,7 @@ def test_features_in_memory_stay_within_their_budget(small_encoder, small_segmen
 
 def test_an_interrupted_training_is_the_uninterrupted_one(dataset, store, tmp_path):
     whole = run(dataset, store, tmp_path / "whole")
-    for until in (3, 5):  # beyond a checkpoint: what comes after it is done once more
+    for until in (3, 5):  # beyond a checkpoint: later steps are repeated
         run(dataset, store, tmp_path / "parts", until=until)
     resumed = run(dataset, store, tmp_path / "parts")
     assert resumed.log == whole.log
@@ -295,4 +295,4 @@ def test_the_published_choices_run(dataset, store, tmp_path):
     report = run_training(train(dataset, SPLIT, store, tmp_path / "run", config, vrp))
     assert report.prompt.model.config == vrp
     assert vrp.queries == 50
-    assert report.log[-1]["loss"] == pytest.approx(report.log[-1]["mask_loss"])  # the object score has no part in it
+    assert report.log[-1]["loss"] == pytest.approx(report.log[-1]["mask_loss"])  # the object score is not involved
