@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.measuring import draw_references
 from benchmarks.scenes import DRAWS, MERGING, REFERENCES_PER_CLASS, draw_prototypes, figures, match_all, summary, table
 from nts.building import encode_references
 from nts.datasets.annotations import EVALUATION, simulate_reference
@@ -28,7 +29,7 @@ from nts.pipeline import encode_target
 from nts.presets import get_preset
 from nts.promotion import promote
 from nts.references import Kind, Reference
-from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name, target_scenes
+from synthetic.scenes import NOVEL_SPECIES, coco_dataset, target_scenes
 
 ROWS: dict[str, tuple[Kind, int | None]] = {
     "box": ("box", None),
@@ -66,11 +67,7 @@ def run(
     preset = get_preset(preset)
     preset = replace(preset, proposals=replace(preset.proposals, points_per_side=points))
     dino, sam = load_encoder(encoder, device), load_segmenter(segmenter, device)
-    masks = [
-        Reference(scene.image, species_name(number), scene.masks[0])
-        for number in NOVEL_SPECIES
-        for scene in reference_scenes(number, REFERENCES_PER_CLASS)
-    ]
+    masks = draw_references(len(NOVEL_SPECIES), REFERENCES_PER_CLASS)
     references, promoted = {"mask": masks}, {}
     for name, (kind, count) in ROWS.items():
         raw = annotated(masks, kind, count)

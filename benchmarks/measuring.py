@@ -1,4 +1,4 @@
-"""Shared helpers of the speed benchmarks: timers, memory, peak FLOP/s, models of the released sizes, and reports."""
+"""Shared helpers of the benchmarks: timers, memory, peak FLOP/s, models of the released sizes, and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ablation of the reference prompt: variants trained alike and evaluated on the same episodes of novel classes.
+"""Ablation of the reference prompt: equally trained variants, evaluated on the same episodes of novel classes.
 
     python -m benchmarks.reference_prompts
 

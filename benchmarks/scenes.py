@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.measuring import draw_references
 from nts.building import encode_references
 from nts.evaluation.model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
 from nts.matching import MatchingConfig, match_proposals
@@ -32,7 +33,6 @@ from nts.metrics.matches import match
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import encode_target
 from nts.presets import get_preset
-from nts.references import Reference
 from nts.targets import EncodedTarget
 from synthetic.scenes import (
     DISTRACTOR_SPECIES,
@@ -40,7 +40,6 @@ from synthetic.scenes import (
     SIDE,
     Scene,
     coco_dataset,
-    reference_scenes,
     species_name,
     target_scenes,
 )
@@ -208,11 +207,7 @@ def run(
     began = time.perf_counter()
     encoded = [encode_target(scene.image, dino, sam, preset) for scene in tqdm(scenes, desc="Encoding targets")]
     seconds = (time.perf_counter() - began) / len(scenes)
-    references = (
-        Reference(scene.image, species_name(number), scene.masks[0])
-        for number in NOVEL_SPECIES
-        for scene in reference_scenes(number, REFERENCES_PER_CLASS)
-    )
+    references = draw_references(len(NOVEL_SPECIES), REFERENCES_PER_CLASS)
     vectors = torch.stack([entry.prototype for entry in encode_references(references, dino, preset)])
     vectors = vectors.unflatten(0, (len(NOVEL_SPECIES), REFERENCES_PER_CLASS)).to(dino.device)
 

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.measuring import draw_references
 from nts.building import encode_references
 from nts.memory import MemoryBank, MemoryEntry
 from nts.metrics.coco import coco_results, evaluate
 from nts.models import load_encoder, load_segmenter
 from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import get_preset
-from nts.references import Reference
 from nts.scorers import SCORERS, make_scorer
 from nts.targets import EncodedTarget
 from nts.vrp.class_maps import ClassMapper, whole_images
 from nts.vrp.loading import load_reference_prompt
-from synthetic.scenes import NOVEL_SPECIES, Scene, coco_dataset, reference_scenes, species_name, target_scenes
+from synthetic.scenes import NOVEL_SPECIES, Scene, coco_dataset, species_name, target_scenes
 
 from .scenes import DRAWS, REFERENCES_PER_CLASS, figures, summary, table
 
@@ -98,11 +98,7 @@ def run(
         encode_target(scene.image, encoder, segmenter, chosen, keep_embedding=True)
         for scene in tqdm(scenes, desc="Encoding targets")
     ]
-    references = (
-        Reference(scene.image, species_name(number), scene.masks[0])
-        for number in NOVEL_SPECIES
-        for scene in reference_scenes(number, REFERENCES_PER_CLASS)
-    )
+    references = draw_references(len(NOVEL_SPECIES), REFERENCES_PER_CLASS)
     entries = list(encode_references(references, encoder, chosen, keep_images=True))
     rows, presence = {}, {}
     for k in shots:

@@ -164,3 +164,14 @@ def small_segmenter():
     from nts.models import load_segmenter
 
     return load_segmenter("small", "cpu")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A single intra-op thread of torch: sums have a fixed order, so equal runs give equal numbers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -85,3 +85,9 @@ def _scenes() -> list[tuple[str, Scene]]:
     pool = [*SPECIES, *SPECIES, *DISTRACTOR_SPECIES[:4]]
     targets = [("target", draw_scene([7, k], pool)) for k in range(TARGETS)]
     return references + targets
+
+
+def fields_and_runs(dataset) -> dict:
+    """Fields and runs of a dataset, to compare before and after."""
+    dataset.reload()
+    return {"fields": set(dataset.get_field_schema(flat=True)), "runs": dataset.list_runs()}

@@ -155,16 +155,16 @@ def test_random_models_have_the_requested_surviving_fraction():
     assert 0.05 < share.min() <= share.max() < 0.99
 
 
-@pytest.mark.parametrize(("survivors", "kept"), [(1.0, 9), (0.5, 5), (0.0, 1)])
-def test_the_threshold_lies_in_the_widest_gap_near_the_quantile(survivors, kept):
+@pytest.mark.parametrize(("survivors", "expected"), [(1.0, 9), (0.5, 5), (0.0, 1)])
+def test_the_threshold_lies_in_the_widest_gap_near_the_quantile(survivors, expected):
     values = torch.tensor([0.05, 0.2, 0.3, 0.4, 0.45, 0.6, 0.7, 0.8, 0.9, 1.05])[torch.randperm(10)]
-    assert int((values > threshold_between(values, survivors)).sum()) == kept
+    assert int((values > threshold_between(values, survivors)).sum()) == expected
 
 
 def test_additional_memory_is_measured():
     with PeakMemory(torch.device("cpu")) as used:
-        kept = torch.ones(64 << 20, dtype=torch.uint8)
-    assert used.peak > 0.9 * len(kept)
+        block = torch.ones(64 << 20, dtype=torch.uint8)
+    assert used.peak > 0.9 * len(block)
 
 
 @pytest.mark.parametrize(

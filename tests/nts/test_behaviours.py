@@ -252,10 +252,10 @@ class TestMatching:
         strips = torch.zeros(4, 10)
         for i, (start, end) in enumerate([(0, 6), (3, 9), (4, 6), (4, 6)]):
             strips[i, start:end] = 1
-        alike = torch.eye(4, dtype=torch.float64)
+        similarity = torch.eye(4, dtype=torch.float64)
         for i, j, value in [(0, 1, 0.8), (0, 2, 0.5), (1, 2, 0.4)]:
-            alike[i, j] = alike[j, i] = value
-        features = torch.linalg.cholesky(alike).float()
+            similarity[i, j] = similarity[j, i] = value
+        features = torch.linalg.cholesky(similarity).float()
         strips, features = strips[order], features[order]
         labels = torch.tensor([0, 0, 0, 1])
         found = soft_merging_decay(Overlaps.of_matrix((strips @ strips.T).double(), labels), features)

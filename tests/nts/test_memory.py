@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save
+from safetensors_header import with_header
 
 from nts.memory import (
     EncoderInfo,
@@ -194,14 +195,6 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     for path in (tmp_path / "missing" / "bank.safetensors", tmp_path / "file" / "bank.safetensors"):
         with pytest.raises(MemoryFileError, match=r"could not be written to .*bank.safetensors"):
             make_bank().save(path)
-
-
-def with_header(data: bytes, **changes: str) -> bytes:
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"].update(changes)
-    encoded = json.dumps(header).encode()
-    return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
 
 
 @pytest.mark.parametrize(

@@ -2,73 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from novel_references import novel_references
 from paths import SHARED
 
-from nts.building import Skipped, build_memory, encode_references
+from nts.building import build_memory
 from nts.images import read_image
 from nts.memory import EncoderInfo, EncoderMismatch, MemoryBank
 from nts.metrics.coco import coco_results
 from nts.pipeline import ReferenceSegmenter, encode_target
-from nts.presets import DEFAULT, PAPER, PRESETS, get_preset
+from nts.presets import PRESETS
 from nts.references import Reference
-from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from synthetic.scenes import target_scenes
 
 PHOTOS = SHARED / "photos"
-SPECIES = NOVEL_SPECIES[:3]
-
-
-def references(shots: int = 2) -> list[Reference]:
-    return [
-        Reference(scene.image, species_name(number), scene.masks[0], sample_id=f"s{number}", label_id=f"{number}-{i}")
-        for number in SPECIES
-        for i, scene in enumerate(reference_scenes(number, shots))
-    ]
 
 
 @pytest.fixture(scope="module")
 def memory(small_encoder) -> MemoryBank:
-    bank, skipped = build_memory(references(), small_encoder)
-    assert skipped == []
-    return bank
+    return build_memory(novel_references(3, shots=2), small_encoder)[0]
 
 
 @pytest.fixture(scope="module")
 def target(small_encoder, small_segmenter):
     return encode_target(target_scenes(1)[0].image, small_encoder, small_segmenter)
-
-
-def test_memory_holds_a_prototype_of_every_reference(memory, small_encoder):
-    assert memory.encoder == small_encoder.info
-    assert memory.shots == {species_name(number): 2 for number in SPECIES}
-    assert [entry.label_id for entry in memory.entries] == [r.label_id for r in references()]
-    assert all(entry.weight > 0 for entry in memory.entries)
-
-
-def test_references_are_encoded_the_same_alone_and_in_batches(small_encoder, memory):
-    alone = [next(encode_references([reference], small_encoder)).prototype for reference in references()]
-    assert torch.allclose(torch.stack(alone), memory.instance_prototypes(), atol=1e-4)
-
-
-def test_references_are_read_as_they_are_needed(small_encoder):
-    read = itertools.count()
-    stream = (reference for reference in references() for _ in [next(read)])
-    next(encode_references(stream, small_encoder, batch_size=2))
-    assert next(read) == 2
-
-
-def test_a_reference_that_cannot_be_used_is_named_and_the_others_are_not_affected(small_encoder, memory):
-    broken = replace(references()[0], box=(900.0, 900.0, 5.0, 5.0), label_id="broken", sample_id="far")
-    results = list(encode_references([broken, *references()], small_encoder))
-    assert isinstance(results[0], Skipped)
-    assert (results[0].sample_id, results[0].label_id) == ("far", "broken")
-    assert "outside its image of 256 x 256 pixels" in results[0].reason
-    assert torch.allclose(results[1].prototype, memory.entries[0].prototype, atol=1e-4)
 
 
 def test_segmenting_equals_encoding_then_matching(memory, target, small_encoder, small_segmenter):
@@ -93,14 +52,15 @@ def test_objects_of_the_memory_s_classes_are_found(memory, small_encoder, small_
     """Scenes of the references themselves: most featured objects must be found with their class."""
     segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     right = 0
-    for reference in references():
+    references = novel_references(3, shots=2)
+    for reference in references:
         found = segmenter.segment(reference.image)
         mask = torch.from_numpy(reference.mask)
         iou = (found.masks & mask).flatten(1).sum(1) / (found.masks | mask).flatten(1).sum(1)
         names = [segmenter.classes[label] for label in found.labels.tolist()]
         good = [i for i, name in enumerate(names) if name == reference.class_name and iou[i] > 0.5]
         right += bool(good)
-    assert right >= 4, f"{right} of {len(references())}"
+    assert right >= 4, f"{right} of {len(references)}"
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (37, 90)])
@@ -122,15 +82,6 @@ def test_memory_of_another_encoder_is_refused(small_encoder, small_segmenter):
 def test_empty_memory_is_refused(small_encoder, small_segmenter):
     with pytest.raises(ValueError, match="the memory is empty"):
         ReferenceSegmenter(MemoryBank(small_encoder.info), small_encoder, small_segmenter)
-
-
-def test_presets_by_name():
-    assert get_preset("paper") is PAPER
-    assert get_preset(DEFAULT) is DEFAULT
-    assert (PAPER.exif, PAPER.antialias, PAPER.patch_weights) == (False, False, "corner")
-    assert not PAPER.proposals.add_no_mem_embed
-    with pytest.raises(ValueError, match="unknown preset 'fastest'; there are default, paper, fast"):
-        get_preset("fastest")
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photographs beside the checkout")

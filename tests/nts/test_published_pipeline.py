@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from novel_references import novel_references
 from problems import make_problem
 
 from nts.building import build_memory
 from nts.memory import class_prototype
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import PAPER
-from nts.references import Reference
 from reference_implementation import published_pipeline, published_recipe
-from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from synthetic.scenes import target_scenes
 
 
 @pytest.fixture(scope="module")
 def engine(small_encoder, small_segmenter) -> ReferenceSegmenter:
-    references = [
-        Reference(scene.image, species_name(number), scene.masks[0])
-        for number in NOVEL_SPECIES[:4]
-        for scene in reference_scenes(number, 2)
-    ]
+    references = novel_references(4, shots=2)
     return ReferenceSegmenter(build_memory(references, small_encoder, PAPER)[0], small_encoder, small_segmenter, PAPER)
 
 

@@ -119,3 +119,8 @@ def test_a_memory_takes_neither_of_two_that_contradict_each_other(small_encoder)
     # In another image the same pixel is a different one.
     others = [three[0], reference(pixels((1, 1)), "point", "b", image.copy(), label_id="2")]
     assert build_memory(others, small_encoder)[1] == []
+
+
+def test_mask_of_the_wrong_size_is_refused_by_the_reference_itself():
+    with pytest.raises(InvalidReference, match="the mask has size 3 x 2, but its image has 5 x 4"):
+        Reference(np.zeros((4, 5, 3), np.uint8), "a", np.ones((2, 3), bool))

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from novel_references import novel_references
 
 from nts.building import build_memory
 from nts.memory import MemoryBank
 from nts.pipeline import ReferenceSegmenter
-from nts.references import Reference
 from nts.scorers import PROMPTED, SCORERS, make_scorer
 from nts.scoring import PrototypeScorer
 from nts.segmenter import Proposals
 from nts.targets import make_target
-from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from synthetic.scenes import target_scenes
 
 
 @pytest.fixture(scope="module")
 def memory(small_encoder) -> MemoryBank:
-    scenes = {number: reference_scenes(number, 1)[0] for number in NOVEL_SPECIES[:3]}
-    references = [
-        Reference(scene.image, species_name(number), scene.masks[0], label_id=str(number))
-        for number, scene in scenes.items()
-    ]
-    return build_memory(references, small_encoder)[0]
+    return build_memory(novel_references(3, shots=1), small_encoder)[0]
 
 
 def test_prototypes_that_do_not_fit_are_refused():

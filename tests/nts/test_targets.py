@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from novel_references import novel_references
 
 from nts.building import build_memory
 from nts.cache import TensorCache
@@ -22,11 +23,10 @@ from nts.merging import Overlaps
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, FAST, PAPER
 from nts.proposal_masks import RunLengthMasks
-from nts.references import Reference
 from nts.scoring import PrototypeScorer
 from nts.segmenter import Proposals, Segmenter
 from nts.targets import Target, make_target
-from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from synthetic.scenes import target_scenes
 
 SIZES = [(48, 64), (97, 131), (200, 30), (9, 7), (480, 640)]
 
@@ -139,12 +139,7 @@ def test_a_target_comes_back_from_the_cache_as_it_went(tmp_path):
 
 @pytest.fixture(scope="module")
 def memory(small_encoder) -> MemoryBank:
-    references = [
-        Reference(scene.image, species_name(number), scene.masks[0], label_id=f"{number}-{k}")
-        for number in NOVEL_SPECIES[:5]
-        for k, scene in enumerate(reference_scenes(number, 2))
-    ]
-    return build_memory(references, small_encoder)[0]
+    return build_memory(novel_references(5, shots=2), small_encoder)[0]
 
 
 def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, tmp_path, monkeypatch):

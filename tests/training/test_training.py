@@ -16,6 +16,8 @@ from nts.utils import training_loop as loop
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES
 from training import train_encoder, train_segmenter
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STAGE = train_encoder.Stage(side=112, share=1.0, crops=3)
 ENCODER = train_encoder.EncoderTraining(
     width=48, layers=1, heads=2, image_size=112, stages=(STAGE,), group_pool=2, group_uses=20
@@ -26,14 +28,6 @@ SEGMENTER = train_segmenter.SegmenterTraining(scenes=1, clicks=4, background_cli
 def build(kind: str) -> loop.Training:
     torch.manual_seed(3)
     return loop.start(train_encoder.build_model(ENCODER) if kind == "encoder" else train_segmenter.build_model())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # deterministic sums: equal runs give equal numbers
-    yield
-    torch.set_num_threads(threads)
 
 
 def step_loss(kind: str, step: int):

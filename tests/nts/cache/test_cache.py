@@ -177,7 +177,7 @@ def test_files_that_cannot_be_removed_stop_nothing(tmp_path, monkeypatch):
     assert cache.count() == 5
 
 
-def test_a_folder_that_is_removed_meanwhile_is_created_again(cache, monkeypatch, caplog):
+def test_a_folder_that_is_removed_during_a_write_is_tolerated(cache, monkeypatch, caplog):
     def removed(*_, **__):
         raise FileNotFoundError("removed by another process")
 

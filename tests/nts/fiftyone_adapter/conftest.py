@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from made_up_predictions import predict
+
+from nts.presets import DEFAULT, Preset
 
 if TYPE_CHECKING:
     import fiftyone
@@ -16,3 +20,16 @@ def predicted(drawn: fiftyone.Dataset) -> fiftyone.Dataset:
     """Drawn scenes with synthetic predictions in `found`."""
     predict(drawn)
     return drawn
+
+
+@pytest.fixture
+def quick() -> Preset:
+    """The default preset with a coarse prompt grid, for tests that do not depend on the instances."""
+    return replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=6))
+
+
+@pytest.fixture
+def memory(nts_fo: ModuleType, references: fiftyone.DatasetView) -> str:
+    """Name of a memory of the drawn dataset."""
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    return "shapes"

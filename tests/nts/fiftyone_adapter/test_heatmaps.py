@@ -14,12 +14,6 @@ from nts.images import prepare_target, read_image
 FIELDS = [f"shapes_{name.replace(' ', '_')}_similarity" for name in CLASSES]
 
 
-@pytest.fixture
-def memory(nts_fo, references):
-    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
-    return "shapes"
-
-
 def test_maps_are_the_similarity_that_the_matching_sees(nts_fo, drawn, targets, memory, small_encoder):
     report = nts_fo.similarity_heatmaps(targets, memory)
     assert (report.fields, report.mapped, report.resumed, report.failed) == (

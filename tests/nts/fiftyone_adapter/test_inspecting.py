@@ -16,13 +16,6 @@ from nts.inspection import LeaveOneOut
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
 
 
-@pytest.fixture
-def memory(nts_fo, references):
-    """Name of a memory of the drawn dataset."""
-    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
-    return "shapes"
-
-
 def picture(thumbnail) -> np.ndarray:
     kind, content = thumbnail.uri.split(",")
     assert kind == "data:image/jpeg;base64"

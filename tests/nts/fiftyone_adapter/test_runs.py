@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from drawn_dataset import fields_and_runs
 
 
 @pytest.fixture
@@ -82,3 +83,15 @@ def test_a_run_that_is_not_there_is_not_deleted(nts_fo, runs, dataset, kind):
 def test_public_names_are_few_and_there(nts_fo):
     assert len(nts_fo.__all__) <= 18
     assert all(hasattr(nts_fo, name) for name in nts_fo.__all__)
+
+
+def test_deleting_a_segmentation_leaves_its_memory(nts_fo, drawn, targets, memory, quick):
+    before = fields_and_runs(drawn)
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth", eval_key="mine")
+    assert nts_fo.runs.run_contents(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)[-2:] == [
+        "evaluation 'mine'",
+        "segmentation 'nts_shapes'",
+    ]
+    nts_fo.runs.delete_run(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)
+    assert fields_and_runs(drawn) == before

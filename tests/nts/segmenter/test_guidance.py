@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from novel_references import novel_references
 
 from nts.building import build_memory
 from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT, FAST
-from nts.references import Reference
 from nts.segmenter import point_grid
 from nts.segmenter.guidance import Guidance, guided_points, response
-from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name, target_scenes
+from synthetic.scenes import target_scenes
 
 
 def test_response_is_the_best_cosine_of_a_patch_or_a_neighbour():
@@ -67,11 +67,7 @@ def test_impossible_guidance_is_refused(bad):
 
 @pytest.fixture(scope="module")
 def memory(small_encoder):
-    references = [
-        Reference(scene.image, species_name(number), scene.masks[0])
-        for number in NOVEL_SPECIES[:4]
-        for scene in reference_scenes(number, 2)
-    ]
+    references = novel_references(4, shots=2)
     return build_memory(references, small_encoder)[0]
 
 

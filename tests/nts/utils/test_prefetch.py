@@ -55,28 +55,28 @@ def test_stopping_early_leaves_no_thread():
 
 def test_tasks_are_done_in_order_and_all_of_them():
     done: list[int] = []
-    with BackgroundWriter(depth=2) as behind:
+    with BackgroundWriter(depth=2) as writer:
         for x in range(50):
-            behind.do(lambda x=x: done.append(x))
+            writer.do(lambda x=x: done.append(x))
     assert done == list(range(50))
 
 
 def test_a_full_queue_blocks_the_caller():
     gate, given = threading.Event(), []
 
-    def give(behind: BackgroundWriter) -> None:
+    def produce(writer: BackgroundWriter) -> None:
         for x in range(6):
-            behind.do(gate.wait)
+            writer.do(gate.wait)
             given.append(x)
 
-    with BackgroundWriter(depth=2) as behind:
-        giver = threading.Thread(target=give, args=(behind,))
-        giver.start()
-        giver.join(0.3)
-        assert giver.is_alive()
+    with BackgroundWriter(depth=2) as writer:
+        producer = threading.Thread(target=produce, args=(writer,))
+        producer.start()
+        producer.join(0.3)
+        assert producer.is_alive()
         assert len(given) == 2
         gate.set()
-        giver.join()
+        producer.join()
     assert given == list(range(6))
 
 
@@ -84,33 +84,33 @@ def test_an_error_reaches_the_caller():
     def fail() -> None:
         raise RuntimeError("the database is gone")
 
-    with pytest.raises(RuntimeError, match="the database is gone"), BackgroundWriter() as behind:
-        behind.do(fail)
+    with pytest.raises(RuntimeError, match="the database is gone"), BackgroundWriter() as writer:
+        writer.do(fail)
 
 
 def test_an_error_stops_later_tasks():
     def fail() -> None:
         raise RuntimeError("the database is gone")
 
-    def give() -> None:
-        with BackgroundWriter(depth=1) as behind:
+    def produce() -> None:
+        with BackgroundWriter(depth=1) as writer:
             for _ in range(5):
-                behind.do(fail)
+                writer.do(fail)
                 given.append(1)
 
     given: list[int] = []
     with pytest.raises(RuntimeError, match="the database is gone"):
-        give()
+        produce()
     assert len(given) == 1
 
 
 def test_another_error_is_not_hidden_and_pending_tasks_finish():
-    def give() -> None:
-        with BackgroundWriter() as behind:
-            behind.do(lambda: done.append(1))
+    def produce() -> None:
+        with BackgroundWriter() as writer:
+            writer.do(lambda: done.append(1))
             raise KeyError("mine")
 
     done: list[int] = []
     with pytest.raises(KeyError, match="mine"):
-        give()
+        produce()
     assert done == [1]

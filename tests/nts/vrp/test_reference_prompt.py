@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from safetensors_header import read_header, with_header
 
 from nts import references as references_module
 from nts.building import build_memory, encode_references
@@ -72,18 +72,6 @@ def test_it_comes_back_from_its_file_as_it_went(tmp_path, prompt):
     assert path.stat().st_size < 4 << 20
 
 
-def header_of(data: bytes) -> dict[str, str]:
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-
-
-def with_header(data: bytes, **changes: str) -> bytes:
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"].update(changes)
-    encoded = json.dumps(header).encode()
-    return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -128,8 +116,8 @@ def test_the_shipped_prompt_has_the_fingerprint_and_the_header_that_it_had_befor
     shipped = TrainedPrompt.load(path)
     assert shipped.fingerprint == "85b67f2f34df4700c4644cda1447fa176dd4adf5908dbec073cd7b86127cae1d"
     assert shipped.model.config.kinds == ("mask", "box", "point", "scribble")
-    assert "kinds" not in json.loads(header_of(path.read_bytes())["config"])
-    assert header_of(shipped.to_bytes()) == header_of(path.read_bytes())
+    assert "kinds" not in json.loads(read_header(path.read_bytes())["config"])
+    assert read_header(shipped.to_bytes()) == read_header(path.read_bytes())
 
 
 def test_a_new_kind_leaves_old_prompts_as_they_are_and_is_refused_by_them(monkeypatch, small_encoder, small_segmenter):

@@ -105,11 +105,11 @@ def test_the_target_receives_its_similarity():
     model, (tokens, weights, kinds) = make(), references(1, 2)
     target = torch.randn(1, PATCHES, CONFIG.token_dim)
     state = model.encode_support(tokens, weights, kinds)
-    alike, difference, bare, to_mean = model.target_channels(state, target[:, None])
+    similarity, difference, bare, to_mean = model.target_channels(state, target[:, None])
     patches, marked = tokens[0].flatten(0, 1), weights[0].flatten() > 0.5
     cosine = F.normalize(target[0], dim=1) @ F.normalize(patches, dim=1).T
     best, background = cosine[:, marked].amax(1), cosine[:, ~marked].amax(1)
-    assert torch.allclose(alike[0, 0], (best - best.min()) / (best.max() - best.min() + 1e-7), atol=1e-6)
+    assert torch.allclose(similarity[0, 0], (best - best.min()) / (best.max() - best.min() + 1e-7), atol=1e-6)
     assert torch.allclose(difference[0, 0], best - background, atol=1e-6)
     assert torch.allclose(bare[0, 0], best, atol=1e-6)
     mean = F.normalize(patches[marked].mean(0), dim=0)

@@ -32,16 +32,10 @@ from nts.vrp.training import (
 from nts.vrp.training.episodes import annotate, draw_training_episode
 from synthetic.scenes import draw_scene, write_coco
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPECIES = (100, 102, 104, 106, 108)
 CONFIG = TrainingConfig(steps=6, batch=2, warmup=1, check_every=2, validation_episodes=4, seed=3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # deterministic sums: equal runs give equal numbers
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

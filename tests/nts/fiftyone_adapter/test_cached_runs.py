@@ -1,0 +1,104 @@
+"""Reuse of cached model outputs by the jobs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drawn_dataset import TARGETS
+from PIL import Image
+
+from nts.cache import default_cache
+from nts.encoder import Encoder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTS_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def forbid():
+        def ran(*_, **__):
+            raise AssertionError("a model ran")
+
+        monkeypatch.setattr("nts.encoder.Encoder.encode", ran)
+        monkeypatch.setattr("nts.segmenter.Segmenter.embed", ran)
+
+    return forbid
+
+
+def found_in(view, field):
+    return [
+        [(d.label, d.confidence, d.bounding_box, d.mask.tolist(), d.reference_id) for d in labels.detections]
+        for labels in view.values(field)
+    ]
+
+
+def test_a_second_run_runs_no_model_and_finds_the_same(nts_fo, targets, memory, quick, no_model):
+    first = nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+    assert (first.segmented, first.from_cache) == (TARGETS, 0)
+    without = nts_fo.auto_segment_view(targets, memory, "without", preset=quick, use_cache=False)
+    assert without.from_cache == 0
+    no_model()
+    second = nts_fo.auto_segment_view(targets, memory, "second", preset=quick)
+    assert (second.segmented, second.from_cache, second.failed) == (TARGETS, TARGETS, {})
+    assert any(found_in(targets, "first"))
+    assert found_in(targets, "second") == found_in(targets, "first") == found_in(targets, "without")
+    for field in ("first", "second"):
+        for found in targets.values(field):
+            # The App refuses masks in column-major order.
+            assert all(detection.mask.flags.c_contiguous for detection in found.detections)
+
+
+def test_other_references_and_thresholds_run_no_model(nts_fo, references, targets, memory, quick, no_model):
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    nts_fo.build_reference_memory(references.limit(2), "ground_truth", "fewer")
+    no_model()
+    report = nts_fo.auto_segment_view(targets, "fewer", "found", preset=quick, score_threshold=0.2, max_instances=5)
+    assert (report.from_cache, report.failed) == (TARGETS, {})
+    assert max(len(found) for found in found_in(targets, "found")) <= 5
+
+
+def test_a_changed_file_is_encoded_again(nts_fo, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+    path = targets.first().filepath
+    Image.open(path).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    assert nts_fo.auto_segment_view(targets, memory, "second", preset=quick).from_cache == TARGETS - 1
+
+
+def test_apply_model_uses_the_cache_too(nts_fo, targets, memory, quick, no_model):
+    nts_fo.auto_segment_view(targets, memory, "first", preset=quick)
+    model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(targets, memory), preset=quick)
+    no_model()
+    targets.apply_model(model, label_field="applied")
+    assert found_in(targets, "applied") == found_in(targets, "first")
+
+
+def test_an_additional_reference_encodes_one_image(nts_fo, references, monkeypatch):
+    encode, encoded = Encoder.encode, []
+    monkeypatch.setattr(Encoder, "encode", lambda self, x: encoded.extend(x) or encode(self, x))
+    samples = references.values("id")
+    fewer = references.select(samples[:-1])
+    nts_fo.build_reference_memory(fewer, "ground_truth", "one")
+    assert len(encoded) == sum(len(sample.ground_truth.detections) for sample in fewer)
+    encoded.clear()
+    nts_fo.build_reference_memory(references, "ground_truth", "more", keep_images=True)
+    added = len(references.last().ground_truth.detections)
+    images = len(references)  # and each whole image, which is stored now
+    assert len(encoded) == added + images
+    encoded.clear()
+    nts_fo.build_reference_memory(references, "ground_truth", "again", keep_images=True)
+    assert encoded == []
+    more, again = (nts_fo.load_memory(references, name) for name in ("more", "again"))
+    assert np.array_equal(more.instance_prototypes(), again.instance_prototypes())
+
+
+def test_the_cache_can_be_cleared_by_its_operator(operator, nts_fo, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    files_before = default_cache().count()
+    assert default_cache().count("target") == TARGETS
+    files, size = operator("clear_cache")()
+    assert files == files_before
+    assert size > 0
+    assert default_cache().count() == 0

@@ -1,0 +1,103 @@
+"""Conversion between FiftyOne's labels and masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from drawn_dataset import blobs
+from PIL import Image
+
+from nts.instances import Instances
+from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
+
+
+def test_masks_come_back_from_fiftyone_exactly(fo):
+    from nts.fiftyone_adapter.labels import detection_mask
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 90, 2)
+        (mask,) = blobs(rng, 1, height, width)
+        assert (detection_mask(fo.Detection.from_mask(mask), (height, width)) == mask).all()
+
+
+def test_instances_become_detections_of_the_same_pixels(fo):
+    from nts.fiftyone_adapter.labels import detection_mask, to_detections
+
+    height, width = 41, 67
+    masks = np.stack(blobs(np.random.default_rng(1), 5, height, width))
+    instances, memory = _instances(masks), _two_references()
+    detections = to_detections(instances, memory).detections
+
+    assert len(detections) == 5
+    for k, detection in enumerate(detections):
+        assert (detection_mask(detection, (height, width)) == masks[k]).all()
+        assert detection.mask.dtype == bool
+        x, y, w, h = detection.bounding_box
+        assert 0 <= x <= x + w <= 1
+        assert 0 <= y <= y + h <= 1
+        assert detection.label == memory.classes[instances.labels[k]]
+        assert detection.confidence == pytest.approx(float(instances.scores[k]))
+        assert detection.similarity == pytest.approx(float(instances.similarities[k]))
+        assert detection.margin == pytest.approx(float(instances.margins[k]))
+        assert detection.predicted_iou == pytest.approx(float(instances.predicted_iou[k]))
+        assert detection.reference_id == memory.entries[instances.references[k]].label_id
+
+
+def test_no_instances_become_empty_detections(fo):
+    from nts.fiftyone_adapter.labels import to_detections
+
+    detections = to_detections(_instances(np.zeros((0, 4, 5), bool)), _two_references())
+    assert isinstance(detections, fo.Detections)
+    assert detections.detections == []
+
+
+@pytest.mark.parametrize("channels", ["L", "RGBA"])
+def test_mask_in_a_file_is_read_like_one_in_the_database(fo, tmp_path, channels):
+    from nts.fiftyone_adapter.labels import detection_mask
+
+    mask = np.eye(6, dtype=bool)
+    box = [0.25, 0.5, 0.25, 0.25]
+    path = str(tmp_path / "mask.png")
+    Image.fromarray(mask.astype(np.uint8) * 255).convert(channels).save(path)
+    in_file, in_database = fo.Detection(mask_path=path, bounding_box=box), fo.Detection(mask=mask, bounding_box=box)
+    assert (detection_mask(in_file, (24, 24)) == detection_mask(in_database, (24, 24))).all()
+
+
+def test_mask_is_stretched_over_its_box_and_cut_at_the_border(fo):
+    from nts.fiftyone_adapter.labels import detection_mask
+
+    stretched = detection_mask(fo.Detection(mask=np.eye(2, dtype=bool), bounding_box=[0, 0, 1, 0.5]), (8, 6))
+    assert stretched[:2, :3].all()
+    assert stretched[2:4, 3:].all()
+    assert stretched.sum() == 12
+
+    cut = detection_mask(fo.Detection(mask=np.ones((4, 4), bool), bounding_box=[-0.25, 0.75, 0.5, 0.5]), (8, 8))
+    assert cut[6:, :2].all()
+    assert cut.sum() == 4
+
+
+def _instances(masks: np.ndarray) -> Instances:
+    """Instances with the given masks, bool ``[m, H, W]``, and arbitrary values."""
+    count = len(masks)
+    scores = torch.linspace(0.9, 0.3, count)
+    which = torch.arange(count) % 2
+    return Instances.of_masks(
+        torch.from_numpy(masks),
+        labels=which,
+        scores=scores,
+        similarities=scores + 0.05,
+        margins=scores / 3,
+        predicted_iou=scores - 0.1,
+        features=torch.zeros(count, 3),
+        proposals=torch.arange(count),
+        references=1 - which,
+    )
+
+
+def _two_references() -> MemoryBank:
+    bank = MemoryBank(EncoderInfo("some", "f", 28, 3))
+    for name, label_id in (("b", "label-b"), ("a", "label-a")):
+        bank.add(MemoryEntry(name, torch.ones(3), "sample", label_id))
+    return bank

@@ -1,0 +1,24 @@
+"""The FiftyOne model: equal to a segmentation of a view."""
+
+from __future__ import annotations
+
+
+def test_apply_model_gives_what_auto_segment_view_gives(nts_fo, drawn, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(drawn, memory), preset=quick)
+    targets.apply_model(model, label_field="applied", skip_failures=False)
+    for sample in targets:
+        pairs = zip(sample.applied.detections, sample.nts_shapes.detections, strict=True)
+        for applied, segmented in pairs:
+            assert applied.label == segmented.label
+            assert applied.confidence == segmented.confidence
+            assert applied.bounding_box == segmented.bounding_box
+            assert (applied.mask == segmented.mask).all()
+
+
+def test_model_segments_a_plain_array_too(nts_fo, fo, drawn, memory, quick):
+    from nts.images import read_image
+
+    model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(drawn, memory), preset=quick)
+    assert (model.media_type, model.ragged_batches, model.transforms, model.preprocess) == ("image", True, None, False)
+    assert isinstance(model.predict(read_image(drawn.first().filepath)), fo.Detections)

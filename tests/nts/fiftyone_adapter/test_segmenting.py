@@ -1,0 +1,169 @@
+"""Segmentation of a view: resumption, settings, failures, and output fields."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from drawn_dataset import CLASSES, REFERENCES, TARGETS, drawn_samples, truncate
+
+
+def test_interrupted_segmentation_is_resumed(nts_fo, drawn, targets, memory, quick):
+    job = nts_fo.segmentation_job(targets, memory, preset=quick)
+    for _ in range(4):  # loading, then three images; two are done when the third begins
+        next(job)
+    job.close()
+    done = drawn.exists("nts_shapes")
+    assert done.count() == 2
+    assert drawn.get_run_info("nts_shapes").config.status == "incomplete"
+    before = {sample.id: sample.nts_shapes.to_dict() for sample in done}
+
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert (report.resumed, report.segmented) == (2, 1)
+    assert before.items() <= {sample.id: sample.nts_shapes.to_dict() for sample in done}.items()
+    assert drawn.get_run_info("nts_shapes").config.status == "complete"
+    assert drawn.get_run_info("nts_shapes").config.segmented == TARGETS
+
+
+def test_dry_run_is_part_of_the_run(nts_fo, drawn, targets, memory, quick):
+    assert nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1).segmented == 1
+    assert drawn.get_run_info("nts_shapes").config.status == "incomplete"
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert (report.resumed, report.segmented) == (1, TARGETS - 1)
+
+
+def test_other_settings_need_overwrite(nts_fo, drawn, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth")
+    ids = drawn.values("nts_shapes.detections.id", unwind=True)
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(score_threshold 0.0, now 0.9\): choose another"):
+        nts_fo.auto_segment_view(targets, memory, preset=quick, score_threshold=0.9)
+    assert drawn.values("nts_shapes.detections.id", unwind=True) == ids
+
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick, score_threshold=0.9, overwrite=True, limit=1)
+    assert report.resumed == 0
+    assert drawn.exists("nts_shapes").count() == 1
+    assert drawn.list_runs(method="nts_nap") == []
+
+
+def test_other_preset_is_another_setting(nts_fo, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(preset default, now paper\)"):
+        nts_fo.auto_segment_view(targets, memory, preset="paper")
+    finer = replace(quick, proposals=replace(quick.proposals, points_per_side=7))
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(another preset\)"):
+        nts_fo.auto_segment_view(targets, memory, preset=finer)
+
+
+def test_rebuilt_memory_is_another_memory(nts_fo, drawn, references, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    nts_fo.build_reference_memory(references, "ground_truth", memory, overwrite=True)
+    assert nts_fo.auto_segment_view(targets, memory, preset=quick).resumed == TARGETS
+    nts_fo.build_reference_memory(references.limit(3), "ground_truth", memory, overwrite=True)
+    with pytest.raises(nts_fo.InputError, match="another memory"):
+        nts_fo.auto_segment_view(targets, memory, preset=quick)
+    # The references of the predictions were recorded when they were made.
+    assert nts_fo.evaluate_nap(drawn, "nts_shapes", "ground_truth").left_out_references == REFERENCES
+
+
+def test_image_that_fails_is_recorded_and_the_run_goes_on(nts_fo, drawn, targets, memory, quick):
+    broken = targets.skip(1).first()
+    content = truncate(broken.filepath)
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert report.segmented == TARGETS - 1
+    assert list(report.failed) == [broken.id]
+    broken.reload()
+    assert broken.nts_shapes is None
+    assert broken.nts_shapes_error == report.failed[broken.id]
+    assert broken.filepath in broken.nts_shapes_error
+    assert drawn.get_run_info("nts_shapes").config.failed == 1
+
+    with open(broken.filepath, "wb") as file:
+        file.write(content)
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert (report.segmented, report.resumed, report.failed) == (1, TARGETS - 1, {})
+    broken.reload()
+    assert broken.nts_shapes is not None
+    assert broken.nts_shapes_error is None
+
+
+def test_mistake_in_the_engine_is_recorded_with_its_kind(nts_fo, targets, memory, quick, monkeypatch):
+    from nts.pipeline import ReferenceSegmenter
+
+    encode, calls = ReferenceSegmenter.encode, []
+
+    def fails_once(self, image):
+        calls.append(image)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return encode(self, image)
+
+    monkeypatch.setattr(ReferenceSegmenter, "encode", fails_once)
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick, use_cache=False)
+    assert [reason.split(": ", 1)[1] for reason in report.failed.values()] == ["RuntimeError: out of memory"]
+    assert report.segmented == TARGETS - 1
+
+
+def test_samples_with_nothing_found_get_empty_detections(nts_fo, targets, memory, quick):
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick, score_threshold=1.0)
+    assert (report.segmented, report.empty, report.instances) == (TARGETS, TARGETS, {})
+    assert [sample.nts_shapes.detections for sample in targets] == [[]] * TARGETS
+    assert nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth").result.masks.novel.ap == 0
+
+
+def test_view_may_filter_on_the_field_that_is_written(nts_fo, drawn, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    report = nts_fo.auto_segment_view(targets.exists("nts_shapes", False), memory, preset=quick)
+    assert (report.resumed, report.segmented) == (0, TARGETS - 1)
+    assert drawn.exists("nts_shapes").count() == TARGETS
+
+
+def test_view_that_hides_fields_cannot_hide_what_is_there(nts_fo, targets, memory, quick):
+    view = targets.select_fields()
+    nts_fo.auto_segment_view(view, memory, preset=quick)
+    assert nts_fo.auto_segment_view(view, memory, preset=quick).resumed == TARGETS
+    with pytest.raises(nts_fo.InputError, match="never overwritten"):
+        nts_fo.auto_segment_view(view, memory, "ground_truth", overwrite=True)
+
+
+def test_slice_of_a_grouped_dataset_is_segmented(nts_fo, fo, make_dataset, tmp_path, quick):
+    samples = drawn_samples(tmp_path)
+    for sample in samples:
+        (tmp_path / "right").mkdir(exist_ok=True)
+        shutil.copy(sample.filepath, tmp_path / "right")
+    grouped = make_dataset()
+    grouped.add_group_field("group", default="left")
+    for sample in samples:
+        group = fo.Group()
+        right = fo.Sample(
+            tmp_path / "right" / sample.filename, tags=sample.tags, ground_truth=sample.ground_truth.copy()
+        )
+        sample["group"], right["group"] = group.element("left"), group.element("right")
+        grouped.add_samples([sample, right])
+
+    right = grouped.select_group_slices("right")
+    nts_fo.build_reference_memory(right.match_tags("reference"), "ground_truth", "shapes")
+    targets = right.match_tags("target")
+    assert nts_fo.auto_segment_view(targets, "shapes", preset=quick).segmented == TARGETS
+    assert nts_fo.auto_segment_view(targets, "shapes", preset=quick).resumed == TARGETS
+    assert targets.exists("nts_shapes").count() == TARGETS
+    assert nts_fo.evaluate_nap(right, "nts_shapes", "ground_truth").result.images == TARGETS
+
+
+def test_output_field_is_suggested_and_counts_up(nts_fo, fo, drawn, targets, memory, quick):
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes"
+    drawn.add_sample_field("nts_shapes", fo.StringField)
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes_2"
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    assert drawn.exists("nts_shapes_2").count() == 1
+    assert nts_fo.checks.suggest_output_field(drawn, memory) == "nts_shapes_2"
+
+
+def test_field_of_predictions_describes_itself(nts_fo, drawn, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    field = drawn.get_field("nts_shapes")
+    assert field.description == "Instances found by the reference memory 'shapes'"
+    assert field.info == {"memory": "shapes", "classes": list(CLASSES)}
+    for attribute in ("similarity", "margin", "predicted_iou", "reference_id"):
+        assert drawn.has_field(f"nts_shapes.detections.{attribute}")
