@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .encoder import Encoder
 from .memory import MemoryBank
@@ -12,19 +14,49 @@ from .vrp.class_maps import ClassMapper, whole_images
 from .vrp.prompt import TrainedPrompt
 from .vrp.scorer import CombinedScorer, VRPScorer
 
-UNPROMPTED: dict[str, Callable[[MemoryBank, Encoder], Scorer]] = {
-    "prototype": lambda memory, encoder: PrototypeScorer(memory.prototypes().to(encoder.device)),
+Source = TypeVar("Source")
+
+
+@dataclass(frozen=True)
+class ScorerKind(Generic[Source]):
+    """A scorer that can be chosen by name.
+
+    Attributes:
+        label: in forms.
+        description: in forms.
+        make: makes the scorer for the classes of a memory, from the encoder or from the class maps of a prompt.
+    """
+
+    label: str
+    description: str
+    make: Callable[[MemoryBank, Source], Scorer]
+
+
+UNPROMPTED: dict[str, ScorerKind[Encoder]] = {
+    "prototype": ScorerKind(
+        "Prototypes",
+        "Similarity to the class prototypes, without training",
+        lambda memory, encoder: PrototypeScorer(memory.prototypes().to(encoder.device)),
+    ),
 }
 """Scorers that need no training."""
 
-PROMPTED: dict[str, Callable[[MemoryBank, ClassMapper], Scorer]] = {
-    "vrp": lambda memory, mapper: VRPScorer(mapper),
-    "both": lambda memory, mapper: CombinedScorer(mapper, memory.prototypes()),
+PROMPTED: dict[str, ScorerKind[ClassMapper]] = {
+    "vrp": ScorerKind(
+        "Reference prompt",
+        "A network trained to segment the objects of references",
+        lambda memory, mapper: VRPScorer(mapper),
+    ),
+    "both": ScorerKind(
+        "Both",
+        "Similarity times the root of the prompt's score",
+        lambda memory, mapper: CombinedScorer(mapper, memory.prototypes()),
+    ),
 }
 """Scorers that need a trained visual reference prompt, and a memory with whole images."""
 
-SCORERS = (*UNPROMPTED, *PROMPTED)
-"""Names that :func:`make_scorer` accepts."""
+SCORERS: dict[str, ScorerKind] = {**UNPROMPTED, **PROMPTED}
+"""All scorers by the names that :func:`make_scorer` accepts and that runs store."""
 
 
 def make_scorer(
@@ -43,9 +75,9 @@ def make_scorer(
         ValueError: if there is no scorer of that name, it lacks its prompt, or the memory is empty.
     """
     if name in UNPROMPTED:
-        return UNPROMPTED[name](memory, encoder)
+        return UNPROMPTED[name].make(memory, encoder)
     if name not in PROMPTED:
         raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}, got {name!r}")
     if prompt is None:
         raise ValueError(f"the scorer {name!r} needs a trained reference prompt")
-    return PROMPTED[name](memory, ClassMapper(prompt, encoder, segmenter, whole_images(memory)))
+    return PROMPTED[name].make(memory, ClassMapper(prompt, encoder, segmenter, whole_images(memory)))

@@ -97,19 +97,15 @@ def _scorer(ctx, inputs, memory_key: str) -> None:
     """The choice of the scorer, where a reference prompt can be used or has been chosen."""
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
     from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
+    from ..nts.scorers import SCORERS
 
     memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
     chosen = ctx.params.get("scorer") or "prototype"
     if chosen == "prototype" and all(prompt_problem(memory, name, facts) for name, facts in prompts.items()):
         return
     radio = types.RadioGroup(label="Scorer", description="Scores the classes of a proposal")
-    radio.add_choice(
-        "prototype", label="Prototypes", description="Similarity to the class prototypes, without training"
-    )
-    radio.add_choice(
-        "vrp", label="Reference prompt", description="A network trained to segment the objects of references"
-    )
-    radio.add_choice("both", label="Both", description="Similarity times the root of the prompt's score")
+    for name, kind in SCORERS.items():
+        radio.add_choice(name, label=kind.label, description=kind.description)
     inputs.enum("scorer", radio.values(), default="prototype", required=False, view=radio)
     if chosen != "prototype":
         forms.reference_prompt(ctx, inputs, memory_key)

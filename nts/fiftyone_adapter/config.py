@@ -131,7 +131,7 @@ class SegmentationConfig(Options):
         "Scores the classes of a proposal: by the similarity to the prototypes, by a trained reference prompt, or by "
         "both: the similarity times the root of the prompt's score",
         label="Scorer",
-        choices=SCORERS,
+        choices=tuple(SCORERS),
         stored=True,
     )
     reference_prompt: str | None = option(

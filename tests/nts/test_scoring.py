@@ -43,7 +43,7 @@ def test_prototypes_score_by_default_and_by_name(memory, small_encoder, small_se
 
 
 def test_scorers_go_by_the_names_that_runs_store():
-    assert SCORERS == ("prototype", "vrp", "both")
+    assert tuple(SCORERS) == ("prototype", "vrp", "both")
     assert tuple(PROMPTED) == ("vrp", "both")
 
 
