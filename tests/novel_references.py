@@ -7,9 +7,9 @@ from synthetic.scenes import NOVEL_SPECIES, reference_scenes, species_name
 
 
 def novel_references(classes: int, shots: int) -> list[Reference]:
-    """References of the first novel species, with ids of their own."""
+    """References of the first novel species, with unique label ids."""
     return [
-        Reference(scene.image, species_name(number), scene.masks[0], sample_id=f"s{number}", label_id=f"{number}-{i}")
+        Reference(scene.image, species_name(number), scene.masks[0], label_id=f"{number}-{i}")
         for number in NOVEL_SPECIES[:classes]
         for i, scene in enumerate(reference_scenes(number, shots))
     ]
