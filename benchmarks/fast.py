@@ -54,6 +54,7 @@ def run(
     preset: Preset = PAPER,
     device: str = "auto",
     output: Path | None = RESULTS,
+    references_per_class: int = REFERENCES_PER_CLASS,
 ) -> dict[str, Any]:
     """Measure, write the report, and return its numbers."""
     where = resolve_device(device)
@@ -71,9 +72,9 @@ def run(
         began = time.perf_counter()
         encoded[precision] = [encode_target(scene.image, encoder, segmenter, preset) for scene in scenes]
         seconds[precision] = (time.perf_counter() - began) / targets
-        references = encode_references(draw_references(len(NOVEL_SPECIES), REFERENCES_PER_CLASS), encoder, preset)
+        references = encode_references(draw_references(len(NOVEL_SPECIES), references_per_class), encoder, preset)
         of_classes = torch.stack([entry.prototype for entry in references])
-        vectors[precision] = of_classes.unflatten(0, (len(NOVEL_SPECIES), REFERENCES_PER_CLASS)).to(where)
+        vectors[precision] = of_classes.unflatten(0, (len(NOVEL_SPECIES), references_per_class)).to(where)
 
     def segment(precision: str, use_guided: bool, draw: int) -> list[Instances]:
         prototypes = draw_prototypes(vectors[precision], shots, draw)

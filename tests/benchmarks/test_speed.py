@@ -176,7 +176,7 @@ def test_numbers_are_shown_with_three_digits(value, text):
 
 
 def test_the_effect_of_the_fast_preset_is_measured(tmp_path):
-    numbers = fast.run(targets=3, draws=1, device="cpu", output=tmp_path)
+    numbers = fast.run(targets=3, draws=1, device="cpu", output=tmp_path, references_per_class=3)
     assert json.loads((tmp_path / "fast.json").read_text()) == numbers
     for name in ("half precision", "guided prompts", "both: the preset 'fast'"):
         assert len(numbers["moved"][name]) == 1
