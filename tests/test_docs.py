@@ -138,7 +138,8 @@ def resolve(name: str) -> object:
         *folders, attribute = name.split(".")
         path = ROOT.joinpath(*folders)
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        assert path.joinpath(attribute).exists() or re.search(rf"\b{attribute}\b", source.read_text()), name
+        is_module = (path / attribute).is_dir() or (path / f"{attribute}.py").exists()
+        assert is_module or re.search(rf"\b{attribute}\b", source.read_text()), name
         return None
     words = name.split(".")
     found = importlib.import_module(words[0])
