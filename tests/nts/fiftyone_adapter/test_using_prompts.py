@@ -20,7 +20,7 @@ from nts.vrp.prompt import PromptMismatch
 
 @pytest.fixture
 def memory(nts_fo, references):
-    """A memory with whole images."""
+    """Name of a memory with whole images."""
     assert nts_fo.build_reference_memory(references, "ground_truth", "shapes", keep_images=True).whole_images
     return "shapes"
 
