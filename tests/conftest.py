@@ -41,9 +41,12 @@ os.environ.update(
         "TRANSFORMERS_OFFLINE": "1",
     }
 )
-# The small models do not benefit from more than four threads, and pytest-xdist's processes share the cores.
-_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, (os.cpu_count() or 1) // _PROCESSES))))
+# The small models do not benefit from more than four threads, and pytest-xdist's processes share the cores. They inherit
+# the environment of the first process, which has set the variable for itself.
+if _processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(_processes)))
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
 
 _TOOLING = ("tools", "benchmarks", "training", "demo")
