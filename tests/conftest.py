@@ -41,8 +41,8 @@ os.environ.update(
         "TRANSFORMERS_OFFLINE": "1",
     }
 )
-# The small models do not benefit from more than four threads, and pytest-xdist's processes share the cores. They inherit
-# the environment of the first process, which has set the variable for itself.
+# The small models do not benefit from more than four threads. Processes of pytest-xdist share the cores; they inherit
+# the variable from the first process, which has set it for itself.
 if _processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(_processes)))
 else:
