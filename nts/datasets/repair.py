@@ -348,7 +348,7 @@ def _is_area(value: Any, strict: bool) -> bool:
 
 
 def _box_fits(annotation: dict, size: tuple[int, int]) -> bool:
-    """Whether a box roughly matches its mask, or lies within its image if there is no mask."""
+    """Return whether a box roughly matches its mask, or lies within its image if there is no mask."""
     x, y, width, height = annotation["bbox"]
     if not has_mask(annotation):
         return x + width <= size[1] + 1 and y + height <= size[0] + 1

@@ -202,7 +202,7 @@ class ProtocolRun(ABC):
 
     @property
     def other_classes(self) -> bool:
-        """Whether classes other than those of the protocol are evaluated."""
+        """Return whether classes other than those of the protocol are evaluated."""
         protocol = self.settings.protocol
         if protocol.novel_classes is not None:
             return set(self.classes.values()) != set(protocol.novel_classes)

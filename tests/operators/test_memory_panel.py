@@ -249,7 +249,7 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
 
     shown = form(fo, "similarity_heatmaps", targets)
     fields = [f"shapes_{name}_similarity" for name in CLASSES]
-    assert shown["fields"]["view"]["label"] == f"{TARGETS} images; written to"
+    assert shown["fields"]["view"]["label"] == f"{TARGETS} images, written to"
     assert shown["fields"]["view"]["description"] == ", ".join(fields)
     report = foo.get_operator(f"{PLUGIN}/similarity_heatmaps")(targets, memory, classes=CLASSES[:1])
     assert (report.mapped, list(report.fields.values())) == (TARGETS, fields[:1])

@@ -151,7 +151,7 @@ def test_failures_are_counted_by_sample(fo, nts_fo, predicted, drawn, tmp_path):
 
 def test_dynamic_groups_are_refused_with_advice_that_works(nts_fo, predicted):
     groups = predicted.group_by("filepath")
-    with pytest.raises(nts_fo.InputError, match=r"dynamic groups: take them one by one, with view.flatten\(\)"):
+    with pytest.raises(nts_fo.InputError, match=r"dynamic groups: flatten them with view.flatten\(\)"):
         nts_fo.auto_segment_view(groups, "m", "q")
     assert nts_fo.auto_segment_view(groups.flatten(), "m", "q").segmented == TARGETS
 
