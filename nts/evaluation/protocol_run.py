@@ -95,8 +95,8 @@ class Settings:
             raise RunError(f"the predictor {self.predictor!r} {needs} a trained reference prompt")
         if self.protocol.evaluator != "episodes" and (self.predictor, self.annotation) != (TRAINING_FREE, MASKS):
             raise RunError(
-                f"{self.protocol.name} is of instances: another predictor, or references that are no masks, are for "
-                "episodes"
+                f"{self.protocol.name} evaluates instances: other predictors, and references without masks, are only "
+                "for protocols of episodes"
             )
         counts = {
             "limit": self.limit,

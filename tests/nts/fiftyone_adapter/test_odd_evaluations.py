@@ -190,7 +190,7 @@ def test_an_evaluation_can_be_deleted_after_its_fields_were_renamed(nts_fo, pred
         ({"score_threshold": None}, "score_threshold must be a number"),
         ({"max_instances": 1.5}, "max_instances must be a whole number"),
         ({"limit": 2.5}, "limit must be a whole number"),
-        ({"device": "tpu"}, "'tpu' is no device that torch knows|is not available on this machine"),
+        ({"device": "tpu"}, "'tpu' is not a device that torch knows|is not available on this machine"),
         ({"device": "cuda:99"}, "the device 'cuda:99' is not available"),
     ],
 )
