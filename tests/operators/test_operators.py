@@ -384,7 +384,7 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
         for label in sample.ground_truth.detections:
             label.mask = None
     build = operator("build_reference_memory")
-    with pytest.raises(ValueError, match="it has a box but no mask; give the labels masks, or choose to"):
+    with pytest.raises(ValueError, match="it has a box but no mask; add masks to the labels"):
         build(references, "ground_truth", "boxes", weak_labels="skip")
     assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
     told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
