@@ -72,7 +72,7 @@ class CachedSegmenter:
         """Read an image file, and decode it unless its target is in the cache.
 
         Raises:
-            ImageError: if the file cannot be read, or is no image.
+            ImageError: if the file cannot be read or is not an image.
         """
         content = read_file(path)
         key, target = self._find(digest_content, content)

@@ -188,7 +188,7 @@ def _to_eight_bits(path: str | os.PathLike, values: np.ndarray, *, white_is_zero
         )
     low, high = values.min().item(), values.max().item()
     if low < (-_ROUNDING if floats else 0):
-        raise _unknown_scale(path, low, high, "negative values are no brightness")
+        raise _unknown_scale(path, low, high, "negative values are not brightness")
     if floats:
         if high <= 1 + _ROUNDING:
             return np.rint(values.clip(0, 1) * 255).astype(np.uint8)

@@ -49,7 +49,7 @@ PROMPTED: dict[str, ScorerKind[ClassMapper]] = {
     ),
     "both": ScorerKind(
         "Both",
-        "Similarity times the root of the prompt's score",
+        "Similarity times the square root of the prompt's score",
         lambda memory, mapper: CombinedScorer(mapper, memory.prototypes()),
     ),
 }

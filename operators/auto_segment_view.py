@@ -80,11 +80,11 @@ class AutoSegmentView(JobOperator):
         count = sum(report.instances.values())
         words = f"**{report.output_field}**: {count} instances in {report.segmented} images, {report.seconds:.0f} s."
         if report.empty:
-            words += f" {report.empty} of them have no instance."
+            words += f" {report.empty} images have no instances."
         if report.from_cache:
-            words += f" {report.from_cache} of them were cached: no model ran."
+            words += f" {report.from_cache} images came from the cache, without running the models."
         if report.resumed:
-            words += f" {report.resumed} images had been done before, with the same settings."
+            words += f" {report.resumed} images were skipped: already segmented with the same settings."
         failures = list(report.failed.values())
         title = f"{len(failures)} images could not be segmented (see the field {report.error_field})"
         return paragraphs(words, bullets(title, failures))
@@ -94,7 +94,7 @@ class AutoSegmentView(JobOperator):
 
 
 def _scorer(ctx, inputs, memory_key: str) -> None:
-    """The choice of the scorer, where a reference prompt can be used or has been chosen."""
+    """Radio buttons for the scorer, if a reference prompt can be used or has been chosen."""
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
     from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
     from ..nts.scorers import SCORERS

@@ -52,7 +52,7 @@ class PluginOperator(foo.Operator):
 
 
 class SimpleOperator(PluginOperator):
-    """An operator that is done at once, and reports in a few words."""
+    """An operator that finishes at once and returns a short summary."""
 
     def do(self, ctx) -> str:
         """Run it, and return a summary (Markdown)."""

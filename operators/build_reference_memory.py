@@ -1,4 +1,4 @@
-"""Build reference memory: turn the labels of a view into a memory that other images are segmented with."""
+"""Build reference memory: turn the labels of a view into a memory to segment other images with."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class BuildReferenceMemory(JobOperator):
         if set(report.kinds) != {"mask"}:
             words += f" ({count_kinds(report.kinds)})"
         if report.promoted:
-            words += f"; for {report.promoted} of them SAM2 drew the mask"
+            words += f"; SAM2 drew the masks of {report.promoted} of them"
         if report.unpromoted:
-            words += f"; SAM2 drew nothing for {report.unpromoted}, which are used without masks"
+            words += f"; SAM2 found no mask for {report.unpromoted}, which are used without one"
         if report.whole_images:
             words += "; with whole images, for a reference prompt"
-        missing = bullets("Classes left out, for want of a usable reference", report.missing_classes)
+        missing = bullets("Classes left out because they have no usable reference", report.missing_classes)
         skipped = bullets(f"{len(report.skipped)} labels left out", [item.reason for item in report.skipped])
         return paragraphs(f"{words}.", missing, skipped)
 

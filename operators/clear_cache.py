@@ -32,7 +32,7 @@ class ClearCache(SimpleOperator):
 
         cache = default_cache()
         inputs.view(
-            "kept",
+            "contents",
             types.Notice(
                 label=f"{cache.count(TARGET)} images and {cache.count(REFERENCE)} references are stored, "
                 f"{cache.size() / 1e6:.1f} MB of at most {cache.budget / 1e9:g} GB",

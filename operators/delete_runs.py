@@ -100,7 +100,7 @@ class DeleteSegmentation(DeleteRun):
 
     name = "delete_segmentation"
     label = "Delete segmentation"
-    description = "Delete the output of auto-segment view: fields, evaluations, the run"
+    description = "Delete the output of auto-segment view: its fields, evaluations and run"
     kind, parameter = "SEGMENTATION", "output_field"
     choice_label = "Segmentation"
     nothing = "this dataset has no segmentation made by auto-segment view"
@@ -130,7 +130,7 @@ class DeleteHeatmaps(DeleteRun):
 
     name = "delete_similarity_heatmaps"
     label = "Delete similarity heat maps"
-    description = "Delete the heat maps of a memory: their fields"
+    description = "Delete the heat maps of a memory and their fields"
     icon = "heatmap"
     kind, parameter = "HEATMAPS", "heatmaps_key"
     choice_label = "Heat maps"
@@ -146,7 +146,7 @@ class DeleteClassMaps(DeleteRun):
 
     name = "delete_class_maps"
     label = "Delete class maps"
-    description = "Delete the output of map classes: fields, the run"
+    description = "Delete the output of map classes: its fields and run"
     icon = "heatmap"
     kind, parameter = "CLASS_MAPS", "output_field"
     choice_label = "Class maps"

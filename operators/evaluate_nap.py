@@ -81,7 +81,13 @@ class EvaluateNAP(JobOperator):
             counts.classes,
             description=f"The novel classes. Default: {'those of the memory' if made else 'all'}",
         )
-        _base_classes(inputs, counts.classes)
+        forms.classes(
+            inputs,
+            counts.classes,
+            name="base_classes",
+            label="Base classes",
+            description="Classes to evaluate beside the novel ones; they do not count in nAP",
+        )
         inputs.bool(
             "leave_out_references",
             label="Leave out reference samples",
@@ -96,7 +102,7 @@ class EvaluateNAP(JobOperator):
                 "memory_key",
                 memories,
                 label="Memory",
-                description="The memory whose reference samples are left out: these predictions do not name theirs",
+                description="Its reference samples are left out; these predictions do not name their memory",
                 default=None,
                 required=False,
             )
@@ -112,7 +118,7 @@ class EvaluateNAP(JobOperator):
             inputs.bool(
                 "diagnose_models",
                 label="Diagnose the models",
-                description="Run them again, to measure proposals and encoder apart; takes as long as the segmentation",
+                description="Rerun them to measure proposals and encoder separately; takes as long as the segmentation",
                 default=False,
                 view=types.SwitchView(),
             )
@@ -129,12 +135,14 @@ class EvaluateNAP(JobOperator):
         return evaluation_job(ctx.target_view(), *fields, **options)
 
     def summary(self, report) -> str:
+        from ..nts.fiftyone_adapter.words import percent
+
         result = report.result
         count = report.left_out_references
         left_out = f" {count} reference samples were left out." if count else ""
         base = f" {len(result.base_classes)} base classes were evaluated beside them." if result.base_classes else ""
         words = (
-            f"**nAP of masks {_percent(result.masks.novel.ap)}, of boxes {_percent(result.boxes.novel.ap)}**, over "
+            f"**nAP of masks {percent(result.masks.novel.ap)}, of boxes {percent(result.boxes.novel.ap)}**, over "
             f"{len(result.novel_classes)} novel classes, {result.images} images, {result.ground_truth} objects and "
             f"{result.predictions} predictions: mean over IoU 0.50:0.95 and classes, at most "
             f"{result.max_detections} predictions per image and class, as pycocotools computes it.{base}{left_out} "
@@ -149,18 +157,6 @@ class EvaluateNAP(JobOperator):
 
 def _shown(value: str | float | None) -> str:
     return f"{value:.1f}" if isinstance(value, float) else value or ""
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _base_classes(inputs, names) -> None:
-    description = "Classes to evaluate beside the novel ones; they do not count in nAP"
-    dropdown = types.DropdownView(label="Base classes", description=description, multiple=True)
-    for name in names:
-        dropdown.add_choice(name, label=name)
-    inputs.list("base_classes", types.String(), default=None, required=False, view=dropdown)
 
 
 def _name(ctx, inputs, predictions: str, ground_truth: str) -> None:

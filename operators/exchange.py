@@ -26,8 +26,8 @@ class ExportRun(SimpleOperator):
         inputs.str(
             "path",
             label="File or folder",
-            description=f"On the machine of FiftyOne. In a folder the file is named after the {self.noun}, with "
-            ".safetensors",
+            description=f"On the machine that runs FiftyOne. In a folder, the file is named after the {self.noun}, "
+            "with .safetensors",
             required=True,
         )
         forms.overwrite(inputs, "Replace an existing file")
@@ -39,7 +39,7 @@ class ExportRun(SimpleOperator):
 
 
 class ImportRun(SimpleOperator):
-    """Reads a run from a file. A subclass is called with a path and, maybe, a key, and reports what it read."""
+    """Reads a run from a file. A subclass is called with a path and optionally a key, and reports the result."""
 
     parameter: str
     """Name of the operator's parameter with the key of the run."""
@@ -54,7 +54,10 @@ class ImportRun(SimpleOperator):
     def form(self, ctx, inputs) -> None:
         exporter = f"Export {self.noun}"
         inputs.str(
-            "path", label="File", description=f"Written by '{exporter}', on the machine of FiftyOne", required=True
+            "path",
+            label="File",
+            description=f"Written by '{exporter}', on the machine that runs FiftyOne",
+            required=True,
         )
         inputs.str(
             self.parameter,

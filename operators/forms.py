@@ -1,4 +1,4 @@
-"""Parts of forms that several operators share. Each gives a reason if it has nothing to offer."""
+"""Parts of forms that several operators share. Each shows the reason if it has nothing to choose from."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from .base import sentence
 
 if TYPE_CHECKING:
     from ..nts.fiftyone_adapter.plan import Plan
+    from ..nts.fiftyone_adapter.runs import RunKind
 
 
 def refuse(inputs: types.Object, title: str, reason: object) -> None:
-    """Show why the operator cannot be run here, and disable its button."""
+    """Show the reason why the operator cannot run, and disable its button."""
     warning = inputs.view("problem", types.Warning(label=title, description=sentence(reason)))
     warning.invalid = True
     warning.error_message = f"{title}: {reason}"
@@ -80,8 +81,8 @@ def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, d
 
     Returns the chosen field and its :class:`~nts.fiftyone_adapter.checks.ReferenceCounts`, or ``None``.
     """
-    what = "labels of type Detections, Polylines, Keypoints or Segmentation"
-    return _field(ctx, inputs, view, name, "reference_counts", what, label, description)
+    wanted = "labels of type Detections, Polylines, Keypoints or Segmentation"
+    return _field(ctx, inputs, view, name, "reference_counts", wanted, label, description)
 
 
 def _field(
@@ -90,7 +91,7 @@ def _field(
     view,
     name: str,
     counter: str,
-    what: str,
+    wanted: str,
     label: str,
     description: str,
     default: str | None = None,
@@ -100,7 +101,7 @@ def _field(
         refuse(
             inputs,
             f"No {label.lower()}",
-            f"these samples have no {what}: import or draw some, or choose other samples",
+            f"these samples have no {wanted}: import or draw some, or choose other samples",
         )
         return None
     first = default if default in counts else next(iter(counts))
@@ -146,7 +147,7 @@ def classes(
     return inputs.list(name, types.String(), default=None, required=False, view=dropdown)
 
 
-def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -> None:
+def run_name(ctx, inputs: types.Object, name: str, kind: RunKind, *, label: str) -> None:
     """The name of a run in the dataset, checked while it is typed."""
     from ..nts.fiftyone_adapter import InputError
     from ..nts.fiftyone_adapter.checks import check_key
@@ -154,19 +155,19 @@ def run_name(ctx, inputs: types.Object, name: str, method: str, *, label: str) -
     prop = inputs.str(name, label=label, description="Name in the dataset", required=True)
     if key := ctx.params.get(name):
         try:
-            check_key(ctx.dataset, key, method, overwrite=bool(ctx.params.get("overwrite")))
+            check_key(ctx.dataset, key, kind, overwrite=bool(ctx.params.get("overwrite")))
         except InputError as error:
             mark_invalid(prop, error)
 
 
 def output_field(ctx, inputs: types.Object, suggested: str, earlier: Collection[str]) -> None:
-    """Input for an output field, with the overwrite switch where an earlier run has it.
+    """Input for an output field, with the overwrite switch if an earlier run has that field.
 
     Args:
         ctx: the execution context.
         inputs: the form.
         suggested: the default.
-        earlier: names of the runs that may be written again.
+        earlier: names of the runs that may be overwritten.
     """
     inputs.str(
         "output_field",
@@ -218,7 +219,7 @@ def option(
 
 
 def plan(ctx, inputs: types.Object, make: Callable[[dict[str, Any]], Plan]) -> Plan | None:
-    """Plan the run of a form, and show what the run would refuse at the input to blame.
+    """Plan the run of a form, and show its refusal at the input to blame.
 
     Args:
         ctx: the execution context.
@@ -242,7 +243,7 @@ def plan(ctx, inputs: types.Object, make: Callable[[dict[str, Any]], Plan]) -> P
 
 
 def earlier_run(inputs: types.Object, made: Plan) -> None:
-    """Say what becomes of the results that the output field of a plan holds."""
+    """Notice that the results in the output field of a plan will be resumed or deleted."""
     if made.earlier is None:
         return
     description = "The settings are the same: these images are skipped"
@@ -251,7 +252,10 @@ def earlier_run(inputs: types.Object, made: Plan) -> None:
     images, memory_key = made.earlier.get("segmented", 0), made.earlier["memory_key"]
     inputs.view(
         "earlier",
-        types.Notice(label=f"{made.key} holds {images} images by the memory {memory_key!r}", description=description),
+        types.Notice(
+            label=f"{made.key} holds results of {images} images, from the memory {memory_key!r}",
+            description=description,
+        ),
     )
 
 
@@ -312,7 +316,7 @@ def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
 
 
 def overwrite(inputs: types.Object, description: str) -> None:
-    """The switch that allows to replace something."""
+    """Switch that allows replacing existing results."""
     inputs.bool("overwrite", label="Overwrite", description=description, default=False, view=types.SwitchView())
 
 

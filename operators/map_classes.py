@@ -1,4 +1,4 @@
-"""Map classes: the class of every pixel, by a reference prompt; and the deletion of such maps."""
+"""Map classes: assign every pixel its class by a reference prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import JobOperator, bullets, paragraphs
 class MapClasses(JobOperator):
     """See :func:`nts.fiftyone_adapter.map_classes`."""
 
-    columns = (("class", "Class"), ("images", "Images with it"))
+    columns = (("class", "Class"), ("images", "Images"))
 
     @property
     def config(self):
@@ -82,7 +82,7 @@ class MapClasses(JobOperator):
     def summary(self, report) -> str:
         words = f"**{', '.join(report.fields)}**: {report.mapped} images mapped, {report.seconds:.0f} s."
         if report.resumed:
-            words += f" {report.resumed} images had been done before, with the same settings."
+            words += f" {report.resumed} images were skipped: already mapped with the same settings."
         failures = list(report.failed.values())
         return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))
 
@@ -91,5 +91,5 @@ class MapClasses(JobOperator):
 
 
 def _output_field(params) -> str | None:
-    """The output field, which heat maps have none of; one that was given before stays in the form's values."""
+    """Output field of segmentations; heat maps have none, but a value entered earlier stays in the form."""
     return None if params.get("output") == "heatmaps" else params.get("output_field") or None

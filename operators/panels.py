@@ -49,11 +49,11 @@ def tiles(content: types.Object, figures: Mapping[str, tuple[str, str]]) -> None
     """Large numbers side by side, each between its name and a caption: ``{name: (number, caption)}``."""
     sx = {"gridTemplateColumns": "repeat(auto-fit, minmax(104px, 1fr))", "gridAutoFlow": "row"}
     row = content.h_stack("tiles", gap=1, align_y="stretch", componentsProps={"grid": {"sx": sx}})
-    for number, (label, (value, what)) in enumerate(figures.items()):
+    for number, (label, (value, words)) in enumerate(figures.items()):
         tile = row.v_stack(f"tile{number}", gap=0, variant="outline", pad=1.5)
         text(tile, "label", label, font_size="0.85rem")
         text(tile, "value", value, color="text.primary", font_size="1.9rem", bold=True)
-        text(tile, "caption", what, color="text.tertiary", font_size="0.75rem")
+        text(tile, "caption", words, color="text.tertiary", font_size="0.75rem")
 
 
 def tabs(content: types.Object, name: str, labels: Mapping[str, str], default: str, on_change: Callable) -> None:
@@ -116,12 +116,12 @@ def send(ctx, path: str, value: Any) -> None:
     ctx.panel.set_data(path, value)
 
 
-def show(ctx, view, what: str, where: str = "in this dataset") -> None:
+def show(ctx, view, content: str, where: str = "in this dataset") -> None:
     """Show a view in the grid, or notify that it is empty."""
     count = view.count()
     if count:
         ctx.ops.set_view(view)
-    ctx.ops.notify(f"{count} samples with {what}" if count else f"No samples with {what} {where}")
+    ctx.ops.notify(f"{count} samples with {content}" if count else f"No samples with {content} {where}")
 
 
 class PanelButton(PluginOperator):

@@ -57,7 +57,7 @@ class SimilarityHeatmaps(JobOperator):
             forms.refuse(inputs, "Too many classes", f"choose up to {MOST_CLASSES}: each gets a field of its own")
             return
         fields = ", ".join(heatmap_fields(ctx.dataset, key, chosen).values())
-        inputs.view("fields", types.Notice(label=f"{view.count()} images; written to", description=fields))
+        inputs.view("fields", types.Notice(label=f"{view.count()} images, written to", description=fields))
         earlier = [made for made in list_runs(ctx.dataset, HEATMAPS).values() if made["memory_key"] == key]
         if any(made["memory_fingerprint"] != memory["fingerprint"] for made in earlier):
             forms.overwrite(
@@ -76,7 +76,7 @@ class SimilarityHeatmaps(JobOperator):
     def summary(self, report) -> str:
         words = f"**{len(report.fields)} heat maps** for each of {report.mapped} images, {report.seconds:.0f} s."
         if report.resumed:
-            words += f" {report.resumed} images had theirs already."
+            words += f" {report.resumed} images were skipped: already mapped with the same settings."
         words += " Tick a field in the sidebar to see it: bright is similar, and 0 is transparent."
         failures = list(report.failed.values())
         return paragraphs(words, bullets(f"{len(failures)} images could not be mapped", failures))

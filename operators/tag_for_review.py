@@ -66,10 +66,10 @@ class TagForReview(SimpleOperator):
 
         view, field = ctx.target_view(), ctx.params["predictions_field"]
         if ctx.params.get("action") == CLEAR:
-            return f"{self(view, field, clear=True)} labels of **{field}** lost their tags."
+            return f"Removed the tags of {self(view, field, clear=True)} labels of **{field}**."
         report = self(view, field, **_given(ctx, suggest_thresholds(view, field)))
         if report.view_name is None:
-            return f"None of {report.labels} labels of **{field}** is below the thresholds."
+            return f"None of the {report.labels} labels of **{field}** is below the thresholds."
         if ctx.params.get("show", True):
             # Not by its name: the App does not know of a view that was saved just now.
             ctx.ops.set_view(ctx.dataset.load_saved_view(report.view_name))
@@ -139,5 +139,5 @@ def _counted_once(ctx, stages: str, field: str, margin_below: float | None, scor
 
 
 def _stages(view) -> str:
-    """What tells a view from the others of its dataset."""
+    """Serialised stages of a view, which identify it within its dataset."""
     return str(view.view()._serialize(False))

@@ -90,8 +90,8 @@ class TrainReferencePrompt(JobOperator):
         miou = 100 * report.validation_miou
         words = (
             f"The reference prompt **{report.prompt_key}** ({report.parameters:,} parameters) learned from "
-            f"{len(report.classes)} classes. {len(report.validation_classes)} of them chose the best weights, those of "
-            f"step {report.best_step} of {report.steps}: mIoU {miou:.1f} with one reference each."
+            f"{len(report.classes)} classes. Validation on {len(report.validation_classes)} of them selected the "
+            f"weights of step {report.best_step} of {report.steps}: mIoU {miou:.1f} with one reference each."
         )
         left_out = bullets("Left out", report.left_out)
         return paragraphs(words, *(f"**Note**: {warning}." for warning in report.warnings), left_out)

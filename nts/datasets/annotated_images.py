@@ -49,7 +49,7 @@ class Annotation:
         """
         kind, _, more = words.partition(" ")
         if more not in ("", "promoted"):
-            raise ValueError(f"{words!r} is no annotation: it is a kind, with or without 'promoted' behind it")
+            raise ValueError(f"{words!r} is not an annotation: give a kind, optionally followed by 'promoted'")
         return cls(kind, more == "promoted")  # type: ignore[arg-type] # checked in __post_init__
 
 

@@ -29,7 +29,7 @@ def load_coco_files(
         crowds_as_objects: count crowds like any other object.
 
     Raises:
-        LayoutError: if a file cannot be read or is no COCO dataset, images are missing, an image has two entries, or
+        LayoutError: if a file cannot be read or is not a COCO dataset, images are missing, an image has two entries, or
             there is nothing to evaluate.
     """
     files = {"references": Path(references), "targets": Path(targets)}
@@ -58,7 +58,7 @@ def _read(path: Path, role: str, folder: Path | None) -> dict:
     try:
         dataset = read_json(path)
     except FileNotFoundError:
-        raise LayoutError(f"{path} is no COCO data set: there is no such file") from None
+        raise LayoutError(f"{path} is not a COCO data set: there is no such file") from None
     if not dataset["images"]:
         raise LayoutError(f"{path} has no images")
     folder = (folder or path.parent).absolute()

@@ -13,7 +13,7 @@ from ..references import InvalidReference
 
 
 def has_mask(annotation: Mapping) -> bool:
-    """Whether a COCO annotation has a mask: non-empty polygons or RLE."""
+    """Return whether a COCO annotation has a mask: non-empty polygons or RLE."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
         return bool(segmentation.get("counts"))

@@ -150,7 +150,7 @@ def read_episodes(path: str | os.PathLike) -> list[Episode]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Episode(e["class_id"], e["target"], tuple(e["references"])) for e in content["episodes"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of episodes: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path} is not a file of episodes: {type(error).__name__}: {error}") from error
 
 
 class References(Protocol):

@@ -310,7 +310,7 @@ def read_json(path: Path) -> dict:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        LayoutError: if it cannot be read, or is no COCO dataset.
+        LayoutError: if it cannot be read, or is not a COCO dataset.
     """
     try:
         dataset = json.loads(path.read_bytes())

@@ -41,13 +41,13 @@ def check_structure(dataset: Any, where: str) -> None:
     """
     if not isinstance(dataset, dict):
         hint = ", as a file of results is" if isinstance(dataset, list) else ""
-        raise LayoutError(f"{where} is no COCO data set: it is a {type(dataset).__name__}{hint}, not an object")
+        raise LayoutError(f"{where} is not a COCO data set: it is a {type(dataset).__name__}{hint}, not an object")
     if missing := [key for key in ("images", "annotations", "categories") if key not in dataset]:
         hint = ": a test set whose annotations are not public cannot be used" if missing == ["annotations"] else ""
-        raise LayoutError(f"{where} is no COCO data set: it lacks {', '.join(missing)}{hint}")
+        raise LayoutError(f"{where} is not a COCO data set: it lacks {', '.join(missing)}{hint}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(dataset[key], list):
-            raise LayoutError(f"{where} is no COCO data set: {key!r} must be a list, and is {_type_name(dataset[key])}")
+            raise LayoutError(f"{where} is not a COCO data set: {key!r} must be a list, not {_type_name(dataset[key])}")
     for key in ("images", "categories"):
         for number, item in enumerate(dataset[key], start=1):
             if not isinstance(item, dict):
@@ -275,7 +275,7 @@ def _fault_of_mask(segmentation: Any, size: tuple[int, int], strict: bool) -> st
         if not math.isfinite(sum(map(sum, segmentation))):
             return "its polygons are not finite"
     except TypeError:
-        return "its polygons have coordinates that are no numbers"
+        return "its polygons have coordinates that are not numbers"
     if any(len(polygon) % 2 for polygon in segmentation):
         return "a polygon has an odd number of coordinates"
     far = _FAR * max(size)
@@ -348,7 +348,7 @@ def _is_area(value: Any, strict: bool) -> bool:
 
 
 def _box_fits(annotation: dict, size: tuple[int, int]) -> bool:
-    """Whether a box roughly matches its mask, or lies within its image if there is no mask."""
+    """Return whether a box roughly matches its mask, or lies within its image if there is no mask."""
     x, y, width, height = annotation["bbox"]
     if not has_mask(annotation):
         return x + width <= size[1] + 1 and y + height <= size[0] + 1

@@ -260,7 +260,7 @@ def _class_names(dataset: dict, class_ids: Iterable[int]) -> list[str]:
 
 
 def qualifies(annotation: dict, image_width: int, image_height: int) -> bool:
-    """Whether an annotation qualifies as a reference under the published rule."""
+    """Return whether an annotation qualifies as a reference under the published rule."""
     x, y, width, height = annotation["bbox"]
     return (
         not is_crowd(annotation.get("iscrowd"))

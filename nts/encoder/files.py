@@ -87,7 +87,7 @@ def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:
         raise WeightsNotFound(f"{file}: num_channels is {content['num_channels']}, but images have 3 channels")
     if family.side is None and content["image_size"] % content["patch_size"]:
         raise WeightsNotFound(
-            f"{file}: image_size {content['image_size']} is no multiple of patch_size {content['patch_size']}"
+            f"{file}: image_size {content['image_size']} is not a multiple of patch_size {content['patch_size']}"
         )
     try:
         return family, family.config(**_architecture(family, content, file))

@@ -1,4 +1,4 @@
-"""Published tables by one command.
+"""Command line: run, show and compare evaluation protocols.
 
     python -m nts.evaluation list
     python -m nts.evaluation show coco-fsod

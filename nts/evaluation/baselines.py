@@ -1,4 +1,4 @@
-"""SharedEncodings of episodes that a trained reference prompt should beat.
+"""Baselines on episodes that a trained reference prompt should beat.
 
 The training-free prior of the target (:mod:`nts.vrp.prior`), thresholded; and GP-SAM of VRP-SAM (CVPR 2024, Table 3),
 which takes the thresholded prior as a pseudo-mask: five random points of it, its bounding box, or both prompt SAM2. The

@@ -1,4 +1,4 @@
-"""Objects of the evaluated images, and how well the models alone handle them."""
+"""Objects of the evaluated images, and the accuracy of either model alone on them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class InstanceRun(ProtocolRun):
 
     @property
     def leaves_out_references(self) -> bool:
-        """Whether targets that show references are left out, which no published protocol does."""
+        """Return whether targets that show references are left out, which no published protocol does."""
         return self.settings.protocol.layout == "fiftyone"
 
     @cached_property

@@ -1,7 +1,7 @@
 """Share of the two models in the errors: coverage of the objects by proposals, and classes of true masks.
 
-:class:`ModelDiagnostics` collects, image by image, how well the proposals cover the objects (:func:`proposal_hits`),
-and how often the encoder alone finds the class of an object from its true mask (:func:`nearest_classes`).
+:class:`ModelDiagnostics` collects, image by image, the coverage of the objects by the proposals (:func:`proposal_hits`)
+and the accuracy of the encoder alone on true masks (:func:`nearest_classes`).
 """
 
 from __future__ import annotations

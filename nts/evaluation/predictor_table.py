@@ -90,7 +90,7 @@ class PredictorTable:
         """Read a table from its JSON.
 
         Raises:
-            ValueError: if the text is no table.
+            ValueError: if the text is not a table.
         """
         try:
             content = json.loads(text)
@@ -101,7 +101,7 @@ class PredictorTable:
                 cells.append(Cell(**cell, figures=figures, differences=differences))
             return cls(tuple(cells), **content | {"skipped": tuple(content["skipped"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"this is no table of predictors: {type(error).__name__}: {error}") from error
+            raise ValueError(f"this is not a table of predictors: {type(error).__name__}: {error}") from error
 
     def to_markdown(self) -> str:
         """Render a table per figure, group and number of references: rows are predictors, columns annotations."""

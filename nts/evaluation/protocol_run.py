@@ -95,8 +95,8 @@ class Settings:
             raise RunError(f"the predictor {self.predictor!r} {needs} a trained reference prompt")
         if self.protocol.evaluator != "episodes" and (self.predictor, self.annotation) != (TRAINING_FREE, MASKS):
             raise RunError(
-                f"{self.protocol.name} is of instances: another predictor, or references that are no masks, are for "
-                "episodes"
+                f"{self.protocol.name} evaluates instances: other predictors, and references without masks, are only "
+                "for protocols of episodes"
             )
         counts = {
             "limit": self.limit,
@@ -202,7 +202,7 @@ class ProtocolRun(ABC):
 
     @property
     def other_classes(self) -> bool:
-        """Whether classes other than those of the protocol are evaluated."""
+        """Return whether classes other than those of the protocol are evaluated."""
         protocol = self.settings.protocol
         if protocol.novel_classes is not None:
             return set(self.classes.values()) != set(protocol.novel_classes)

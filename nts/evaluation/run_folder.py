@@ -32,7 +32,7 @@ _WITHOUT_EFFECT = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Configuration of a run, under the names of today.
+    """Return the configuration of a run, under current names.
 
     Raises:
         RunError: if the folder has none, or it is damaged.

@@ -8,9 +8,9 @@
 >>> 0 < evaluated.result.masks.novel.ap50 <= 1
 True
 
-Each task is a job, a generator that yields its progress (``segmentation_job``), and a function that runs it to its end
-(``auto_segment_view``). Everything else is imported from the submodules: :mod:`.runs` lists and deletes what a dataset
-holds, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` looks into memories.
+Each task is a job, a generator that yields its progress (``segmentation_job``), and a function that runs the job to
+completion (``auto_segment_view``). Everything else is imported from the submodules: :mod:`.runs` lists and deletes
+stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` inspects memories.
 """
 
 from .building import build_reference_memory, export_memory, import_memory, memory_job

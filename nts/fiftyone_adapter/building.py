@@ -37,8 +37,8 @@ class MemoryReport:
         skipped: labels that were left out, with the reasons.
         missing_classes: requested classes without a usable reference; they are not in the memory.
         kinds: references per kind of label.
-        promoted: references whose mask SAM2 drew.
-        unpromoted: references for which SAM2 should have drawn a mask, but found none; they are used without.
+        promoted: references with a mask drawn by SAM2.
+        unpromoted: references that SAM2 found no mask for; they are used without one.
         encoder: name of the encoder.
         whole_images: whether the memory has the tokens of whole images, which a reference prompt needs.
     """
@@ -64,7 +64,7 @@ def build_reference_memory(
     progress: OnProgress = None,
     **options: Any,
 ) -> MemoryReport:
-    """Build a memory from a labelled view and store it in the dataset: :func:`memory_job`, run to its end."""
+    """Build a memory from a labelled view and store it in the dataset: :func:`memory_job`, run to completion."""
     return run(memory_job(view, label_field, memory_key, config=config, **options), progress)
 
 
@@ -81,7 +81,7 @@ def memory_job(
         view: dataset or view with the references.
         label_field: a field of one of :data:`~nts.fiftyone_adapter.references.LABEL_TYPES`.
         memory_key: name of the memory in the dataset.
-        config: the options; or give them one by one.
+        config: the options, in place of keyword arguments.
 
     Raises:
         InputError: if the view, the field, the name or an option cannot be used, or no label could be used.
@@ -94,7 +94,7 @@ def memory_job(
     classes = as_names(config.classes)
     where = f"the field {label_field!r} of this view"
     counts = checks.reference_counts(view, [label_field])[label_field]
-    # Which classes segmentations hold is known when they have been read.
+    # The classes of segmentations are known once their pixels are read.
     if counts.labels == 0 or not counts.segmentations:
         checks.check_classes(counts.classes if classes is None else classes, counts.classes, where)
     total = len(set(view.values("id")))
@@ -149,7 +149,7 @@ def memory_job(
         reasons = list(dict.fromkeys(item.reason for item in skipped))
         advice = ""
         if config.weak_labels == "skip" and any("no mask" in reason for reason in reasons):
-            advice = "; give the labels masks, or choose to have masks drawn for them, or to take them as they are"
+            advice = "; add masks to the labels, have SAM2 draw them ('promoted') or use the labels without ('raw')"
         raise InputError(f"no label of {where} could be used: {first_few(reasons)}{advice}")
     kinds = _kinds(bank)
     promoted = sum(entry.promoted for entry in bank.entries)
@@ -166,7 +166,7 @@ def memory_job(
         whole_images=bank.has_whole_images,
     )
     with locked(view):
-        # Somebody else may have built one of this name since it was checked.
+        # Another process may have built one of this name since the check.
         checks.check_key(view, memory_key, runs.MEMORY, overwrite=config.overwrite)
         runs.store_memory(
             view, memory_key, bank, label_field=label_field, weak_labels=config.weak_labels, skipped=len(skipped)
@@ -212,7 +212,7 @@ def import_memory(
         overwrite: replace a memory of this name.
 
     Raises:
-        MemoryFileError: if the file cannot be read, or is no memory.
+        MemoryFileError: if the file cannot be read or is not a memory.
         InputError: if the name cannot be used, or the memory is empty.
     """
     path = Path(path).expanduser()

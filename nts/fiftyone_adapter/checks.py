@@ -1,4 +1,4 @@
-"""Checks of views, fields and names. Every message says what is wrong and what to do.
+"""Checks of views, fields and names. Every message states the problem and the remedy.
 
 Forms and jobs share these checks, so that a form accepts exactly what its job accepts.
 """
@@ -29,15 +29,15 @@ def check_view(view: Collection | None) -> None:
     if view is None:
         raise InputError("no dataset is open")
     if view._is_dynamic_groups:
-        raise InputError("the samples of this view are in dynamic groups: take them one by one, with view.flatten()")
+        raise InputError("the samples of this view are in dynamic groups: flatten them with view.flatten()")
     if view.media_type == "group":
         raise InputError(
-            "this is a grouped dataset: take the images of one slice, with dataset.select_group_slices('<slice>')"
+            "this is a grouped dataset: select the images of one slice with dataset.select_group_slices('<slice>')"
         )
     if view.media_type not in ("image", None):
         raise InputError(f"only images can be used, but the media type here is {view.media_type!r}")
     if view._is_generated:
-        raise InputError("this is a view of patches, frames or clips: take the view of whole images it was made from")
+        raise InputError("this is a view of patches, frames or clips: use the view of whole images instead")
     if view.limit(1).count() == 0:
         raise InputError("the view has no samples")
 
@@ -156,7 +156,7 @@ def reference_counts(view: Collection, fields: Iterable[str] | None = None) -> d
 
 
 def _has_mask() -> fo.ViewExpression:
-    """Whether a detection has a mask; a new expression each time, since FiftyOne binds it to where it is used."""
+    """Expression that is true for detections with a mask; a new one each time, since FiftyOne binds it to its use."""
     return (F("mask") != None) | (F("mask_path") != None)  # noqa: E711 (an expression of the database's)
 
 
@@ -239,7 +239,7 @@ def check_export_path(path: str | os.PathLike, key: str, *, overwrite: bool) -> 
 
 
 def check_output_field(view: Collection, name: str, kind: RunKind = runs.SEGMENTATION) -> None:
-    """Raise unless ``name`` is free, or a field that a run of the kind made and may make again."""
+    """Raise unless ``name`` is free, or the field of an earlier run of the kind, which may be overwritten."""
     _check_name(name, "field")
     dataset = view._root_dataset  # a view may hide fields
     check_not_reserved(dataset, (name, runs.error_field(name)))
@@ -257,7 +257,7 @@ def check_output_field(view: Collection, name: str, kind: RunKind = runs.SEGMENT
 
 
 _RESERVED = ("self", "cls", "pk", "frames", "groups")
-"""Names that FiftyOne's documents do not allow, now or in future versions, beside those of their own members."""
+"""Names that FiftyOne's documents reserve, now or in future versions, in addition to those of their own members."""
 
 
 def check_not_reserved(view: Collection, names: Iterable[str]) -> None:
@@ -270,7 +270,7 @@ def check_not_reserved(view: Collection, names: Iterable[str]) -> None:
 
 
 def check_classes(wanted: Iterable[str], present: Iterable[str], where: str) -> None:
-    """Raise if none of the wanted classes is present; ``where`` says in what."""
+    """Raise if none of the wanted classes is present; ``where`` is the searched place, for the message."""
     present = sorted(present)
     if not present:
         raise InputError(f"{where} has no labels with a class")
@@ -299,7 +299,7 @@ def _numbered(base: str) -> Iterator[str]:
 
 
 _LONGEST_NAME = 100
-"""Characters of a name; it also becomes part of file names, which may have 255."""
+"""Maximal length of a name in characters. Names become parts of file names, which may have 255."""
 
 
 def _check_name(name: str, kind: str) -> None:
@@ -313,7 +313,7 @@ def _check_name(name: str, kind: str) -> None:
     if len(name) > _LONGEST_NAME:
         raise InputError(
             f"{name[:20]!r}... cannot be the name of {article} {kind}: it has {len(name)} characters, and at most "
-            f"{_LONGEST_NAME} are possible"
+            f"{_LONGEST_NAME} are allowed"
         )
 
 

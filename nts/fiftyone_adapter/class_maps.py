@@ -59,7 +59,7 @@ def map_classes(
     progress: OnProgress = None,
     **options: Any,
 ) -> ClassMapsReport:
-    """Map the classes of a memory on the images of a view: :func:`class_maps_job`, run to its end."""
+    """Map the classes of a memory on the images of a view: :func:`class_maps_job`, run to completion."""
     return run(class_maps_job(view, memory_key, output_field, config=config, **options), progress)
 
 
@@ -77,7 +77,7 @@ def class_maps_job(
     The output ``"segmentation"`` gives every image a :class:`fiftyone.Segmentation` of its own size. A pixel has the
     most probable class if its probability is above 0.5, else 0, the background. The dataset's mask targets of the field
     name the values. Its attribute ``presence`` is a dictionary ``{class: probability that it is in the image}``, with
-    ``\uff0e`` and ``\uff04`` for ``.`` and ``$``, which the database allows in no key.
+    ``\uff0e`` and ``\uff04`` for ``.`` and ``$``, which the database does not allow in keys.
 
     The output ``"heatmaps"`` gives every class a field of :class:`fiftyone.Heatmap`, ``<memory>_<class>_probability``,
     stored as by :func:`~nts.fiftyone_adapter.similarity_heatmaps`; ``presence`` of each is the number of its class.
@@ -85,8 +85,9 @@ def class_maps_job(
     Args:
         view: dataset or view.
         memory_key: name of a memory of the dataset that was built with ``keep_images``.
-        output_field: field for the segmentations; ``nts_<memory_key>_classes`` if omitted. Heat maps name theirs.
-        config: the options; or give them one by one.
+        output_field: field for the segmentations; ``nts_<memory_key>_classes`` if omitted. Not for heat
+            maps, which have a field per class.
+        config: the options, in place of keyword arguments.
 
     Raises:
         InputError: if the view, the field or an option cannot be used, or no image could be mapped.

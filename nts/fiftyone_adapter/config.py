@@ -16,8 +16,8 @@ from .options import Options, option, table
 
 WeakLabels = Literal["promoted", "raw", "skip"]
 WEAK_LABELS: tuple[WeakLabels, ...] = get_args(WeakLabels)
-"""Treatment of labels weaker than a mask (boxes, points, scribbles): SAM2 draws the masks that they mean, they are used
-without a mask, or they are left out."""
+"""Treatment of labels weaker than a mask (boxes, points, scribbles): SAM2 draws their masks, they are used without
+masks, or they are left out."""
 
 MapOutput = Literal["segmentation", "heatmaps"]
 MAP_OUTPUTS: tuple[MapOutput, ...] = get_args(MapOutput)
@@ -48,13 +48,15 @@ def _preset(default: str | None) -> Any:
 
 
 def _device() -> Any:
-    return option("auto", "'auto' uses a GPU if there is one; else as in torch: 'cpu', 'cuda:1'", label="Device")
+    return option(
+        "auto", "'auto' uses a GPU if there is one; or a torch device, such as 'cpu' or 'cuda:1'", label="Device"
+    )
 
 
 def _precision() -> Any:
     help = (
         "'auto' is float32 for the preset 'paper', as published, and 'fast' for the preset 'fast'. For the default it "
-        "is bfloat16 on a GPU that computes in it, else float32; 'fast' is bfloat16 on such CPUs, too"
+        "is bfloat16 on GPUs that support it, else float32; 'fast' is bfloat16 on CPUs that support it, too"
     )
     return option("auto", help, label="Precision", choices=PRECISIONS)
 
@@ -76,7 +78,7 @@ class MemoryConfig(Options):
     )
     weak_labels: WeakLabels = option(
         "promoted",
-        "Labels without a mask: 'promoted' has SAM2 draw their masks, 'raw' uses them without, 'skip' leaves them out",
+        "Labels without a mask: SAM2 draws their masks ('promoted'), they are used without ('raw') or skipped ('skip')",
         choices=WEAK_LABELS,
     )
     encoder: str = _encoder("small")
@@ -103,7 +105,7 @@ class SegmentationConfig(Options):
 
     score_threshold: float = option(
         0.0,
-        "Only instances above this score. 0 returns all, as an evaluation needs",
+        "Minimal score of an instance, exclusive. 0 returns all, as needed for an evaluation",
         label="Score threshold",
         type=float,
         min=0,
@@ -111,17 +113,17 @@ class SegmentationConfig(Options):
         stored=True,
     )
     max_instances: int = option(
-        100, "Per image, those of the highest score", label="Max instances", type=int, min=1, stored=True
+        100, "Maximal number per image, highest scores first", label="Max instances", type=int, min=1, stored=True
     )
     limit: int | None = option(
         None,
-        "A dry run on the first images of the view; a later run does the rest. Default: all",
+        "Segment only the first images of the view, as a trial; a later run continues. Default: all",
         label="Only the first images",
         type=int,
         min=1,
     )
     overwrite: bool = option(
-        False, "Delete results of other settings in the field and start over", label="Overwrite", type=bool
+        False, "Delete results with other settings in the field and start over", label="Overwrite", type=bool
     )
     segmenter: str = _segmenter()
     encoder: str | None = _encoder(None)
@@ -129,7 +131,7 @@ class SegmentationConfig(Options):
     scorer: str = option(
         "prototype",
         "Scores the classes of a proposal: by the similarity to the prototypes, by a trained reference prompt, or by "
-        "both: the similarity times the root of the prompt's score",
+        "both: the similarity times the square root of the prompt's score",
         label="Scorer",
         choices=tuple(SCORERS),
         stored=True,
@@ -174,7 +176,7 @@ class ClassMapsConfig(Options):
         min=0,
         max=1,
     )
-    overwrite: bool = option(False, "Delete maps of other settings and start over", label="Overwrite", type=bool)
+    overwrite: bool = option(False, "Delete maps with other settings and start over", label="Overwrite", type=bool)
     segmenter: str = _segmenter()
     encoder: str | None = _encoder(None)
     preset: str | Preset | None = _preset(None)
@@ -191,7 +193,7 @@ class HeatmapsConfig(Options):
     classes: Sequence[str] | str | None = option(
         None, "Each gets a field of its own. Default: all classes of the memory", label="Classes", type=list
     )
-    overwrite: bool = option(False, "Delete maps of other settings and start over", label="Overwrite", type=bool)
+    overwrite: bool = option(False, "Delete maps with other settings and start over", label="Overwrite", type=bool)
     encoder: str | None = _encoder(None)
     preset: str | Preset | None = _preset(None)
     device: str = _device()

@@ -10,7 +10,7 @@ class InputError(ValueError):
     """Invalid input: a view, field, name or setting that cannot be used.
 
     Args:
-        message: what is wrong and what to do.
+        message: the problem and the remedy.
         option: name of the argument that is to blame, if it is one; forms mark its input.
     """
 

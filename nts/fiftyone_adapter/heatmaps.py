@@ -27,7 +27,7 @@ from .options import takes
 from .runs import Collection
 
 MOST_CLASSES = 20
-"""Most classes that get heat maps: each is a field of its own, in the sidebar and in the database."""
+"""Maximal number of classes with heat maps: each is a field of its own, in the sidebar and in the database."""
 
 RANGE = (0.0, 1.0)
 """The same for all fields, so that a colour means the same in every image and class. The App hides values below it."""
@@ -64,7 +64,7 @@ def similarity_heatmaps(
     progress: OnProgress = None,
     **options: Any,
 ) -> HeatmapsReport:
-    """Map the similarity of a view's images to the classes of a memory: :func:`heatmaps_job`, run to its end."""
+    """Map the similarity of a view's images to the classes of a memory: :func:`heatmaps_job`, run to completion."""
     return run(heatmaps_job(view, memory_key, config=config, **options), progress)
 
 
@@ -81,7 +81,7 @@ def heatmaps_job(
     Args:
         view: dataset or view.
         memory_key: name of a memory of the dataset.
-        config: the options; or give them one by one. At most :data:`MOST_CLASSES` classes can be mapped.
+        config: the options, in place of keyword arguments. At most :data:`MOST_CLASSES` classes can be mapped.
 
     Raises:
         InputError: if the view, the classes or an option cannot be used, or no image could be mapped.
@@ -147,7 +147,7 @@ def heatmap_fields(
 
 def to_heatmaps(maps: Tensor, image_size: tuple[int, int]) -> list[fo.Heatmap]:
     """Convert maps ``[K, h, w]`` to labels of the aspect ratio of their image, ``(H, W)``, at most 128 pixels long."""
-    # Rounded, they take a third of the space; 0 is transparent in the App, whatever the range.
+    # Rounded, they take a third of the space; 0 is transparent in the App for any range.
     values = enlarge(maps, image_size, _LONGEST).cpu().numpy().round(2)
     return [fo.Heatmap(map=value, range=list(RANGE)) for value in values]
 
@@ -180,10 +180,10 @@ def heatmaps_writer(
             classes.
         shown: a key of :data:`SHOWN`.
         attributes: ``{name: type}`` of the attributes that :class:`fiftyone.Heatmap` lacks.
-        overwrite: delete an earlier run of other settings.
+        overwrite: delete an earlier run with other settings.
 
     Raises:
-        InputError: if there are maps of other settings and ``overwrite`` is off, or the name of the run is taken.
+        InputError: if there are maps with other settings and ``overwrite`` is off, or the name of the run is taken.
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
     key = runs.heatmaps_key(memory_key, shown)

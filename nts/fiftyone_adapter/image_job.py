@@ -1,5 +1,4 @@
-"""The loop over images that all jobs share: prefetched, resumable, with failures recorded and results written in the
-background."""
+"""Loop over images that all jobs share: prefetching, resuming, recording failures and writing in the background."""
 
 from __future__ import annotations
 
@@ -58,22 +57,22 @@ def image_job(
 ) -> Job[ImagesDone]:
     """Label the images that have no labels yet.
 
-    An image that any of the three functions fails on is recorded as failed, and the others go on.
+    If one of the three functions fails on an image, the failure is recorded and the job continues.
 
     Args:
         view: dataset or view of the images.
         paths: ``{sample id: file}`` by :func:`paths_by_id`.
-        writer: of the labels; it knows which images are done.
-        read: reads a file and prepares it for the models; called ahead, in threads.
+        writer: writes the labels; it knows the images that have theirs.
+        read: reads a file and prepares it for the models; called in prefetching threads.
         process: runs the models; called in the caller's thread, image by image.
         to_labels: makes the labels, one per field of the writer; called in the writing thread.
-        verb: what is done to an image, as a participle: "segmented".
+        verb: past participle for messages: "segmented".
         limit: label only the first images.
         counts: see :meth:`.LabelWriter.close`.
 
     Raises:
         InputError: if every image failed.
-        RunEnded: if the run was deleted, or started again by somebody else.
+        RunEnded: if the run was deleted or restarted by another job.
     """
     chosen = dict(islice(paths.items(), limit))
     done = writer.done() & set(chosen)

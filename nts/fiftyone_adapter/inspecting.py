@@ -143,7 +143,7 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
             pictures.update((id(entry), Thumbnail(None, str(error))) for entry in of_sample)
             continue
         for entry in of_sample:
-            pictures[id(entry)] = _thumbnail(image, labels.get(entry.label_id), entry, colours[entry.class_name], size)
+            pictures[id(entry)] = _thumbnail(image, labels.get(entry.label_id), colours[entry.class_name], size)
     missing = Thumbnail(None, "its sample is not in this dataset")
     return [pictures.get(id(entry), missing) for entry in entries]
 
@@ -160,7 +160,7 @@ def _valid(ids: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(ids) if re.fullmatch("[0-9a-f]{24}", name)]
 
 
-def _thumbnail(image: np.ndarray, label: Annotation | None, entry: MemoryEntry, colour: str, size: int) -> Thumbnail:
+def _thumbnail(image: np.ndarray, label: Annotation | None, colour: str, size: int) -> Thumbnail:
     if label is None:
         return Thumbnail(None, "its label is not in this dataset any more")
     try:

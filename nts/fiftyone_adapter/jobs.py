@@ -1,7 +1,7 @@
 """Jobs: generators that yield :class:`Progress` and return a report.
 
 The App, delegated runs and Python run the same generator: the operators pass its progress on, :func:`run` is for
-callers in Python. A generator that is closed early (a closed browser tab, Ctrl-C) saves the results that it has.
+callers in Python. A generator that is closed early (a closed browser tab, Ctrl-C) saves its results so far.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OnProgress = Callable[[Progress], None] | None
 
 
 def run(job: Job[Report], progress: OnProgress = None) -> Report:
-    """Run a job to its end and return its report; ``progress`` is called at every step."""
+    """Run a job to completion and return its report; ``progress`` is called at every step."""
     while True:
         try:
             step = next(job)

@@ -2,7 +2,7 @@
 
 A job owns its fields as long as its run exists: the run has a token, which a newer run of the same name replaces. Every
 write checks the token under the dataset's lock. Two jobs therefore never mix their results, and nothing is written
-after the run was deleted.
+once the run is deleted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LabelField:
     """A sample field with labels.
 
     Attributes:
-        name: of the field.
+        name: name of the field.
         description: shown by the App beside the field.
         info: stored with the field.
     """
@@ -47,15 +47,15 @@ class OutputSpec:
     """Label fields and the run that owns them.
 
     Attributes:
-        key: of the run.
-        kind: of the run.
-        label_type: of the fields.
+        key: name of the run.
+        kind: kind of the run.
+        label_type: type of the labels in every field.
         fields: the fields; an image gets one label in each.
         config: stored as the configuration of the run.
         attributes: ``{path in a label: type}`` of the attributes that FiftyOne's label type lacks.
         results: stored as the results of the run.
-        error_field: for the reasons of images without labels. Only a run that has one has a status: without, an image
-            that failed cannot be told from one that is left to do.
+        error_field: field with the reason for each image without labels. Only a run with an error field has a status:
+            otherwise a failed image cannot be told from one that is still to do.
     """
 
     key: str
@@ -73,9 +73,9 @@ class Ownership:
 
     Args:
         view: dataset or view.
-        key: of the run.
-        token: of the run, as this job stored it.
-        fields: that the job writes.
+        key: name of the run.
+        token: token that this job stored in the run.
+        fields: names of the fields that the job writes.
 
     Attributes:
         lost: whether a check has failed.
@@ -87,7 +87,7 @@ class Ownership:
         self.lost = False
 
     def check(self) -> None:
-        """Check it. Under :func:`.locking.locked` the result holds until the lock is released.
+        """Raise unless the job owns the run. Under :func:`.locking.locked` it then does until the lock is released.
 
         Raises:
             RunEnded: if the run was started again, or it, a field or the dataset was deleted.
@@ -100,7 +100,7 @@ class Ownership:
             raise
 
     def check_if_due(self) -> None:
-        """:meth:`check`, at most once a second: a job that lost its run should stop early."""
+        """Call :meth:`check` at most once a second, so that a job that lost its run stops early."""
         if time.monotonic() - self._checked > _CHECK_AFTER:
             self.check()
 
@@ -146,15 +146,15 @@ class LabelWriter:
         self._write_if_due()
 
     def add_failure(self, sample_id: str, reason: str) -> None:
-        """Add the reason why an image has no labels; without an error field only the job's report has it."""
+        """Record why an image has no labels. Without an error field, only the report of the job has the reason."""
         self._errors[sample_id] = reason
         self._write_if_due()
 
     def write(self) -> None:
-        """Write all that was added since the last write.
+        """Write everything added since the last write.
 
         Raises:
-            RunEnded: if the run is not this job's any more; what was added is dropped then.
+            RunEnded: if the job no longer owns the run; everything added is dropped.
         """
         labels, errors = self._labels, self._errors
         self._labels, self._errors = {}, {}
@@ -211,7 +211,7 @@ class LabelWriter:
         if self.error_field is not None and not dataset.has_sample_field(self.error_field):
             description = f"Why {', '.join(map(repr, self.fields))} is missing for this sample"
             dataset.add_sample_field(self.error_field, fo.StringField, description=description)
-        # A field that an earlier version began may lack some of them.
+        # A field created by an earlier version may lack some of them.
         for name in self.fields:
             for attribute, field_type in spec.attributes.items():
                 dataset.add_sample_field(f"{name}.{attribute}", field_type)
@@ -243,24 +243,24 @@ def field_writer(
 
     Args:
         view: the images to label.
-        name: of the field and of the run.
-        kind: of the run.
-        label_type: of the field.
-        memory_key: the memory that the labels come from.
-        classes: of that memory.
-        settings: everything that decides a result; an earlier run of the same settings is resumed.
-        description: of the field.
+        name: name of the field and of the run.
+        kind: kind of the run.
+        label_type: type of the labels.
+        memory_key: name of the memory that the labels come from.
+        classes: classes of that memory.
+        settings: everything that decides a result; an earlier run with the same settings is resumed.
+        description: description of the field.
         attributes: as in :class:`OutputSpec`.
         config: stored beside the settings.
         results: stored as the results of the run.
-        overwrite: delete an earlier run of other settings.
+        overwrite: delete an earlier run with other settings.
 
     Raises:
-        InputError: if there is an earlier run of other settings and ``overwrite`` is off, or the field is not free.
+        InputError: if there is an earlier run with other settings and ``overwrite`` is off, or the field is not free.
         RunEnded: if the memory was deleted or built again since it was loaded.
     """
     runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-    checks.check_output_field(view, name, kind)  # somebody else may have made it since
+    checks.check_output_field(view, name, kind)  # another process may have created it since
     take_over(view, name, kind, settings, overwrite=overwrite)
     error_field = runs.error_field(name)
     spec = OutputSpec(
@@ -287,17 +287,17 @@ def field_writer(
 def take_over(
     view: Collection, key: str, kind: RunKind, settings: Mapping[str, Any], *, overwrite: bool
 ) -> dict[str, Any] | None:
-    """Return the configuration of the earlier run to resume; delete one of other settings. Call it under the lock.
+    """Return the configuration of the earlier run to resume; delete one with other settings. Call it under the lock.
 
     Args:
         view: dataset or view.
-        key: of the run.
-        kind: of the run.
-        settings: that the runs must share.
-        overwrite: delete an earlier run of other settings.
+        key: name of the run.
+        kind: kind of the run.
+        settings: everything that decides a result.
+        overwrite: delete an earlier run with other settings.
 
     Raises:
-        InputError: if there is an earlier run of other settings and ``overwrite`` is off.
+        InputError: if there is an earlier run with other settings and ``overwrite`` is off.
     """
     earlier = runs.list_runs(view, kind).get(key)
     if earlier is None or not differences(earlier, settings):
@@ -315,14 +315,14 @@ def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings
         if kind is runs.HEATMAPS:
             holder, alternative = f"the set of heat maps {key!r}", ""
         raise InputError(
-            f"{holder} holds results of other settings ({', '.join(different)}): {alternative}switch on overwrite to "
+            f"{holder} holds results with other settings ({', '.join(different)}): {alternative}switch on overwrite to "
             "delete them and start over",
             option="overwrite" if kind is runs.HEATMAPS else "output_field",
         )
 
 
 _BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
-"""Settings that runs lack which were stored before there were scorers."""
+"""Settings that are missing in runs stored before there were scorers."""
 
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

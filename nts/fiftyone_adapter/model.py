@@ -60,8 +60,9 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         device: for both models, ``"auto"`` or as in torch.
         precision: for both models, one of :data:`nts.utils.devices.PRECISIONS`.
         scorer: scores proposals for the memory's classes, one of :data:`nts.scorers.SCORERS`.
-        reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt (:func:`~nts.fiftyone_adapter.load_prompt`
-            has those of a dataset), or a name for :func:`nts.vrp.loading.load_reference_prompt`.
+        reference_prompt: for the scorers ``"vrp"`` and ``"both"``: a prompt
+            (:func:`~nts.fiftyone_adapter.prompts.load_prompt` loads those of a dataset), or a name for
+            :func:`nts.vrp.loading.load_reference_prompt`.
         use_cache: cache encoded images on disk. Scorers that need SAM2's embedding ignore it.
     """
 

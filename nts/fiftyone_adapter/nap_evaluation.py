@@ -1,4 +1,4 @@
-"""Evaluating predictions against ground truth: nAP, stored as a run."""
+"""Evaluation of predictions against ground truth: nAP, stored as a run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class EvaluationReport:
 def evaluate_nap(
     view: Collection, predictions_field: str, ground_truth_field: str, *, progress: OnProgress = None, **options: Any
 ) -> EvaluationReport:
-    """Evaluate predictions: :func:`evaluation_job`, run to its end."""
+    """Evaluate predictions: :func:`evaluation_job`, run to completion."""
     return run(evaluation_job(view, predictions_field, ground_truth_field, **options), progress)
 
 

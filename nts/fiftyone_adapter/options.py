@@ -35,7 +35,7 @@ def option(
 
     Args:
         default: its value where none is given.
-        help: sentence for forms and docs; without a full stop at its end, since forms have none.
+        help: sentence for forms and docs, without the final full stop, which forms omit.
         label: of its input in forms.
         type: ``bool``, ``int``, ``float``, ``str`` or ``list`` (of texts). ``None`` is allowed where it is the default.
         min: smallest value.
@@ -76,7 +76,7 @@ class Options:
 
     @classmethod
     def of(cls: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:
-        """Return the given config, or one of the given options.
+        """Return the given config, or one built from the given options.
 
         Raises:
             TypeError: if there are both, or an option is unknown.
@@ -92,7 +92,7 @@ class Options:
 
     @classmethod
     def from_params(cls: type[Config], params: Mapping[str, Any]) -> Config:
-        """Config of a form's values, without empty ones and those that the chosen scorer does not use."""
+        """Build a config from a form's values, ignoring empty ones and those that the chosen scorer does not use."""
         scorer = params.get("scorer") or "prototype"
         used = [each.name for each in fields(cls) if scorer in (each.metadata["scorers"] or (scorer,))]
         return cls(**{name: params[name] for name in used if params.get(name) not in (None, "", [])})

@@ -1,4 +1,4 @@
-"""Runs resolved and checked before any model is loaded. Forms show the refusals of a plan, jobs run it."""
+"""Plans of runs, resolved and checked before any model is loaded. Forms show why a plan is refused, jobs execute it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Plan:
 
     Attributes:
         memory_key: name of the memory.
-        key: name of the run; of a run with one output field it is the field's name, too.
+        key: name of the run; equal to the name of the output field if there is a single one.
         encoder: name of the encoder.
         preset: with the thresholds of the options.
         precision: of the models.
@@ -65,7 +65,7 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
     """Plan of :func:`~nts.fiftyone_adapter.segmentation_job`.
 
     Raises:
-        InputError: if the view or the field cannot be used, or the field holds results of other settings and
+        InputError: if the view or the field cannot be used, or the field holds results with other settings and
             ``overwrite`` is off.
         RunNotFound: if there is no such memory.
         PromptMismatch: if the prompt was trained for other models, or the memory has no whole images.

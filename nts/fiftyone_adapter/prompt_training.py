@@ -80,7 +80,7 @@ class PromptReport:
 def train_reference_prompt(
     view: Collection, label_field: str, prompt_key: str, *, progress: OnProgress = None, **options: Any
 ) -> PromptReport:
-    """Train a reference prompt on a labelled view and store it in the dataset: :func:`prompt_job`, run to its end."""
+    """Train a reference prompt on a labelled view and store it: :func:`prompt_job`, run to completion."""
     return run(prompt_job(view, label_field, prompt_key, **options), progress)
 
 

@@ -57,7 +57,7 @@ def import_prompt(
         overwrite: replace a prompt of this name.
 
     Raises:
-        PromptFileError: if the file cannot be read, or is no reference prompt.
+        PromptFileError: if the file cannot be read or is not a reference prompt.
         InputError: if the name cannot be used.
     """
     path = Path(path).expanduser()

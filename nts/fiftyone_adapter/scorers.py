@@ -8,7 +8,7 @@ from typing import Any
 
 from ..memory import MemoryBank
 from ..models import SEGMENTERS, WeightsNotFound, segmenter_name
-from ..scorers import PROMPTED, SCORERS
+from ..scorers import PROMPTED
 from ..vrp.class_maps import whole_images
 from ..vrp.loading import PROMPTS, load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
@@ -65,7 +65,7 @@ def prompt_problem(
     """
     if not memory.get("whole_images"):
         return (
-            "the references of this memory were kept without their whole images, which a reference prompt needs: "
+            "the references of this memory were stored without their whole images, which a reference prompt needs: "
             "build the memory again, with whole images"
         )
     if facts is None:
@@ -91,12 +91,10 @@ def chosen_prompt(
     """Load the prompt of a scorer; ``None`` for scorers that need none.
 
     Raises:
-        InputError: if there is no such scorer or prompt, or a prompt is missing, or given but not needed.
+        InputError: if there is no such prompt, or a prompt is missing, or given but not needed.
         PromptMismatch: if the memory has no whole images.
         PromptFileError: if the prompt is damaged.
     """
-    if scorer not in SCORERS:
-        raise InputError(f"the scorer must be one of {', '.join(SCORERS)}, got {scorer!r}")
     if scorer not in PROMPTED:
         if reference_prompt is not None:
             raise InputError(

@@ -35,7 +35,7 @@ class SegmentationReport:
         output_field: field of the instances.
         error_field: field of the reasons why samples could not be segmented.
         segmented: images segmented now.
-        resumed: images that an earlier run with the same settings had segmented; they are left alone.
+        resumed: images already segmented by an earlier run with the same settings; left unchanged.
         instances: instances found now, per class.
         empty: images segmented now without any instance.
         failed: ``{sample id: reason}`` of the samples that could not be segmented now; a reason names the file.
@@ -64,7 +64,7 @@ def auto_segment_view(
     progress: OnProgress = None,
     **options: Any,
 ) -> SegmentationReport:
-    """Segment a view with a memory: :func:`segmentation_job`, run to its end."""
+    """Segment a view with a memory: :func:`segmentation_job`, run to completion."""
     return run(segmentation_job(view, memory_key, output_field, config=config, **options), progress)
 
 
@@ -79,9 +79,9 @@ def segmentation_job(
 ) -> Job[SegmentationReport]:
     """Find the objects of a memory's classes in the images of a view.
 
-    Images that have their result from an earlier run with the same settings are skipped, so an interrupted run is
-    finished by starting it again. An image that cannot be segmented gets the reason in ``<output_field>_error``, and
-    the others go on.
+    Images that an earlier run with the same settings has segmented are skipped, so an interrupted run is resumed by
+    starting it again. If an image cannot be segmented, the reason is written to ``<output_field>_error`` and the run
+    continues.
 
     Encoded images are cached on disk (:func:`nts.cache.default_cache`): another run over them, with more references,
     other classes, thresholds or merging, runs no model.
@@ -94,7 +94,7 @@ def segmentation_job(
         memory_key: name of a memory of the dataset.
         output_field: field for the instances; ``nts_<memory_key>`` if omitted. Only a field that an earlier
             segmentation made is ever overwritten.
-        config: the options; or give them one by one.
+        config: the options, in place of keyword arguments.
 
     Raises:
         InputError: if the view, the field or an option cannot be used, or no image could be segmented.

@@ -11,7 +11,7 @@ _TRUE = {"true", "t", "yes", "y", "on"}
 
 
 def is_crowd(value: Any) -> bool:
-    """Whether the value of an ``iscrowd`` attribute marks a crowd.
+    """Return whether the value of an ``iscrowd`` attribute marks a crowd.
 
     Exporters write the flag as a number, a boolean or text, and ``bool()`` is true for the text ``"0"``.
 

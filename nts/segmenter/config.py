@@ -84,7 +84,7 @@ def _read(file: Path) -> dict[str, Any]:
         # OmegaConf's loader is a safe one. Unlike PyYAML's own it reads 1e-6 as a number.
         tree: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise WeightsNotFound(f"{file} is no valid model configuration: {first_line(error)}") from error
+        raise WeightsNotFound(f"{file} is not a valid model configuration: {first_line(error)}") from error
     if not isinstance(tree, dict):
         raise WeightsNotFound(f"{file} describes no SAM2: it holds a {type(tree).__name__}, not the key 'model'")
     return tree
@@ -117,7 +117,7 @@ def _check(node: Any, path: tuple[str, ...], file: Path) -> None:
         if "${" in node:
             raise _refusal(file, path, f"interpolations are not supported, got {node!r}")
         if node not in _TEXTS.get(path[-1], ()):
-            raise _refusal(file, path, f"{node!r} is no value of this argument; write the number that is meant")
+            raise _refusal(file, path, f"{node!r} is not a valid value of this argument; write it as a number")
     elif node is not None and not isinstance(node, (bool, int, float)):
         raise _refusal(file, path, f"a value of type {type(node).__name__} is not supported")
 

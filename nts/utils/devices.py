@@ -27,7 +27,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{device!r} is no device that torch knows; use 'auto', 'cpu' or 'cuda:0'") from error
+        raise ValueError(f"{device!r} is not a device that torch knows; use 'auto', 'cpu' or 'cuda:0'") from error
     cuda = torch.cuda.is_available() and (resolved.index or 0) < torch.cuda.device_count()
     available = {"cpu": True, "cuda": cuda, "mps": torch.backends.mps.is_available()}
     if not available.get(resolved.type, False):

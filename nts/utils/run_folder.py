@@ -74,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
-        raise RunError(f"{folder} is no folder of a run: it has no config.json") from None
+        raise RunError(f"{folder} is not the folder of a run: it has no config.json") from None
     except ValueError as error:
         raise RunError(f"{folder / 'config.json'} is damaged: {error}") from error
 

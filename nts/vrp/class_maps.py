@@ -143,7 +143,7 @@ def whole_images(memory: MemoryBank) -> list[list[WholeImage]]:
     without = sum(entry.whole_image is None for entry in memory.entries)
     if without:
         raise PromptMismatch(
-            f"{without} of the {len(memory)} references of this memory were kept without their whole images, which a "
+            f"{without} of the {len(memory)} references of this memory were stored without their whole images, which a "
             "reference prompt needs: build the memory again, with whole images"
         )
     by_class: dict[str, dict[tuple[str, str], WholeImage]] = {name: {} for name in memory.classes}

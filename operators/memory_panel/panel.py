@@ -117,8 +117,8 @@ class MemoryPanel(foo.Panel):
         inspection = inspect(ctx)
         chosen = [inspection.entries[entry] for entry in entries]
         names = ", ".join(dict.fromkeys(entry.class_name for entry in chosen))
-        what = f"references of {names if len(names) < 80 else f'{len(inspection.classes)} classes'}"
-        panels.show(ctx, references_view(ctx.dataset, memory_key(ctx), chosen), what)
+        content = f"references of {names if len(names) < 80 else f'{len(inspection.classes)} classes'}"
+        panels.show(ctx, references_view(ctx.dataset, memory_key(ctx), chosen), content)
 
     def _draw(self, ctx) -> None:
         """Send the data of the tab in front."""

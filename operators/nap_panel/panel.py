@@ -184,11 +184,11 @@ class NAPPanel(foo.Panel):
         if (evaluation := self._clicked(ctx)) is None:
             return
         try:
-            view, what = samples_of(ctx, evaluation, *clicked, **how)
+            view, content = samples_of(ctx, evaluation, *clicked, **how)
         except InputError as error:
             ctx.ops.notify(sentence(error), variant="error")
         else:
-            panels.show(ctx, view, what, where="in this evaluation")
+            panels.show(ctx, view, content, where="in this evaluation")
 
     def _draw(self, ctx) -> None:
         """Send the data of the tab in front."""

@@ -7,7 +7,7 @@ import fiftyone.operators.types as types
 from .. import panels
 from ..base import sentence
 
-COLUMNS = {"key": "Name", "what": "Description", "status": "Status", "created": "Made (UTC)"}
+COLUMNS = {"key": "Name", "what": "Description", "status": "Status", "created": "Created (UTC)"}
 DELETING = {
     "memory": ("delete_memory", "memory_key"),
     "segmentation": ("delete_segmentation", "output_field"),

@@ -59,7 +59,7 @@ def test_a_memory_from_points_alone(clicked, app: AppPage):
     outcome.expect_text(
         f"The memory birds holds {REFERENCES} references of {len(CLASSES)} classes ({REFERENCES} points)"
     )
-    outcome.expect_text(f"for {REFERENCES} of them SAM2 drew the mask")
+    outcome.expect_text(f"SAM2 drew the masks of {REFERENCES} of them")
     assert outcome.table() == [[name, str(REFERENCES // len(CLASSES))] for name in CLASSES]
     outcome.done()
 

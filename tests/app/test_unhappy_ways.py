@@ -163,7 +163,7 @@ def test_images_that_go_away_in_the_middle_are_done_by_the_next_run(with_many_ta
 
     (tmp_path / "elsewhere").rename(folder)
     outcome = app.open_operator(SEGMENT).execute()
-    outcome.expect_text(f"{len(done)} images had been done before, with the same settings")
+    outcome.expect_text(f"{len(done)} images were skipped: already segmented with the same settings")
     outcome.done()
     with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
@@ -202,7 +202,7 @@ def test_closing_the_tab_stops_the_run_and_the_next_one_finishes_it(
     app = open_tab()
     app.open(with_many_targets.name, "targets")
     outcome = app.open_operator(SEGMENT).execute()
-    outcome.expect_text(f"{run['segmented']} images had been done before, with the same settings")
+    outcome.expect_text(f"{run['segmented']} images were skipped: already segmented with the same settings")
     with_many_targets.reload()
     assert len(targets.exists(PREDICTIONS)) == len(targets)
     assert list_runs(with_many_targets, SEGMENTATION)[PREDICTIONS]["status"] == "complete"

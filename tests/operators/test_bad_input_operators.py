@@ -73,12 +73,12 @@ def test_grouped_dataset(fo, segment, make_dataset):
     grouped = make_dataset()
     grouped.add_group_field("group", default="left")
     grouped.add_sample(fo.Sample("/nowhere/a.png", group=fo.Group().element("left")))
-    with says("this is a grouped dataset: take the images of one slice"):
+    with says("this is a grouped dataset: select the images of one slice"):
         segment(grouped, "shapes")
 
 
 def test_view_of_patches(build, drawn):
-    with says("this is a view of patches, frames or clips: take the view of whole images"):
+    with says("this is a view of patches, frames or clips: use the view of whole images"):
         build(drawn.to_patches("ground_truth"), "ground_truth", "shapes")
 
 

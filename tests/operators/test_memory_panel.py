@@ -249,7 +249,7 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
 
     shown = form(fo, "similarity_heatmaps", targets)
     fields = [f"shapes_{name}_similarity" for name in CLASSES]
-    assert shown["fields"]["view"]["label"] == f"{TARGETS} images; written to"
+    assert shown["fields"]["view"]["label"] == f"{TARGETS} images, written to"
     assert shown["fields"]["view"]["description"] == ", ".join(fields)
     report = foo.get_operator(f"{PLUGIN}/similarity_heatmaps")(targets, memory, classes=CLASSES[:1])
     assert (report.mapped, list(report.fields.values())) == (TARGETS, fields[:1])
@@ -266,7 +266,7 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
     labels = drawn.count("nts_shapes.detections")
     count = int(shown["counts"]["view"]["label"].split()[0])
     assert 0 < count < labels
-    assert shown["margin_below"]["view"]["description"].endswith("the lowest 10%; 0 tags none for it")
+    assert shown["margin_below"]["view"]["description"].endswith("the lowest 10%; 0 tags none")
     everything = form(fo, "tag_for_review", targets, predictions_field="nts_shapes", score_below=1)
     assert everything["counts"]["view"]["label"] == f"{labels} labels will be tagged"
     assert "counts" not in form(fo, "tag_for_review", targets, predictions_field="nts_shapes", action="clear")

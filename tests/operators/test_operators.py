@@ -322,7 +322,7 @@ def test_form_suggests_an_output_field_and_guards_the_others(operator, targets, 
 
     segment(targets, memory, limit=1)
     shown = form(segment, targets)
-    assert shown["earlier"]["view"]["label"] == "nts_shapes holds 1 images by the memory 'shapes'"
+    assert shown["earlier"]["view"]["label"] == "nts_shapes holds results of 1 images, from the memory 'shapes'"
     assert "The settings are the same" in shown["earlier"]["view"]["description"]
     assert "overwrite" in shown
 
@@ -330,7 +330,7 @@ def test_form_suggests_an_output_field_and_guards_the_others(operator, targets, 
 def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
     segment = operator("auto_segment_view")
     segment(targets, memory, limit=1)
-    refusal = "he field 'nts_shapes' holds results of other settings (score_threshold 0.0, now 0.5): choose another"
+    refusal = "he field 'nts_shapes' holds results with other settings (score_threshold 0.0, now 0.5): choose another"
     shown = form(segment, targets, score_threshold=0.5)
     assert shown["output_field"]["invalid"]
     assert refusal in shown["output_field"]["error_message"]
@@ -384,8 +384,8 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
         for label in sample.ground_truth.detections:
             label.mask = None
     build = operator("build_reference_memory")
-    with pytest.raises(ValueError, match="it has a box but no mask; give the labels masks, or choose to"):
+    with pytest.raises(ValueError, match="it has a box but no mask; add masks to the labels"):
         build(references, "ground_truth", "boxes", weak_labels="skip")
     assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
     told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
-    assert "references of 2 classes (4 boxes); for 4 of them SAM2 drew the mask." in told[-2][1]["results"]["summary"]
+    assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them." in told[-2][1]["results"]["summary"]

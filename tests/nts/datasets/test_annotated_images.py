@@ -69,7 +69,7 @@ def test_annotations_are_told_in_words():
     assert [Annotation.parse(str(annotation)) for annotation in ANNOTATIONS] == list(ANNOTATIONS)
     for words, message in (
         ("line", "no kind of annotation 'line'"),
-        ("box drawn", "is no annotation"),
+        ("box drawn", "is not an annotation"),
         ("mask promoted", "cannot be promoted"),
     ):
         with pytest.raises(ValueError, match=message):

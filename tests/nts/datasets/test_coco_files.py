@@ -182,7 +182,7 @@ class TestStructure:
             (b"", "is no JSON"),
             (b"[]", "it is a list, as a file of results is"),
             (b"3", "it is a int, not an object"),
-            (b"null", "is no COCO data set"),
+            (b"null", "is not a COCO data set"),
         ],
     )
     @pytest.mark.parametrize("role", [0, 1])
@@ -202,9 +202,9 @@ class TestStructure:
     @pytest.mark.parametrize("role", ["references", "targets"])
     def test_missing_and_wrong_parts_are_named(self, files, key, role):
         for value, message in (
-            (None, f"{key!r} must be a list, and is null"),
-            ({"1": {}}, f"{key!r} must be a list, and is an object"),
-            ("x", f"{key!r} must be a list, and is text"),
+            (None, f"{key!r} must be a list, not null"),
+            ({"1": {}}, f"{key!r} must be a list, not an object"),
+            ("x", f"{key!r} must be a list, not text"),
         ):
             files.json[role][key] = value
             assert message in files.error()
@@ -397,7 +397,7 @@ class TestMasks:
             ("iVBORw0KGgo=", "neither a list of polygons nor a run-length code"),
             (7, "neither a list of polygons nor a run-length code"),
             ([{"x": 1}], "neither a list of polygons"),
-            ([["a"] * 8], "coordinates that are no numbers"),
+            ([["a"] * 8], "coordinates that are not numbers"),
             ([[*SQUARE, 5]], "odd number of coordinates"),
             ([[10, 10, math.nan, 10, 10, 30]], "polygons are not finite"),
             ([[10, 10, 1e9, 10, 10, 30]], "reach far beyond the image"),
@@ -591,5 +591,5 @@ def test_episodes_have_no_target_that_is_a_reference_under_another_id(files):
 
 
 def test_two_data_sets_in_memory_are_checked_too():
-    with pytest.raises(LayoutError, match="the COCO data set of the targets is no COCO data set: it lacks annotations"):
+    with pytest.raises(LayoutError, match="data set of the targets is not a COCO data set: it lacks annotations"):
         protocol_data({"images": [], "annotations": [], "categories": []}, {"images": [], "categories": []}, None)

@@ -458,7 +458,7 @@ class TestErrors:
         with pytest.raises(LayoutError, match=r"instances_val2017.json is no JSON"):
             load(get_protocol("coco-fsod"), folder)
         path.write_text('{"images": []}')
-        with pytest.raises(LayoutError, match=r"no COCO data set: it lacks annotations, categories"):
+        with pytest.raises(LayoutError, match=r"not a COCO data set: it lacks annotations, categories"):
             load(get_protocol("coco-fsod"), folder)
 
     @pytest.mark.parametrize(

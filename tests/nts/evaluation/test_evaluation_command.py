@@ -176,8 +176,8 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
         (["run", "coco-fsod", "--data", "/nowhere"], "LayoutError: there is no folder /nowhere"),
         (["run", "coco-fsod", "--data", "/nowhere", "--seeds", "11"], "has 10 published seeds, not 11"),
         (["run", "custom"], "custom needs --references and --targets"),
-        (["run", "custom", "--references", "/no.json", "--targets", "/no.json"], "/no.json is no COCO data set"),
-        (["compare", "/nowhere", "/nowhere"], "is no folder of a run"),
+        (["run", "custom", "--references", "/no.json", "--targets", "/no.json"], "/no.json is not a COCO data set"),
+        (["compare", "/nowhere", "/nowhere"], "is not the folder of a run"),
     ],
 )
 def test_a_wrong_command_gives_one_message(arguments, message):
@@ -200,7 +200,7 @@ def test_episodes_by_another_predictor_and_with_weaker_references_say_so(tmp_pat
         run("coco-20i-0", *options, "--predictor", "prior", "--kind", "box", "--promoted")
     with pytest.raises(SystemExit, match="a mask cannot be promoted"):
         run("coco-20i-0", *options, "--promoted")
-    with pytest.raises(SystemExit, match="coco-fsod is of instances: another predictor"):
+    with pytest.raises(SystemExit, match="coco-fsod evaluates instances: other predictors"):
         run("coco-fsod", *options, "--kind", "point")
 
 

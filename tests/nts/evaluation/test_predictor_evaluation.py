@@ -156,7 +156,7 @@ def test_a_table_survives_its_json_and_is_told_in_markdown(table):
     broken = json.loads(text)
     del broken["cells"][0]["row"]
     for damaged in (json.dumps(broken), "[]", "no json"):
-        with pytest.raises(ValueError, match="this is no table of predictors"):
+        with pytest.raises(ValueError, match="this is not a table of predictors"):
             PredictorTable.from_json(damaged)
     markdown = table.to_markdown()
     assert "### novel classes, 1 reference (6 episodes)" in markdown

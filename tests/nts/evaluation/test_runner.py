@@ -270,7 +270,7 @@ def test_a_folder_without_a_configuration_is_not_taken_for_a_run(start, tmp_path
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config.json is damaged"):
         start(tmp_path)
-    with pytest.raises(RunError, match="is no folder of a run"):
+    with pytest.raises(RunError, match="is not the folder of a run"):
         compare_runs(tmp_path / "parts", tmp_path)
 
 

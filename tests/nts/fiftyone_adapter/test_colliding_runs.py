@@ -306,7 +306,7 @@ def test_names_that_are_too_long_for_files_are_refused(nts_fo, drawn, references
         nts_fo.segmentation_job(targets, memory, name),
         nts_fo.prompt_training.prompt_job(references, "ground_truth", name),
     ):
-        with pytest.raises(nts_fo.InputError, match="it has 101 characters, and at most 100 are possible"):
+        with pytest.raises(nts_fo.InputError, match="it has 101 characters, and at most 100 are allowed"):
             nts_fo.run(job)
 
 

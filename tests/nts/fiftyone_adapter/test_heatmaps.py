@@ -80,7 +80,7 @@ def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn,
     nts_fo.similarity_heatmaps(targets, memory)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
     with pytest.raises(
-        ValueError, match=r"'shapes_similarity' holds results of other settings \(another memory\): switch on"
+        ValueError, match=r"'shapes_similarity' holds results with other settings \(another memory\): switch on"
     ):
         nts_fo.similarity_heatmaps(targets, memory)
     left = nts_fo.load_memory(drawn, memory).classes

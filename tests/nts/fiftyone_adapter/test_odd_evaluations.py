@@ -151,7 +151,7 @@ def test_failures_are_counted_by_sample(fo, nts_fo, predicted, drawn, tmp_path):
 
 def test_dynamic_groups_are_refused_with_advice_that_works(nts_fo, predicted):
     groups = predicted.group_by("filepath")
-    with pytest.raises(nts_fo.InputError, match=r"dynamic groups: take them one by one, with view.flatten\(\)"):
+    with pytest.raises(nts_fo.InputError, match=r"dynamic groups: flatten them with view.flatten\(\)"):
         nts_fo.auto_segment_view(groups, "m", "q")
     assert nts_fo.auto_segment_view(groups.flatten(), "m", "q").segmented == TARGETS
 
@@ -190,7 +190,7 @@ def test_an_evaluation_can_be_deleted_after_its_fields_were_renamed(nts_fo, pred
         ({"score_threshold": None}, "score_threshold must be a number"),
         ({"max_instances": 1.5}, "max_instances must be a whole number"),
         ({"limit": 2.5}, "limit must be a whole number"),
-        ({"device": "tpu"}, "'tpu' is no device that torch knows|is not available on this machine"),
+        ({"device": "tpu"}, "'tpu' is not a device that torch knows|is not available on this machine"),
         ({"device": "cuda:99"}, "the device 'cuda:99' is not available"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_memory_may_hold_references_with_and_without_images(small_encoder):
             bank.add(entry)
     again = MemoryBank.from_bytes(bank.to_bytes())
     assert [entry.whole_image is None for entry in again.entries] == [False, False, True, True]
-    with pytest.raises(PromptMismatch, match="2 of the 4 references of this memory were kept without their whole"):
+    with pytest.raises(PromptMismatch, match="2 of the 4 references of this memory were stored without their whole"):
         whole_images(again)
 
 
