@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +154,7 @@ def prompt_job(
         "label_field": label_field,
         "steps": config.steps,
         "preset": preset,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
         "scratch_folder": None if folder else str(place),
         "dataset_id": str(view._root_dataset._doc.id),  # a clone has this draft, too, but not the folder
