@@ -96,12 +96,12 @@ class AutoSegmentView(JobOperator):
 def _scorer(ctx, inputs, memory_key: str) -> None:
     """Radio buttons for the scorer, if a reference prompt can be used or has been chosen."""
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
-    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, usable_prompts
     from ..nts.scorers import SCORERS
 
-    memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
+    memory = list_runs(ctx.dataset, MEMORY)[memory_key]
     chosen = ctx.params.get("scorer") or "prototype"
-    if chosen == "prototype" and all(prompt_problem(memory, name, facts) for name, facts in prompts.items()):
+    if chosen == "prototype" and not usable_prompts(memory, prompt_facts(ctx.dataset)):
         return
     radio = types.RadioGroup(label="Scorer", description="Scores the classes of a proposal")
     for name, kind in SCORERS.items():

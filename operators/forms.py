@@ -286,14 +286,15 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
 
 
 def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
-    """A drop-down of the reference prompts, with the problem of the chosen one, and the classes it was trained on."""
+    """A drop-down of the reference prompts, and the classes that the chosen one was trained on.
+
+    :func:`plan` shows the problem of the chosen one.
+    """
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
-    from ..nts.fiftyone_adapter.scorers import prompt_facts, prompt_problem
+    from ..nts.fiftyone_adapter.scorers import prompt_facts, usable_prompts
 
     memory, prompts = list_runs(ctx.dataset, MEMORY)[memory_key], prompt_facts(ctx.dataset)
-    segmenter = ctx.params.get("segmenter") or "small"
-    usable = [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
-    default = next(iter(usable or prompts))
+    default = next(iter(usable_prompts(memory, prompts, ctx.params.get("segmenter") or "small") or prompts))
     choice(
         inputs,
         "reference_prompt",

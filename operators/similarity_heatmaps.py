@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import fiftyone.operators.types as types
 
 from . import forms
@@ -38,8 +40,9 @@ class SimilarityHeatmaps(JobOperator):
 
     def form(self, ctx, inputs) -> None:
         from ..nts.fiftyone_adapter.config import HeatmapsConfig
-        from ..nts.fiftyone_adapter.heatmaps import MOST_CLASSES, heatmap_fields
-        from ..nts.fiftyone_adapter.runs import HEATMAPS, MEMORY, list_runs
+        from ..nts.fiftyone_adapter.heatmap_fields import MOST_CLASSES, heatmap_fields
+        from ..nts.fiftyone_adapter.plan import plan_heatmaps
+        from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
         view = forms.target_view(ctx, inputs, "Map")
         if view is None:
@@ -47,24 +50,27 @@ class SimilarityHeatmaps(JobOperator):
         key = forms.memory(ctx, inputs, description="Its classes are mapped")
         if key is None:
             return
-        memory = list_runs(ctx.dataset, MEMORY)[key]
-        known = memory["classes"]
+        known = list_runs(ctx.dataset, MEMORY)[key]["classes"]
         few = len(known) <= MOST_CLASSES
         description = "Each gets a field of its own; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
         forms.classes(inputs, known, description=description)
-        chosen = [name for name in ctx.params.get("classes") or [] if name in known] or known
-        if len(chosen) > MOST_CLASSES:
-            forms.refuse(inputs, "Too many classes", f"choose up to {MOST_CLASSES}: each gets a field of its own")
-            return
-        fields = ", ".join(heatmap_fields(ctx.dataset, key, chosen).values())
-        inputs.view("fields", types.Notice(label=f"{view.count()} images, written to", description=fields))
-        earlier = [made for made in list_runs(ctx.dataset, HEATMAPS).values() if made["memory_key"] == key]
-        if any(made["memory_fingerprint"] != memory["fingerprint"] for made in earlier):
-            forms.overwrite(
-                inputs, "The memory has changed since the existing heat maps were made: delete them and start over"
-            )
         for name in ("device", "precision"):
             forms.option(inputs, HeatmapsConfig, name)
+
+        def make(values, **changes):
+            return plan_heatmaps(view, key, HeatmapsConfig.from_params({**values, **changes}))
+
+        # The switch is shown only where there is something to overwrite.
+        plan = forms.plan(ctx, inputs, partial(make, overwrite=True))
+        if plan is None:
+            return
+        fields = ", ".join(heatmap_fields(ctx.dataset, key, plan.classes).values())
+        inputs.view("fields", types.Notice(label=f"{view.count()} images, written to", description=fields))
+        if plan.different:
+            forms.overwrite(
+                inputs, f"The existing heat maps have other settings ({', '.join(plan.different)}): delete them"
+            )
+            forms.plan(ctx, inputs, make)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import heatmaps_job

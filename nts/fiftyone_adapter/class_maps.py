@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..images import read_image
 from ..masks import draw_class_map
-from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
+from ..utils.threads import in_one_thread
 from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import colours, runs
 from .config import ClassMapsConfig
 from .heatmaps import heatmaps_writer, to_heatmaps
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
-from .label_writer import LabelWriter, field_writer
+from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
 from .locking import locked
 from .options import takes
 from .plan import Plan, plan_class_maps
@@ -100,16 +100,14 @@ def class_maps_job(
     config = ClassMapsConfig.of(config, options)
     plan = plan_class_maps(view, memory_key, output_field, config)
     bank = runs.load_memory(view, memory_key)
-    support = whole_images(bank)
     prompt = find_prompt(view, config.reference_prompt)
     paths = paths_by_id(view)
     yield Progress(0, len(paths), f"loading the encoder {plan.encoder} and the segmenter {config.segmenter}")
     encoder = load_encoder(plan.encoder, config.device, plan.precision)
     segmenter = load_segmenter(config.segmenter, config.device, plan.precision)
     bank.check_encoder(encoder.info)
-    mapper = ClassMapper(prompt, encoder, segmenter, support)
+    mapper = ClassMapper(prompt, encoder, segmenter, whole_images(bank))
     settings = plan.settings(
-        runs.fingerprint(bank),
         encoder.info.fingerprint,
         segmenter_fingerprint=segmenter.fingerprint,
         prompt_fingerprint=prompt.fingerprint,
@@ -121,15 +119,15 @@ def class_maps_job(
     }
     images = dict.fromkeys(bank.classes, 0)
     if config.output == "segmentation":
-        writer = _segmentation_writer(view, plan, bank, settings, about, overwrite=config.overwrite)
+        writer = _segmentation_writer(view, plan, settings, about, overwrite=config.overwrite)
     else:
         attributes = {"presence": fo.FloatField}
-        writer = heatmaps_writer(
-            view, memory_key, bank.classes, settings, "probability", attributes, overwrite=config.overwrite
-        )
+        writer = heatmaps_writer(view, plan, settings, "probability", attributes, overwrite=config.overwrite)
 
     def process(image: np.ndarray) -> tuple[ClassMaps, tuple[int, int]]:
-        return mapper.map(image, plan.preset), image.shape[:2]
+        maps = mapper.map(image, plan.preset)
+        # Images that wait to be written take no memory of the GPU.
+        return ClassMaps(maps.logits.cpu(), maps.presence.cpu()), image.shape[:2]
 
     def to_labels(output: tuple[ClassMaps, tuple[int, int]]) -> Sequence[fo.Label]:
         maps, image_size = output
@@ -148,33 +146,28 @@ def class_maps_job(
 
 
 def _segmentation_writer(
-    view: Collection,
-    plan: Plan,
-    bank: MemoryBank,
-    settings: Mapping[str, Any],
-    about: Mapping[str, Any],
-    *,
-    overwrite: bool,
+    view: Collection, plan: Plan, settings: Mapping[str, Any], about: Mapping[str, Any], *, overwrite: bool
 ) -> LabelWriter:
     """Writer of one segmentation per image; its field gets mask targets and colours."""
-    writer = field_writer(
-        view,
-        plan.key,
-        runs.CLASS_MAPS,
-        fo.Segmentation,
-        plan.memory_key,
-        bank.classes,
-        settings,
-        description=f"Classes of the reference memory {plan.memory_key!r}, by a reference prompt",
+    classes = list(plan.classes)
+    description = f"Classes of the reference memory {plan.memory_key!r}, by a reference prompt"
+    spec = OutputSpec(
+        key=plan.key,
+        kind=plan.kind,
+        memory_key=plan.memory_key,
+        settings=settings,
+        label_type=fo.Segmentation,
+        fields=[LabelField(plan.key, description, {"memory": plan.memory_key, "classes": classes})],
+        config={**about, "classes": classes},
         attributes={"presence": fo.DictField},
-        config=about,
         results={},
-        overwrite=overwrite,
+        error_field=runs.error_field(plan.key),
     )
+    writer = field_writer(view, spec, overwrite=overwrite)
     with locked(view) as dataset:
-        dataset.mask_targets[plan.key] = dict(enumerate(bank.classes, start=1))
+        dataset.mask_targets[plan.key] = dict(enumerate(classes, start=1))
         dataset.save()
-    colours.set_class_colours(view, [plan.key], bank.classes)
+    colours.set_class_colours(view, [plan.key], classes)
     return writer
 
 
@@ -183,8 +176,10 @@ def _segmentation(
 ) -> fo.Segmentation:
     """Label of an image of size ``(H, W)``."""
     present = (maps.presence >= presence_threshold).nonzero()[:, 0]
-    mask = _values(draw_class_map(maps.logits[present], image_size), present, len(classes))
-    presence = dict(zip(map(_key, classes), maps.presence.cpu().tolist(), strict=True))
+    # In a single thread, as the models run meanwhile.
+    drawn = in_one_thread(lambda: draw_class_map(maps.logits[present], image_size), maps.logits.device)
+    mask = _values(drawn, present, len(classes))
+    presence = dict(zip(map(_key, classes), maps.presence.tolist(), strict=True))
     return fo.Segmentation(mask=mask, presence=presence)
 
 
@@ -198,8 +193,8 @@ def _heatmaps(maps: ClassMaps, image_size: tuple[int, int]) -> list[fo.Heatmap]:
 
 def _values(drawn: Tensor, present: Tensor, classes: int) -> np.ndarray:
     """Pixel values of all classes from those of the present ones, as the smallest unsigned integers."""
-    values = np.concatenate([[0], present.cpu().numpy() + 1])
-    return values.astype(np.uint8 if classes < 256 else np.uint16)[drawn.cpu().numpy()]
+    values = np.concatenate([[0], present.numpy() + 1])
+    return values.astype(np.uint8 if classes < 256 else np.uint16)[drawn.numpy()]
 
 
 def _key(class_name: str) -> str:

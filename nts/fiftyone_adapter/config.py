@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
+
 from ..models import ENCODERS, SEGMENTERS
 from ..presets import PRESETS, Preset
 from ..scorers import PROMPTED, SCORERS, UNPROMPTED
@@ -44,13 +46,12 @@ def _preset(default: str | None) -> Any:
     )
     if default is None:
         help = f"Default: the preset of the memory. {help}"
-    return option(default, help, label="Preset", choices=tuple(PRESETS))
+    return option(default, help, label="Preset", also=(Preset,), choices=tuple(PRESETS))
 
 
 def _device() -> Any:
-    return option(
-        "auto", "'auto' uses a GPU if there is one; or a torch device, such as 'cpu' or 'cuda:1'", label="Device"
-    )
+    help = "'auto' uses a GPU if there is one; or a torch device, such as 'cpu' or 'cuda:1'"
+    return option("auto", help, label="Device", also=(torch.device,))
 
 
 def _precision() -> Any:
@@ -175,6 +176,7 @@ class ClassMapsConfig(Options):
         type=float,
         min=0,
         max=1,
+        stored=True,
     )
     overwrite: bool = option(False, "Delete maps with other settings and start over", label="Overwrite", type=bool)
     segmenter: str = _segmenter()
@@ -182,6 +184,10 @@ class ClassMapsConfig(Options):
     preset: str | Preset | None = _preset(None)
     device: str = _device()
     precision: str = _precision()
+
+    def stored(self) -> dict[str, Any]:
+        """Return the options that a run stores; heat maps show all classes, at any threshold, and store none."""
+        return {} if self.output == "heatmaps" else super().stored()
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,11 @@ class OutputSpec:
     Attributes:
         key: name of the run.
         kind: kind of the run.
+        memory_key: name of the memory that the labels come from.
+        settings: everything that decides a result.
         label_type: type of the labels in every field.
         fields: the fields; an image gets one label in each.
-        config: stored as the configuration of the run.
+        config: stored beside the settings.
         attributes: ``{path in a label: type}`` of the attributes that FiftyOne's label type lacks.
         results: stored as the results of the run.
         error_field: field with the reason for each image without labels. Only a run with an error field has a status:
@@ -60,12 +62,22 @@ class OutputSpec:
 
     key: str
     kind: RunKind
+    memory_key: str
+    settings: Mapping[str, Any]
     label_type: type[fo.Label]
     fields: Sequence[LabelField]
     config: Mapping[str, Any]
     attributes: Mapping[str, type[fo.Field]] = field(default_factory=dict)
     results: Mapping[str, Any] | None = None
     error_field: str | None = None
+
+    @property
+    def run_config(self) -> dict[str, Any]:
+        """Configuration of the run as it begins."""
+        stored = {**self.settings, **self.config, "memory_key": self.memory_key}
+        if self.error_field is not None:
+            stored |= {"output_field": self.fields[0].name, "error_field": self.error_field, "status": "running"}
+        return stored
 
 
 class Ownership:
@@ -125,7 +137,7 @@ class LabelWriter:
         self._errors: dict[str, str | None] = {}
         self._last_write = time.monotonic()
         token = runs.store(
-            view, spec.key, spec.kind, dict(spec.config), None if spec.results is None else dict(spec.results)
+            view, spec.key, spec.kind, spec.run_config, None if spec.results is None else dict(spec.results)
         )
         self._declare_fields(spec)
         self.ownership = Ownership(view, spec.key, token, self.all_fields)
@@ -224,63 +236,21 @@ class LabelWriter:
 
 
 @exclusive
-def field_writer(
-    view: Collection,
-    name: str,
-    kind: RunKind,
-    label_type: type[fo.Label],
-    memory_key: str,
-    classes: Sequence[str],
-    settings: Mapping[str, Any],
-    *,
-    description: str,
-    attributes: Mapping[str, type[fo.Field]],
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    overwrite: bool,
-) -> LabelWriter:
-    """Writer of one label field and its error field.
+def field_writer(view: Collection, spec: OutputSpec, *, overwrite: bool) -> LabelWriter:
+    """Writer of a single label field, which has the name of its run, and its error field.
 
     Args:
         view: the images to label.
-        name: name of the field and of the run.
-        kind: kind of the run.
-        label_type: type of the labels.
-        memory_key: name of the memory that the labels come from.
-        classes: classes of that memory.
-        settings: everything that decides a result; an earlier run with the same settings is resumed.
-        description: description of the field.
-        attributes: as in :class:`OutputSpec`.
-        config: stored beside the settings.
-        results: stored as the results of the run.
+        spec: the field and its run. An earlier run with the same settings is resumed.
         overwrite: delete an earlier run with other settings.
 
     Raises:
         InputError: if there is an earlier run with other settings and ``overwrite`` is off, or the field is not free.
-        RunEnded: if the memory was deleted or built again since it was loaded.
+        RunEnded: if the memory was deleted or built again since the plan was made.
     """
-    runs.check_memory(view, memory_key, settings["memory_fingerprint"])
-    checks.check_output_field(view, name, kind)  # another process may have created it since
-    take_over(view, name, kind, settings, overwrite=overwrite)
-    error_field = runs.error_field(name)
-    spec = OutputSpec(
-        name,
-        kind,
-        label_type,
-        [LabelField(name, description, {"memory": memory_key, "classes": list(classes)})],
-        {
-            **settings,
-            **config,
-            "memory_key": memory_key,
-            "output_field": name,
-            "error_field": error_field,
-            "classes": list(classes),
-            "status": "running",
-        },
-        attributes,
-        results,
-        error_field,
-    )
+    runs.check_memory(view, spec.memory_key, spec.settings["memory_fingerprint"])
+    checks.check_output_field(view, spec.key, spec.kind)  # another process may have created it since
+    take_over(view, spec.key, spec.kind, spec.settings, overwrite=overwrite)
     return LabelWriter(view, spec)
 
 

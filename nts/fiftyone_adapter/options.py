@@ -7,11 +7,15 @@ all come from the fields of one config, see :mod:`.config`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
-from ..presets import Preset
+import numpy as np
+
+from ..utils.names import as_names
 from .errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -24,6 +28,7 @@ def option(
     *,
     label: str | None = None,
     type: type = str,
+    also: tuple[type, ...] = (),
     min: float | None = None,
     max: float | None = None,
     choices: Sequence[str] | None = None,
@@ -37,7 +42,9 @@ def option(
         default: its value where none is given.
         help: sentence for forms and docs, without the final full stop, which forms omit.
         label: of its input in forms.
-        type: ``bool``, ``int``, ``float``, ``str`` or ``list`` (of texts). ``None`` is allowed where it is the default.
+        type: ``bool``, ``int``, ``float``, ``str`` (or a path) or ``list`` (of texts, or a single one). ``None`` is
+            allowed where it is the default.
+        also: other types of values, which are not checked further.
         min: smallest value.
         max: largest value.
         choices: the only values.
@@ -49,6 +56,7 @@ def option(
         "help": help,
         "label": label,
         "type": type,
+        "also": also,
         "min": min,
         "max": max,
         "choices": choices,
@@ -63,6 +71,8 @@ def option(
 class Options:
     """Base of the configs: checks its values on creation.
 
+    Numbers of numpy and paths become what the database can store: Python's numbers and texts. Lists become tuples.
+
     Raises:
         InputError: if a value is of the wrong type, out of range or none of the choices; its ``option`` is the name.
     """
@@ -72,7 +82,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            _check(each, getattr(self, each.name))
+            object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
 
     @classmethod
     def of(cls: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:
@@ -102,26 +112,64 @@ class Options:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata["stored"]}
 
 
-def _check(each: Field, value: Any) -> None:
-    """Raise InputError unless the value is one that the option can have."""
+def _checked(each: Field, value: Any) -> Any:
+    """Return a value that the option can have, as an object of its type.
+
+    Raises:
+        InputError: if the option cannot have it.
+    """
     facts = each.metadata
-    wanted, low, high, choices = facts["type"], facts["min"], facts["max"], facts["choices"]
-    if value is None and each.default is None:
-        return
+    low, high, choices = facts["min"], facts["max"], facts["choices"]
+    if (value is None and each.default is None) or isinstance(value, facts["also"]):
+        return value
+    converted: Any = value
+    try:
+        if choices is None:
+            converted = _CONVERTERS[facts["type"]](value)
+        elif value not in choices:
+            raise ValueError(f"be one of {', '.join(choices)}")
+        if low is not None and high is not None and not low <= converted <= high:
+            raise ValueError(f"lie in [{low}, {high}]")
+        if low is not None and high is None and not converted >= low:
+            raise ValueError(f"be at least {low}")
+    except ValueError as problem:
+        raise InputError(f"{each.name} must {problem}, got {value!r}", option=each.name) from None
+    return converted
 
-    def refuse(problem: str) -> None:
-        raise InputError(f"{each.name} must {problem}, got {value!r}", option=each.name)
 
-    if wanted is float and not isinstance(value, int | float):
-        refuse("be a number")
-    if wanted is int and (not isinstance(value, int) or isinstance(value, bool)):
-        refuse("be a whole number")
-    if choices is not None and value not in choices and not isinstance(value, Preset):
-        refuse(f"be one of {', '.join(choices)}")
-    if low is not None and high is not None and not low <= value <= high:
-        refuse(f"lie in [{low}, {high}]")
-    if low is not None and high is None and not value >= low:
-        refuse(f"be at least {low}")
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError("be True or False")
+    return bool(value)
+
+
+def _int(value: Any) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError("be a whole number")
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError("be a number")
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("be a text")
+    return os.fspath(value)
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    try:
+        return tuple(as_names(value) or ())
+    except ValueError as error:
+        raise ValueError("be texts") from error
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {bool: _bool, int: _int, float: _float, str: _str, list: _list}
+"""Conversions of a value by the type of its option; each raises the requirement that the value does not meet."""
 
 
 def takes(cls: type[Options]) -> Callable[[Function], Function]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..memory import MemoryBank
 from ..models import SEGMENTERS, WeightsNotFound, segmenter_name
-from ..scorers import PROMPTED
-from ..vrp.class_maps import whole_images
 from ..vrp.loading import PROMPTS, load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
 from . import runs
@@ -53,7 +51,7 @@ def prompt_facts(view: Collection) -> dict[str, PromptFacts]:
 
 
 def prompt_problem(
-    memory: dict[str, Any], name: str, facts: PromptFacts | None, segmenter: str | None = None
+    memory: Mapping[str, Any], name: str, facts: PromptFacts | None, segmenter: str | None = None
 ) -> str | None:
     """Return why a prompt cannot be used with a memory, as far as is known without loading models; ``None`` if it can.
 
@@ -85,27 +83,11 @@ def prompt_problem(
     return None
 
 
-def chosen_prompt(
-    view: Collection, bank: MemoryBank, scorer: str, reference_prompt: str | None
-) -> TrainedPrompt | None:
-    """Load the prompt of a scorer; ``None`` for scorers that need none.
-
-    Raises:
-        InputError: if there is no such prompt, or a prompt is missing, or given but not needed.
-        PromptMismatch: if the memory has no whole images.
-        PromptFileError: if the prompt is damaged.
-    """
-    if scorer not in PROMPTED:
-        if reference_prompt is not None:
-            raise InputError(
-                f"the scorer {scorer!r} has no use for the reference prompt {reference_prompt!r}: choose the scorer "
-                f"{' or '.join(map(repr, PROMPTED))}, or leave the prompt out"
-            )
-        return None
-    if reference_prompt is None:
-        raise InputError(f"the scorer {scorer!r} needs a reference prompt: {_names(view)}")
-    whole_images(bank)
-    return find_prompt(view, reference_prompt)
+def usable_prompts(
+    memory: Mapping[str, Any], prompts: Mapping[str, PromptFacts], segmenter: str | None = None
+) -> list[str]:
+    """Return the names of the prompts that can be used with a memory, see :func:`prompt_problem`."""
+    return [name for name, facts in prompts.items() if prompt_problem(memory, name, facts, segmenter) is None]
 
 
 def find_prompt(view: Collection, name: str) -> TrainedPrompt:
@@ -118,10 +100,11 @@ def find_prompt(view: Collection, name: str) -> TrainedPrompt:
     try:
         return load_prompt(view, name)
     except WeightsNotFound as error:
-        raise InputError(f"{error}; {_names(view)}") from error
+        raise InputError(f"{error}; {prompt_choices(view)}") from error
 
 
-def _names(view: Collection) -> str:
+def prompt_choices(view: Collection) -> str:
+    """The prompts that can be chosen by name, in words."""
     return (
         f"the dataset {view._root_dataset.name!r} can use: {', '.join([*runs.list_runs(view, runs.PROMPT), *PROMPTS])}"
     )

@@ -19,12 +19,12 @@ from . import colours, runs
 from .config import SegmentationConfig
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
-from .label_writer import LabelWriter, field_writer
+from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
 from .labels import DETECTION_ATTRIBUTES, to_detections
 from .options import takes
 from .plan import Plan, plan_segmentation
 from .runs import Collection
-from .scorers import chosen_prompt
+from .scorers import find_prompt
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def segmentation_job(
     config = SegmentationConfig.of(config, options)
     plan = plan_segmentation(view, memory_key, output_field, config)
     bank = runs.load_memory(view, memory_key)
-    prompt = chosen_prompt(view, bank, config.scorer, config.reference_prompt)
+    prompt = None if config.reference_prompt is None else find_prompt(view, config.reference_prompt)
     paths = paths_by_id(view)
     total = len(paths) if config.limit is None else min(config.limit, len(paths))
     yield Progress(0, total, f"loading the encoder {plan.encoder} and the segmenter {config.segmenter}")
@@ -164,21 +164,19 @@ def _writer(
     engine: ReferenceSegmenter,
     prompt: TrainedPrompt | None,
 ) -> LabelWriter:
-    return field_writer(
-        view,
-        plan.key,
-        runs.SEGMENTATION,
-        fo.Detections,
-        plan.memory_key,
-        bank.classes,
-        plan.settings(
-            runs.fingerprint(bank),
+    classes = list(bank.classes)
+    description = f"Instances found by the reference memory {plan.memory_key!r}"
+    spec = OutputSpec(
+        key=plan.key,
+        kind=plan.kind,
+        memory_key=plan.memory_key,
+        settings=plan.settings(
             engine.encoder.info.fingerprint,
             segmenter_fingerprint=engine.segmenter.fingerprint,
             prompt_fingerprint=prompt and prompt.fingerprint,
         ),
-        description=f"Instances found by the reference memory {plan.memory_key!r}",
-        attributes={f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
+        label_type=fo.Detections,
+        fields=[LabelField(plan.key, description, {"memory": plan.memory_key, "classes": classes})],
         config={
             "encoder": engine.encoder.info.name,
             "segmenter": engine.segmenter.name,
@@ -186,10 +184,13 @@ def _writer(
             "device": str(engine.encoder.device),
             "precision": engine.encoder.precision,
             "compiled": config.compiled,
+            "classes": classes,
         },
+        attributes={f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
         results={
             "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),
             "reference_files": sorted({entry.file for entry in bank.entries if entry.file}),
         },
-        overwrite=config.overwrite,
+        error_field=runs.error_field(plan.key),
     )
+    return field_writer(view, spec, overwrite=config.overwrite)

@@ -342,6 +342,28 @@ def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
     assert form(segment, targets, max_instances=0)["max_instances"]["error_message"].startswith("Max_instances must be")
 
 
+def test_form_of_heat_maps_refuses_what_its_run_would_refuse(operator, references, targets, memory):
+    heatmaps = operator("similarity_heatmaps")
+    shown = form(heatmaps, targets, classes=["unicorn"])
+    refusal = "he memory 'shapes' has no class unicorn; it has: "
+    assert refusal in shown["classes"]["error_message"]
+    with pytest.raises(ValueError, match=refusal):
+        heatmaps(targets, memory, classes=["unicorn"])
+    assert "fields" not in shown
+
+    heatmaps(targets.limit(1), memory)
+    assert "overwrite" not in form(heatmaps, targets)
+    operator("build_reference_memory")(references.limit(2), "ground_truth", memory, overwrite=True)
+    shown = form(heatmaps, targets)
+    refusal = "he set of heat maps 'shapes_similarity' holds results with other settings (another memory): switch on"
+    assert refusal in shown["overwrite"]["error_message"]
+    with pytest.raises(ValueError, match=re.escape(refusal)):
+        heatmaps(targets, memory)
+    shown = form(heatmaps, targets, overwrite=True)
+    assert not shown["overwrite"]["invalid"]
+    assert "(another memory)" in shown["overwrite"]["view"]["description"]
+
+
 def test_form_of_the_evaluation_puts_predictions_and_truth_in_their_places(operator, drawn, targets, memory):
     operator("auto_segment_view")(targets, memory)
     evaluate = operator("evaluate_nap")

@@ -76,6 +76,13 @@ def test_maps_that_another_process_made_meanwhile_stay_in_the_run(nts_fo, fo, dr
     assert not set(FIELDS) & set(drawn.get_field_schema())
 
 
+def test_stored_settings_are_those_of_earlier_versions(nts_fo, drawn, targets, memory):
+    nts_fo.similarity_heatmaps(targets.limit(1), memory, classes=CLASSES[:1])
+    stored = nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)["shapes_similarity"]
+    ours = set(stored) - {"cls", "type", "method", "schema", "plugin_version", "token"}
+    assert ours == {"memory_fingerprint", "preset", "memory_key", "classes", "fields"}
+
+
 def test_maps_of_an_earlier_memory_are_replaced_only_if_asked_for(nts_fo, drawn, references, targets, memory):
     nts_fo.similarity_heatmaps(targets, memory)
     nts_fo.build_reference_memory(references.limit(2), "ground_truth", memory, overwrite=True)
@@ -115,7 +122,7 @@ def test_deleting_leaves_nothing(nts_fo, drawn, references, targets, memory):
 
 def test_fields_have_names_that_are_free_and_differ(nts_fo, fo, dataset):
     dataset.add_sample_field("m_cat_similarity", fo.StringField)
-    names = nts_fo.heatmaps.heatmap_fields(dataset, "m", ["cat", "big cat", "big.cat", "猫", "3d"])
+    names = nts_fo.heatmap_fields.heatmap_fields(dataset, "m", ["cat", "big cat", "big.cat", "猫", "3d"])
     assert list(names.values()) == [
         "m_cat_similarity_2",
         "m_big_cat_similarity",
@@ -126,8 +133,9 @@ def test_fields_have_names_that_are_free_and_differ(nts_fo, fo, dataset):
 
 
 def test_invalid_maps_are_refused_with_a_reason(nts_fo, drawn, targets, memory):
-    with pytest.raises(ValueError, match="the memory 'shapes' has no class unicorn; it has: "):
+    with pytest.raises(nts_fo.InputError, match="the memory 'shapes' has no class unicorn; it has: ") as error:
         nts_fo.similarity_heatmaps(targets, memory, classes=["unicorn"])
+    assert error.value.option == "classes"
     with pytest.raises(ValueError, match="choose 1 to 20 classes, not 0"):
         nts_fo.similarity_heatmaps(targets, memory, classes=[])
     with pytest.raises(ValueError, match="has no memory 'other'"):

@@ -137,13 +137,26 @@ def test_class_maps_are_the_most_probable_classes(nts_fo, drawn, targets, memory
 
 
 def test_heat_maps_of_probabilities_go_with_their_memory(nts_fo, drawn, targets, memory):
-    report = nts_fo.map_classes(targets, memory, output="heatmaps")
+    report = nts_fo.map_classes(targets, memory, output="heatmaps", presence_threshold=0.9)
     assert len(report.fields) == len(CLASSES)
     for field in report.fields:
         heatmap = targets.first()[field]
         assert heatmap.range == [0, 1]
         assert 0 <= heatmap.map.min() <= heatmap.map.max() <= 1
         assert 0 <= heatmap.presence <= 1
+    assert nts_fo.map_classes(targets, memory, output="heatmaps", presence_threshold=0.1).resumed == TARGETS
+    stored = nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)["shapes_probability"]
+    assert set(stored) - {"cls", "type", "method", "schema", "plugin_version", "token"} == {
+        "memory_fingerprint",
+        "encoder_fingerprint",
+        "segmenter_fingerprint",
+        "prompt_fingerprint",
+        "preset",
+        "preset_fingerprint",
+        "memory_key",
+        "classes",
+        "fields",
+    }
     nts_fo.runs.delete_run(drawn, memory, nts_fo.runs.MEMORY)
     assert not any(drawn.has_field(field) for field in report.fields)
     assert not nts_fo.runs.list_runs(drawn, nts_fo.runs.HEATMAPS)
