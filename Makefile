@@ -52,8 +52,9 @@ screenshots: browser  ## Create the pictures of the App in docs/ by running its 
 	@$(BIN)/python -m pytest tests/app/test_story.py --screenshots docs
 
 .PHONY: docs
-docs: $(READY)  ## Generate docs/api.md from the docstrings, and execute the tutorial
+docs: $(READY)  ## Generate docs/api.md and docs/options.md from the source, and execute the tutorial
 	@$(BIN)/python tools/api_reference.py
+	@$(BIN)/python -m nts.fiftyone_adapter.config > docs/options.md
 	@$(BIN)/python tools/tutorial.py
 
 .PHONY: lint

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -157,7 +157,7 @@ class MemoryBank:
     def __init__(self, encoder: EncoderInfo, preset: str = "default", created: str | None = None) -> None:
         self.encoder = encoder
         self.preset = preset
-        self.created = created or datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.created = created or datetime.now(UTC).isoformat(timespec="seconds")
         # Keyed by sample and label id, to replace an entry without a scan; by a number if it has no label id.
         self._entries: dict[tuple[str, str] | int, MemoryEntry] = {}
         self._unnamed = itertools.count()

@@ -8,11 +8,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 from checkout_copy import copy_checkout
 from drawn_dataset import PLUGIN
