@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fiftyone.operators.types as types
 
 from . import forms
@@ -47,6 +49,7 @@ class EvaluateNAP(JobOperator):
         return evaluate_nap(sample_collection, predictions_field, ground_truth_field, **options)
 
     def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.config import EvaluationConfig
         from ..nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
 
         view = forms.target_view(ctx, inputs, "Evaluate")
@@ -81,20 +84,8 @@ class EvaluateNAP(JobOperator):
             counts.classes,
             description=f"The novel classes. Default: {'those of the memory' if made else 'all'}",
         )
-        forms.classes(
-            inputs,
-            counts.classes,
-            name="base_classes",
-            label="Base classes",
-            description="Classes to evaluate beside the novel ones; they do not count in nAP",
-        )
-        inputs.bool(
-            "leave_out_references",
-            label="Leave out reference samples",
-            description="Samples that references of the memory came from would inflate the result",
-            default=True,
-            view=types.SwitchView(),
-        )
+        forms.multiple_choice(inputs, EvaluationConfig, "base_classes", counts.classes)
+        forms.option(inputs, EvaluationConfig, "leave_out_references")
         memories = list(list_runs(ctx.dataset, MEMORY))
         if not made and memories and ctx.params.get("leave_out_references", True):
             forms.choice(
@@ -115,24 +106,18 @@ class EvaluateNAP(JobOperator):
                 view=types.SwitchView(),
             )
         if made:
-            inputs.bool(
-                "diagnose_models",
-                label="Diagnose the models",
-                description="Rerun them to measure proposals and encoder separately; takes as long as the segmentation",
-                default=False,
-                view=types.SwitchView(),
-            )
+            forms.option(inputs, EvaluationConfig, "diagnose_models")
         _name(ctx, inputs, predictions_field, ground_truth_field)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import evaluation_job
+        from ..nts.fiftyone_adapter.config import EvaluationConfig
 
-        names = ("classes", "base_classes", "leave_out_references", "eval_key", "memory_key", "overwrite")
-        options = forms.given(ctx.params, *names, "diagnose_models")
+        config = EvaluationConfig.from_params(ctx.params)
         if ctx.params.get("crowds_as_objects"):
-            options["crowd"] = None
+            config = replace(config, crowd=None)
         fields = ctx.params["predictions_field"], ctx.params["ground_truth_field"]
-        return evaluation_job(ctx.target_view(), *fields, **options)
+        return evaluation_job(ctx.target_view(), *fields, config=config)
 
     def summary(self, report) -> str:
         from ..nts.fiftyone_adapter.words import percent

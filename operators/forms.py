@@ -354,3 +354,9 @@ def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = Fa
 def given(params: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return the parameters that have a value; the job's defaults hold for the others."""
     return {name: params[name] for name in names if params.get(name) not in (None, "", [])}
+
+
+def multiple_choice(inputs: types.Object, config: type, name: str, values: Sequence[str]) -> types.Property:
+    """Multiple choice for an option that is a list; label and help come from its config, see :func:`option`."""
+    facts = config.__dataclass_fields__[name].metadata
+    return classes(inputs, values, name=name, label=facts["label"], description=facts["help"])

@@ -36,8 +36,9 @@ class TrainReferencePrompt(JobOperator):
         return train_reference_prompt(sample_collection, label_field, prompt_key, **options)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter.config import MemoryConfig
+        from ..nts.fiftyone_adapter.config import PromptConfig
         from ..nts.fiftyone_adapter.runs import PROMPT
+        from ..nts.references import KINDS
 
         view = forms.target_view(ctx, inputs, "Learn from")
         if view is None:
@@ -48,43 +49,24 @@ class TrainReferencePrompt(JobOperator):
         if chosen is None:
             return
         _, counts = chosen
-        forms.classes(inputs, counts.classes, description="Training classes. Default: all but the test classes")
-        tested = forms.classes(
-            inputs,
-            counts.classes,
-            name="test_classes",
-            label="Test classes",
-            description="Not trained on: images that show one of them are left out",
-        )
+        forms.multiple_choice(inputs, PromptConfig, "classes", counts.classes)
+        tested = forms.multiple_choice(inputs, PromptConfig, "test_classes", counts.classes)
         leaked = sorted(set(ctx.params.get("classes") or ()) & set(ctx.params.get("test_classes") or ()))
         if leaked:
             forms.mark_invalid(tested, f"{', '.join(leaked)}: training and test classes overlap")
         _advise(inputs, counts, set(ctx.params.get("test_classes") or ()))
         forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name")
-        forms.overwrite(inputs, "Replace a prompt of this name; restart a training that was interrupted")
-        _settings(inputs)
-        for name in ("encoder", "segmenter", "preset", "device"):
-            forms.option(inputs, MemoryConfig, name)
+        forms.option(inputs, PromptConfig, "overwrite")
+        forms.multiple_choice(inputs, PromptConfig, "kinds", KINDS)
+        for name in ("steps", "most_shots", "seed", "encoder", "segmenter", "preset", "device"):
+            forms.option(inputs, PromptConfig, name)
 
     def job(self, ctx):
+        from ..nts.fiftyone_adapter.config import PromptConfig
         from ..nts.fiftyone_adapter.prompt_training import prompt_job
 
-        options = forms.given(
-            ctx.params,
-            "classes",
-            "test_classes",
-            "kinds",
-            "steps",
-            "most_shots",
-            "preset",
-            "encoder",
-            "segmenter",
-            "seed",
-            "folder",
-            "overwrite",
-            "device",
-        )
-        return prompt_job(ctx.target_view(), ctx.params["label_field"], ctx.params["prompt_key"], **options)
+        config = PromptConfig.from_params(ctx.params)
+        return prompt_job(ctx.target_view(), ctx.params["label_field"], ctx.params["prompt_key"], config=config)
 
     def summary(self, report) -> str:
         miou = 100 * report.validation_miou
@@ -139,30 +121,3 @@ def _advise(inputs, counts, tested: set[str]) -> None:
                 description="They are left out of the training",
             ),
         )
-
-
-def _settings(inputs) -> None:
-    from ..nts.references import KINDS
-
-    forms.classes(
-        inputs,
-        KINDS,
-        name="kinds",
-        label="Kinds of references",
-        description="Simulated from the masks during training. Default: all",
-    )
-    inputs.int(
-        "steps",
-        label="Steps",
-        description="Optimiser steps of eight episodes each: a few hundred for a trial, thousands for a good prompt",
-        min=1,
-        default=4000,
-    )
-    inputs.int(
-        "most_shots",
-        label="Max references per episode",
-        description="Default: 3, or 1 for the preset 'paper'",
-        min=1,
-        required=False,
-    )
-    inputs.int("seed", label="Seed", description="Seed of the training", default=1, required=False)

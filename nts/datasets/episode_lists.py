@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_episodes, read_episodes, write_episodes
+from .episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_episodes, write_episodes
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,3 @@ def write_lists(folder: Path, lists: Sequence[EpisodeList]) -> None:
     for of_list in lists:
         path = folder / f"{of_list.group}-{of_list.shots}shot.json"
         write_episodes(path, of_list.episodes, group=of_list.group, shots=of_list.shots)
-
-
-def read_lists(folder: Path) -> list[EpisodeList]:
-    """Read the lists that :func:`write_lists` wrote to a folder, sorted by group and number of references.
-
-    Raises:
-        ValueError: if there is none, or a file is damaged; the message names it.
-    """
-    lists = []
-    for path in folder.glob("*-*shot.json"):
-        group, _, shots = path.stem.removesuffix("shot").rpartition("-")
-        lists.append(EpisodeList(group, int(shots), tuple(read_episodes(path))))
-    if not lists:
-        raise ValueError(f"there are no lists of episodes in {folder}")
-    return sorted(lists, key=lambda of_list: (of_list.group, of_list.shots))

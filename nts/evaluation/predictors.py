@@ -16,7 +16,7 @@ from ..metrics.miou import PAINT_THRESHOLD, paint
 from ..pipeline import ReferenceSegmenter
 from ..presets import Preset
 from ..references import Reference, annotation_weights
-from ..scorers import make_scorer
+from ..scorers import PROMPTED, make_scorer
 from ..segmenter import Segmenter
 from ..vrp.class_maps import ClassMapper
 from ..vrp.prompt import TrainedPrompt
@@ -25,7 +25,8 @@ from .episode_evaluation import Predictor
 from .shared_encodings import SharedEncodings, SharedPipeline
 
 TRAINING_FREE = "training-free"
-PROMPTED_SCORERS = {"vrp-scorer": "vrp", "both-scorers": "both"}
+PROMPTED_SCORERS = {"both-scorers" if name == "both" else f"{name}-scorer": name for name in PROMPTED}
+"""The pipeline with a trained reference prompt as the scorer: scorers by predictor. Runs store these names."""
 PREDICTORS: tuple[str, ...] = (
     TRAINING_FREE,
     "prior",
@@ -36,7 +37,7 @@ PREDICTORS: tuple[str, ...] = (
     *PROMPTED_SCORERS,
 )
 """Names of all predictors."""
-PROMPTED = ("vrp-map", *PROMPTED_SCORERS)
+PROMPTED_PREDICTORS = ("vrp-map", *PROMPTED_SCORERS)
 """Predictors that need a trained reference prompt."""
 
 PROMPTED_PAINT_THRESHOLD = 0.3
@@ -131,14 +132,14 @@ def make_predictor(
         preset: of the pipeline; other predictors have none.
         threshold: :func:`default_threshold` where ``None``.
         encodings: shared with other predictors, so that images are encoded once.
-        prompt: the trained reference prompt, for those of :data:`PROMPTED`.
+        prompt: the trained reference prompt, for those of :data:`PROMPTED_PREDICTORS`.
 
     Raises:
         ValueError: if the name is unknown, or the predictor lacks its prompt.
         PromptMismatch: if the prompt was trained for other models.
     """
     threshold = default_threshold(name) if threshold is None else threshold
-    if name in PROMPTED and prompt is None:
+    if name in PROMPTED_PREDICTORS and prompt is None:
         raise ValueError(f"the predictor {name!r} needs a trained reference prompt")
     if name == TRAINING_FREE or name in PROMPTED_SCORERS:
         scorer = PROMPTED_SCORERS.get(name, "prototype")

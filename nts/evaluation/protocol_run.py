@@ -24,7 +24,7 @@ from ..presets import Preset, stored_settings
 from ..segmenter import Segmenter
 from ..utils.run_folder import RunError, fingerprint, read_lines, read_parts
 from ..vrp.prompt import TrainedPrompt
-from .predictors import PROMPTED, TRAINING_FREE, default_threshold
+from .predictors import PROMPTED_PREDICTORS, TRAINING_FREE, default_threshold
 from .report import compare_with_published, summarise_seeds
 from .run_folder import code_fingerprint, read_config
 
@@ -90,7 +90,7 @@ class Settings:
             default_threshold(self.predictor)
         except ValueError as error:
             raise RunError(str(error)) from None
-        if (self.predictor in PROMPTED) != (self.prompt is not None):
+        if (self.predictor in PROMPTED_PREDICTORS) != (self.prompt is not None):
             needs = "needs" if self.prompt is None else "has no use for"
             raise RunError(f"the predictor {self.predictor!r} {needs} a trained reference prompt")
         if self.protocol.evaluator != "episodes" and (self.predictor, self.annotation) != (TRAINING_FREE, MASKS):

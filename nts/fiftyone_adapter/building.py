@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..references import KINDS, Kind, Reference, by_image
 from ..utils.names import as_names
 from . import checks, colours, runs
 from .checks import InputError
-from .config import MemoryConfig
+from .config import MemoryConfig, WeakLabels
 from .jobs import Job, OnProgress, Progress, first_few, run
 from .labels import names_of_values
 from .locking import locked
@@ -103,81 +103,125 @@ def memory_job(
     preset = get_preset(config.preset)
     precision = preset.precision_for(config.precision)
     encoder = load_encoder(config.encoder, config.device, precision)
-    bank, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
-    names = names_of_values(view, label_field)
-    origins: dict[tuple[str, str], str] = {}
-    found: set[str] = set()
-    seen: set[str] = set()
-
-    def usable_references() -> Iterator[Reference]:
-        for sample in view.select_fields(label_field).iter_samples():
-            if sample.id in seen:  # a view can hold a sample several times
-                continue
-            seen.add(sample.id)
-            annotations = annotations_of_sample(sample, label_field, names)
-            for each in annotations:
-                origins[sample.id, each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
-                found.update([each.class_name] if each.class_name else [])
-            selection = {"classes": classes, "masks_only": config.weak_labels == "skip", "exif": preset.exif}
-            for result in references_of_sample(sample, annotations, **selection):
-                if isinstance(result, Skipped):
-                    skipped.append(result)
-                else:
-                    yield result
-
-    def promoted_references() -> Iterator[Reference]:
-        for of_image in by_image(usable_references()):
-            if config.weak_labels == "promoted" and any(reference.kind != "mask" for reference in of_image):
-                yield from promote(of_image, load_segmenter(config.segmenter, config.device, precision))
-            else:
-                yield from of_image
-
+    labels = _ViewReferences(view, label_field, config, exif=preset.exif)
+    references = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
+    bank = MemoryBank(encoder.info, preset.name)
     cache = default_cache() if config.use_cache else None
     with runs.explained(view, label_field):
-        for result in encode_references(
-            promoted_references(), encoder, preset, keep_images=config.keep_images, cache=cache
-        ):
+        for result in encode_references(references, encoder, preset, keep_images=config.keep_images, cache=cache):
             if isinstance(result, Skipped):
-                skipped.append(result)
+                labels.skipped.append(result)
             else:
                 bank.add(result)
-            yield Progress(len(seen), total, f"{len(bank)} references encoded, {len(skipped)} left out")
+            yield Progress(len(labels.seen), total, f"{len(bank)} references encoded, {len(labels.skipped)} left out")
 
     if len(bank) == 0:
-        if counts.segmentations and not skipped:
-            checks.check_classes(found if classes is None else classes, found, where)
-        reasons = list(dict.fromkeys(item.reason for item in skipped))
-        advice = ""
-        if config.weak_labels == "skip" and any("no mask" in reason for reason in reasons):
-            advice = "; add masks to the labels, have SAM2 draw them ('promoted') or use the labels without ('raw')"
-        raise InputError(f"no label of {where} could be used: {first_few(reasons)}{advice}")
-    kinds = _kinds(bank)
-    promoted = sum(entry.promoted for entry in bank.entries)
-    weak = len(bank) - kinds.get("mask", 0)
-    report = MemoryReport(
-        memory_key=memory_key,
-        shots=bank.shots,
-        skipped=[replace(item, reason=f"{origins[item.sample_id, item.label_id]}: {item.reason}") for item in skipped],
-        missing_classes=sorted(set(found if classes is None else classes) - set(bank.classes)),
-        kinds=kinds,
-        promoted=promoted,
-        unpromoted=weak - promoted if config.weak_labels == "promoted" else 0,
-        encoder=encoder.info.name,
-        whole_images=bank.has_whole_images,
-    )
+        if counts.segmentations and not labels.skipped:
+            checks.check_classes(labels.classes if classes is None else classes, labels.classes, where)
+        raise InputError(f"no label of {where} could be used: {_reasons(labels.skipped, config.weak_labels)}")
+    missing = set(labels.classes if classes is None else classes) - set(bank.classes)
+    report = _report(memory_key, bank, config.weak_labels, skipped=labels.explained(), missing=sorted(missing))
     with locked(view):
         # Another process may have built one of this name since the check.
         checks.check_key(view, memory_key, runs.MEMORY, overwrite=config.overwrite)
         runs.store_memory(
-            view, memory_key, bank, label_field=label_field, weak_labels=config.weak_labels, skipped=len(skipped)
+            view,
+            memory_key,
+            bank,
+            label_field=label_field,
+            weak_labels=config.weak_labels,
+            skipped=len(report.skipped),
         )
     colours.set_class_colours(view, [label_field], bank.classes)
     return report
 
 
-def _kinds(bank: MemoryBank) -> dict[Kind, int]:
+class _ViewReferences:
+    """Usable references of a view, read sample by sample in one iteration, and a record of the labels.
+
+    Attributes:
+        seen: ids of the samples that were read.
+        classes: names of the classes that were read.
+        skipped: labels that cannot be used; the caller adds those that cannot be encoded.
+    """
+
+    def __init__(self, view: Collection, label_field: str, config: MemoryConfig, *, exif: bool) -> None:
+        self._view, self._field = view.select_fields(label_field), label_field
+        self._names = names_of_values(view, label_field)
+        self._selection = {
+            "classes": as_names(config.classes),
+            "masks_only": config.weak_labels == "skip",
+            "exif": exif,
+        }
+        self._origins: dict[tuple[str, str], str] = {}
+        self.seen: set[str] = set()
+        self.classes: set[str] = set()
+        self.skipped: list[Skipped] = []
+
+    def __iter__(self) -> Iterator[Reference]:
+        for sample in self._view.iter_samples():
+            if sample.id in self.seen:  # a view can hold a sample several times
+                continue
+            self.seen.add(sample.id)
+            annotations = annotations_of_sample(sample, self._field, self._names)
+            for each in annotations:
+                self._origins[sample.id, each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
+                self.classes.update([each.class_name] if each.class_name else [])
+            for result in references_of_sample(sample, annotations, **self._selection):
+                if isinstance(result, Skipped):
+                    self.skipped.append(result)
+                else:
+                    yield result
+
+    def explained(self) -> list[Skipped]:
+        """Skipped labels, their reasons with class and file."""
+        return [
+            replace(item, reason=f"{self._origins[item.sample_id, item.label_id]}: {item.reason}")
+            for item in self.skipped
+        ]
+
+
+def _promoted(references: Iterable[Reference], config: MemoryConfig, precision: str) -> Iterator[Reference]:
+    """References with the masks that SAM2 draws for those without; it is loaded for the first of them."""
+    for of_image in by_image(references):
+        if any(reference.kind != "mask" for reference in of_image):
+            yield from promote(of_image, load_segmenter(config.segmenter, config.device, precision))
+        else:
+            yield from of_image
+
+
+def _reasons(skipped: Sequence[Skipped], weak_labels: WeakLabels) -> str:
+    """First few reasons why labels were skipped, and advice if they lack masks."""
+    reasons = list(dict.fromkeys(item.reason for item in skipped))
+    advice = ""
+    if weak_labels == "skip" and any("no mask" in reason for reason in reasons):
+        advice = "; add masks to the labels, have SAM2 draw them ('promoted') or use the labels without ('raw')"
+    return f"{first_few(reasons)}{advice}"
+
+
+def _report(
+    memory_key: str,
+    bank: MemoryBank,
+    weak_labels: WeakLabels | None = None,
+    *,
+    skipped: Sequence[Skipped] = (),
+    missing: Sequence[str] = (),
+) -> MemoryReport:
+    """Report of a memory; ``weak_labels`` is ``None`` if it was not built here."""
     kinds: dict[Kind, int] = {kind: sum(entry.kind == kind for entry in bank.entries) for kind in KINDS}
-    return {kind: count for kind, count in kinds.items() if count}
+    promoted = sum(entry.promoted for entry in bank.entries)
+    weak = len(bank) - kinds["mask"]
+    return MemoryReport(
+        memory_key=memory_key,
+        shots=bank.shots,
+        skipped=list(skipped),
+        missing_classes=list(missing),
+        kinds={kind: count for kind, count in kinds.items() if count},
+        promoted=promoted,
+        unpromoted=weak - promoted if weak_labels == "promoted" else 0,
+        encoder=bank.encoder.name,
+        whole_images=bank.has_whole_images,
+    )
 
 
 def export_memory(view: Collection, memory_key: str, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -224,7 +268,4 @@ def import_memory(
     runs.store_memory(
         view._root_dataset, memory_key, bank, label_field=None, weak_labels=None, skipped=0, source=str(path)
     )
-    promoted = sum(entry.promoted for entry in bank.entries)
-    return MemoryReport(
-        memory_key, bank.shots, [], [], _kinds(bank), promoted, 0, bank.encoder.name, bank.has_whole_images
-    )
+    return _report(memory_key, bank)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -12,6 +13,7 @@ import torch
 
 from ..models import ENCODERS, SEGMENTERS
 from ..presets import PRESETS, Preset
+from ..references import Kind
 from ..scorers import PROMPTED, SCORERS, UNPROMPTED
 from ..utils.devices import PRECISIONS
 from .options import Options, option, table
@@ -206,6 +208,115 @@ class HeatmapsConfig(Options):
     precision: str = _precision()
 
 
+TrainingPreset = Literal["default", "paper"]
+TRAINING_PRESETS: tuple[TrainingPreset, ...] = get_args(TrainingPreset)
+
+
+@dataclass(frozen=True)
+class PromptConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.prompt_training.prompt_job`."""
+
+    job: ClassVar[str] = "prompt_job"
+
+    classes: Sequence[str] | str | None = option(
+        None,
+        "Training classes; a fifth of them is used for validation. Default: all but the test classes",
+        label="Classes",
+        type=list,
+    )
+    test_classes: Sequence[str] | str = option(
+        (), "Not trained on: images that show one of them are left out", label="Test classes", type=list
+    )
+    kinds: Sequence[Kind] | Kind | None = option(
+        None,
+        "Simulated from the masks during training. Default: all, or masks alone for the preset 'paper'",
+        label="Kinds of references",
+        type=list,
+    )
+    steps: int = option(
+        4000,
+        "Optimiser steps: a few hundred for a trial, thousands for a good prompt",
+        label="Steps",
+        type=int,
+        min=1,
+    )
+    batch: int = option(8, "Episodes per step", label="Batch", type=int, min=1)
+    most_shots: int | None = option(
+        None, "Default: 3, or 1 for the preset 'paper'", label="Max references per episode", type=int, min=1
+    )
+    preset: TrainingPreset = option(
+        "default",
+        "'default' is recommended, 'paper' follows the publication exactly",
+        label="Preset",
+        choices=TRAINING_PRESETS,
+    )
+    encoder: str = _encoder("small")
+    segmenter: str = _segmenter()
+    seed: int = option(1, "Seed of the training", label="Seed", type=int)
+    folder: str | os.PathLike | None = option(
+        None, "Folder for checkpoints, log and pictures. Default: they are removed at the end", label="Folder"
+    )
+    overwrite: bool = option(
+        False,
+        "Replace a prompt of this name; restart a training that was interrupted",
+        label="Overwrite",
+        type=bool,
+    )
+    device: str = _device()
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.evaluation_job`."""
+
+    job: ClassVar[str] = "evaluation_job"
+
+    classes: Sequence[str] | str | None = option(
+        None,
+        "The novel classes. Default: those of the memory that made the predictions, or, if the predictions are not "
+        "ours, all of the ground truth but the base classes",
+        label="Classes",
+        type=list,
+    )
+    base_classes: Sequence[str] | str = option(
+        (),
+        "Classes to evaluate beside the novel ones; they do not count in nAP",
+        label="Base classes",
+        type=list,
+    )
+    eval_key: str | None = option(None, "Name of the stored result. Default: nap_<predictions_field>", label="Name")
+    leave_out_references: bool = option(
+        True,
+        "Leave out the samples that references of the memory came from, and copies of their files: they would inflate "
+        "the result",
+        label="Leave out reference samples",
+        type=bool,
+    )
+    memory_key: str | None = option(
+        None, "The memory with these references. Default: the one that made the predictions", label="Memory"
+    )
+    crowd: str | None = option(
+        "iscrowd",
+        "Attribute of the ground truth that marks crowds: true, a number other than 0, or a text like '1' or 'true'. "
+        "None: no object is a crowd",
+        label="Crowd attribute",
+    )
+    diagnose_models: bool = option(
+        False,
+        "Rerun the models that made the predictions, to measure proposals and encoder separately; takes as long as the "
+        "segmentation",
+        label="Diagnose the models",
+        type=bool,
+    )
+    overwrite: bool = option(
+        False,
+        "Replace a result of this name when the new one is complete. FiftyOne's own evaluation of that name is deleted "
+        "first: if the new one fails after that, the old numbers stay, but not the outcome of each object",
+        label="Overwrite",
+        type=bool,
+    )
+
+
 def markdown() -> str:
     """Page of the docs with the options of all jobs."""
     titles = {
@@ -213,6 +324,8 @@ def markdown() -> str:
         SegmentationConfig: "Auto-segment view",
         ClassMapsConfig: "Map classes",
         HeatmapsConfig: "Similarity heat maps",
+        PromptConfig: "Train reference prompt",
+        EvaluationConfig: "Evaluate nAP",
     }
     parts = ["# Options", "Written by `python -m nts.fiftyone_adapter.config`."]
     for config, title in titles.items():

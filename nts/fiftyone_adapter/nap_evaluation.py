@@ -19,11 +19,13 @@ from ..utils.names import as_names
 from . import checks, model_diagnostics, native_evaluation, runs
 from .checks import InputError
 from .coco import CocoData
+from .config import EvaluationConfig
 from .errors import RunEnded
 from .evaluation_content import evaluation_content
 from .evaluation_notes import notes_on_data, notes_on_names, samples_are
 from .jobs import Job, OnProgress, Progress, first_few, run
 from .locking import refresh
+from .options import takes
 from .runs import Collection
 
 
@@ -73,26 +75,28 @@ class EvaluationReport:
         return rows
 
 
+@takes(EvaluationConfig)
 def evaluate_nap(
-    view: Collection, predictions_field: str, ground_truth_field: str, *, progress: OnProgress = None, **options: Any
+    view: Collection,
+    predictions_field: str,
+    ground_truth_field: str,
+    *,
+    config: EvaluationConfig | None = None,
+    progress: OnProgress = None,
+    **options: Any,
 ) -> EvaluationReport:
     """Evaluate predictions: :func:`evaluation_job`, run to completion."""
-    return run(evaluation_job(view, predictions_field, ground_truth_field, **options), progress)
+    return run(evaluation_job(view, predictions_field, ground_truth_field, config=config, **options), progress)
 
 
+@takes(EvaluationConfig)
 def evaluation_job(
     view: Collection,
     predictions_field: str,
     ground_truth_field: str,
     *,
-    classes: Sequence[str] | str | None = None,
-    base_classes: Sequence[str] | str = (),
-    eval_key: str | None = None,
-    leave_out_references: bool = True,
-    memory_key: str | None = None,
-    crowd: str | None = "iscrowd",
-    diagnose_models: bool = False,
-    overwrite: bool = False,
+    config: EvaluationConfig | None = None,
+    **options: Any,
 ) -> Job[EvaluationReport]:
     """Average precision over the novel classes for boxes and masks, equal to pycocotools; stored as a run.
 
@@ -103,80 +107,19 @@ def evaluation_job(
         view: dataset or view to evaluate. Images without ground truth count too.
         predictions_field: a field of type Detections, with confidences.
         ground_truth_field: a field of type Detections.
-        classes: the novel classes; by default those of the memory that made the predictions, or, if the predictions are
-            not ours, all of the ground truth; base classes are none of them.
-        base_classes: classes that are evaluated beside the novel ones, and not counted in nAP.
-        eval_key: name of the stored result; default ``nap_<predictions_field>``.
-        leave_out_references: leave out the samples that references of the memory came from, and all others whose file
-            has the same content.
-        memory_key: the memory with these references; by default the one that made the predictions.
-        crowd: attribute of the ground truth that marks crowds: true, a number other than 0, or a text like ``"1"`` or
-            ``"true"``. ``None``: no object is a crowd.
-        diagnose_models: also run the models that made the predictions again, beside the ground truth: how well the
-            proposals cover the objects, and how often the encoder finds the class of a true mask. It takes as long as
-            the segmentation did.
-        overwrite: replace a result of this name when the new one is complete. FiftyOne's own evaluation of that name
-            goes before, as the two share their names: if the new one fails then, the old numbers stay, but not the
-            outcome of each object.
+        config: the options, in place of keyword arguments.
 
     Raises:
         InputError: if view, fields, classes or name cannot be used, a prediction has no finite confidence, or models
             are to be diagnosed that did not make the predictions.
         RunNotFound: if there is no such memory.
     """
-    checks.check_view(view)
-    checks.check_detections_field(view, predictions_field, "predictions field")
-    checks.check_detections_field(view, ground_truth_field, "ground-truth field")
-    if predictions_field == ground_truth_field:
-        raise InputError(f"the field {predictions_field!r} cannot be evaluated against itself")
-    eval_key = eval_key or f"nap_{predictions_field.replace('.', '_')}"
-    checks.check_key(view, eval_key, runs.EVALUATION, overwrite=overwrite)
-    native_evaluation.check_evaluation_fields(view, eval_key, predictions_field, ground_truth_field)
-    native_evaluation.check_undeclared_attributes(view, eval_key, predictions_field, ground_truth_field)
-    if diagnose_models:
-        model_diagnostics.check_models(view, predictions_field)
-    segmentation = runs.list_runs(view, runs.SEGMENTATION).get(predictions_field)
-    if memory_key is None and segmentation:
-        memory_key = segmentation["memory_key"]
-
-    evaluated, notes = _evaluated_samples(view, predictions_field, memory_key, leave_out_references)
-    total, everything = len(set(evaluated.values("id"))), len(set(view.values("id")))
-    if total == 0:
-        raise InputError(
-            f"all {everything} samples of this view hold references of the memory {memory_key!r}: evaluate on other "
-            "samples, or choose not to leave them out"
-        )
-    present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
-    predicted = [name for name in evaluated.distinct(f"{predictions_field}.detections.label") if name]
-    notes += notes_on_names(predicted, present)
-    base = sorted(set(as_names(base_classes) or ()))
-    novel = as_names(classes)
-    if novel is None:
-        novel = [name for name in (segmentation["classes"] if segmentation else present) if name not in base]
-    notes += _check_classes(novel, base, present, f"the ground truth {ground_truth_field!r} of this view")
-
-    task = _Task(
-        view=evaluated,
-        total=total,
-        left_out=everything - total,
-        predictions_field=predictions_field,
-        ground_truth_field=ground_truth_field,
-        key=eval_key,
-        memory_key=memory_key,
-        leave_out_references=leave_out_references,
-        novel=sorted(set(novel)),
-        base=base,
-        distractors=sorted(set(present) - {*novel, *base}),
-        crowd=crowd,
-        diagnose_models=diagnose_models,
-        segmentation=segmentation,
-        notes=notes,
-    )
-    if runs.list_drafts(view, runs.EVALUATION).get(eval_key, {}).get("model_evaluation"):
-        runs.delete_native_evaluation(view, eval_key)  # an attempt that was cut off while it wrote
-    token = runs.begin(evaluated, eval_key, runs.EVALUATION, task.description())
+    task = _checked(view, predictions_field, ground_truth_field, EvaluationConfig.of(config, options))
+    if runs.list_drafts(view, runs.EVALUATION).get(task.key, {}).get("model_evaluation"):
+        runs.delete_native_evaluation(view, task.key)  # an attempt that was cut off while it wrote
+    token = runs.begin(task.view, task.key, runs.EVALUATION, task.description())
     try:
-        with runs.explained(evaluated, predictions_field, ground_truth_field):
+        with runs.explained(task.view, predictions_field, ground_truth_field):
             return (yield from _evaluate(task, token))
     except BaseException as error:
         _clean_up(task, token, error)
@@ -192,13 +135,11 @@ class _Task:
         total: their number.
         left_out: samples left out because of their references.
         predictions_field, ground_truth_field: fields of type Detections.
+        config: the options; the names and classes that it omits follow here.
         key: name of the result.
         memory_key: the memory whose references are left out.
-        leave_out_references: as asked for.
         novel, base: evaluated classes.
         distractors: classes of the ground truth that are not evaluated.
-        crowd: attribute that marks crowds.
-        diagnose_models: as asked for.
         segmentation: configuration of the run that made the predictions, if it is ours.
         notes: so far.
     """
@@ -208,14 +149,12 @@ class _Task:
     left_out: int
     predictions_field: str
     ground_truth_field: str
+    config: EvaluationConfig
     key: str
     memory_key: str | None
-    leave_out_references: bool
     novel: list[str]
     base: list[str]
     distractors: list[str]
-    crowd: str | None
-    diagnose_models: bool
     segmentation: dict[str, Any] | None
     notes: list[str]
 
@@ -225,7 +164,7 @@ class _Task:
             "predictions_field": self.predictions_field,
             "ground_truth_field": self.ground_truth_field,
             "memory_key": self.memory_key,
-            "leave_out_references": self.leave_out_references,
+            "leave_out_references": self.config.leave_out_references,
             "left_out_references": self.left_out,
             "classes": self.novel,
             "base_classes": self.base,
@@ -233,6 +172,66 @@ class _Task:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "status": "running",
         }
+
+
+def _checked(view: Collection, predictions_field: str, ground_truth_field: str, config: EvaluationConfig) -> _Task:
+    """Check an evaluation, and choose its samples and classes.
+
+    Raises:
+        InputError, RunNotFound: see :func:`evaluation_job`.
+    """
+    key = config.eval_key or f"nap_{predictions_field.replace('.', '_')}"
+    _check_fields(view, key, predictions_field, ground_truth_field, config)
+    segmentation = runs.list_runs(view, runs.SEGMENTATION).get(predictions_field)
+    memory_key = config.memory_key
+    if memory_key is None and segmentation:
+        memory_key = segmentation["memory_key"]
+    evaluated, notes = _evaluated_samples(view, predictions_field, memory_key, config.leave_out_references)
+    total, everything = len(set(evaluated.values("id"))), len(set(view.values("id")))
+    if total == 0:
+        raise InputError(
+            f"all {everything} samples of this view hold references of the memory {memory_key!r}: evaluate on other "
+            "samples, or choose not to leave them out"
+        )
+    present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
+    predicted = [name for name in evaluated.distinct(f"{predictions_field}.detections.label") if name]
+    notes += notes_on_names(predicted, present)
+    base = sorted(set(as_names(config.base_classes) or ()))
+    novel = as_names(config.classes)
+    if novel is None:
+        novel = [name for name in (segmentation["classes"] if segmentation else present) if name not in base]
+    notes += _check_classes(novel, base, present, f"the ground truth {ground_truth_field!r} of this view")
+    return _Task(
+        view=evaluated,
+        total=total,
+        left_out=everything - total,
+        predictions_field=predictions_field,
+        ground_truth_field=ground_truth_field,
+        config=config,
+        key=key,
+        memory_key=memory_key,
+        novel=sorted(set(novel)),
+        base=base,
+        distractors=sorted(set(present) - {*novel, *base}),
+        segmentation=segmentation,
+        notes=notes,
+    )
+
+
+def _check_fields(
+    view: Collection, key: str, predictions_field: str, ground_truth_field: str, config: EvaluationConfig
+) -> None:
+    """Raise InputError unless the fields can be evaluated, and the result stored under this name."""
+    checks.check_view(view)
+    checks.check_detections_field(view, predictions_field, "predictions field")
+    checks.check_detections_field(view, ground_truth_field, "ground-truth field")
+    if predictions_field == ground_truth_field:
+        raise InputError(f"the field {predictions_field!r} cannot be evaluated against itself")
+    checks.check_key(view, key, runs.EVALUATION, overwrite=config.overwrite)
+    native_evaluation.check_evaluation_fields(view, key, predictions_field, ground_truth_field)
+    native_evaluation.check_undeclared_attributes(view, key, predictions_field, ground_truth_field)
+    if config.diagnose_models:
+        model_diagnostics.check_models(view, predictions_field)
 
 
 def _evaluated_samples(
@@ -282,9 +281,9 @@ def _evaluate(task: _Task, token: str) -> Job[EvaluationReport]:
     }
     curves: dict[IouType, Curves] = {iou_type: accumulate(of_type) for iou_type, of_type in matches.items()}
     result = summarise_matches(matches["boxes"], matches["masks"], task.base, (curves["boxes"], curves["masks"]))
-    notes = [*task.notes, *notes_on_data(data, task.predictions_field, task.total, task.crowd)]
+    notes = [*task.notes, *notes_on_data(data, task.predictions_field, task.total, task.config.crowd)]
     models = None
-    if task.diagnose_models:
+    if task.config.diagnose_models:
         of_models, left_out = yield from model_diagnostics.model_diagnostics_job(
             task.view, task.predictions_field, data
         )
@@ -308,7 +307,7 @@ def _evaluate(task: _Task, token: str) -> Job[EvaluationReport]:
         diagnostics.kinds,
         nap=result.masks.novel.ap,
         token=token,
-        crowd=task.crowd,
+        crowd=task.config.crowd,
     )
     runs.complete(
         task.view,
@@ -338,7 +337,7 @@ def _read(task: _Task, data: CocoData) -> Iterator[Progress]:
         if len(seen) % 10 == 0:
             yield Progress(len(seen), task.total, f"{len(seen)}/{task.total} images read")
         seen.add(sample.id)
-        data.add(sample, task.predictions_field, task.ground_truth_field, task.crowd)
+        data.add(sample, task.predictions_field, task.ground_truth_field, task.config.crowd)
 
 
 def _check_same_segmentation(task: _Task) -> None:

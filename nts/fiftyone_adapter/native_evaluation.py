@@ -22,7 +22,7 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 from fiftyone.utils.eval.coco import COCODetectionResults, COCOEvaluationConfig
-from fiftyone.utils.eval.detection import DetectionResults
+from fiftyone.utils.eval.detection import DetectionEvaluation, DetectionResults
 from pycocotools import mask as coco_mask
 
 from ..metrics.average_precision import RECALL_THRESHOLDS, Curves, accumulate, summarise
@@ -149,19 +149,7 @@ def write_native_evaluation(
         max_preds=matches.max_detections,
     )
     method = config.build()
-    with locked(view):
-        runs.check_draft(view, key, token)
-        if gone := [name for name in (predictions_field, ground_truth_field) if not dataset.has_field(name)]:
-            raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: the evaluation {key!r} ends here")
-        runs.delete_native_evaluation(view, key)
-        # If this is interrupted before the stamp is there, the registered evaluation is known to be ours.
-        runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
-        method.register_run(view, key)
-        stamp = runs.native_stamp(view, key)
-        runs.update_draft(view, key, token, model_evaluation=stamp)
-        method.register_samples(view, key)
-        dataset.add_sample_field(runs.error_attribute(predictions_field, key), fo.StringField)
-        method.add_fields_to_sidebar_group(view, key, omit_fields=(predictions_field, ground_truth_field))
+    stamp = _register(view, key, method, token)
     predictions, annotations = verdicts(data, matches)
     _write_labels(dataset, predictions_field, key, predictions)
     _write_labels(dataset, ground_truth_field, key, annotations)
@@ -186,6 +174,30 @@ def write_native_evaluation(
     with locked(view):
         runs.check_draft(view, key, token)
         method.save_run_results(view, key, results)
+    return stamp
+
+
+def _register(view: Collection, key: str, method: DetectionEvaluation, token: str) -> str:
+    """Register an evaluation without results and declare its fields, in place of an earlier one; returns its stamp.
+
+    Raises:
+        RunEnded: if the draft of this token, or a field, was deleted.
+    """
+    dataset = view._root_dataset
+    fields = method.config.pred_field, method.config.gt_field
+    with locked(view):
+        runs.check_draft(view, key, token)
+        if gone := [name for name in fields if not dataset.has_field(name)]:
+            raise RunEnded(f"the field {gone[0]!r} was deleted meanwhile: the evaluation {key!r} ends here")
+        runs.delete_native_evaluation(view, key)
+        # If this is interrupted before the stamp is there, the registered evaluation is known to be ours.
+        runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
+        method.register_run(view, key)
+        stamp = runs.native_stamp(view, key)
+        runs.update_draft(view, key, token, model_evaluation=stamp)
+        method.register_samples(view, key)
+        dataset.add_sample_field(runs.error_attribute(fields[0], key), fo.StringField)
+        method.add_fields_to_sidebar_group(view, key, omit_fields=fields)
     return stamp
 
 

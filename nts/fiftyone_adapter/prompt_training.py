@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fiftyone as fo
 from filelock import FileLock, Timeout
 
 from ..cache import TensorCache
 from ..models import load_encoder, load_segmenter
-from ..references import Kind
 from ..utils.names import as_names
 from ..utils.run_folder import RunError
 from ..vrp.training import (
@@ -35,12 +34,12 @@ from ..vrp.training import (
 from ..vrp.training import Progress as TrainingProgress
 from . import checks, runs
 from .checks import InputError
+from .config import PromptConfig
 from .errors import RunEnded
 from .jobs import Job, OnProgress, Progress, run
+from .options import takes
 from .prompt_data import training_data
 from .runs import Collection
-
-TrainingPreset = Literal["default", "paper"]
 
 _CHECK_AFTER = 1.0  # seconds
 _MAX_WAIT = 600  # seconds
@@ -77,31 +76,23 @@ class PromptReport:
     seconds: float = 0.0
 
 
+@takes(PromptConfig)
 def train_reference_prompt(
-    view: Collection, label_field: str, prompt_key: str, *, progress: OnProgress = None, **options: Any
-) -> PromptReport:
-    """Train a reference prompt on a labelled view and store it: :func:`prompt_job`, run to completion."""
-    return run(prompt_job(view, label_field, prompt_key, **options), progress)
-
-
-def prompt_job(
     view: Collection,
     label_field: str,
     prompt_key: str,
     *,
-    classes: Sequence[str] | str | None = None,
-    test_classes: Sequence[str] | str = (),
-    kinds: Sequence[Kind] | Kind | None = None,
-    steps: int = 4000,
-    batch: int = 8,
-    most_shots: int | None = None,
-    preset: TrainingPreset = "default",
-    encoder: str = "small",
-    segmenter: str = "small",
-    seed: int = 1,
-    folder: str | os.PathLike | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
+    config: PromptConfig | None = None,
+    progress: OnProgress = None,
+    **options: Any,
+) -> PromptReport:
+    """Train a reference prompt on a labelled view and store it: :func:`prompt_job`, run to completion."""
+    return run(prompt_job(view, label_field, prompt_key, config=config, **options), progress)
+
+
+@takes(PromptConfig)
+def prompt_job(
+    view: Collection, label_field: str, prompt_key: str, *, config: PromptConfig | None = None, **options: Any
 ) -> Job[PromptReport]:
     """Train a visual reference prompt on the classes of a view, for use on others.
 
@@ -113,97 +104,162 @@ def prompt_job(
             empty shows no object of any class.
         label_field: a field of type Detections, with masks.
         prompt_key: the prompt's name in the dataset.
-        classes: to train on, a fifth of them for validation; default all that the field has.
-        test_classes: never trained on; images that show one of them are not used at all.
-        kinds: of annotations to simulate; default all, or masks alone for the preset ``"paper"``.
-        steps: number of optimiser steps.
-        batch: episodes per step.
-        most_shots: maximum number of references in an episode; default that of the preset.
-        preset: ``"default"``, or ``"paper"`` for the published choices.
-        encoder: a name for :func:`nts.models.load_encoder`.
-        segmenter: a name for :func:`nts.models.load_segmenter`.
-        seed: of the training.
-        folder: for checkpoints, log and pictures; by default they are removed at the end.
-        overwrite: replace a prompt of this name, and restart an interrupted training.
-        device: for both models and the training, ``"auto"`` or as in torch.
+        config: the options, in place of keyword arguments.
 
     Raises:
         InputError: if the view, the field, the classes, the settings or the name cannot be used.
         WeightsNotFound: if weights are missing.
     """
+    config = PromptConfig.of(config, options)
     checks.check_view(view)
     checks.check_detections_field(view, label_field, "label field")
-    checks.check_key(view, prompt_key, runs.PROMPT, overwrite=overwrite)
-    classes, test_classes = as_names(classes), as_names(test_classes) or []
-    config = _config(preset, as_names(kinds), steps=steps, batch=batch, most_shots=most_shots, seed=seed)
+    checks.check_key(view, prompt_key, runs.PROMPT, overwrite=config.overwrite)
+    task = yield from _prepare(view, label_field, prompt_key, config)
+    token = runs.begin(view, prompt_key, runs.PROMPT, task.description())
+    with _explained(prompt_key):
+        try:
+            report = yield from _train(task, token)
+        except BaseException as error:
+            _note_failure(task, token, error)
+            raise
+    if not config.folder:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    return report
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A checked training.
+
+    Attributes:
+        view: the labelled images.
+        label_field: their labels.
+        key: name of the prompt.
+        config: the options.
+        training: settings of the training.
+        dataset: the images and masks, as a COCO data set.
+        class_ids: category ids of the data set by class.
+        classes: to train on.
+        test_classes: never trained on.
+        test_ids: their category ids.
+        folder: for the files of the training.
+        left_out: labels and images that cannot be used, in words.
+        begun: ``time.monotonic()`` at its beginning.
+    """
+
+    view: Collection
+    label_field: str
+    key: str
+    config: PromptConfig
+    training: TrainingConfig
+    dataset: dict
+    class_ids: dict[str, int]
+    classes: list[str]
+    test_classes: list[str]
+    test_ids: list[int]
+    folder: Path
+    left_out: list[str]
+    begun: float
+
+    def description(self) -> dict[str, Any]:
+        """Configuration of the draft of its run."""
+        return {
+            "label_field": self.label_field,
+            "steps": self.training.steps,
+            "preset": self.config.preset,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "status": "running",
+            "scratch_folder": None if self.config.folder else str(self.folder),
+            "dataset_id": str(self.view._root_dataset._doc.id),  # a clone has this draft, too, but not the folder
+        }
+
+
+def _prepare(view: Collection, label_field: str, prompt_key: str, config: PromptConfig) -> Job[_Task]:
+    """Check classes and settings, and read the labels.
+
+    Raises:
+        InputError: if they cannot be used.
+    """
+    classes, test_classes = as_names(config.classes), as_names(config.test_classes) or []
+    training = _training_config(config)
     present = {name for name in view.distinct(f"{label_field}.detections.label") if name}
     wanted = sorted(present - set(test_classes) if classes is None else set(classes))
     checks.check_classes(wanted, present, f"the field {label_field!r} of this view")
     if leaked := sorted(set(wanted) & set(test_classes)):
         raise InputError(f"{', '.join(leaked)}: training and test classes overlap: choose one")
-
-    begin = time.monotonic()
+    begun = time.monotonic()
     dataset, left_out = yield from training_data(view, label_field, sorted(present | set(test_classes)))
-    ids = {category["name"]: category["id"] for category in dataset["categories"]}
-    test_ids = [ids[name] for name in test_classes]
+    class_ids = {category["name"]: category["id"] for category in dataset["categories"]}
+    test_ids = [class_ids[name] for name in test_classes]
     if hidden := len(dataset["images"]) - len(images_of_classes(dataset, (), test_ids).all_images):
         left_out.append(f"{hidden} images that show a test class")
+    return _Task(
+        view=view,
+        label_field=label_field,
+        key=prompt_key,
+        config=config,
+        training=training,
+        dataset=dataset,
+        class_ids=class_ids,
+        classes=wanted,
+        test_classes=test_classes,
+        test_ids=test_ids,
+        folder=Path(config.folder).expanduser() if config.folder else _default_folder(view, prompt_key),
+        left_out=left_out,
+        begun=begun,
+    )
 
-    place = Path(folder).expanduser() if folder else _default_folder(view, prompt_key)
-    description = {
-        "label_field": label_field,
-        "steps": config.steps,
-        "preset": preset,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "status": "running",
-        "scratch_folder": None if folder else str(place),
-        "dataset_id": str(view._root_dataset._doc.id),  # a clone has this draft, too, but not the folder
-    }
-    token = runs.begin(view, prompt_key, runs.PROMPT, description)
-    try:
-        yield Progress(0, config.steps, f"loading the encoder {encoder} and the segmenter {segmenter}")
-        models = load_encoder(encoder, device, "float32"), load_segmenter(segmenter, device, "float32")
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / runs.LOCK_FILE)
-        yield from _wait_for(lock, config.steps)
-        with lock:
-            if overwrite:
-                shutil.rmtree(place / "run", ignore_errors=True)
-            # Of no use after the training, so they do not push targets and references out of the user's cache.
-            store = FeatureStore(*models, TensorCache(place / "features", FEATURES_BUDGET))
-            split = split_classes(dataset, [ids[name] for name in wanted if name in ids], test_ids, seed=seed)
-            vrp = default_vrp(store, published=preset == "paper")
-            training = train(dataset, split, store, place / "run", config, vrp)
-            trained = yield from _follow(training, begin, partial(runs.check_draft, view, prompt_key, token))
-            names = {class_id: name for name, class_id in ids.items()}
-            report = PromptReport(
-                prompt_key=prompt_key,
-                classes=trained.prompt.classes,
-                validation_classes=tuple(sorted(names[class_id] for class_id in split.validation)),
-                steps=config.steps,
-                best_step=trained.best_step,
-                validation_miou=trained.validation,
-                log=trained.log,
-                parameters=trained.prompt.parameters,
-                warnings=trained.warnings,
-                left_out=left_out,
-                seconds=time.monotonic() - begin,
-            )
-            _store(view, token, trained, report, test_classes)
-    except BaseException as error:
-        _note_failure(view, prompt_key, token, place, scratch=not folder, error=error)
-        if isinstance(error, TrainingError):
-            raise InputError(str(error)) from error
-        if isinstance(error, RunError):
-            differing = "; ".join(error.differences)
-            raise InputError(
-                f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to "
-                "resume it, or switch on overwrite to start over"
-            ) from error
-        raise
-    if not folder:
-        shutil.rmtree(place, ignore_errors=True)
+
+def _train(task: _Task, token: str) -> Job[PromptReport]:
+    """Train, and store the prompt in place of the draft of this token."""
+    config, steps = task.config, task.training.steps
+    yield Progress(0, steps, f"loading the encoder {config.encoder} and the segmenter {config.segmenter}")
+    encoder = load_encoder(config.encoder, config.device, "float32")
+    segmenter = load_segmenter(config.segmenter, config.device, "float32")
+    task.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(task.folder / runs.LOCK_FILE)
+    yield from _wait_for(lock, steps)
+    with lock:
+        if config.overwrite:
+            shutil.rmtree(task.folder / "run", ignore_errors=True)
+        # Of no use after the training, so they do not push targets and references out of the user's cache.
+        store = FeatureStore(encoder, segmenter, TensorCache(task.folder / "features", FEATURES_BUDGET))
+        class_ids = [task.class_ids[name] for name in task.classes if name in task.class_ids]
+        split = split_classes(task.dataset, class_ids, task.test_ids, seed=config.seed)
+        vrp = default_vrp(store, published=config.preset == "paper")
+        training = train(task.dataset, split, store, task.folder / "run", task.training, vrp)
+        trained = yield from _follow(training, task.begun, partial(runs.check_draft, task.view, task.key, token))
+        names = {class_id: name for name, class_id in task.class_ids.items()}
+        report = PromptReport(
+            prompt_key=task.key,
+            classes=trained.prompt.classes,
+            validation_classes=tuple(sorted(names[class_id] for class_id in split.validation)),
+            steps=steps,
+            best_step=trained.best_step,
+            validation_miou=trained.validation,
+            log=trained.log,
+            parameters=trained.prompt.parameters,
+            warnings=trained.warnings,
+            left_out=task.left_out,
+            seconds=time.monotonic() - task.begun,
+        )
+        _store(task.view, token, trained, report, task.test_classes)
     return report
+
+
+@contextmanager
+def _explained(prompt_key: str) -> Iterator[None]:
+    """Raise errors of the training as InputError, with the remedy."""
+    try:
+        yield
+    except TrainingError as error:
+        raise InputError(str(error)) from error
+    except RunError as error:
+        differing = "; ".join(error.differences)
+        raise InputError(
+            f"a training {prompt_key!r} was interrupted that had other settings ({differing}): repeat those to "
+            "resume it, or switch on overwrite to start over"
+        ) from error
 
 
 def _store(
@@ -242,34 +298,32 @@ def _wait_for(lock: FileLock, steps: int) -> Iterator[Progress]:
     raise InputError(f"another training writes to {Path(lock.lock_file).parent}: wait for it, or choose another folder")
 
 
-def _note_failure(
-    view: Collection, prompt_key: str, token: str, place: Path, *, scratch: bool, error: BaseException
-) -> None:
+def _note_failure(task: _Task, token: str, error: BaseException) -> None:
     """Note the reason of an unfinished training; remove its checkpoints if it, or its dataset, was deleted."""
     try:
-        if runs.is_draft(view, prompt_key, token):
+        if runs.is_draft(task.view, task.key, token):
             failed = isinstance(error, Exception)
             reason = (str(error) or type(error).__name__) if failed else None
             status = "failed" if failed else "interrupted"
-            runs.update_draft(view, prompt_key, token, status=status, error=reason)
+            runs.update_draft(task.view, task.key, token, status=status, error=reason)
             return
-        deleted = prompt_key not in runs.list_drafts(view, runs.PROMPT)
+        deleted = task.key not in runs.list_drafts(task.view, runs.PROMPT)
     except RunEnded:
         deleted = True
-    if deleted and scratch:
-        shutil.rmtree(place, ignore_errors=True)
+    if deleted and not task.config.folder:
+        shutil.rmtree(task.folder, ignore_errors=True)
 
 
-def _config(preset: TrainingPreset, kinds: Sequence[str] | None, **given: int | None) -> TrainingConfig:
-    if preset not in ("default", "paper"):
-        raise InputError(f"unknown preset {preset!r}; there are default, paper")
+def _training_config(config: PromptConfig) -> TrainingConfig:
+    """Settings of the training: those of the preset, with the given options."""
+    given = {"steps": config.steps, "batch": config.batch, "most_shots": config.most_shots, "seed": config.seed}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if kinds is not None:
+    if (kinds := as_names(config.kinds)) is not None:
         changes["kinds"] = tuple(kinds)
     try:
-        config = replace(TrainingConfig() if preset == "default" else PAPER, **changes)
+        training = replace(TrainingConfig() if config.preset == "default" else PAPER, **changes)
         # A short training has a curve of ten points, too.
-        return replace(config, check_every=max(1, min(config.check_every, config.steps // 10)))
+        return replace(training, check_every=max(1, min(training.check_every, training.steps // 10)))
     except TrainingError as error:
         raise InputError(str(error)) from error
 

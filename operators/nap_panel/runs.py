@@ -13,6 +13,8 @@ DELETING = {
     "segmentation": ("delete_segmentation", "output_field"),
     "evaluation": ("delete_evaluation", "eval_key"),
     "set of heat maps": ("delete_similarity_heatmaps", "heatmaps_key"),
+    "reference prompt": ("delete_reference_prompt", "prompt_key"),
+    "set of class maps": ("delete_class_maps", "output_field"),
 }
 """For each kind of run the operator that deletes it, and the operator's parameter with its key."""
 
@@ -24,7 +26,7 @@ def draw(ctx) -> None:
 
 
 def render(panel, content: types.Object) -> None:
-    title = "Memories, segmentations, evaluations and heat maps"
+    title = "Memories, reference prompts, segmentations, maps and evaluations"
     panels.heading(content, "title", title, "Click a row to open an evaluation.")
     actions = {"delete": (panel.on_delete_run, "Delete …")}
     panels.table(content, COLUMNS, actions, on_click_row=panel.on_open_run, actions_label=" ")

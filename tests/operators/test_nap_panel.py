@@ -315,6 +315,33 @@ def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
     assert panel.prompted()["params"] == {"heatmaps_key": "shapes_similarity"}
 
 
+def test_prompts_and_class_maps_are_listed_and_can_be_deleted(evaluated, panel):
+    from nts.fiftyone_adapter import runs
+
+    trained = {"classes": ["wren", "owl", "gull"], "encoder": "small", "segmenter": "small"}
+    runs.store(evaluated, "birds", runs.PROMPT, {**trained, "status": "complete"})
+    runs.store(evaluated, "imported", runs.PROMPT, trained)
+    mapped = {"memory_key": "shapes", "reference_prompt": "birds", "status": "incomplete", "segmented": 3, "failed": 1}
+    runs.store(evaluated, "maps", runs.CLASS_MAPS, mapped)
+    runs.begin(evaluated, "going", runs.PROMPT, {"label_field": "truth", "steps": 40, "status": "running"})
+    rows = panel.tab("runs").data["runs"]["table"]
+    listed = {row["key"]: (row["what"], row["status"]) for row in rows}
+    words = "Reference prompt. 3 classes, encoder small, segmenter small"
+    assert listed["birds"] == listed["imported"] == (words, "complete")
+    assert listed["maps"] == (
+        "Set of class maps. memory shapes, reference prompt birds, 3 images, 1 failed",
+        "incomplete",
+    )
+    assert listed["going"] == ("Reference prompt. truth, 40 steps", "running")
+    for key, operator, parameter in (
+        ("maps", "delete_class_maps", "output_field"),
+        ("going", "delete_reference_prompt", "prompt_key"),
+    ):
+        panel.event("on_delete_run", row=[row["key"] for row in rows].index(key))
+        assert panel.prompted()["operator_uri"] == f"{PLUGIN}/{operator}"
+        assert panel.prompted()["params"] == {parameter: key}
+
+
 def test_says_what_to_do_where_there_is_nothing(drawn):
     panel = Panel(drawn).event("on_load")
     assert "No evaluation yet" in panel.words

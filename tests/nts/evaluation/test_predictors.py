@@ -11,7 +11,7 @@ from PIL import Image
 
 from nts.datasets.annotated_images import ANNOTATIONS, AnnotatedImages
 from nts.evaluation.baselines import GeometricPrompts, ThresholdedPrior, target_prior
-from nts.evaluation.predictors import PREDICTORS, PROMPTED, make_predictor
+from nts.evaluation.predictors import PREDICTORS, PROMPTED_PREDICTORS, make_predictor
 from nts.evaluation.shared_encodings import SharedEncodings
 from nts.images import normalise, stretch
 from nts.promotion import promote_boxes
@@ -110,9 +110,22 @@ def test_no_similarity_gives_no_instance(encodings, images, monkeypatch):
         assert not predictor([images[0].reference("reference 1", 1)], target).any()
 
 
+def test_predictors_have_the_names_that_runs_store():
+    assert set(PREDICTORS) == {
+        "training-free",
+        "prior",
+        "gp-sam-points",
+        "gp-sam-box",
+        "gp-sam-both",
+        "vrp-map",
+        "vrp-scorer",
+        "both-scorers",
+    }
+
+
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_every_predictor_takes_references_of_every_kind(name, small_encoder, small_segmenter, images):
-    prompt = load_reference_prompt("small") if name in PROMPTED else None
+    prompt = load_reference_prompt("small") if name in PROMPTED_PREDICTORS else None
     predictor = make_predictor(name, small_encoder, small_segmenter, prompt=prompt)
     target = images[1].image("target 1")
     for annotation in ANNOTATIONS:
@@ -123,7 +136,7 @@ def test_every_predictor_takes_references_of_every_kind(name, small_encoder, sma
 
 
 def test_a_predictor_without_its_prompt_is_refused(small_encoder, small_segmenter):
-    for name in PROMPTED:
+    for name in PROMPTED_PREDICTORS:
         with pytest.raises(ValueError, match=f"the predictor '{name}' needs a trained reference prompt"):
             make_predictor(name, small_encoder, small_segmenter)
 

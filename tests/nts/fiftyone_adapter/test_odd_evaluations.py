@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from app_requests import in_the_app
 from drawn_dataset import CLASSES, TARGETS
 from PIL import Image
 
@@ -37,6 +38,16 @@ def test_objects_that_are_all_crowds_are_told_of(nts_fo, predicted, value):
     assert "crowd=None" in note
     without = nts_fo.evaluate_nap(predicted, "p", "ground_truth", crowd=None, eval_key="without")
     assert without.result.masks.novel.ap > 0
+
+
+def test_the_form_of_an_evaluation_can_count_crowds_as_objects(nts_fo, predicted):
+    set_on_all(predicted, "iscrowd", 1)
+    fields = {"predictions_field": "p", "ground_truth_field": "ground_truth"}
+    in_the_app("evaluate_nap", predicted, **fields, eval_key="crowds", crowds_as_objects=False)
+    in_the_app("evaluate_nap", predicted, **fields, eval_key="objects", crowds_as_objects=True)
+    evaluations = nts_fo.runs.list_runs(predicted, nts_fo.runs.EVALUATION)
+    assert evaluations["crowds"]["masks_ap"] is None
+    assert evaluations["objects"]["masks_ap"] > 0
 
 
 @pytest.mark.parametrize("value", [False, 0, "0", "false", "no", "", None])

@@ -27,6 +27,8 @@ def test_functions_show_the_options_of_their_config(nts_fo, config):
         ((nts_fo.auto_segment_view, nts_fo.segmentation_job), config.SegmentationConfig),
         ((nts_fo.map_classes, nts_fo.class_maps_job), config.ClassMapsConfig),
         ((nts_fo.similarity_heatmaps, nts_fo.heatmaps_job), config.HeatmapsConfig),
+        ((nts_fo.train_reference_prompt, nts_fo.prompt_training.prompt_job), config.PromptConfig),
+        ((nts_fo.evaluate_nap, nts_fo.evaluation_job), config.EvaluationConfig),
     ):
         for function in functions:
             parameters = inspect.signature(function).parameters

@@ -30,12 +30,12 @@ def quick(monkeypatch, fo, tmp_path):
 
     from nts.fiftyone_adapter import prompt_training
 
-    original = prompt_training._config
+    original = prompt_training._training_config
 
-    def often(*args, **given):
-        return replace(original(*args, **given), check_every=2, validation_episodes=4)
+    def often(config):
+        return replace(original(config), check_every=2, validation_episodes=4)
 
-    monkeypatch.setattr(prompt_training, "_config", often)
+    monkeypatch.setattr(prompt_training, "_training_config", often)
     monkeypatch.setattr(fo.config, "default_dataset_dir", str(tmp_path / "datasets"))
 
 
@@ -156,7 +156,7 @@ def test_images_that_show_a_test_class_are_not_used(nts_fo, labelled, monkeypatc
         ({"classes": ["unicorn"]}, "has no label of the classes unicorn"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"kinds": ["cloud"]}, "kinds must be some of mask, box, point, scribble"),
-        ({"preset": "best"}, "unknown preset 'best'"),
+        ({"preset": "best"}, "preset must be one of default, paper, got 'best'"),
         ({"encoder": "tiny"}, "tiny"),
     ],
 )
@@ -211,7 +211,7 @@ def test_the_app_trains_and_shows_the_curves(labelled, nts_fo):
     assert "set_progress" in names
     shown = next(params for uri, params in told if uri.endswith("show_output"))
     assert "**shapes**" in shown["results"]["summary"]
-    assert "Bear in mind" in shown["results"]["summary"]
+    assert "**Note**" in shown["results"]["summary"]
     loss, miou = shown["results"]["curves"]
     assert loss["x"] == miou["x"] == [1, 2, 3, 4]
     assert miou["yaxis"] == "y2"
@@ -224,10 +224,11 @@ def test_the_form_warns_and_refuses(operator, labelled):
     shown = form(train, labelled)
     assert "Only 5 classes" in shown["few"]["view"]["label"]
     assert values(shown["kinds"]) == ["mask", "box", "point", "scribble"]
+    assert values(shown["preset"]) == ["default", "paper"]
     assert not shown["test_classes"].get("invalid")
     leaked = form(train, labelled, classes=NAMES[:3], test_classes=NAMES[2:4])
     assert leaked["test_classes"]["invalid"]
-    assert "leak" in leaked["test_classes"]["error_message"]
+    assert "training and test classes overlap" in leaked["test_classes"]["error_message"]
     assert form(train, labelled, prompt_key="not a name")["prompt_key"]["invalid"]
 
 
