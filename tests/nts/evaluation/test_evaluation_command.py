@@ -92,7 +92,7 @@ def test_pascal_voc_has_boxes_for_references_and_segmentations_for_episodes(tmp_
     out = tmp_path / "5i"
     run("pascal-5i-1", "--data", tiny("voc"), "--shots", 1, "--seeds", 1, "--limit", 2, "--side", 64, "--out", out)
     assert "| masks compared at | 64 x 64 pixels |" in report(out)[1]
-    with pytest.raises(SystemExit, match="RunError: predictions are kept of instances, not of episodes"):
+    with pytest.raises(SystemExit, match="RunError: only runs of instances can save predictions, not episodes"):
         run("pascal-5i-1", "--data", tiny("voc"), "--seeds", 1, "--save-predictions", "--out", out)
 
 

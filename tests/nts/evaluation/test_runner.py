@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tiny_layouts import tiny
 
-from nts import pipeline
+from nts import targets
 from nts.building import build_memory
 from nts.datasets.coco_records import mask_of_annotation
 from nts.datasets.episodes import EpisodeImages, read_episodes, write_episodes
@@ -180,7 +180,7 @@ def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch)
     pooled = []
     monkeypatch.setattr("nts.matching.pool_tokens", again)
     monkeypatch.setattr("nts.evaluation.model_diagnostics.pool_tokens", again)
-    for module in (instance_objects, pipeline):
+    for module in (instance_objects, targets):
         monkeypatch.setattr(module, "pool_tokens", lambda *args: pooled.append(args) or pool_tokens(*args))
     numbers = start(tmp_path, replace(SETTINGS, limit=1, save_predictions=False))
     assert len(numbers["draws"]) == 4
