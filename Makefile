@@ -54,7 +54,7 @@ screenshots: browser  ## Create the pictures of the App in docs/ by running its 
 .PHONY: docs
 docs: $(READY)  ## Generate docs/api.md and docs/options.md from the source, and execute the tutorial
 	@$(BIN)/python tools/api_reference.py
-	@$(BIN)/python -m nts.fiftyone_adapter.config > docs/options.md
+	@$(BIN)/python -c "from nts.fiftyone_adapter.config import markdown; print(markdown(), end='')" > docs/options.md
 	@$(BIN)/python tools/tutorial.py
 
 .PHONY: lint

@@ -327,7 +327,7 @@ def markdown() -> str:
         PromptConfig: "Train reference prompt",
         EvaluationConfig: "Evaluate nAP",
     }
-    parts = ["# Options", "Written by `python -m nts.fiftyone_adapter.config`."]
+    parts = ["# Options", "Written by `make docs` from `nts/fiftyone_adapter/config.py`."]
     for config, title in titles.items():
         parts += [
             f"## {title}",
@@ -335,7 +335,3 @@ def markdown() -> str:
             table(config),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
