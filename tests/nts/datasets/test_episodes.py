@@ -61,5 +61,5 @@ def test_a_list_survives_its_file(tmp_path):
     assert read_episodes(tmp_path / "list.json") == episodes
     assert json.loads((tmp_path / "list.json").read_text())["seed"] == 4
     (tmp_path / "list.json").write_text('{"episodes": [1]}')
-    with pytest.raises(ValueError, match="no file of episodes"):
+    with pytest.raises(ValueError, match="is not a file of episodes"):
         read_episodes(tmp_path / "list.json")
