@@ -183,7 +183,7 @@ def test_labels_without_a_margin_are_told_and_never_tagged_for_it(nts_fo, fo, pr
     sample.save()
     assert nts_fo.tag_for_review(predictions, "found", margin_below=2.0).tagged == 20
     assert nts_fo.reviewing.suggest_thresholds(predictions, "other") == {LOW_MARGIN: None, LOW_SCORE: 0.5}
-    with pytest.raises(ValueError, match="no label of 'other' in this view has a margin: auto_segment_view gives it"):
+    with pytest.raises(ValueError, match="no label of 'other' in this view has a margin: auto_segment_view writes it"):
         nts_fo.tag_for_review(predictions, "other", margin_below=0.1)
     assert nts_fo.tag_for_review(predictions, "other", score_below=0.6).tagged == 1
 
