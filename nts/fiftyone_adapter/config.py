@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -300,6 +301,7 @@ class EvaluationConfig(Options):
         "Attribute of the ground truth that marks crowds: true, a number other than 0, or a text like '1' or 'true'. "
         "None: no object is a crowd",
         label="Crowd attribute",
+        also=(NoneType,),
     )
     diagnose_models: bool = option(
         False,
