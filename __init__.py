@@ -1,6 +1,6 @@
 """FiftyOne plugin and source of zoo models: training-free, reference-based instance segmentation.
 
-Imports stay within the functions: pytest imports this file, too, as a plain module, where relative imports fail.
+Imports are inside the functions because pytest also imports this file, as a plain module, where relative imports fail.
 """
 
 

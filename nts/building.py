@@ -48,7 +48,7 @@ def encode_references(
         encoder: a loaded encoder.
         preset: decides how references are prepared.
         batch_size: references encoded at a time; fewer where the device has too little memory.
-        keep_images: store the tokens of whole images, too, which a visual reference prompt needs.
+        keep_images: also store the tokens of whole images, which visual reference prompts need.
         cache: for encoded references.
     """
     preset = get_preset(preset)

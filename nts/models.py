@@ -37,12 +37,12 @@ __all__ = [
 SMALL = Path(__file__).parent / "small"
 
 ENCODERS = ("small", *(name for family in FAMILIES.values() for name in family.names))
-"""Names that :func:`load_encoder` accepts. A folder with a model of these families is accepted, too."""
+"""Names that :func:`load_encoder` accepts. A folder with a model of these families is also accepted."""
 
 _SAM2_REPOSITORIES = {Path(file).stem: (repo, config) for repo, (config, file) in HF_MODEL_ID_TO_FILENAMES.items()}
 
 SEGMENTERS = ("small", *sorted(_SAM2_REPOSITORIES))
-"""Names that :func:`load_segmenter` accepts. A checkpoint file of these models is accepted, too."""
+"""Names that :func:`load_segmenter` accepts. A checkpoint file of these models is also accepted."""
 
 
 @lru_cache(maxsize=2)

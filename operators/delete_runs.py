@@ -82,7 +82,7 @@ class DeleteMemory(DeleteRun):
     label = "Delete memory"
     description = "Delete a reference memory and everything made with it"
     kind, parameter = "MEMORY", "memory_key"
-    notice = "Everything made with it is deleted, too"
+    notice = "Everything made with it is also deleted"
 
     def __call__(self, sample_collection, memory_key):
         """Delete from Python; returns what was deleted, in words."""

@@ -52,7 +52,7 @@ class SimilarityHeatmaps(JobOperator):
             return
         known = list_runs(ctx.dataset, MEMORY)[key]["classes"]
         few = len(known) <= MOST_CLASSES
-        description = "Each gets a field of its own; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
+        description = "One field each; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
         forms.classes(inputs, known, description=description)
         for name in ("device", "precision"):
             forms.option(inputs, HeatmapsConfig, name)

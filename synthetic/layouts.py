@@ -226,7 +226,7 @@ def _write_coco_split(
 # ----------------------------------------------------------------------------------------------------------------------
 # LVIS
 
-# Names are LVIS's own; a tiny data set has frequencies of its own.
+# Class names are those of LVIS; the frequencies are made up for a tiny data set.
 _LVIS_FREQUENCIES = {
     "banana": "f",
     "bottle": "f",

@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "nts" / "small" / "README.md",
     ROOT / "training" / "README.md",
 ]
-CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog mentions removed names, too
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog also mentions removed names
 PACKAGES = (
     "nts",
     "synthetic",

@@ -408,7 +408,7 @@ def _check_unique(ids: Sequence[int | str], what: str) -> None:
         listed = ", ".join(map(repr, repeated[:_LISTED]))
         raise LayoutError(
             f"{len(repeated)} ids are those of several {what}: {listed}{', ...' if len(repeated) > _LISTED else ''}. "
-            "Give every image an id of its own"
+            "Give every image a unique id"
         )
 
 

@@ -1,4 +1,4 @@
-"""References of a run's draws: every distinct reference is encoded once, and each draw gets a memory of its own."""
+"""References of a run's draws: every distinct reference is encoded once, and each draw gets its own memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run of a protocol: both models once per target image, and every draw of references matched with their outputs.
 
-A run has a folder of its own::
+Every run has its own folder::
 
     config.json           settings that affect the numbers; the folder of another run is refused
     references.safetensors, references.json   one encoded entry per distinct reference, and those left out

@@ -15,7 +15,6 @@ from ..models import load_encoder, load_segmenter
 from ..presets import get_preset
 from ..promotion import promote
 from ..references import KINDS, Kind, Reference, by_image
-from ..utils.names import as_names
 from . import checks, colours, runs
 from .checks import InputError
 from .config import MemoryConfig, WeakLabels
@@ -91,7 +90,7 @@ def memory_job(
     checks.check_view(view)
     checks.check_reference_field(view, label_field)
     checks.check_key(view, memory_key, runs.MEMORY, overwrite=config.overwrite)
-    classes = as_names(config.classes)
+    classes = config.classes
     where = f"the field {label_field!r} of this view"
     counts = checks.reference_counts(view, [label_field])[label_field]
     # The classes of segmentations are known once their pixels are read.
@@ -149,7 +148,7 @@ class _ViewReferences:
         self._view, self._field = view.select_fields(label_field), label_field
         self._names = names_of_values(view, label_field)
         self._selection = {
-            "classes": as_names(config.classes),
+            "classes": config.classes,
             "masks_only": config.weak_labels == "skip",
             "exif": exif,
         }

@@ -74,10 +74,10 @@ def class_maps_job(
 ) -> Job[ClassMapsReport]:
     """Map the classes of a memory on the images of a view, by a reference prompt. It does not tell objects apart.
 
-    The output ``"segmentation"`` gives every image a :class:`fiftyone.Segmentation` of its own size. A pixel has the
-    most probable class if its probability is above 0.5, else 0, the background. The dataset's mask targets of the field
-    name the values. Its attribute ``presence`` is a dictionary ``{class: probability that it is in the image}``, with
-    ``\uff0e`` and ``\uff04`` for ``.`` and ``$``, which the database does not allow in keys.
+    The output ``"segmentation"`` writes one :class:`fiftyone.Segmentation` per image, at the size of the image. A pixel
+    has the most probable class if its probability is above 0.5, else 0, the background. The dataset's mask targets of
+    the field name the values. Its attribute ``presence`` is a dictionary ``{class: probability that it is in the
+    image}``, with ``\uff0e`` and ``\uff04`` for ``.`` and ``$``, which the database does not allow in keys.
 
     The output ``"heatmaps"`` gives every class a field of :class:`fiftyone.Heatmap`, ``<memory>_<class>_probability``,
     stored as by :func:`~nts.fiftyone_adapter.similarity_heatmaps`; ``presence`` of each is the number of its class.

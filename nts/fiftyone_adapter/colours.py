@@ -24,9 +24,9 @@ from .locking import exclusive
 def set_class_colours(view: Collection, fields: Iterable[str], classes: Iterable[str]) -> None:
     """Give every class the same colour in all of the fields, in the dataset's colour scheme.
 
-    A class that has a colour in any field of the scheme has it in these fields, too. A dataset without a scheme gets
-    one that colours by value, as the colours would not show otherwise; an existing scheme continues to colour by
-    whatever the user has chosen.
+    A class with a colour in any field of the scheme gets that colour in these fields. A dataset without a scheme gets
+    one that colours by value, as the colours would not show otherwise; in an existing scheme the user's choice to
+    colour by field or by value stays.
 
     Args:
         view: dataset, or a view of it.

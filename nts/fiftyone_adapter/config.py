@@ -59,8 +59,8 @@ def _device() -> Any:
 
 def _precision() -> Any:
     help = (
-        "'auto' is float32 for the preset 'paper', as published, and 'fast' for the preset 'fast'. For the default it "
-        "is bfloat16 on GPUs that support it, else float32; 'fast' is bfloat16 on CPUs that support it, too"
+        "'auto' follows the preset: float32 for 'paper', as published; 'fast' for 'fast'; otherwise bfloat16 on GPUs "
+        "that support it, else float32. 'fast' also uses bfloat16 on CPUs that support it"
     )
     return option("auto", help, label="Precision", choices=PRECISIONS)
 
@@ -200,7 +200,7 @@ class HeatmapsConfig(Options):
     job: ClassVar[str] = "heatmaps_job"
 
     classes: Sequence[str] | str | None = option(
-        None, "Each gets a field of its own. Default: all classes of the memory", label="Classes", type=list
+        None, "Classes to map, one field each. Default: all classes of the memory", label="Classes", type=list
     )
     overwrite: bool = option(False, "Delete maps with other settings and start over", label="Overwrite", type=bool)
     encoder: str | None = _encoder(None)

@@ -15,8 +15,8 @@ from ..utils.devices import halving
 from .errors import InputError
 
 
-class EncoderEmbeddings(fom.EmbeddingsMixin):
-    """Mixin that adds embeddings to a model with an ``encoder``.
+class EmbeddingModel(fom.EmbeddingsMixin, fom.SamplesMixin, fom.Model):
+    """Base of the FiftyOne models: images in, embeddings out, by an ``encoder``.
 
     An embedding is the mean of the image's patch tokens, normalised to length 1: the class prototype (paper, Eq. 1 and
     2) of a single reference that fills its image. For patches that are comparable with prototypes of boxes, give
@@ -24,6 +24,18 @@ class EncoderEmbeddings(fom.EmbeddingsMixin):
     """
 
     encoder: Encoder
+
+    @property
+    def media_type(self) -> str:
+        return "image"
+
+    @property
+    def transforms(self) -> None:
+        return None
+
+    @property
+    def preprocess(self) -> bool:
+        return False
 
     @property
     def has_embeddings(self) -> bool:
@@ -40,7 +52,7 @@ class EncoderEmbeddings(fom.EmbeddingsMixin):
         return F.normalize(tokens.flatten(1, 2).mean(1), dim=1).cpu().numpy()
 
 
-class EncoderModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
+class EncoderModel(EmbeddingModel):
     """Encoder alone, for embeddings.
 
     Args:
@@ -52,20 +64,8 @@ class EncoderModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         self.encoder = encoder
 
     @property
-    def media_type(self) -> str:
-        return "image"
-
-    @property
     def ragged_batches(self) -> bool:
         return False  # images are resized to one size here, so FiftyOne may pass batches of any
-
-    @property
-    def transforms(self) -> None:
-        return None
-
-    @property
-    def preprocess(self) -> bool:
-        return False
 
     @property
     def needs_fields(self) -> dict[str, str]:

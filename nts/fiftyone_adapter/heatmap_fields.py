@@ -11,7 +11,7 @@ from .errors import InputError
 from .runs import Collection
 
 MOST_CLASSES = 20
-"""Maximal number of classes with heat maps: each is a field of its own, in the sidebar and in the database."""
+"""Maximal number of classes with heat maps: each adds a field to the sidebar and the database."""
 
 
 def heatmap_fields(

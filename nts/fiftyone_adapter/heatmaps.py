@@ -69,7 +69,7 @@ def heatmaps_job(
 ) -> Job[HeatmapsReport]:
     """Map the cosine between patches and class prototypes: one :class:`fiftyone.Heatmap` per image and class.
 
-    Only the encoder runs, so it takes a fraction of the time of a segmentation. Each class gets a field of its own,
+    Only the encoder runs, so it takes a fraction of the time of a segmentation. Each class gets its own field,
     ``<memory>_<class>_similarity``. The maps are stored in the database, with the aspect ratio of their image and at
     most 128 pixels long, and are deleted with their field. Values are rounded to hundredths.
 

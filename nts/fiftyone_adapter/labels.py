@@ -182,7 +182,7 @@ def class_values(segmentation: fo.Segmentation, names: Mapping[int, str]) -> tup
 
     Values of one name are one class. 0 is background unless it has a name. Palette images are read as indices, and
     arrays of colours that are all grey or of PASCAL VOC's palette as numbers too, unless the dataset names colours. A
-    value without a name is a class of its own, named by its number or colour, except negative numbers and
+    value without a name is a separate class, named by its number or colour, except negative numbers and
     :data:`VOID`.
 
     Args:

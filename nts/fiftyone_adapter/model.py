@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import fiftyone as fo
-import fiftyone.core.models as fom
 import numpy as np
 
 from ..cache import default_cache
@@ -17,7 +16,7 @@ from ..presets import Preset, get_preset
 from ..scorers import make_scorer
 from ..vrp.loading import load_reference_prompt
 from ..vrp.prompt import TrainedPrompt
-from .embeddings import EncoderEmbeddings
+from .embeddings import EmbeddingModel
 from .labels import to_detections
 
 
@@ -42,7 +41,7 @@ class ModelConfig:
     scorer: str
 
 
-class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
+class ReferenceSegmenterModel(EmbeddingModel):
     """Segments images by a reference memory; its encoder gives embeddings of images and patches.
 
     >>> model = ReferenceSegmenterModel(memory)
@@ -101,20 +100,8 @@ class ReferenceSegmenterModel(EncoderEmbeddings, fom.SamplesMixin, fom.Model):
         )
 
     @property
-    def media_type(self) -> str:
-        return "image"
-
-    @property
     def ragged_batches(self) -> bool:
         return True
-
-    @property
-    def transforms(self) -> None:
-        return None
-
-    @property
-    def preprocess(self) -> bool:
-        return False
 
     def predict(self, image: np.ndarray, sample: fo.Sample | None = None) -> fo.Detections:
         """Find the objects in an image, uint8 ``[H, W, 3]``, or in that of a sample."""

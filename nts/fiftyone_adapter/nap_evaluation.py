@@ -15,7 +15,6 @@ from ..metrics.coco import NovelAP, summarise_matches, without_nan
 from ..metrics.error_types import diagnose
 from ..metrics.matches import IouType, Matches, match
 from ..utils.files import content_id, same_content
-from ..utils.names import as_names
 from . import checks, model_diagnostics, native_evaluation, runs
 from .checks import InputError
 from .coco import CocoData
@@ -100,8 +99,8 @@ def evaluation_job(
 ) -> Job[EvaluationReport]:
     """Average precision over the novel classes for boxes and masks, equal to pycocotools; stored as a run.
 
-    While it runs, and if it fails, it is listed with its status (:func:`.runs.list_drafts`). When it is complete there
-    is an evaluation of FiftyOne's kind under the same name, too: see :mod:`.native_evaluation`.
+    While it runs, and if it fails, it is listed with its status (:func:`.runs.list_drafts`). On completion, a native
+    FiftyOne evaluation of the same name is written as well, see :mod:`.native_evaluation`.
 
     Args:
         view: dataset or view to evaluate. Images without ground truth count too.
@@ -196,8 +195,8 @@ def _checked(view: Collection, predictions_field: str, ground_truth_field: str, 
     present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
     predicted = [name for name in evaluated.distinct(f"{predictions_field}.detections.label") if name]
     notes += notes_on_names(predicted, present)
-    base = sorted(set(as_names(config.base_classes) or ()))
-    novel = as_names(config.classes)
+    base = sorted(set(config.base_classes))
+    novel = config.classes
     if novel is None:
         novel = [name for name in (segmentation["classes"] if segmentation else present) if name not in base]
     notes += _check_classes(novel, base, present, f"the ground truth {ground_truth_field!r} of this view")

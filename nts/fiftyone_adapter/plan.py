@@ -8,7 +8,6 @@ from typing import Any
 
 from ..presets import Preset, get_preset, preset_fingerprint
 from ..scorers import PROMPTED
-from ..utils.names import as_names
 from ..vrp.prompt import PromptMismatch
 from . import checks, runs
 from .config import ClassMapsConfig, HeatmapsConfig, SegmentationConfig
@@ -144,7 +143,7 @@ def plan_heatmaps(view: Collection, memory_key: str, config: HeatmapsConfig) -> 
     """
     checks.check_view(view)
     memory = runs.config(view, memory_key, runs.MEMORY)
-    known, chosen = memory["classes"], as_names(config.classes)
+    known, chosen = memory["classes"], config.classes
     classes = tuple(known if chosen is None else sorted(set(chosen)))
     if unknown := [name for name in classes if name not in known]:
         raise InputError(
@@ -152,7 +151,7 @@ def plan_heatmaps(view: Collection, memory_key: str, config: HeatmapsConfig) -> 
         )
     if not 0 < len(classes) <= MOST_CLASSES:
         raise InputError(
-            f"choose 1 to {MOST_CLASSES} classes, not {len(classes)}: each gets a field of its own", option="classes"
+            f"choose 1 to {MOST_CLASSES} classes, not {len(classes)}: each gets its own field", option="classes"
         )
     plan = _plan(memory_key, memory, runs.heatmaps_key(memory_key), runs.HEATMAPS, config)
     plan = replace(plan, classes=classes)

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from ..cache import TensorCache
 from ..models import load_encoder, load_segmenter
-from ..utils.names import as_names
 from ..utils.run_folder import RunError
 from ..vrp.training import (
     FEATURES_BUDGET,
@@ -170,7 +169,7 @@ class _Task:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "status": "running",
             "scratch_folder": None if self.config.folder else str(self.folder),
-            "dataset_id": str(self.view._root_dataset._doc.id),  # a clone has this draft, too, but not the folder
+            "dataset_id": str(self.view._root_dataset._doc.id),  # a clone also has this draft, but not the folder
         }
 
 
@@ -180,7 +179,7 @@ def _prepare(view: Collection, label_field: str, prompt_key: str, config: Prompt
     Raises:
         InputError: if they cannot be used.
     """
-    classes, test_classes = as_names(config.classes), as_names(config.test_classes) or []
+    classes, test_classes = config.classes, list(config.test_classes)
     training = _training_config(config)
     present = {name for name in view.distinct(f"{label_field}.detections.label") if name}
     wanted = sorted(present - set(test_classes) if classes is None else set(classes))
@@ -318,11 +317,11 @@ def _training_config(config: PromptConfig) -> TrainingConfig:
     """Settings of the training: those of the preset, with the given options."""
     given = {"steps": config.steps, "batch": config.batch, "most_shots": config.most_shots, "seed": config.seed}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if (kinds := as_names(config.kinds)) is not None:
-        changes["kinds"] = tuple(kinds)
+    if config.kinds is not None:
+        changes["kinds"] = config.kinds
     try:
         training = replace(TrainingConfig() if config.preset == "default" else PAPER, **changes)
-        # A short training has a curve of ten points, too.
+        # Ten points of the curve even for a short training.
         return replace(training, check_every=max(1, min(training.check_every, training.steps // 10)))
     except TrainingError as error:
         raise InputError(str(error)) from error

@@ -88,8 +88,8 @@ def load_model(
 
 
 def _load_memory(memory: Memory) -> MemoryBank:
-    # Not asked whether it is a MemoryBank: FiftyOne imports the zoo's copy of this package under a name of its own, so
-    # the caller's class may be another one.
+    # No isinstance check for MemoryBank: FiftyOne imports the zoo's copy of this package under another name, so the
+    # caller's class may differ.
     if isinstance(memory, tuple):
         dataset, key = memory
         return load_memory(fo.load_dataset(dataset) if isinstance(dataset, str) else dataset, key)

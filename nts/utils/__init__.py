@@ -1,1 +1,1 @@
-"""Helpers without a subject of their own: files, names, devices, threads, prefetching."""
+"""General helpers: files, names, devices, threads, prefetching."""

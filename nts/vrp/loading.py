@@ -9,7 +9,7 @@ from ..weights import WeightsNotFound
 from .prompt import TrainedPrompt
 
 PROMPTS = ("small",)
-"""Prompts that come with the project. A file of a trained prompt is accepted, too."""
+"""Prompts that come with the project. A file of a trained prompt is also accepted."""
 
 
 def load_reference_prompt(name: str = "small") -> TrainedPrompt:

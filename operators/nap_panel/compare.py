@@ -38,7 +38,7 @@ def draw(ctx, evaluation) -> None:
 def render(panel, ctx, evaluation, content: types.Object) -> None:
     others = _others(ctx, evaluation)
     if not others:
-        text = "Segment the same samples with other settings or another memory, and evaluate them, too."
+        text = "Segment the same samples with other settings or another memory, and evaluate them as well."
         panels.empty(content, "Nothing to compare with", text)
         return
     choices = content.h_stack("choices", gap=2, componentsProps=panels.columns("minmax(0, 1fr)"))

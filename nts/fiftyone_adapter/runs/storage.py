@@ -1,7 +1,7 @@
 """Custom runs of FiftyOne: listed, read, stored, and written as drafts until they are complete.
 
-A draft is stored under a key of its own, so that it replaces nothing before :func:`complete`. Whoever began it has its
-token, and can tell whether the draft or the run is still theirs.
+A draft is stored under a separate key, so that it replaces nothing before :func:`complete`. The job that began it has
+its token, and uses it to check that the draft or the run is still its own.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ MASK, BOX, POINT = (DEFAULT_KINDS.index(kind) for kind in ("mask", "box", "point
 def make(config: VRPConfig = CONFIG, seed: int = 0) -> VisualReferencePrompt:
     torch.manual_seed(seed)
     model = VisualReferencePrompt(config).eval()
-    with torch.no_grad():  # zero-initialised weights must matter, too
+    with torch.no_grad():  # zero-initialised weights must matter as well
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
