@@ -102,11 +102,11 @@ def memory_job(
     preset = get_preset(config.preset)
     precision = preset.precision_for(config.precision)
     encoder = load_encoder(config.encoder, config.device, precision)
-    labels = _ViewReferences(view, label_field, config, exif=preset.exif)
-    references = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
     bank = MemoryBank(encoder.info, preset.name)
     cache = default_cache() if config.use_cache else None
     with runs.explained(view, label_field):
+        labels = _ViewReferences(view, label_field, config, exif=preset.exif)
+        references = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
         for result in encode_references(references, encoder, preset, keep_images=config.keep_images, cache=cache):
             if isinstance(result, Skipped):
                 labels.skipped.append(result)
