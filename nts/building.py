@@ -6,16 +6,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .cache import TensorCache
 from .cache.references import ReferenceCache
 from .encoder import Encoder
-from .memory import MemoryBank, MemoryEntry, WholeImage
-from .models import load_encoder
+from .images import digest
+from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
+from .models import load_encoder, load_segmenter
+from .negative_building import NegativeEncoder
 from .presets import Preset, get_preset
 from .references import InvalidReference, Reference, annotation_weights, by_image, contradictions, prepare_reference
+from .segmenter import Segmenter
 from .utils.devices import halving
 
 
@@ -70,10 +74,13 @@ def encode_references(
             if found is None:
                 assert inputs is not None
                 found = encoded.put(key, next(tokens).cpu(), inputs[1])
-            whole = None
+            entry = _entry(reference, *found)
+            if preset.method.similarity == "soft-maximum":
+                entry = replace(entry, whole_prototype=_whole_prototype(reference, encoded, encoder.grid))
             if keep_images:
                 whole = _whole_image(reference, *encoded.whole_tokens(reference.image), encoder.grid)
-            yield replace(_entry(reference, *found), whole_image=whole)
+                entry = replace(entry, whole_image=whole)
+            yield entry
 
 
 def build_memory(
@@ -81,10 +88,13 @@ def build_memory(
     encoder: Encoder | str = "small",
     preset: str | Preset = "default",
     *,
+    segmenter: Segmenter | str | None = "small",
+    complete_labels: bool = False,
+    background: Iterable[np.ndarray] = (),
     keep_images: bool = False,
     cache: TensorCache | None = None,
 ) -> tuple[MemoryBank, list[Skipped]]:
-    """Build a memory of all usable references (paper, Eq. 1 and 2).
+    """Build a memory of all usable references (paper, Eq. 1 and 2), and of the negatives in their images.
 
     References of one image that follow each other and contradict each other are left out, see
     :func:`nts.references.contradictions`. Boxes, points and scribbles are rasterised without SAM2; use
@@ -93,6 +103,11 @@ def build_memory(
     Args:
         references, preset, keep_images, cache: see :func:`encode_references`.
         encoder: a loaded encoder, or a name for :func:`nts.models.load_encoder`.
+        segmenter: proposes negatives, if the preset uses them; a loaded segmenter, or a name for
+            :func:`nts.models.load_segmenter`; ``None`` for a memory without negatives.
+        complete_labels: the references are all objects of their classes in their images, so that anything else in these
+            is of no class. Otherwise, what resembles a class is no negative.
+        background: images that show no class, uint8 ``[H, W, 3]``: everything in them is a negative.
 
     Returns:
         the memory, and the references that were left out.
@@ -103,10 +118,19 @@ def build_memory(
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, precision=preset.precision_for("auto"))
     memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
+    negatives = None
+    if preset.method.negatives and segmenter is not None:
+        if isinstance(segmenter, str):
+            segmenter = load_segmenter(segmenter, precision=preset.precision_for("auto"))
+        negatives = NegativeEncoder(encoder, segmenter, preset, cache)
+        for image in background:
+            negatives.add_background_image(image)
 
     def usable() -> Iterator[Reference]:
-        for of_image in by_image(references):
+        for of_image in map(_named, by_image(references)):
             reasons = contradictions(of_image)
+            if negatives is not None:
+                negatives.add_reference_image(of_image, complete=complete_labels)
             for k, reference in enumerate(of_image):
                 if k in reasons:
                     skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
@@ -117,8 +141,16 @@ def build_memory(
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
-            memory.add(result)
+            memory.add(result if negatives is None else negatives.completed(result))
+    if negatives is not None:
+        memory.add_negatives(negatives.negatives)
     return memory, skipped
+
+
+def _named(of_image: list[Reference]) -> list[Reference]:
+    """References of one image with a sample id: negatives have to know their image."""
+    name = of_image[0].sample_id or of_image[0].file or f"image {digest(of_image[0].image)[:12]}"
+    return [reference if reference.sample_id else replace(reference, sample_id=name) for reference in of_image]
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:
@@ -132,6 +164,13 @@ def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Te
         )
     except InvalidReference as error:
         return Skipped(reference.sample_id, reference.label_id, str(error))
+
+
+def _whole_prototype(reference: Reference, encoded: ReferenceCache, grid: tuple[int, int]) -> Tensor:
+    """Instance prototype of a reference in its whole image, as targets are seen."""
+    _, tokens = encoded.whole_tokens(reference.image)
+    kind = "mask" if reference.promoted else reference.kind
+    return instance_prototype(tokens, annotation_weights(reference.mask, kind, grid).flatten())
 
 
 def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[int, int]) -> WholeImage:

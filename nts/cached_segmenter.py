@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from .cache import TensorCache
-from .cache.targets import read_target, write_target
+from .cache.targets import crops_key, read_crops, read_target, write_crops, write_target
+from .crops import TargetCrops
 from .images import PreparedImage, digest, digest_content, read_file, read_image
 from .instances import Instances
 from .pipeline import ReferenceSegmenter
@@ -49,11 +50,13 @@ class Segmented:
         instances: found in the image.
         encoded: output of the models; ``None`` if the target came from the cache.
         key: of the target in the cache; ``None`` without a cache.
+        crops: features of proposals from their crops, some of which may be new; ``None`` if the method uses none.
     """
 
     instances: Instances
     encoded: EncodedTarget | None
     key: str | None
+    crops: TargetCrops | None = None
 
 
 class CachedSegmenter:
@@ -75,31 +78,43 @@ class CachedSegmenter:
             ImageError: if the file cannot be read or is not an image.
         """
         content = read_file(path)
-        key, target = self._find(digest_content, content)
-        if target is not None:
-            return Fetched(target, key)
-        image = read_image(path, exif=self.segmenter.preset.exif, content=content)
-        return Fetched(self.segmenter.prepare(image), key)
+        return self._fetch(
+            digest_content, content, lambda: read_image(path, exif=self.segmenter.preset.exif, content=content)
+        )
 
     def fetch(self, image: np.ndarray) -> Fetched:
         """As :meth:`fetch_file`, for an image in memory, uint8 ``[H, W, 3]``."""
-        key, target = self._find(digest, image)
-        return Fetched(self.segmenter.prepare(image) if target is None else target, key)
+        return self._fetch(digest, image, lambda: image)
 
-    def _find(self, digest_of: Callable[[Content], str], content: Content) -> tuple[str | None, Target | None]:
+    def _fetch(
+        self, digest_of: Callable[[Content], str], content: Content, decode: Callable[[], np.ndarray]
+    ) -> Fetched:
         if self._cache is None:
-            return None, None
+            return Fetched(self.segmenter.prepare(decode()), None)
         key = self.segmenter.target_key(digest_of(content))
-        return key, read_target(self._cache, key)
+        target = read_target(self._cache, key)
+        if target is None:
+            return Fetched(self.segmenter.prepare(decode()), key)
+        if self.segmenter.uses_crops:
+            known = read_crops(self._cache, self._crops_key(key))
+            target = replace(target, embedded=TargetCrops(decode, self.segmenter.encoder, known))
+        return Fetched(target, key)
+
+    def _crops_key(self, key: str) -> str:
+        return crops_key(key, self.segmenter.encoder)
 
     def segment(self, image: Fetched) -> Segmented:
         """Find instances in an image; the models run if its target is not cached."""
         if isinstance(image.target, Target):
-            return Segmented(self.segmenter.match(image.target), None, image.key)
+            return Segmented(self.segmenter.match(image.target), None, image.key, image.target.embedded)
         encoded = self.segmenter.encode(image.target)
-        return Segmented(self.segmenter.match(encoded), encoded, image.key)
+        return Segmented(self.segmenter.match(encoded), encoded, image.key, encoded.embedded)
 
     def store(self, image: Segmented) -> None:
-        """Write the target of an image to the cache, if it is new."""
-        if self._cache is not None and image.key is not None and image.encoded is not None:
+        """Write the target of an image and the features of its crops to the cache, if they are new."""
+        if self._cache is None or image.key is None:
+            return
+        if image.encoded is not None:
             write_target(self._cache, image.key, image.encoded.compact())
+        if image.crops is not None and image.crops.new:
+            write_crops(self._cache, self._crops_key(image.key), image.crops.features)

@@ -439,12 +439,17 @@ class PreparedImage:
 
     Attributes:
         encoder_input, segmenter_input: normalised float ``[3, s, s]``, each at its model's input size.
-        image_size: ``(H, W)`` in pixels.
+        image: uint8 ``[H, W, 3]``, from which crops and tiles are cut.
     """
 
     encoder_input: Tensor
     segmenter_input: Tensor
-    image_size: tuple[int, int]
+    image: np.ndarray
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(H, W)`` in pixels."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 def prepare_target(

@@ -33,6 +33,8 @@ class Instances:
         proposals: int64 ``[m]``, index of each instance among the image's proposals.
         references: int64 ``[m]``, index of the most similar memory entry of the instance's class; -1 if only class
             prototypes were given.
+        compared: float ``[m, C]``, the features that were compared with the references: of crops, if the method uses
+            them, else ``features``; L2-normalised.
 
     Raises:
         ValueError: if the lengths differ, or a crop does not have the size of its box.
@@ -49,8 +51,11 @@ class Instances:
     features: Tensor
     proposals: Tensor
     references: Tensor
+    compared: Tensor = None  # type: ignore[assignment]  # the features by default
 
     def __post_init__(self) -> None:
+        if self.compared is None:
+            object.__setattr__(self, "compared", self.features)
         lengths = {name: len(getattr(self, name)) for name in self.__dataclass_fields__ if name != "image_size"}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"all arrays of Instances need the same length, got {lengths}")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .instances import Instances
 from .masks import resize_matrix
-from .merging import soft_merging_decay, suppress
+from .merging import diffusion_decay, soft_merging_decay, suppress
+from .method import Merging
 from .proposal_masks import LogitMasks, ProposalMasks
 
 _POOLING_CHUNK = 128
@@ -172,36 +173,74 @@ def choose_instances(
         config: see :class:`MatchingConfig`.
     """
     similarities, labels = class_scores.max(1)
-
-    # NMS is ordered by predicted IoU alone; the score contains the class score alone.
     candidates = (~masks.empty & predicted_iou.isfinite()).nonzero()[:, 0]
-    survivors = suppress(masks.boxes[candidates], predicted_iou[candidates], labels[candidates], config.nms_iou)
-    candidates = candidates[survivors[: config.candidates_per_instance * config.max_instances]]
-    candidates = candidates[similarities[candidates] > 0]
-
-    overlaps = masks.overlaps(candidates, labels[candidates])
-    decay = soft_merging_decay(overlaps, features[candidates], config.merge_exponent)
-    scores = similarities[candidates] * decay
-
-    # A mask can vanish at the size of a small image, and decay can leave a score of zero.
-    order = scores.argsort(descending=True, stable=True)
-    order = order[(overlaps.areas[order] > 0) & (scores[order] > config.score_threshold)][: config.max_instances]
-    candidates, scores = candidates[order], scores[order]
-
-    crops, boxes = masks.crops(candidates)
+    # NMS is ordered by predicted IoU alone; the score contains the class score alone.
+    rows, scores = suppress_and_merge(
+        masks,
+        features,
+        candidates,
+        labels[candidates],
+        rank=predicted_iou[candidates],
+        confidences=similarities[candidates],
+        config=config,
+    )
+    kept = scores > config.score_threshold
+    chosen, scores = candidates[rows[kept]][: config.max_instances], scores[kept][: config.max_instances]
+    crops, boxes = masks.crops(chosen)
     return Instances(
         crops=tuple(crops),
         image_size=masks.image_size,
         boxes=boxes.float(),
-        labels=labels[candidates],
+        labels=labels[chosen],
         scores=scores,
-        similarities=similarities[candidates],
-        margins=similarities[candidates] - second_best_similarity(class_scores[candidates], labels[candidates]),
-        predicted_iou=predicted_iou[candidates].float(),
-        features=features[candidates],
-        proposals=candidates,
-        references=torch.full_like(candidates, -1),
+        similarities=similarities[chosen],
+        margins=similarities[chosen] - second_best_similarity(class_scores[chosen], labels[chosen]),
+        predicted_iou=predicted_iou[chosen].float(),
+        features=features[chosen],
+        proposals=chosen,
+        references=torch.full_like(chosen, -1),
     )
+
+
+def suppress_and_merge(
+    masks: ProposalMasks,
+    features: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    *,
+    rank: Tensor,
+    confidences: Tensor,
+    config: MatchingConfig,
+    merging: Merging = "soft",
+) -> tuple[Tensor, Tensor]:
+    """Suppress and softly merge overlapping candidates of a class.
+
+    Args:
+        masks: of all ``n`` proposals.
+        features: float ``[n, C]``, L2-normalised, of all proposals.
+        candidates: int64 ``[m]`` proposals.
+        labels: int64 ``[m]``, class of each candidate.
+        rank: ``[m]``, order of suppression and merging, highest first.
+        confidences: ``[m]``, before the decay. Candidates of confidence 0 are dropped.
+        config: see :class:`MatchingConfig`; its threshold and number of instances are left to the caller.
+        merging: see :class:`nts.method.Method`.
+
+    Returns:
+        int64 rows of ``candidates`` in descending order of score, and their scores, all above 0. A mask can vanish at
+        the size of a small image; it is dropped.
+    """
+    rows = suppress(masks.boxes[candidates], rank, labels, config.nms_iou)
+    rows = rows[: config.candidates_per_instance * config.max_instances]
+    rows = rows[confidences[rows] > 0]
+    overlaps = masks.overlaps(candidates[rows], labels[rows])
+    if merging == "soft":
+        decay = soft_merging_decay(overlaps, features[candidates[rows]], config.merge_exponent)
+    else:
+        decay = diffusion_decay(overlaps, config.merge_exponent)
+    scores = confidences[rows] * decay
+    order = scores.argsort(descending=True, stable=True)
+    order = order[(overlaps.areas[order] > 0) & (scores[order] > 0)]
+    return rows[order], scores[order]
 
 
 def nearest_references(features: Tensor, labels: Tensor, references: Tensor, reference_labels: Tensor) -> Tensor:

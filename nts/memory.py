@@ -1,8 +1,9 @@
-"""Memory bank: instance prototypes of the references, and class prototypes computed from them.
+"""Memory bank: prototypes of the references, class prototypes computed from them, and prototypes of negatives.
 
 The *instance prototype* of a reference is the mean of its patch tokens, weighted by its mask. The *class prototype* is
-the normalised mean of the instance prototypes of a class (paper, Sec. 3.2). The bank stores vectors, not feature maps:
-a reference takes ``4 C`` bytes, and references can be added and removed at any time.
+the normalised mean of the instance prototypes of a class (paper, Sec. 3.2). A *negative* is the prototype of something
+that is of no class. The bank stores vectors, not feature maps: a reference takes ``4 C`` bytes, or ``8 C`` with the
+prototype of its whole image, and references and negatives can be added and removed at any time.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .negatives import MOST_NEGATIVES, thin
 from .utils.files import pack_tensors, unpack_tensors, write_file
 
-SCHEMA_VERSION = 3
-"""2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. Files of
-older schemas can be read. Annotations sampled for ``nearest`` rasterisation were added within version 3: earlier
+SCHEMA_VERSION = 4
+"""2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. 4: entries
+may have prototypes of their whole images and proposals, and there may be negatives. Files of older schemas can be read.
+Annotations sampled for ``nearest`` rasterisation were added within version 3: earlier
 readers ignore them, and in earlier files they are missing."""
 _FORMAT = "nts-memory"
 
@@ -131,6 +135,11 @@ class MemoryEntry:
         weight: number of patches that the mask covers on the encoder's grid.
         promoted: the mask was predicted by SAM2 from an annotation of this kind.
         file: identity of the content of the image file, see :func:`nts.utils.files.content_id`; empty if unknown.
+        whole_prototype: float ``[C]``, instance prototype of the reference in its whole image, as targets are seen;
+            ``None`` if the memory was built without it.
+        predicted_iou: SAM2's predicted IoU for the proposal that covers the reference best; ``None`` if none overlaps
+            it, or none was made.
+        proposal_iou: IoU of that proposal with the reference; 0 if none overlaps it.
         whole_image: optional, for visual reference prompts; several hundred times the size of a prototype.
     """
 
@@ -142,11 +151,54 @@ class MemoryEntry:
     weight: float = 1.0
     promoted: bool = False
     file: str = ""
+    whole_prototype: Tensor | None = None
+    predicted_iou: float | None = None
+    proposal_iou: float | None = None
     whole_image: WholeImage | None = None
+
+    @property
+    def image(self) -> str:
+        """Identity of its image: the content of the file, or else the sample."""
+        return self.file or self.sample_id
+
+
+NegativeSource = Literal["reference image", "other class", "background image", "rejected"]
+
+
+@dataclass(frozen=True, eq=False)
+class Negative:
+    """Something that is of no class.
+
+    Attributes:
+        prototype: float ``[C]``, instance prototype of its crop.
+        source: a proposal off all labels of a ``"reference image"``, a labelled object of an ``"other class"``, a
+            proposal in a ``"background image"``, which shows no class, or a ``"rejected"`` prediction.
+        sure: nobody doubts that it is of no class. A proposal in a reference image may be an object without a label,
+            unless the image is labelled completely.
+        sample_id: id of the sample in its dataset.
+        label_id: id of the label; empty for a proposal.
+        file: identity of the content of the image file; empty if unknown.
+        predicted_iou: SAM2's predicted IoU of the proposal; 1 for a label.
+    """
+
+    prototype: Tensor
+    source: NegativeSource
+    sure: bool
+    sample_id: str = ""
+    label_id: str = ""
+    file: str = ""
+    predicted_iou: float = 1.0
+
+    @property
+    def image(self) -> str:
+        """Identity of its image: the content of the file, or else the sample."""
+        return self.file or self.sample_id
 
 
 class MemoryBank:
-    """References and their prototypes. Classes are in alphabetical order, independent of the order of insertion.
+    """References with their prototypes, and negatives.
+
+    Classes are in alphabetical order, independent of the order of insertion.
 
     Attributes:
         encoder: encoder that computed the prototypes.
@@ -160,18 +212,28 @@ class MemoryBank:
         self.created = created or datetime.now(UTC).isoformat(timespec="seconds")
         # Keyed by sample and label id, to replace an entry without a scan; by a number if it has no label id.
         self._entries: dict[tuple[str, str] | int, MemoryEntry] = {}
+        self._negatives: dict[tuple[str, str] | int, Negative] = {}
         self._unnamed = itertools.count()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"MemoryBank({len(self)} references of {len(self.classes)} classes, encoder {self.encoder.name!r})"
+        negatives = f", {len(self._negatives)} negatives" if self._negatives else ""
+        return (
+            f"MemoryBank({len(self)} references of {len(self.classes)} classes{negatives}, "
+            f"encoder {self.encoder.name!r})"
+        )
 
     @property
     def entries(self) -> tuple[MemoryEntry, ...]:
         """All references, in order of insertion."""
         return tuple(self._entries.values())
+
+    @property
+    def negatives(self) -> tuple[Negative, ...]:
+        """All negatives, in order of insertion."""
+        return tuple(self._negatives.values())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -200,20 +262,57 @@ class MemoryBank:
         """
         if not entry.class_name:
             raise ValueError(f"the reference {entry.label_id or entry.sample_id!r} has no class")
-        if tuple(entry.prototype.shape) != (self.encoder.dim,):
-            raise EncoderMismatch(
-                f"the prototype of reference {entry.label_id!r} has shape {tuple(entry.prototype.shape)}, but encoder "
-                f"{self.encoder.name!r} makes vectors of length {self.encoder.dim}"
-            )
-        if not entry.prototype.isfinite().all():
-            raise ValueError(f"the prototype of reference {entry.label_id!r} holds NaN or infinity")
-        entry = replace(entry, prototype=entry.prototype.detach().to("cpu", torch.float32))
+        prototype = self._checked(entry.prototype, f"reference {entry.label_id!r}")
+        whole = entry.whole_prototype
+        if whole is not None:
+            whole = self._checked(whole, f"reference {entry.label_id!r} in its whole image")
+        entry = replace(entry, prototype=prototype, whole_prototype=whole)
         key = (entry.sample_id, entry.label_id) if entry.label_id else next(self._unnamed)
         self._entries.pop(key, None)
         self._entries[key] = entry
 
+    def add_negative(self, negative: Negative) -> None:
+        """Add a negative, replacing the one of the same sample and label id; raises as :meth:`add`."""
+        prototype = self._checked(negative.prototype, f"negative {negative.label_id or negative.sample_id!r}")
+        key = (negative.sample_id, negative.label_id) if negative.label_id else next(self._unnamed)
+        self._negatives.pop(key, None)
+        self._negatives[key] = replace(negative, prototype=prototype)
+
+    def add_negatives(self, negatives: Iterable[Negative]) -> None:
+        """Add negatives, and thin all of them to :data:`nts.negatives.MOST_NEGATIVES` where there are more.
+
+        Rejected predictions are kept in any case: they are decisions of a person.
+        """
+        for negative in negatives:
+            self.add_negative(negative)
+        decided = {key: each for key, each in self._negatives.items() if each.source == "rejected"}
+        found = {key: each for key, each in self._negatives.items() if key not in decided}
+        if len(found) <= MOST_NEGATIVES:
+            return
+        chosen = set(thin(torch.stack([each.prototype for each in found.values()])).tolist())
+        kept = {key: each for row, (key, each) in enumerate(found.items()) if row in chosen}
+        self._negatives = kept | decided
+
+    def _checked(self, prototype: Tensor, whose: str) -> Tensor:
+        if tuple(prototype.shape) != (self.encoder.dim,):
+            raise EncoderMismatch(
+                f"the prototype of {whose} has shape {tuple(prototype.shape)}, but encoder {self.encoder.name!r} makes "
+                f"vectors of length {self.encoder.dim}"
+            )
+        if not prototype.isfinite().all():
+            raise ValueError(f"the prototype of {whose} holds NaN or infinity")
+        return prototype.detach().to("cpu", torch.float32)
+
+    def remove_negatives(self, *, source: NegativeSource | None = None, label_ids: Iterable[str] = ()) -> int:
+        """Remove the negatives of a source, or single ones by their labels, and return the number removed."""
+        label_ids = set(label_ids) - {""}
+        gone = [key for key, n in self._negatives.items() if n.source == source or n.label_id in label_ids]
+        for key in gone:
+            del self._negatives[key]
+        return len(gone)
+
     def remove(self, *, class_name: str | None = None, label_ids: Iterable[str] = ()) -> int:
-        """Remove a class, or single references, and return the number removed."""
+        """Remove a class, or single references, and return the number removed; negatives stay."""
         label_ids = set(label_ids) - {""}
         gone = [key for key, e in self._entries.items() if e.class_name == class_name or e.label_id in label_ids]
         for key in gone:
@@ -221,7 +320,7 @@ class MemoryBank:
         return len(gone)
 
     def merge(self, other: MemoryBank) -> None:
-        """Add all references of another bank; its entries replace those of the same sample and label id.
+        """Add all references and negatives of another bank; they replace those of the same sample and label id.
 
         Raises:
             EncoderMismatch: if the other bank was built with another encoder or preset.
@@ -234,6 +333,8 @@ class MemoryBank:
             )
         for entry in other.entries:
             self.add(entry)
+        for negative in other.negatives:
+            self.add_negative(negative)
 
     def check_encoder(self, encoder: EncoderInfo) -> None:
         """Raise :class:`EncoderMismatch` unless this bank was built with ``encoder``."""
@@ -265,9 +366,12 @@ class MemoryBank:
     def to_bytes(self) -> bytes:
         """Content of a ``.safetensors`` file."""
         entries, tokens = [], dict[str, Tensor]()
-        weights, samples = list[Tensor](), list[Tensor]()
+        weights, samples, wholes = list[Tensor](), list[Tensor](), list[Tensor]()
         for entry in self._entries.values():
             record = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
+            if entry.whole_prototype is not None:
+                record["whole_prototype"] = True
+                wholes.append(entry.whole_prototype)
             image = entry.whole_image
             if image is not None:
                 record["whole_image"] = {"key": image.key, "kind": image.kind}
@@ -282,12 +386,18 @@ class MemoryBank:
             tensors |= {"image_tokens": torch.stack(list(tokens.values())), "image_weights": torch.stack(weights)}
         if samples:
             tensors["image_samples"] = torch.stack(samples)
+        if wholes:
+            tensors["whole_prototypes"] = torch.stack(wholes)
+        if self._negatives:
+            tensors["negatives"] = torch.stack([negative.prototype for negative in self.negatives])
+        negatives = [{name: getattr(each, name) for name in _NEGATIVE_FIELDS} for each in self.negatives]
         header = {
             "encoder": json.dumps(asdict(self.encoder)),
             "preset": self.preset,
             "created": self.created,
             "entries": json.dumps(entries),
             "images": json.dumps(list(tokens)),
+            "negatives": json.dumps(negatives),
         }
         return pack_tensors(tensors, _FORMAT, SCHEMA_VERSION, header)
 
@@ -309,13 +419,19 @@ class MemoryBank:
             bank = cls(EncoderInfo(**json.loads(header["encoder"])), header["preset"], header["created"])
             images = dict(zip(json.loads(header.get("images", "[]")), tensors.get("image_tokens", ()), strict=True))
             weights, samples = iter(tensors.get("image_weights", ())), iter(tensors.get("image_samples", ()))
+            wholes = iter(tensors.get("whole_prototypes", ()))
             for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
                 about = record.pop("whole_image", None)
+                whole = next(wholes) if record.pop("whole_prototype", False) else None
                 image = None
                 if about is not None:
                     sampled = next(samples) if about.get("sampled") else None
                     image = WholeImage(about["key"], images[about["key"]], next(weights), about["kind"], sampled)
-                bank.add(MemoryEntry(prototype=prototype, whole_image=image, **record))
+                bank.add(MemoryEntry(prototype=prototype, whole_prototype=whole, whole_image=image, **record))
+            for record, prototype in zip(
+                json.loads(header.get("negatives", "[]")), tensors.get("negatives", ()), strict=True
+            ):
+                bank.add_negative(Negative(prototype=prototype, **record))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise MemoryFileError(f"{source} is damaged: its header and its tensors do not agree ({error})") from error
         return bank
@@ -353,7 +469,9 @@ class MemoryBank:
         return bank
 
 
-_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name not in ("prototype", "whole_image"))
+_TENSORS = ("prototype", "whole_prototype", "whole_image")
+_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name not in _TENSORS)
+_NEGATIVE_FIELDS = tuple(name for name in Negative.__dataclass_fields__ if name not in _TENSORS)
 
 
 def _describe(encoder: EncoderInfo) -> str:

@@ -80,7 +80,7 @@ def soft_merging_decay(overlaps: Overlaps, features: Tensor, exponent: float = 0
         the published code.
     """
     areas, worse, better = overlaps.areas, overlaps.worse, overlaps.better
-    covered = (overlaps.shared.double() / areas[worse].clamp(min=1)).to(features.dtype)
+    covered = _covered(overlaps, worse).to(features.dtype)
     if len(worse) * _PAIRS_TO_CELLS < len(features) ** 2:
         cosine = (features[worse] * features[better]).sum(1)
     else:
@@ -89,3 +89,43 @@ def soft_merging_decay(overlaps: Overlaps, features: Tensor, exponent: float = 0
     intersection_over_self.scatter_reduce_(0, worse, covered * cosine.clamp(min=0), "amax")
     decay = (1 - intersection_over_self).clamp(min=0, max=1) ** exponent
     return torch.where(areas > 0, decay, torch.zeros_like(decay))
+
+
+DIFFUSION_STEPS = 30
+DIFFUSION_ALPHA = 0.3
+
+
+def diffusion_decay(overlaps: Overlaps, exponent: float = 0.5) -> Tensor:
+    """Decay of the scores by diffusion over the graph of overlaps, an alternative to soft merging (FSOD-VFM).
+
+    Every mask starts with the share of it that a better mask of its class covers most, and takes over from the masks
+    that it overlaps, with ``T`` the covered shares, normalised by row::
+
+        w_i = max_{j<i} |M_i and M_j| / |M_i|
+        pi <- alpha T pi + (1 - alpha) w
+        decay_i = (1 - pi_i) ** exponent
+
+    Args:
+        overlaps: overlaps of ``n`` masks in descending rank.
+        exponent: 0 disables the decay.
+
+    Returns:
+        float ``[n]`` in ``[0, 1]``, 0 for an empty mask.
+    """
+    areas, worse, better = overlaps.areas, overlaps.worse, overlaps.better
+    covered = _covered(overlaps, worse).float()
+    start = covered.new_zeros(len(areas)).scatter_reduce_(0, worse, covered, "amax")
+    transition = covered.new_zeros(len(areas), len(areas))
+    transition[worse, better] = covered
+    transition[better, worse] = _covered(overlaps, better).float()
+    transition = transition / transition.sum(1, keepdim=True).clamp(min=1e-12)
+    spread = start
+    for _ in range(DIFFUSION_STEPS):
+        spread = DIFFUSION_ALPHA * transition @ spread + (1 - DIFFUSION_ALPHA) * start
+    decay = (1 - spread).clamp(min=0, max=1) ** exponent
+    return torch.where(areas > 0, decay, torch.zeros_like(decay))
+
+
+def _covered(overlaps: Overlaps, which: Tensor) -> Tensor:
+    """Shared pixels of every pair over the area of one of its masks, in double precision."""
+    return overlaps.shared.double() / overlaps.areas[which].clamp(min=1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .cache.targets import target_key, target_settings
+from .calibration import Calibration, calibrate
+from .crops import TargetCrops
 from .encoder import Encoder
 from .images import PreparedImage, prepare_target
 from .instances import Instances
@@ -18,10 +20,12 @@ from .matching import choose_instances, nearest_references
 from .memory import MemoryBank
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
-from .scoring import PrototypeScorer, Scorer
-from .segmenter import ImageEmbedding, Segmenter
+from .scoring import ExemplarScorer, Scorer, make_prototype_scorer
+from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .segmenter.guidance import guided_points
 from .targets import EncodedTarget, Target
+from .tiles import encode_tiles
+from .two_pass import match_target
 from .utils.threads import in_one_thread, side_by_side
 
 
@@ -32,7 +36,7 @@ def prepare_image(
     inputs = prepare_target(
         image, encoder.info.input_size, segmenter.input_size, antialias=get_preset(preset).antialias
     )
-    return PreparedImage(*inputs, image.shape[:2])
+    return PreparedImage(*inputs, image)
 
 
 def encode_image(
@@ -90,9 +94,28 @@ def encode_target(
     if preset.proposals.guidance is not None and prototypes is not None:
         side = preset.proposals.points_per_side or segmenter.points_per_side
         points = guided_points(tokens, prototypes, side, preset.proposals.guidance)
-    proposals = segmenter.propose(embedding, preset.proposals, points)
-    stored = embedding_for_prompts(embedding, segmenter, preset) if keep_embedding else None
-    return EncodedTarget(tokens, proposals, image.image_size, stored)
+    proposals = segmenter.propose(embedding, preset.asked_proposals, points)
+    if preset.method.mirrored:
+        proposals = _with_mirrored_voters(proposals, image, segmenter, preset)
+    return EncodedTarget(
+        tokens,
+        proposals,
+        image.image_size,
+        embedding_for_prompts(embedding, segmenter, preset) if keep_embedding else None,
+        encode_tiles(image.image, encoder) if preset.method.tiles else None,
+        TargetCrops(lambda: image.image, encoder) if preset.method.crops else None,
+    )
+
+
+def _with_mirrored_voters(
+    proposals: Proposals, image: PreparedImage, segmenter: Segmenter, preset: Preset
+) -> Proposals:
+    """Proposals with the voters of the mirrored image added to their own."""
+    mirrored = segmenter.embed(image.segmenter_input.flip(2), add_no_mem_embed=preset.proposals.add_no_mem_embed)
+    others = segmenter.propose(mirrored, preset.asked_proposals).voters
+    assert proposals.voters is not None
+    assert others is not None
+    return replace(proposals, voters=proposals.voters.and_also(others.mirrored()))
 
 
 class ReferenceSegmenter:
@@ -136,7 +159,19 @@ class ReferenceSegmenter:
             memory.instance_prototypes().to(device),
             memory.entry_labels().to(device),
         )
-        self.scorer = PrototypeScorer(self._prototypes) if scorer is None else scorer
+        self.scorer = make_prototype_scorer(memory, self.preset.method, device) if scorer is None else scorer
+
+    @property
+    def uses_crops(self) -> bool:
+        """Whether matching needs the image, for crops of the survivors."""
+        return isinstance(self.scorer, ExemplarScorer) and self.preset.method.crops
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Map from scores to probabilities; ``None`` where the score is that of the paper or of a prompt."""
+        if not isinstance(self.scorer, ExemplarScorer):
+            return None
+        return calibrate(self.memory, self.scorer.exemplars(torch.device("cpu")), self.preset.method)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -173,13 +208,16 @@ class ReferenceSegmenter:
         return in_one_thread(lambda: self._match(target, class_scores), target.predicted_iou.device)
 
     def _match(self, target: EncodedTarget | Target, class_scores: Tensor) -> Instances:
-        instances = choose_instances(
-            target.masks, target.features, target.predicted_iou, class_scores, self.preset.matching
-        )
+        config = self.preset.matching
+        if isinstance(self.scorer, ExemplarScorer):
+            exemplars = self.scorer.exemplars(target.predicted_iou.device)
+            instances = match_target(target, class_scores, exemplars, config, self.preset.method)
+        else:
+            instances = choose_instances(target.masks, target.features, target.predicted_iou, class_scores, config)
         # There are few instances and possibly many references, so the instances go where the references are.
         device = self._references.device
         found = nearest_references(
-            instances.features.to(device), instances.labels.to(device), self._references, self._reference_labels
+            instances.compared.to(device), instances.labels.to(device), self._references, self._reference_labels
         )
         return replace(instances, references=found.to(instances.labels.device))
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from .matching import MatchingConfig
+from .method import PUBLISHED, Method
 from .segmenter import ProposalConfig
 from .segmenter.guidance import Guidance
 
@@ -27,6 +28,8 @@ class Preset:
             :data:`nts.utils.devices.PRECISIONS` and :meth:`precision_for`.
         proposals: settings of mask proposals.
         matching: settings of matching and merging.
+        method: the parts that go beyond the paper. They are for scoring by prototypes; with a trained reference prompt,
+            matching is as published.
     """
 
     name: str
@@ -37,6 +40,16 @@ class Preset:
     precision: str = "auto"
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    method: Method = PUBLISHED
+
+    @property
+    def asked_proposals(self) -> ProposalConfig:
+        """Settings of mask proposals, with the voters that the method needs."""
+        return replace(self.proposals, voters=self.method.consensus)
+
+    def without(self, *parts: str) -> Preset:
+        """The preset with some parts of the method as published, see :meth:`nts.method.Method.without`."""
+        return replace(self, method=self.method.without(*parts))
 
     def precision_for(self, asked: str) -> str:
         """Precision to load models in.
@@ -47,7 +60,10 @@ class Preset:
         return self.precision if asked == "auto" else asked
 
 
-DEFAULT = Preset("default")
+DEFAULT = Preset(
+    "default",
+    method=Method(similarity="soft-maximum", rank="combined", crops=True, negatives=True, consensus=True),
+)
 PAPER = Preset(
     "paper",
     exif=False,
@@ -57,8 +73,13 @@ PAPER = Preset(
     precision="float32",
     proposals=ProposalConfig(add_no_mem_embed=False),
 )
-FAST = Preset("fast", precision="fast", proposals=ProposalConfig(guidance=Guidance()))
-"""The default with half of the prompts, and half precision where it is faster. Results differ slightly."""
+FAST = Preset(
+    "fast",
+    precision="fast",
+    proposals=ProposalConfig(guidance=Guidance()),
+    method=Method(similarity="soft-maximum", rank="combined", consensus=True),
+)
+"""Half of the prompts, no crops, and half precision where it is faster."""
 PRESETS = {preset.name: preset for preset in (DEFAULT, PAPER, FAST)}
 
 
@@ -78,6 +99,11 @@ def get_preset(preset: str | Preset) -> Preset:
 def stored_settings(preset: Preset) -> dict[str, Any]:
     """Settings of a preset as nested dictionaries, under the names used in stored runs and cache keys."""
     settings = asdict(preset)
+    # Options added later are left out at their defaults, to keep earlier fingerprints and keys valid.
+    if preset.method == PUBLISHED:
+        del settings["method"]
+    if not preset.proposals.voters:
+        del settings["proposals"]["voters"]
     if settings["proposals"]["guidance"] is not None:
         settings["proposals"]["guidance"] = stored_guidance(settings["proposals"]["guidance"])
     return settings

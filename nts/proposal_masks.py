@@ -89,6 +89,55 @@ class LogitMasks:
 
 
 @dataclass(frozen=True)
+class DrawnMasks:
+    """Masks drawn at the image's size, as run lengths; on the CPU.
+
+    Attributes:
+        full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
+        runs: uint8, COCO's run lengths of all masks, each cut to its box and transposed, concatenated. COCO goes down
+            the columns, so a transposed mask is decoded row by row.
+        runs_end: int32 ``[n]`` end of the run lengths of each mask in ``runs``.
+    """
+
+    full_boxes: Tensor
+    runs: Tensor
+    runs_end: Tensor
+
+    @classmethod
+    def of_logits(cls, logits: Tensor, image_size: tuple[int, int]) -> DrawnMasks:
+        """Draw masks ``[n, S, S]``, given as logits, at the size ``(H, W)`` of their image."""
+        runs, full_boxes = [], []
+        for crop, box in each_crop(logits, image_size):
+            runs.append(_run_lengths(crop))
+            full_boxes.append(box)
+        lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
+        return cls(
+            full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
+            runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
+            runs_end=lengths.cumsum(0).int(),
+        )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All attributes by name."""
+        return vars(self)
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`ProposalMasks.crops`."""
+        boxes = self.full_boxes[which].long()
+        ends, runs = self.runs_end.tolist(), self.runs.numpy()
+        crops = []
+        for k, (x1, y1, x2, y2) in zip(which.tolist(), boxes.tolist(), strict=True):
+            counts = runs[ends[k - 1] if k else 0 : ends[k]].tobytes()
+            if not counts:  # pycocotools cannot decode an empty array
+                crops.append(torch.zeros(y2 - y1, x2 - x1, dtype=torch.bool))
+                continue
+            columns = coco_mask.decode({"size": [x2 - x1, y2 - y1], "counts": counts})
+            crops.append(torch.from_numpy(columns.T.view(bool)))
+        return crops, boxes
+
+
+@dataclass(frozen=True)
 class RunLengthMasks:
     """Masks drawn at the image's size, as run lengths, with the overlaps of all pairs; on the CPU.
 
@@ -96,13 +145,10 @@ class RunLengthMasks:
         image_size: ``(H, W)`` in pixels.
         boxes: int16 ``[n, 4]`` inclusive boxes of the masks at the size of their logits.
         empty: bool ``[n]``, of the same masks.
-        full_boxes: int32 ``[n, 4]`` half-open boxes at the image's size.
+        full_boxes, runs, runs_end: see :class:`DrawnMasks`.
         areas: int32 ``[n]`` in pixels of the image.
         pairs: int16 ``[2, p]`` proposals ``i < j`` that share pixels at the image's size; int32 where ``n`` demands it.
         shared: int32 ``[p]`` number of shared pixels of each pair.
-        runs: uint8, COCO's run lengths of all masks, each cut to its box and transposed, concatenated. COCO goes down
-            the columns, so a transposed mask is decoded row by row.
-        runs_end: int32 ``[n]`` end of the run lengths of each mask in ``runs``.
     """
 
     image_size: tuple[int, int]
@@ -121,21 +167,14 @@ class RunLengthMasks:
         inside = logits > 0
         overlaps = overlaps_of_masks(logits, image_size)
         first, second = overlaps.triu(1).nonzero(as_tuple=True)
-        runs, full_boxes = [], []
-        for crop, box in each_crop(logits, image_size):
-            runs.append(_run_lengths(crop))
-            full_boxes.append(box)
-        lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
         return cls(
             image_size=image_size,
             boxes=boxes_of_masks(inside).to("cpu", torch.int16),
             empty=~inside.flatten(1).any(1).cpu(),
-            full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
             areas=overlaps.diagonal().int().cpu(),
             pairs=torch.stack([first, second]).to("cpu", torch.int16 if len(logits) <= 1 << 15 else torch.int32),
             shared=overlaps[first, second].int().cpu(),
-            runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
-            runs_end=lengths.cumsum(0).int(),
+            **DrawnMasks.of_logits(logits, image_size).tensors,
         )
 
     @classmethod
@@ -166,14 +205,7 @@ class RunLengthMasks:
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """See :meth:`ProposalMasks.crops`."""
-        boxes = self.full_boxes[which].long()
-        ends, runs = self.runs_end.tolist(), self.runs.numpy()
-        crops = []
-        for k, (x1, y1, x2, y2) in zip(which.tolist(), boxes.tolist(), strict=True):
-            counts = runs[ends[k - 1] if k else 0 : ends[k]].tobytes()
-            columns = coco_mask.decode({"size": [x2 - x1, y2 - y1], "counts": counts})
-            crops.append(torch.from_numpy(columns.T.view(bool)))
-        return crops, boxes
+        return DrawnMasks(self.full_boxes, self.runs, self.runs_end).crops(which)
 
 
 def _run_lengths(crop: Tensor) -> bytes:

@@ -198,9 +198,9 @@ def prepare_reference(
     mask = reference.mask[top:bottom, left:right].astype(np.float32)
     if reference.is_sparse:
         return normalise(pixels), _hit_weights(mask, grid)
-    weights = _corner_weights(mask, encoder_size, grid) if patch_weights == "corner" else _area_weights(mask, grid)
+    weights = _corner_weights(mask, encoder_size, grid) if patch_weights == "corner" else area_weights(mask, grid)
     if weights.sum() <= 0:
-        weights = _area_weights(mask, grid)
+        weights = area_weights(mask, grid)
     if weights.sum() <= 0:
         raise InvalidReference("the mask lies outside its box: nothing of it is left in the crop around the box")
     return normalise(pixels), weights
@@ -225,10 +225,10 @@ def annotation_weights(
     marked = mask.astype(np.float32)
     if rasterisation == "nearest":
         return F.interpolate(torch.from_numpy(marked)[None, None], size=grid, mode="nearest")[0, 0]
-    return _hit_weights(marked, grid) if kind in ("point", "scribble") else _area_weights(marked, grid)
+    return _hit_weights(marked, grid) if kind in ("point", "scribble") else area_weights(marked, grid)
 
 
-def _area_weights(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
+def area_weights(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """Covered fraction of each patch: ``[H, W]`` to ``[h, w]``."""
     resized = Image.fromarray(mask).resize((grid[1], grid[0]), Image.Resampling.BOX)
     return torch.from_numpy(np.array(resized)).clamp(0, 1)

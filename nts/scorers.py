@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from .encoder import Encoder
 from .memory import MemoryBank
-from .scoring import PrototypeScorer, Scorer
+from .presets import Preset, get_preset
+from .scoring import Scorer, make_prototype_scorer
 from .segmenter import Segmenter
 from .vrp.class_maps import ClassMapper, whole_images
 from .vrp.prompt import TrainedPrompt
@@ -24,7 +25,8 @@ class ScorerKind(Generic[Source]):
     Attributes:
         label: in forms.
         description: in forms.
-        make: makes the scorer for the classes of a memory, from the encoder or from the class maps of a prompt.
+        make: makes the scorer for the classes of a memory, from the encoder and the preset, or from the class maps of a
+            prompt.
     """
 
     label: str
@@ -32,11 +34,11 @@ class ScorerKind(Generic[Source]):
     make: Callable[[MemoryBank, Source], Scorer]
 
 
-UNPROMPTED: dict[str, ScorerKind[Encoder]] = {
+UNPROMPTED: dict[str, ScorerKind[tuple[Encoder, Preset]]] = {
     "prototype": ScorerKind(
         "Prototypes",
         "Similarity to the class prototypes, without training",
-        lambda memory, encoder: PrototypeScorer(memory.prototypes().to(encoder.device)),
+        lambda memory, how: make_prototype_scorer(memory, how[1].method, how[0].device),
     ),
 }
 """Scorers that need no training."""
@@ -60,7 +62,12 @@ SCORERS: dict[str, ScorerKind] = {**UNPROMPTED, **PROMPTED}
 
 
 def make_scorer(
-    name: str, memory: MemoryBank, encoder: Encoder, segmenter: Segmenter, prompt: TrainedPrompt | None = None
+    name: str,
+    memory: MemoryBank,
+    encoder: Encoder,
+    segmenter: Segmenter,
+    prompt: TrainedPrompt | None = None,
+    preset: str | Preset = "default",
 ) -> Scorer:
     """Make a scorer for the classes of a memory.
 
@@ -69,13 +76,14 @@ def make_scorer(
         memory: its classes are scored.
         encoder, segmenter: the models that will encode the targets.
         prompt: trained for these models; only for the scorers in :data:`PROMPTED`.
+        preset: that of the targets; only for the scorers in :data:`UNPROMPTED`.
 
     Raises:
         PromptMismatch: if the prompt was trained for other models, or the memory has no whole images.
         ValueError: if there is no scorer of that name, it lacks its prompt, or the memory is empty.
     """
     if name in UNPROMPTED:
-        return UNPROMPTED[name].make(memory, encoder)
+        return UNPROMPTED[name].make(memory, (encoder, get_preset(preset)))
     if name not in PROMPTED:
         raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}, got {name!r}")
     if prompt is None:

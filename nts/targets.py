@@ -7,15 +7,22 @@ against prototypes needs, and that the cache stores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor
 
+from .consensus import Voters, consensus_logits
+from .crops import TargetCrops
+from .masks import draw_crops
 from .matching import pool_tokens
-from .proposal_masks import LogitMasks, RunLengthMasks
+from .proposal_masks import DrawnMasks, LogitMasks, ProposalMasks, RunLengthMasks
 from .segmenter import ImageEmbedding, Proposals
+from .tiles import pool_tiles
 from .utils.threads import in_one_thread
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,35 @@ class Target:
             the size and move scores by up to 4e-4.
         predicted_iou: float32 ``[n]``.
         masks: those of the proposals.
+        voted: outlines of the proposals by consensus; ``None`` if none were drawn.
+        of_tiles: float32 ``[n, C]``, features of the proposals from tiles; ``None`` if there were none.
+        embedded: features of the proposals from their crops; ``None`` if the image is not at hand.
     """
 
     features: Tensor
     predicted_iou: Tensor
     masks: RunLengthMasks
+    voted: DrawnMasks | None = None
+    of_tiles: Tensor | None = None
+    embedded: TargetCrops | None = None
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
+
+    @property
+    def crops(self) -> TargetCrops:
+        """Features from crops; raises ``ValueError`` if the image is not at hand."""
+        return _present(self.embedded, "its image, from which crops are cut")
+
+    @property
+    def tile_features(self) -> Tensor:
+        """Features from tiles; raises ``ValueError`` if there are none."""
+        return _present(self.of_tiles, "the features of its tiles")
+
+    @property
+    def outlines(self) -> Outlines:
+        """Outlines by consensus; raises ``ValueError`` if none were drawn."""
+        return Outlines(_present(self.voted, "the masks that vote on outlines"), self.masks)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -44,13 +72,28 @@ class Target:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as they are stored."""
-        return {"features": self.features, "predicted_iou": self.predicted_iou, **self.masks.tensors}
+        tensors = {"features": self.features, "predicted_iou": self.predicted_iou, **self.masks.tensors}
+        if self.of_tiles is not None:
+            tensors["tile_features"] = self.of_tiles
+        if self.voted is not None:
+            tensors |= {f"{_VOTED}{name}": value for name, value in self.voted.tensors.items()}
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], image_size: tuple[int, int]) -> Target:
         """Inverse of :attr:`tensors`, with the size ``(H, W)`` of the image."""
         masks = RunLengthMasks.from_tensors(tensors, image_size)
-        return cls(tensors["features"], tensors["predicted_iou"], masks)
+        outlines = {name.removeprefix(_VOTED): value for name, value in tensors.items() if name.startswith(_VOTED)}
+        return cls(
+            tensors["features"],
+            tensors["predicted_iou"],
+            masks,
+            DrawnMasks(**outlines) if outlines else None,
+            tensors.get("tile_features"),
+        )
+
+
+_VOTED = "voted_"
 
 
 @dataclass(frozen=True)
@@ -62,12 +105,32 @@ class EncodedTarget:
         proposals: the ``n`` masks that SAM2 proposes.
         image_size: ``(H, W)`` in pixels.
         embedding: SAM2's, with its "no memory" embedding, for scorers that prompt the decoder; ``None`` otherwise.
+        tiles: patch tokens of the image's tiles, see :mod:`nts.tiles`; ``None`` if the method uses none.
+        embedded: features of the proposals from their crops; ``None`` if the method uses none.
     """
 
     tokens: Tensor
     proposals: Proposals
     image_size: tuple[int, int]
     embedding: ImageEmbedding | None = None
+    tiles: Tensor | None = None
+    embedded: TargetCrops | None = None
+
+    @property
+    def crops(self) -> TargetCrops:
+        """See :attr:`Target.crops`."""
+        return _present(self.embedded, "its image, from which crops are cut")
+
+    @cached_property
+    def tile_features(self) -> Tensor:
+        """See :attr:`Target.tile_features`."""
+        return pool_tiles(_present(self.tiles, "the features of its tiles"), self.proposals.mask_logits > 0)
+
+    @property
+    def outlines(self) -> Outlines:
+        """See :attr:`Target.outlines`."""
+        voters = _present(self.proposals.voters, "the masks that vote on outlines")
+        return Outlines(VotedMasks(self.proposals.mask_logits, voters, self.image_size), self.masks)
 
     @cached_property
     def features(self) -> Tensor:
@@ -93,7 +156,58 @@ class EncodedTarget:
     def compact(self) -> Target:
         """Draw all masks and drop everything that matching against prototypes does not need."""
         device = self.proposals.mask_logits.device
-        return in_one_thread(lambda: make_target(self.features, self.proposals, self.image_size), device)
+        return in_one_thread(self._compact, device)
+
+    def _compact(self) -> Target:
+        target = make_target(self.features, self.proposals, self.image_size)
+        voted = None
+        if self.proposals.voters is not None:
+            outlines = consensus_logits(self.proposals.mask_logits, self.proposals.voters)
+            voted = DrawnMasks.of_logits(outlines, self.image_size)
+        of_tiles = None if self.tiles is None else self.tile_features.float().cpu()
+        return replace(target, voted=voted, of_tiles=of_tiles, embedded=self.embedded)
+
+
+@dataclass(frozen=True)
+class VotedMasks:
+    """Outlines of proposals by consensus, drawn when they are asked for.
+
+    Attributes:
+        logits: ``[n, S, S]``, of the proposals.
+        voters: masks that vote.
+        image_size: ``(H, W)`` of the image in pixels.
+    """
+
+    logits: Tensor
+    voters: Voters
+    image_size: tuple[int, int]
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`nts.proposal_masks.ProposalMasks.crops`."""
+        return draw_crops(consensus_logits(self.logits[which], self.voters), self.image_size)
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Outlines by consensus; those that vanish at the image's size are replaced by the proposals' own masks.
+
+    Attributes:
+        voted: the outlines.
+        own: masks of the proposals.
+    """
+
+    voted: VotedMasks | DrawnMasks
+    own: ProposalMasks
+
+    def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
+        """See :meth:`nts.proposal_masks.ProposalMasks.crops`."""
+        crops, boxes = self.voted.crops(which)
+        vanished = [row for row, crop in enumerate(crops) if not crop.numel()]
+        if vanished:
+            own, boxes[vanished] = self.own.crops(which[vanished])
+            for row, crop in zip(vanished, own, strict=True):
+                crops[row] = crop
+        return crops, boxes
 
 
 def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, int]) -> Target:
@@ -109,3 +223,9 @@ def make_target(features: Tensor, proposals: Proposals, image_size: tuple[int, i
         proposals.predicted_iou.float().cpu(),
         RunLengthMasks.of_logits(proposals.mask_logits, image_size),
     )
+
+
+def _present(value: Part | None, what: str) -> Part:
+    if value is None:
+        raise ValueError(f"the target was encoded without {what}: encode it with the preset that it is matched with")
+    return value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..crops import CROP_PATCHES
 from ..encoder import Encoder
 from ..images import READER, digest
 from ..presets import Preset, stored_settings
@@ -14,8 +17,8 @@ from ..segmenter import Segmenter
 from ..targets import Target
 from .tensors import TensorCache, content_key
 
-TARGET = "target"
-"""Kind of cached content, see :func:`nts.cache.content_key`."""
+TARGET, CROPS = "target", "crops"
+"""Kinds of cached content, see :func:`nts.cache.content_key`."""
 
 
 def target_settings(
@@ -28,9 +31,13 @@ def target_settings(
         preset: only the parts that concern reading images and proposing masks are used.
         prototypes: ``[K, C]``; ignored unless the preset chooses points by them.
     """
-    proposals = stored_settings(replace(preset, proposals=replace(preset.proposals, prompts_per_chunk=None)))[
+    proposals = stored_settings(replace(preset, proposals=replace(preset.asked_proposals, prompts_per_chunk=None)))[
         "proposals"
     ]
+    if preset.method.tiles:
+        proposals["tiles"] = True
+    if preset.method.mirrored:
+        proposals["mirrored"] = True
     proposals["points_per_side"] = preset.proposals.points_per_side or segmenter.points_per_side
     guided_by = None if preset.proposals.guidance is None or prototypes is None else digest(prototypes.cpu().numpy())
     return {
@@ -74,3 +81,23 @@ def write_target(cache: TensorCache, key: str, target: Target) -> None:
     """Write a target, if the cache is writable."""
     height, width = target.image_size
     cache.put(key, target.tensors, {"image_size": f"{height} {width}"})
+
+
+def crops_key(target: str, encoder: Encoder) -> str:
+    """Key of the crop features of an image, by the key of its target."""
+    return content_key(CROPS, target=target, encoder=encoder.info.fingerprint, patches=CROP_PATCHES)
+
+
+def read_crops(cache: TensorCache, key: str) -> dict[int, Tensor]:
+    """Read the crop features ``[C]`` of an image by proposal; those that are cached."""
+    found = cache.get(key)
+    if found is None:
+        return {}
+    tensors, _ = found
+    return dict(zip(tensors["proposals"].tolist(), tensors["features"], strict=True))
+
+
+def write_crops(cache: TensorCache, key: str, features: Mapping[int, Tensor]) -> None:
+    """Write the crop features of an image, old and new ones."""
+    proposals = torch.tensor(sorted(features), dtype=torch.int32)
+    cache.put(key, {"proposals": proposals, "features": torch.stack([features[each] for each in proposals.tolist()])})

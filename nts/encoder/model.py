@@ -85,6 +85,7 @@ class Encoder:
     Attributes:
         info: name, fingerprint of the weights, input size and token length.
         grid: ``(h, w)`` patches of an input.
+        patch_size: side of a patch in pixels.
         device: device of the model.
         precision: name of the dtype that it computes in, as in torch.
         is_small: it runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
@@ -97,6 +98,7 @@ class Encoder:
         side = size // config.patch_size
         self.info = EncoderInfo(name, fingerprint(model), size, config.hidden_size)
         self.grid = (side, side)
+        self.patch_size: int = config.patch_size
         self.device = device
         self._dtype = dtype
         self.precision = str(dtype).removeprefix("torch.")
@@ -111,18 +113,19 @@ class Encoder:
         Tokens are not L2-normalised.
 
         Args:
-            pixels: ``[B, 3, s, s]`` ImageNet-normalised, ``s = info.input_size``.
+            pixels: ``[B, 3, s, s]`` ImageNet-normalised, ``s = info.input_size`` or another multiple of the patch size.
 
         Returns:
             float ``[B, h, w, C]`` on the encoder's device.
         """
+        side = pixels.shape[-1] // self.patch_size
 
         def encode() -> Tensor:
             with autocast(self.device, self._dtype):
                 return self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
 
         tokens = in_one_thread(encode, self.device) if self.is_small else encode()
-        return tokens.float().unflatten(1, self.grid)
+        return tokens.float().unflatten(1, (side, side))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -73,7 +73,7 @@ def locked(view: Collection, patience: float = _PATIENCE) -> Iterator[fo.Dataset
     lease.acquire(patience, dataset.name)
     _held.ids.add(key)
     try:
-        refresh(dataset)
+        _reload(dataset)
         yield dataset
     finally:
         _held.ids.remove(key)
@@ -94,10 +94,18 @@ def exclusive(function: Callable[Concatenate[Collection, _P], _R]) -> Callable[C
 def refresh(view: Collection) -> None:
     """Bring the schema and the runs of a dataset in memory up to date with the database, unsaved samples untouched.
 
+    It takes the lock: read by another thread in the middle of a deletion, the stored schema would bring back a field
+    that is about to go.
+
     Raises:
         RunEnded: if the dataset was deleted.
     """
-    dataset, _ = _dataset_and_id(view)
+    with locked(view) as dataset:
+        _reload(dataset)
+
+
+def _reload(dataset: fo.Dataset) -> None:
+    """Read the schema and the runs of a dataset from the database. Call it under the lock."""
     try:
         dataset._doc.reload(*_RELOADED)
     except DoesNotExist as error:

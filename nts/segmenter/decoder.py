@@ -296,16 +296,16 @@ class SharedDecoder:
         return self._transformer.norm_final_attn(tokens + attended)
 
     def draw(self, shared: SharedImage, prompted: Prompted, weights: Tensor, block: int) -> Tensor:
-        """Compute one mask per prompt.
+        """Compute masks, for every prompt the same number.
 
         Args:
             shared: shared terms of the image.
             prompted: ``B`` prompts.
-            weights: ``[B, c / 2]`` channel weights from the decoder's hypernetworks.
+            weights: ``[B, k, c / 2]`` channel weights from the decoder's hypernetworks, one row per mask.
             block: image tokens processed at a time.
 
         Returns:
-            float ``[B, 4e, 4e]`` mask logits.
+            float ``[B, k, 4e, 4e]`` mask logits.
         """
         _, norm, act1, up2, act2 = self._decoder.output_upscaling
         vectors = [
@@ -330,8 +330,8 @@ class SharedDecoder:
             if shared.fine is not None:
                 x += shared.fine[..., at]
             x = act2(x)
-            drawn.append((weights[:, None] @ x.flatten(2)).float().reshape(len(x), 4, 4, -1))
-        return _as_image(torch.cat(drawn, -1))
+            drawn.append((weights @ x.flatten(2)).float().reshape(*weights.shape[:2], 4, 4, -1))
+        return _as_image(torch.cat(drawn, -1).flatten(0, 1)).unflatten(0, weights.shape[:2])
 
     def _to_image(
         self,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from ..consensus import VOTER_PREDICTED_IOU, Voters, as_votes
 from ..utils.devices import autocast
 from ..utils.threads import in_one_thread, is_small, map_chunks
 from .decoder import Prompted, SharedDecoder, SharedImage
@@ -46,6 +47,7 @@ class ProposalConfig:
         add_no_mem_embed: add SAM2's "no memory" embedding to the image features, as its image predictor does. The
             published code does not.
         guidance: prompt a subset of the grid selected by the prototypes; ``None`` for the whole grid.
+        voters: also draw all masks that may vote on outlines, see :mod:`nts.consensus`.
         prompts_per_chunk: prompts decoded at a time; ``None`` to choose by device. Does not change the result.
 
     Raises:
@@ -56,6 +58,7 @@ class ProposalConfig:
     iou_threshold: float = 0.4
     add_no_mem_embed: bool = True
     guidance: Guidance | None = None
+    voters: bool = False
     prompts_per_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,11 +110,13 @@ class Proposals:
         mask_logits: ``[n, S, S]``, positive inside.
         predicted_iou: ``[n]`` in ``[0, 1]``.
         points: ``[n, 2]``, prompts ``x, y`` in pixels of the segmenter's input.
+        voters: masks of all prompts that may vote on outlines; ``None`` unless asked for.
     """
 
     mask_logits: Tensor
     predicted_iou: Tensor
     points: Tensor
+    voters: Voters | None = None
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
@@ -229,24 +234,38 @@ class Segmenter:
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         while True:
             try:
-                return self._propose(embedding, points, config.iou_threshold, chunk)
+                return self._propose(embedding, points, config, chunk)
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise
             chunk = self._most_prompts = chunk // 2
             logger.warning("out of memory on the device: decoding %d prompts at a time", chunk)
 
-    def _propose(self, embedding: ImageEmbedding, points: Tensor, iou_threshold: float, chunk: int) -> Proposals:
+    def _propose(self, embedding: ImageEmbedding, points: Tensor, config: ProposalConfig, chunk: int) -> Proposals:
         shared = self._look(embedding)
 
-        def decode(prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def decode(prompts: Tensor) -> tuple[Tensor, ...]:
             labels = torch.ones(len(prompts), 1, device=self.device)
             prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
-            predicted_iou, best = self._predicted_iou(shared, prompted)[:, 1:].max(1)
-            keep = (predicted_iou > iou_threshold).nonzero()[:, 0]
-            return self._draw(shared, prompted[keep], 1 + best[keep]), predicted_iou[keep], prompts[keep]
+            of_tokens = self._predicted_iou(shared, prompted)[:, 1:]
+            predicted_iou, best = of_tokens.max(1)
+            keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
+            if not config.voters:
+                return (
+                    self._draw(shared, prompted[keep], 1 + best[keep, None])[:, 0],
+                    predicted_iou[keep],
+                    prompts[keep],
+                )
+            # A prompt with any voter is drawn with all three masks: they share nearly all of the work.
+            voting = (predicted_iou > min(config.iou_threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
+            drawn = self._draw(shared, prompted[voting], torch.arange(1, 4, device=self.device).expand(len(voting), 3))
+            proposed = torch.isin(voting, keep)
+            own = drawn[proposed, best[keep]]
+            votes = of_tokens[voting] > VOTER_PREDICTED_IOU
+            return own, predicted_iou[keep], prompts[keep], as_votes(drawn[votes]), of_tokens[voting][votes]
 
-        return Proposals(*self._in_chunks(decode, points.split(chunk)))
+        logits, predicted_iou, prompts, *of_voters = self._in_chunks(decode, points.split(chunk))
+        return Proposals(logits, predicted_iou, prompts, Voters(*of_voters) if of_voters else None)
 
     def _in_chunks(self, function: Callable[[Chunk], tuple[Tensor, ...]], chunks: Sequence[Chunk]) -> list[Tensor]:
         """Concatenated results of a function over chunks of prompts; on a CPU, chunks run in parallel."""
@@ -279,8 +298,8 @@ class Segmenter:
 
         def decode(prompts: Tensor) -> tuple[Tensor, Tensor]:
             prompted = self._prompt(shared, self._embed_boxes(prompts))
-            single = torch.zeros(len(prompts), dtype=torch.int64, device=self.device)
-            return self._draw(shared, prompted, single), self._predicted_iou(shared, prompted)[:, 0]
+            single = torch.zeros(len(prompts), 1, dtype=torch.int64, device=self.device)
+            return self._draw(shared, prompted, single)[:, 0], self._predicted_iou(shared, prompted)[:, 0]
 
         logits, predicted = self._in_chunks(decode, boxes.split(self._chunk_size(embedding)))
         return logits, predicted
@@ -337,8 +356,7 @@ class Segmenter:
 
         def decode(chunk: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             prompted = self._prompt(shared, self._embed_points(*chunk))
-            of_token = [torch.full((len(prompted),), token, device=self.device) for token in drawn]
-            masks = torch.stack([self._draw(shared, prompted, chosen) for chosen in of_token], 1)
+            masks = self._draw(shared, prompted, torch.tensor(drawn, device=self.device).expand(len(prompted), -1))
             return masks, self._predicted_iou(shared, prompted)[:, list(drawn)]
 
         chunks = list(zip(points.split(chunk), labels.to(self.device).split(chunk), strict=True))
@@ -370,12 +388,13 @@ class Segmenter:
         return self._model.sam_mask_decoder.iou_prediction_head(token).float()
 
     def _draw(self, shared: SharedImage, prompted: Prompted, chosen: Tensor) -> Tensor:
-        """Logits ``[B, S, S]`` of one mask per prompt, of the mask token ``chosen`` ``[B]``."""
+        """Logits ``[B, k, S, S]`` of the mask tokens ``chosen`` ``[B, k]`` of every prompt."""
         if len(prompted) == 0:
-            return torch.zeros(0, self.mask_side, self.mask_side, device=self.device)
-        token = self._decoder.output(shared, prompted, self._iou_token + 1 + chosen[:, None])[:, 0]
+            return torch.zeros(0, chosen.shape[1], self.mask_side, self.mask_side, device=self.device)
+        tokens = self._decoder.output(shared, prompted, self._iou_token + 1 + chosen)
         networks = self._model.sam_mask_decoder.output_hypernetworks_mlps
-        weights = torch.stack([network(token) for network in networks])[chosen, torch.arange(len(chosen))]
+        weights = torch.stack([network(tokens.flatten(0, 1)) for network in networks])
+        weights = weights[chosen.flatten(), torch.arange(chosen.numel())].unflatten(0, chosen.shape)
         positions = _DRAWN_POSITIONS.get(self.device.type, 1 << 14)
         at_a_time = max(1, positions // shared.upscaled.shape[1])
         parts: list[slice | Tensor] = [slice(begin, begin + at_a_time) for begin in range(0, len(prompted), at_a_time)]

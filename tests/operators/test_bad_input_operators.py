@@ -102,7 +102,9 @@ def test_field_without_masks(build, drawn, references):
     for sample in references.iter_samples(autosave=True):
         for label in sample.ground_truth.detections:
             label.mask = None
-    with says("no label of the field 'ground_truth' of this view could be used: it has a box but no mask; add masks to"):
+    with says(
+        "no label of the field 'ground_truth' of this view could be used: it has a box but no mask; add masks to"
+    ):
         build(references, "ground_truth", "shapes", weak_labels="skip")
     assert drawn.list_runs() == []
 

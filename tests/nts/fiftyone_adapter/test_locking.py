@@ -52,6 +52,18 @@ def test_it_is_released_after_an_error(locking, sampled):
         pass
 
 
+def test_a_schema_that_is_being_changed_is_not_read_by_another_thread(locking, sampled):
+    reading = threading.Thread(target=locking.refresh, args=[sampled])
+    with locking.locked(sampled):
+        number = next(field for field in sampled._doc.sample_fields if field.name == "number")
+        sampled._doc.sample_fields.remove(number)  # as FiftyOne begins to delete a field, before it saves
+        reading.start()
+        reading.join(0.3)
+        assert "number" not in [field.name for field in sampled._doc.sample_fields]
+        sampled._doc.sample_fields.append(number)
+    reading.join()
+
+
 def _hold(locking, dataset, *, machine: str, process: int, seconds: float) -> None:
     """Insert the lease of another process into the database."""
     until = {"$add": ["$$NOW", int(1000 * seconds)]}

@@ -86,7 +86,7 @@ def by_the_shared_decoder(model: SAM2Base, features, levels, sparse, block: int 
     tokens = decoder.output(shared, prompted, every)
     first_mask = 1 + int(model.sam_mask_decoder.pred_obj_scores)
     weights = model.sam_mask_decoder.output_hypernetworks_mlps[0](tokens[:, first_mask])
-    return tokens, decoder.draw(shared, prompted, weights, block)
+    return tokens, decoder.draw(shared, prompted, weights[:, None], block)[:, 0]
 
 
 def largest_error(found: torch.Tensor, expected: torch.Tensor) -> float:

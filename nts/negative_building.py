@@ -1,0 +1,206 @@
+"""Encode negatives: proposals off all labels of reference images, background images, and rejected objects.
+
+SAM2 runs once over every reference image. The same pass tells how well it proposes the references themselves, which the
+calibration needs, see :mod:`nts.calibration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .cache import TensorCache, content_key
+from .crops import embed_crops
+from .encoder import Encoder
+from .images import digest, normalise, stretch
+from .masks import draw_crops, draw_masks
+from .memory import MemoryEntry, Negative, NegativeSource
+from .negatives import off_label_proposals
+from .presets import Preset
+from .references import Reference
+from .segmenter import Segmenter
+
+NEGATIVES = "negatives"
+"""Kind of cached content, see :func:`nts.cache.content_key`."""
+
+_SIDE = 256
+"""Labels and proposals are compared at this many pixels squared."""
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Result for an image.
+
+    Attributes:
+        prototypes: float ``[N, C]`` of the negatives.
+        predicted_iou: float ``[N]`` of their proposals.
+        found: float ``[m, 2]``, predicted IoU and IoU of the best proposal for each label; NaN and 0 if there is none.
+    """
+
+    prototypes: Tensor
+    predicted_iou: Tensor
+    found: Tensor
+
+
+class NegativeEncoder:
+    """Collects the negatives of images, one image at a time.
+
+    Args:
+        encoder: that of the references.
+        segmenter: proposes what may be a negative.
+        preset: how masks are proposed.
+        cache: for the negatives of images.
+
+    Attributes:
+        negatives: of all images so far.
+    """
+
+    def __init__(
+        self, encoder: Encoder, segmenter: Segmenter, preset: Preset, cache: TensorCache | None = None
+    ) -> None:
+        self._encoder, self._segmenter, self._cache = encoder, segmenter, cache
+        # Guidance by prototypes needs prototypes, and voters are for outlines.
+        self._proposals = replace(preset.proposals, guidance=None)
+        self._found: dict[tuple[str, str], tuple[float, float]] = {}
+        self.negatives: list[Negative] = []
+
+    def add_reference_image(
+        self,
+        references: Sequence[Reference],
+        labelled: Sequence[np.ndarray] = (),
+        others: Sequence[np.ndarray] = (),
+        *,
+        complete: bool = False,
+    ) -> None:
+        """Look for negatives in the image of some references.
+
+        Args:
+            references: all of one image, at least one.
+            labelled: bool ``[H, W]`` each, masks of further labelled objects of the classes.
+            others: the same of other classes; they are negatives themselves.
+            complete: every object of the classes is labelled, so that nothing else can be one.
+        """
+        first = references[0]
+        masks = [*(reference.mask for reference in references), *labelled, *others]
+        looked = self._look(first.image, masks)
+        for reference, (predicted, iou) in zip(references, looked.found.tolist(), strict=False):
+            self._found[reference.sample_id, reference.label_id] = predicted, iou
+        self._add(looked, "reference image", complete, first.sample_id, first.file)
+        if others:
+            self._add(self._embed_labels(first.image, others), "other class", True, first.sample_id, first.file)
+
+    def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
+        """Take every proposal of an image that shows no class, uint8 ``[H, W, 3]``, as a negative."""
+        self._add(self._look(image, []), "background image", True, sample_id, file)
+
+    def add_rejected(self, references: Sequence[Reference]) -> None:
+        """Take objects of one image as negatives, such as predictions that a person has rejected."""
+        looked = self._embed_labels(references[0].image, [reference.mask for reference in references])
+        for reference, prototype in zip(references, looked.prototypes, strict=True):
+            self.negatives.append(
+                Negative(prototype, "rejected", True, reference.sample_id, reference.label_id, reference.file)
+            )
+
+    def completed(self, entry: MemoryEntry) -> MemoryEntry:
+        """Entry of a reference, with how well SAM2 proposes it."""
+        found = self._found.get((entry.sample_id, entry.label_id))
+        if found is None:
+            return entry
+        predicted, iou = found
+        return replace(entry, predicted_iou=predicted if iou > 0 else None, proposal_iou=iou)
+
+    def _add(self, looked: _Looked, source: NegativeSource, sure: bool, sample_id: str, file: str) -> None:
+        for prototype, predicted in zip(looked.prototypes, looked.predicted_iou.tolist(), strict=True):
+            self.negatives.append(Negative(prototype, source, sure, sample_id, "", file, predicted))
+
+    def _embed_labels(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+        crops, boxes = _cropped(masks)
+        prototypes = embed_crops(image, crops, boxes, self._encoder)
+        return _Looked(prototypes, torch.ones(len(prototypes)), torch.zeros(0, 2))
+
+    def _look(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+        key = None
+        if self._cache is not None:
+            key = self._key(image, masks)
+            if (cached := self._cache.get(key)) is not None:
+                tensors, _ = cached
+                return _Looked(tensors["prototypes"], tensors["predicted_iou"], tensors["found"])
+        looked = self._propose(image, masks)
+        if self._cache is not None and key is not None:
+            self._cache.put(key, vars(looked))
+        return looked
+
+    def _propose(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+        segmenter = self._segmenter
+        embedding = segmenter.embed(
+            normalise(stretch(image, segmenter.input_size)), add_no_mem_embed=self._proposals.add_no_mem_embed
+        )
+        proposals = segmenter.propose(embedding, self._proposals)
+        drawn = draw_masks(proposals.mask_logits, (_SIDE, _SIDE))
+        labels = torch.stack([_resized(mask) for mask in masks]) if masks else drawn.new_zeros(0, _SIDE, _SIDE)
+        labels = labels.to(drawn.device)
+        chosen = off_label_proposals(drawn, proposals.predicted_iou, labels)
+        crops, boxes = draw_crops(proposals.mask_logits[chosen], image.shape[:2])
+        seen = [row for row, crop in enumerate(crops) if crop.numel()]
+        return _Looked(
+            embed_crops(image, [crops[row] for row in seen], boxes[seen], self._encoder),
+            proposals.predicted_iou[chosen[seen]].float().cpu(),
+            best_proposals(drawn, proposals.predicted_iou, labels).cpu(),
+        )
+
+    def _key(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> str:
+        encoder, segmenter = self._encoder, self._segmenter
+        return content_key(
+            NEGATIVES,
+            image=digest(image),
+            masks=[digest(np.packbits(mask)) for mask in masks],
+            encoder=encoder.info.fingerprint,
+            encoder_precision=encoder.precision,
+            segmenter=segmenter.fingerprint,
+            segmenter_precision=segmenter.precision,
+            points=self._proposals.points_per_side or segmenter.points_per_side,
+            iou_threshold=self._proposals.iou_threshold,
+            add_no_mem_embed=self._proposals.add_no_mem_embed,
+        )
+
+
+def best_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Tensor:
+    """Predicted IoU and IoU of the proposal that overlaps each label most.
+
+    Args:
+        masks: bool ``[n, H, W]``, proposals.
+        predicted_iou: ``[n]``.
+        labelled: bool ``[m, H, W]``.
+
+    Returns:
+        float ``[m, 2]``; NaN and 0 for a label that no proposal overlaps.
+    """
+    if len(masks) == 0 or len(labelled) == 0:
+        return torch.tensor([[torch.nan, 0.0]]).repeat(len(labelled), 1)
+    flat, marked = masks.flatten(1).float(), labelled.flatten(1).float()
+    shared = marked @ flat.T
+    iou, best = (shared / (marked.sum(1)[:, None] + flat.sum(1) - shared).clamp(min=1)).max(1)
+    predicted = torch.where(iou > 0, predicted_iou.float()[best], torch.nan)
+    return torch.stack([predicted, iou], 1)
+
+
+def _resized(mask: np.ndarray) -> Tensor:
+    """A mask ``[H, W]`` at the side of the comparison; one that would vanish keeps every pixel that it touches."""
+    cover = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    return torch.from_numpy(cover >= 0.5 if (cover >= 0.5).any() else cover > 0)
+
+
+def _cropped(masks: Sequence[np.ndarray]) -> tuple[list[Tensor], Tensor]:
+    """Masks of a whole image, cut to their half-open boxes."""
+    crops, boxes = [], []
+    for mask in masks:
+        ys, xs = mask.nonzero()
+        x1, y1, x2, y2 = int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+        crops.append(torch.from_numpy(mask[y1:y2, x1:x2].astype(bool)))
+        boxes.append((x1, y1, x2, y2))
+    return crops, torch.tensor(boxes).reshape(-1, 4)
