@@ -3,9 +3,10 @@
     python -m benchmarks.second_run                         the shipped small pair
     python -m benchmarks.second_run --models released       released architectures, random weights, 640 x 480
 
-The first run reads the file, runs both models, matches, and caches the target. The second run uses another memory of 20
-classes: it finds the target by the file's content, loads it from the cache, and matches. Both end with masks cropped to
-their boxes, as they are written to a dataset.
+The first run reads the file, runs both models, matches, and caches the target and the features of its crops. The second
+run uses another memory of 20 classes: it finds the target by the file's content, loads it from the cache, and matches.
+Survivors that the first memory did not have are embedded from their crops; once these are cached, no model runs. Both
+end with masks cropped to their boxes, as they are written to a dataset.
 
 Masks of random weights are noise: they need twenty times the run lengths of objects, and one of them suppresses all
 others. The second run is therefore also timed on an image of 800 discs, a hundred of them returned.
@@ -41,14 +42,16 @@ from nts.cache import TensorCache
 from nts.cache.targets import write_target
 from nts.cached_segmenter import CachedSegmenter
 from nts.images import digest_content
-from nts.memory import MemoryBank, MemoryEntry
+from nts.memory import MemoryBank, MemoryEntry, Negative
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT
+from nts.proposal_masks import DrawnMasks
 from nts.segmenter import Proposals
 from nts.targets import Target, make_target
 from nts.utils.devices import resolve_device
 
 CLASSES = 20
+NEGATIVES = 200
 ROUNDS = 5
 """Second runs over every image; the median is reported."""
 
@@ -60,6 +63,9 @@ def random_memory(engine_of: Any, seed: int) -> MemoryBank:
     for k in range(CLASSES):
         prototype = torch.randn(engine_of.info.dim, generator=generator)
         bank.add(MemoryEntry(f"class {k}", prototype, "sample", f"label {k}"))
+    for _ in range(NEGATIVES):
+        prototype = torch.randn(engine_of.info.dim, generator=generator)
+        bank.add_negative(Negative(prototype, "background image", sure=True))
     return bank
 
 
@@ -82,13 +88,16 @@ def run(
     if not small:
         threshold = spread_predicted_iou(pair, read_file(files[0]), survivors)
         preset = replace(DEFAULT, proposals=replace(DEFAULT.proposals, iou_threshold=threshold))
+    memories = [random_memory(pair.encoder, seed) for seed in (0, 1)]
+    without_crops = preset.without("crops", "negatives")
     engines = [
-        ReferenceSegmenter(random_memory(pair.encoder, seed), pair.encoder, pair.segmenter, preset) for seed in (0, 1)
+        ReferenceSegmenter(memory, pair.encoder, pair.segmenter, chosen)
+        for memory, chosen in ((memories[0], preset), (memories[1], preset), (memories[1], without_crops))
     ]
     watch, sizes, found = Stopwatch(where), [], []
     with tempfile.TemporaryDirectory() as folder:
         cache = TensorCache(Path(folder) / "cache", 10**10)
-        first, second = (CachedSegmenter(engine, cache) for engine in engines)
+        first, second, third = (CachedSegmenter(engine, cache) for engine in engines)
         paths = [Path(folder) / f"{k}.jpg" for k in range(len(files))]
         for path, file in zip(paths, files, strict=True):
             path.write_bytes(file)
@@ -96,22 +105,29 @@ def run(
         def encode(path: Path) -> None:
             first.store(first.segment(first.fetch_file(path)))
 
-        def look_again(path: Path) -> int:
-            found = second.segment(second.fetch_file(path))
+        def look_again(path: Path, segmenter: CachedSegmenter = second) -> int:
+            found = segmenter.segment(segmenter.fetch_file(path))
             assert found.encoded is None
+            segmenter.store(found)
             return len(found.instances)
 
         for path in paths:
             watch.time("first", encode, path)
         sizes.append(cache.size() / len(paths))
-        look_again(paths[0])
+        for path in paths:
+            watch.time("new crops", look_again, path)
         for _ in range(ROUNDS):
             found += [watch.time("second", look_again, path) for path in paths]
+            for path in paths:
+                watch.time("without crops", look_again, path, third)
 
         (Path(folder) / "discs").write_bytes(files[0] + b"discs")
         key = engines[1].target_key(digest_content(files[0] + b"discs"))
         write_target(cache, key, image_of_discs(engines[1]))
+        look_again(Path(folder) / "discs")
         discs = [watch.time("discs", look_again, Path(folder) / "discs") for _ in range(4 * ROUNDS)]
+        for _ in range(4 * ROUNDS):
+            watch.time("discs without crops", look_again, Path(folder) / "discs", third)
     medians = {run_: float(np.median(seconds)) for run_, seconds in watch.seconds.items()}
     numbers = {
         "models": pair.name,
@@ -139,13 +155,21 @@ def image_of_discs(engine: ReferenceSegmenter) -> Target:
         800, prototypes.shape[1], generator=generator
     )
     proposals = Proposals(logits, predicted_iou, torch.zeros(800, 2))
-    return make_target(F.normalize(features, dim=1), proposals, (480, 640))
+    target = make_target(F.normalize(features, dim=1), proposals, (480, 640))
+    return replace(target, voted=DrawnMasks.of_logits(logits, (480, 640)))
 
 
 def report(numbers: dict[str, Any]) -> str:
     """Format the numbers as Markdown."""
-    words = {"first": "first run", "second": "second run"}
-    words["discs"] = f"second run, 800 discs, {numbers['instances_of_discs']} instances"
+    discs = f"800 discs, {numbers['instances_of_discs']} instances"
+    words = {
+        "first": "first run",
+        "new crops": "second run, new survivors",
+        "second": "second run, all crops known",
+        "without crops": "second run, without crops and negatives",
+        "discs": f"second run, all crops known, {discs}",
+        "discs without crops": "second run, without crops and negatives, 800 discs",
+    }
     rows = [[words[name], shown(1000 * seconds)] for name, seconds in numbers["seconds"].items()]
     return f"""## Second run: {numbers["models"]}
 

@@ -26,14 +26,19 @@ from nts.fiftyone_adapter.colours import set_class_colours  # noqa: E402
 from nts.fiftyone_adapter.jobs import Progress  # noqa: E402
 from nts.images import read_image  # noqa: E402
 from nts.pictures import class_colours, contact_sheet, draw_instances  # noqa: E402
+from nts.recommendation import THRESHOLD  # noqa: E402
 from synthetic.scenes import write_data_set  # noqa: E402
 
 DATASET = "reference-segmentation-demo"
 MEMORY = "demo"
 PREDICTIONS = "nts_demo"
-EVALUATION = "demo_nap"
-SCORERS = {"prototype": "prototypes", "vrp": "prompt (VRP)", "both": "both"}
-"""Scorers of the proposals, and their names in the table."""
+RUNS: dict[str, tuple[str, dict]] = {
+    PREDICTIONS: ("default", {}),
+    f"{PREDICTIONS}_paper": ("paper", {"preset": "paper"}),
+    f"{PREDICTIONS}_vrp": ("prompt (VRP)", {"scorer": "vrp", "reference_prompt": "small"}),
+    f"{PREDICTIONS}_both": ("both", {"scorer": "both", "reference_prompt": "small"}),
+}
+"""Runs by the field of their predictions: names in the table, and options."""
 SHOTS = 5
 TARGETS = 30
 
@@ -61,7 +66,7 @@ def main() -> None:
         print(
             f"  {sum(report.shots.values())} references of {len(report.shots)} classes, {len(report.skipped)} skipped"
         )
-    print_table({SCORERS[scorer]: segment_and_evaluate(targets, scorer) for scorer in SCORERS}, SHOTS)
+    print_table({name: segment_and_evaluate(targets, field, options) for field, (name, options) in RUNS.items()}, SHOTS)
     for path in draw_pictures(dataset, arguments.out):
         print(f"Picture: {path}")
     if arguments.app:
@@ -93,17 +98,16 @@ class Bar:
         self._bar.close()
 
 
-def segment_and_evaluate(targets: fo.DatasetView, scorer: str):
-    """Segment and evaluate the targets with one scorer; predictions and evaluation are named after it."""
-    by_prompt = scorer != "prototype"
-    field, key = (f"{PREDICTIONS}_{scorer}", f"{EVALUATION}_{scorer}") if by_prompt else (PREDICTIONS, EVALUATION)
-    options = {"scorer": scorer, "reference_prompt": "small"} if by_prompt else {}
-    with Bar(f"By {SCORERS[scorer]}") as bar:
+def segment_and_evaluate(targets: fo.DatasetView, field: str, options: dict):
+    """Segment the targets into a field, and evaluate it; the evaluation is named after the field."""
+    with Bar(f"{RUNS[field][0]:<12}") as bar:
         report = nts.auto_segment_view(targets, MEMORY, field, progress=bar.update, **options)
     print(f"  {report.segmented} images segmented, {report.resumed} already done, {len(report.failed)} failed")
+    if report.recommendation is not None:
+        print(f"  {report.recommendation}")
     with Bar("Evaluation") as bar:
         return nts.evaluate_nap(
-            targets, field, "ground_truth", eval_key=key, overwrite=True, progress=bar.update
+            targets, field, "ground_truth", eval_key=f"{field}_nap", overwrite=True, progress=bar.update
         ).result
 
 
@@ -159,11 +163,12 @@ def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
         [
             draw_sample(sample, None, colours),
             draw_sample(sample, "ground_truth", colours),
-            draw_sample(sample, PREDICTIONS, colours),
+            draw_sample(sample, f"{PREDICTIONS}_paper", colours, minimum_confidence=0.6),
+            draw_sample(sample, PREDICTIONS, colours, minimum_confidence=THRESHOLD),
         ]
         for sample in targets
     ]
-    headings = ["image", "ground truth", "prediction, with score (drawn from 0.6)"]
+    headings = ["image", "ground truth", "paper, cosine of 0.6 or more", "default, recommended threshold"]
     sheets["predictions"] = contact_sheet(rows, headings, colours, "Novel classes found from a few references")
     paths = []
     for name, sheet in sheets.items():
@@ -172,11 +177,11 @@ def draw_pictures(dataset: fo.Dataset, folder: Path) -> list[Path]:
     return paths
 
 
-def draw_sample(sample: fo.Sample, field: str | None, colours: dict, minimum_score: float = 0.6):
+def draw_sample(sample: fo.Sample, field: str | None, colours: dict, minimum_confidence: float = 0.0):
     """Draw a sample with the masks of one field, captioned with their confidence if they have one."""
     image = read_image(sample.filepath)
     labels = sample[field].detections if field and sample[field] else []
-    shown = [d for d in labels if d.label in colours and (d.confidence is None or d.confidence >= minimum_score)]
+    shown = [d for d in labels if d.label in colours and (d.confidence is None or d.confidence >= minimum_confidence)]
     masks = [d.to_segmentation(frame_size=image.shape[1::-1]).mask > 0 for d in shown]
     captions = [f"{d.confidence:.2f}" for d in shown if d.confidence is not None]
     stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), bool)

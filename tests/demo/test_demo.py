@@ -15,9 +15,10 @@ def test_demo_runs_and_runs_again(fo, tmp_path, monkeypatch, capsys):
         demo.main()
         first = capsys.readouterr().out
         assert "3 images segmented, 0 already done, 0 failed" in first
-        assert first.count("3 images segmented") == 3
-        for scorer in ("prototypes", "prompt (VRP)", "both"):
-            assert f"all, {scorer} " in first
+        assert first.count("3 images segmented") == 4
+        for name in ("default", "paper", "prompt (VRP)", "both"):
+            assert f"all, {name} " in first
+        assert first.count("Expected precision") == 1
         assert "nAP on 3 drawn scenes, 10 novel classes, 5 references per class" in first
         for name in ("references", "predictions"):
             assert str(tmp_path / f"{name}.png") in first
