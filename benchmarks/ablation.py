@@ -172,8 +172,10 @@ def _inputs(preset: Preset) -> str:
     return PAPER.name if not preset.antialias else DEFAULT.name
 
 
-def encode(world: World, targets: int, references: int, encoder: Encoder, segmenter: Segmenter) -> Encoded:
-    """Encode the targets of a world, and references of every species."""
+def encode(
+    world: World, targets: int, references: int, encoder: Encoder, segmenter: Segmenter, *, clean: bool = True
+) -> Encoded:
+    """Encode the targets of a world, and references of every species, see :meth:`World.references`."""
     scenes = world.targets(targets)
     encoded = {
         preset.name: [
@@ -185,7 +187,10 @@ def encode(world: World, targets: int, references: int, encoder: Encoder, segmen
     entries: dict[str, dict[int, list[MemoryEntry]]] = {PAPER.name: {}, DEFAULT.name: {}}
     negatives: dict[str, list[Negative]] = {}
     for species in tqdm(world.novel, desc=f"{world.name}, references"):
-        made = [as_reference(scene, species, k) for k, scene in enumerate(world.references(species, references))]
+        made = [
+            as_reference(scene, species, k)
+            for k, scene in enumerate(world.references(species, references, clean=clean))
+        ]
         entries[PAPER.name][species] = list(build_memory(made, encoder, PAPER)[0].entries)
         memory, _ = build_memory(made, encoder, DEFAULT, segmenter=segmenter)
         entries[DEFAULT.name][species] = list(memory.entries)
@@ -246,13 +251,17 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=120)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--variants", nargs="+", help="rows of the table (all)")
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="reference images with unlabelled objects of the novel species"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the numbers")
     args = parser.parse_args()
     encoder, segmenter = load_encoder("small"), load_segmenter("small")
     chosen = {name: row for name, row in variants().items() if args.variants is None or name in args.variants}
     numbers = {}
     for name in args.worlds:
-        encoded = encode(WORLDS[name], args.targets, REFERENCES_PER_CLASS, encoder, segmenter)
+        world, clean = WORLDS[name], not args.unlabelled
+        encoded = encode(world, args.targets, REFERENCES_PER_CLASS, encoder, segmenter, clean=clean)
         for shots in args.shots:
             rows = {
                 variant: [

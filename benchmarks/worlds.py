@@ -33,10 +33,16 @@ class World:
         pool = [*self.novel * 3, *self.distractors]
         return [draw_scene([self.seeds[0], number], pool) for number in range(count)]
 
-    def references(self, species: int, count: int) -> list[Scene]:
-        """Images with one well visible member of a species, the first object, among distractors."""
-        seed = self.seeds[1]
-        return [draw_scene([seed, species, i], self.distractors, featured=species) for i in range(count)]
+    def references(self, species: int, count: int, *, clean: bool = True) -> list[Scene]:
+        """Images with one well visible member of a species, the first object, among other objects.
+
+        Args:
+            species: of the first object.
+            count: number of images.
+            clean: the other objects are distractors; else about half of them are of the novel species, without a label.
+        """
+        others = self.distractors if clean else [*self.novel * 2, *self.distractors]
+        return [draw_scene([self.seeds[1], species, i], others, featured=species) for i in range(count)]
 
 
 def as_reference(scene: Scene, species: int, number: int) -> Reference:

@@ -20,6 +20,9 @@ from .matching import MatchingConfig, second_best_similarity, suppress_and_merge
 from .method import Method
 from .targets import EncodedTarget, Target
 
+NEAR_BEST = 0.35
+"""Share of the best score of an image from which on every instance gets a closer look."""
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -83,11 +86,20 @@ def match_target(
     background = None if method.crops else exemplars.background(features)
     found = choose(usable, class_scores[usable], features, background)
     if method.crops:
-        survivors = found.proposals[: method.survivors]
+        survivors = found.proposals[: _survivors(found.scores, method)]
         features = target.crops.of(masks, survivors)
         found = choose(survivors, exemplars.crop_similarity(features), features, exemplars.background(features))
     found = found[found.scores > config.score_threshold][: config.max_instances]
     return _instances(target, found, target.outlines.crops if method.consensus else masks.crops)
+
+
+def _survivors(scores: Tensor, method: Method) -> int:
+    """Number of instances of the first pass, by falling score, that get a closer look.
+
+    Beyond ``survivors`` they are the ones that score nearly as high as the best: a crowded image has many of these.
+    """
+    near = int((scores >= NEAR_BEST * scores[:1]).sum())
+    return max(method.survivors, near)
 
 
 def _instances(
