@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from statistics import stdev
 
 import pytest
@@ -37,7 +38,10 @@ def test_soft_maximum_equals_a_loop(tau):
     cosines[4, :7] = -torch.inf
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 3, 3, 3, 3, 3])
     expected = [
-        [slow_soft_maximum([c for c, label in zip(row, labels.tolist(), strict=True) if label == k], tau) for k in range(4)]
+        [
+            slow_soft_maximum([c for c, label in zip(row, labels.tolist(), strict=True) if label == k], tau)
+            for k in range(4)
+        ]
         for row in cosines.tolist()
     ]
     found = soft_maximum(cosines, labels, 4, tau)
@@ -52,7 +56,7 @@ def test_soft_maximum_lies_between_mean_and_maximum():
     found = [soft_maximum(cosines, labels, 1, tau)[:, 0] for tau in (1e-2, 5, 20, 1000)]
     assert torch.allclose(found[0], cosines.mean(1), atol=2e-3)
     assert torch.allclose(found[-1], cosines.amax(1), atol=2e-3)
-    for softer, sharper in zip(found, found[1:], strict=False):
+    for softer, sharper in pairwise(found):
         assert (softer <= sharper + 1e-5).all()
 
 
@@ -205,7 +209,9 @@ def test_constants_follow_the_spread_of_the_negatives():
     ]
     spread = stdev(greatest)
     scale = scale_of_negatives(memory, prototypes)
-    assert (scale.tau, scale.tau_negatives, scale.slope) == pytest.approx((2 / spread, 3 / spread, 1 / spread), rel=1e-4)
+    assert (scale.tau, scale.tau_negatives, scale.slope) == pytest.approx(
+        (2 / spread, 3 / spread, 1 / spread), rel=1e-4
+    )
 
 
 def test_constants_are_those_of_the_small_encoder_where_negatives_are_few_or_chosen():

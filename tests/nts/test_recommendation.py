@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -46,7 +48,7 @@ def test_the_interval_is_that_of_the_replicates_and_holds_the_estimate():
 
 def test_precision_rises_and_recall_falls_with_the_threshold():
     found = [recommend(KNOWN, SCORES, threshold) for threshold in (0.0, 0.2, 0.4, 0.6, 0.8)]
-    assert all(a.precision <= b.precision and a.recall >= b.recall for a, b in zip(found, found[1:], strict=False))
+    assert all(a.precision <= b.precision and a.recall >= b.recall for a, b in pairwise(found))
 
 
 def test_nothing_above_the_threshold_and_nothing_at_all():
@@ -101,9 +103,7 @@ def test_words_of_a_calibrated_run():
 
 def test_words_of_a_rough_estimate():
     few = Calibration("references", Line(), (Line(),), references=9, negatives=1, images=1)
-    assert in_words(few, EXPECTED).endswith(
-        "This rests on 9 references and 1 negative of 1 image: a rough estimate."
-    )
+    assert in_words(few, EXPECTED).endswith("This rests on 9 references and 1 negative of 1 image: a rough estimate.")
 
 
 def test_words_where_nothing_is_above_the_threshold():
