@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -117,40 +118,61 @@ def build_memory(
     preset = get_preset(preset)
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, precision=preset.precision_for("auto"))
-    memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
+    memory, skipped, number = MemoryBank(encoder.info, preset.name), list[Skipped](), itertools.count()
     negatives = None
     if preset.method.negatives and segmenter is not None:
         if isinstance(segmenter, str):
             segmenter = load_segmenter(segmenter, precision=preset.precision_for("auto"))
         negatives = NegativeEncoder(encoder, segmenter, preset, cache)
         for image in background:
-            negatives.add_background_image(image)
+            negatives.add_background_image(image, _image_name(image))
 
     def usable() -> Iterator[Reference]:
-        for of_image in map(_named, by_image(references)):
-            reasons = contradictions(of_image)
+        for marked in by_image(references):
+            reasons, of_image = contradictions(marked), _named(marked, number)
             if negatives is not None:
                 negatives.add_reference_image(of_image, complete=complete_labels)
             for k, reference in enumerate(of_image):
                 if k in reasons:
-                    skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
+                    skipped.append(Skipped(reference.sample_id, _given(reference.label_id), reasons[k]))
                 else:
                     yield reference
 
     for result in encode_references(usable(), encoder, preset, keep_images=keep_images, cache=cache):
         if isinstance(result, Skipped):
-            skipped.append(result)
-        else:
-            memory.add(result if negatives is None else negatives.completed(result))
+            skipped.append(replace(result, label_id=_given(result.label_id)))
+            continue
+        entry = result if negatives is None else negatives.completed(result)
+        memory.add(replace(entry, label_id=_given(entry.label_id)))
     if negatives is not None:
         memory.add_negatives(negatives.negatives)
     return memory, skipped
 
 
-def _named(of_image: list[Reference]) -> list[Reference]:
-    """References of one image with a sample id: negatives have to know their image."""
-    name = of_image[0].sample_id or of_image[0].file or f"image {digest(of_image[0].image)[:12]}"
-    return [reference if reference.sample_id else replace(reference, sample_id=name) for reference in of_image]
+_UNNAMED = "\0unnamed "
+"""Prefix of the label ids of references without one, while their memory is built; no given id holds a NUL."""
+
+
+def _named(of_image: list[Reference], number: Iterator[int]) -> list[Reference]:
+    """References of one image with sample and label ids: negatives have to know their image, proposals their label."""
+    name = of_image[0].sample_id or of_image[0].file or _image_name(of_image[0].image)
+    return [
+        replace(
+            reference,
+            sample_id=reference.sample_id or name,
+            label_id=reference.label_id or f"{_UNNAMED}{next(number)}",
+        )
+        for reference in of_image
+    ]
+
+
+def _given(label_id: str) -> str:
+    """A label id as the caller gave it."""
+    return "" if label_id.startswith(_UNNAMED) else label_id
+
+
+def _image_name(image: np.ndarray) -> str:
+    return f"image {digest(image)[:12]}"
 
 
 def _prepare(reference: Reference, encoder: Encoder, preset: Preset) -> tuple[Tensor, Tensor] | Skipped:

@@ -5,8 +5,8 @@ out, a negative with those of its own image left out. A reference is right if it
 logistic regression on these gives probabilities for images like the reference images; the share of right predictions is
 then shifted to that of the target view, by expectation maximisation.
 
-With one reference per class nothing can be left out. Then the score that the negatives exceed 0.5 times per reference
-image becomes the probability 0.5.
+With one reference per class nothing can be left out. Then the score that the negatives exceed 0.5 times per image
+becomes the probability 0.5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .method import Method
 RIDGE = 0.01
 EM_ROUNDS = 50
 FALSE_PER_IMAGE = 0.5
-"""With one reference per class: negatives per reference image above the recommended score."""
+"""With one reference per class: negatives per image above the recommended score."""
 MOST_SCORES = 10_000
 """Scores of a target view that the expectation maximisation uses."""
 REPLICATES = 50
@@ -83,7 +83,7 @@ class Calibration:
         replicates: maps fitted to resamples of the reference images, for its uncertainty.
         references: number of references that were left out and scored.
         negatives: number of negatives that were scored.
-        images: number of reference images.
+        images: number of images of references and negatives.
         found: share of the references that SAM2 proposes at IoU 0.5; ``None`` if unknown.
     """
 
@@ -126,7 +126,9 @@ def calibrate(memory: MemoryBank, exemplars: Exemplars, method: Method) -> Calib
         method: that of the predictions.
     """
     items = _Items.of_memory(memory, exemplars, method)
-    images = len({each.image for each in memory.entries})
+    # Background images count, too: negatives are counted per image that they were looked for in.
+    found_in = [each.image for each in memory.negatives if each.source != "rejected"]
+    images = len({*(each.image for each in memory.entries), *found_in})
     known = Calibration(negatives=items.count(wrong=True), images=images, found=_found(memory))
     if known.negatives == 0:
         return known
@@ -206,7 +208,7 @@ class _Items:
         return Line(slope, offset, min(max(float(self.right.float().mean()), low), 1 - low))
 
     def resampled(self, seed: int) -> _Items:
-        """The items of as many images, drawn with repetition; the same items if none are drawn."""
+        """The items of as many images, drawn with repetition."""
         generator = torch.Generator().manual_seed(seed)
         names = self.image.unique()
         drawn = names[torch.randint(len(names), (len(names),), generator=generator)]

@@ -61,11 +61,13 @@ def soft_maximum(cosines: Tensor, labels: Tensor, classes: int, tau: float) -> T
     Returns:
         ``[n, K]``, clipped to ``[0, 1]``; 0 for a class without an exemplar.
     """
-    # Cosines are at most 1, so no term overflows.
-    terms = (tau * (cosines - 1)).exp()
+    # Relative to the greatest of each class, so that a large tau neither overflows nor vanishes.
+    greatest = cosines.new_full((len(cosines), classes), -torch.inf)
+    greatest = greatest.scatter_reduce_(1, labels.expand(len(cosines), -1), cosines, "amax").clamp(min=-1)
+    terms = (tau * (cosines - greatest[:, labels])).exp()
     sums = cosines.new_zeros(len(cosines), classes).index_add_(1, labels, terms)
     counts = cosines.new_zeros(len(cosines), classes).index_add_(1, labels, cosines.isfinite().to(terms.dtype))
-    return (1 + (sums / counts.clamp(min=1)).log() / tau).clamp(0, 1)
+    return (greatest + (sums / counts.clamp(min=1)).log() / tau).clamp(0, 1)
 
 
 @dataclass(frozen=True)

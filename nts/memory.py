@@ -333,8 +333,7 @@ class MemoryBank:
             )
         for entry in other.entries:
             self.add(entry)
-        for negative in other.negatives:
-            self.add_negative(negative)
+        self.add_negatives(other.negatives)
 
     def check_encoder(self, encoder: EncoderInfo) -> None:
         """Raise :class:`EncoderMismatch` unless this bank was built with ``encoder``."""

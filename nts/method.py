@@ -4,7 +4,8 @@ The parts, in the order in which an image meets them:
 
 * ``similarity``: a soft maximum over the references of a class in place of their mean, :mod:`nts.exemplars`;
 * ``rank``: the predicted IoU in rank and confidence, :mod:`nts.confidence`;
-* ``crops`` or ``tiles``: the features of proposals at the scale of the references, :mod:`nts.closer`;
+* ``crops`` or ``tiles``: the features of proposals at the scale of the references, :mod:`nts.crops`,
+  :mod:`nts.tiles`;
 * ``negatives``: what is of no class, :mod:`nts.negatives`;
 * ``transductive``: confident predictions as further references, :mod:`nts.transduction`;
 * ``merging``: soft merging, as published, or graph diffusion, :mod:`nts.merging`;

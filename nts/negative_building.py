@@ -86,9 +86,11 @@ class NegativeEncoder:
             complete: every object of the classes is labelled, so that nothing else can be one.
         """
         first = references[0]
-        masks = [*(reference.mask for reference in references), *labelled, *others]
-        looked = self._look(first.image, masks)
-        for reference, (predicted, iou) in zip(references, looked.found.tolist(), strict=False):
+        # Points and scribbles leave the object's extent open: its best proposal is unknown.
+        outlined = [reference for reference in references if not reference.is_sparse]
+        masks = [*(reference.mask for reference in outlined), *labelled, *others]
+        looked = self._look(first.image, masks, [reference.mask for reference in references if reference.is_sparse])
+        for reference, (predicted, iou) in zip(outlined, looked.found.tolist(), strict=False):
             self._found[reference.sample_id, reference.label_id] = predicted, iou
         self._add(looked, "reference image", complete, first.sample_id, first.file)
         if others:
@@ -96,7 +98,7 @@ class NegativeEncoder:
 
     def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
         """Take every proposal of an image that shows no class, uint8 ``[H, W, 3]``, as a negative."""
-        self._add(self._look(image, []), "background image", True, sample_id, file)
+        self._add(self._look(image, [], []), "background image", True, sample_id, file)
 
     def add_rejected(self, references: Sequence[Reference]) -> None:
         """Take objects of one image as negatives, such as predictions that a person has rejected."""
@@ -123,19 +125,19 @@ class NegativeEncoder:
         prototypes = embed_crops(image, crops, boxes, self._encoder)
         return _Looked(prototypes, torch.ones(len(prototypes)), torch.zeros(0, 2))
 
-    def _look(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+    def _look(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
         key = None
         if self._cache is not None:
-            key = self._key(image, masks)
+            key = self._key(image, masks, marks)
             if (cached := self._cache.get(key)) is not None:
                 tensors, _ = cached
                 return _Looked(tensors["prototypes"], tensors["predicted_iou"], tensors["found"])
-        looked = self._propose(image, masks)
+        looked = self._propose(image, masks, marks)
         if self._cache is not None and key is not None:
             self._cache.put(key, vars(looked))
         return looked
 
-    def _propose(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+    def _propose(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
         segmenter = self._segmenter
         embedding = segmenter.embed(
             normalise(stretch(image, segmenter.input_size)), add_no_mem_embed=self._proposals.add_no_mem_embed
@@ -144,7 +146,8 @@ class NegativeEncoder:
         drawn = draw_masks(proposals.mask_logits, (_SIDE, _SIDE))
         labels = torch.stack([_resized(mask) for mask in masks]) if masks else drawn.new_zeros(0, _SIDE, _SIDE)
         labels = labels.to(drawn.device)
-        chosen = off_label_proposals(drawn, proposals.predicted_iou, labels)
+        marked = torch.stack([_resized(mask) for mask in marks]).any(0).to(drawn.device) if marks else None
+        chosen = off_label_proposals(drawn, proposals.predicted_iou, labels, marked)
         crops, boxes = draw_crops(proposals.mask_logits[chosen], image.shape[:2])
         seen = [row for row, crop in enumerate(crops) if crop.numel()]
         return _Looked(
@@ -153,12 +156,13 @@ class NegativeEncoder:
             best_proposals(drawn, proposals.predicted_iou, labels).cpu(),
         )
 
-    def _key(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> str:
+    def _key(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> str:
         encoder, segmenter = self._encoder, self._segmenter
         return content_key(
             NEGATIVES,
             image=digest(image),
             masks=[digest(np.packbits(mask)) for mask in masks],
+            marks=[digest(np.packbits(mask)) for mask in marks],
             encoder=encoder.info.fingerprint,
             encoder_precision=encoder.precision,
             segmenter=segmenter.fingerprint,

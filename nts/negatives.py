@@ -20,13 +20,15 @@ MOST_NEGATIVES = 2000
 """A memory of more negatives is thinned to as many that differ most."""
 
 
-def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Tensor:
+def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor, marked: Tensor | None = None) -> Tensor:
     """Choose the proposals of an image that lie on no label, one for each thing.
 
     Args:
         masks: bool ``[n, H, W]``, proposals.
         predicted_iou: ``[n]``; the best proposal stands for its cluster.
         labelled: bool ``[m, H, W]``, everything with a label in the image; ``m`` may be 0.
+        marked: bool ``[H, W]``, pixels of points and scribbles. The extent of what they mark is unknown, so no proposal
+            on any of them is chosen.
 
     Returns:
         int64 indices of proposals, by falling predicted IoU.
@@ -34,11 +36,13 @@ def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) 
     flat = masks.flatten(1).float()
     areas = flat.sum(1)
     usable = (areas > 0) & predicted_iou.isfinite()
+    if marked is not None:
+        usable &= ~(masks & marked).flatten(1).any(1)
     if len(labelled):
-        marked = labelled.flatten(1).float()
-        shared = flat @ marked.T
-        iou = shared / (areas[:, None] + marked.sum(1) - shared).clamp(min=1)
-        on_label = flat @ marked.amax(0) / areas.clamp(min=1)
+        labels = labelled.flatten(1).float()
+        shared = flat @ labels.T
+        iou = shared / (areas[:, None] + labels.sum(1) - shared).clamp(min=1)
+        on_label = flat @ labels.amax(0) / areas.clamp(min=1)
         usable &= (on_label < MOST_ON_LABEL) & (iou.amax(1) < MOST_LABEL_IOU)
     candidates = usable.nonzero()[:, 0]
     order = candidates[predicted_iou[candidates].argsort(descending=True, stable=True)]

@@ -69,8 +69,10 @@ def threshold_for_precision(calibration: Calibration, scores: Tensor, precision:
     """
     if calibration.basis != "references":
         return None
-    probabilities = calibration.probabilities(scores).double().sort(descending=True).values
-    means = probabilities.cumsum(0) / torch.arange(1, len(probabilities) + 1)
+    # Instances of equal probability are above a threshold together.
+    ascending, counts = calibration.probabilities(scores).double().unique(return_counts=True)
+    probabilities, counts = ascending.flip(0), counts.flip(0)
+    means = (probabilities * counts).cumsum(0) / counts.cumsum(0)
     enough = (means >= precision).nonzero()[:, 0]
     return float(probabilities[enough[-1]]) if len(enough) else None
 

@@ -186,12 +186,12 @@ class TestProposals:
 
         def draw(shared, prompted, chosen):
             drawn.extend(chosen.tolist())
-            return torch.zeros(len(chosen), 64, 64)
+            return torch.zeros(*chosen.shape, 64, 64)
 
         monkeypatch.setattr(small_segmenter, "_draw", draw)
         embedding = small_segmenter.embed(torch.zeros(3, 256, 256))
         proposals = small_segmenter.propose(embedding, ProposalConfig(), torch.tensor([3, 7]))
-        assert drawn == [2]
+        assert drawn == [[2]]
         assert proposals.predicted_iou.tolist() == pytest.approx([0.6])
         assert torch.equal(proposals.points, point_grid(16, 256)[[3]])
         answers[1, 2] = 0.4001

@@ -10,7 +10,7 @@ from problems import make_problem
 from nts.masks import boxes_of_masks, draw_masks, overlaps_of_masks
 from nts.matching import MatchingConfig, match_proposals, nearest_references, pool_tokens
 from nts.memory import class_prototype
-from nts.merging import Overlaps, soft_merging_decay, suppress
+from nts.merging import Overlaps, diffusion_decay, soft_merging_decay, suppress
 from reference_implementation import published_recipe
 
 SIZES = [(48, 64), (300, 200), (17, 500), (20, 12), (1, 1), (1, 400), (400, 1)]
@@ -97,6 +97,31 @@ def test_soft_merging_equals_the_loop_over_pairs_be_they_many_or_few(classes):
     overlaps = Overlaps.of_matrix(pixels @ pixels.T, labels)
     assert (len(overlaps.worse) > 90**2 / 40) == (classes == 1)
     assert soft_merging_decay(overlaps, features).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_diffusion_equals_loops_over_pairs(classes):
+    generator = torch.Generator().manual_seed(classes)
+    n = 25
+    masks = torch.rand(n, 1, 30, generator=generator) < 0.3
+    masks[7] = False
+    labels = torch.randint(classes, (n,), generator=generator)
+
+    def cover(i: int, j: int) -> float:
+        """Share of mask i that mask j covers."""
+        return float((masks[i] & masks[j]).sum() / masks[i].sum().clamp(min=1))
+
+    start = [max([0.0, *(cover(i, j) for j in range(i) if labels[i] == labels[j])]) for i in range(n)]
+    rows = [[cover(i, j) if i != j and labels[i] == labels[j] else 0.0 for j in range(n)] for i in range(n)]
+    rows = [[value / max(sum(row), 1e-12) for value in row] for row in rows]
+    spread = start
+    for _ in range(30):
+        spread = [0.3 * sum(a * b for a, b in zip(rows[i], spread, strict=True)) + 0.7 * start[i] for i in range(n)]
+    expected = [(1 - value) ** 0.5 if masks[i].any() else 0.0 for i, value in enumerate(spread)]
+    pixels = masks.flatten(1).double()
+    overlaps = Overlaps.of_matrix(pixels @ pixels.T, labels)
+    assert diffusion_decay(overlaps).tolist() == pytest.approx(expected, abs=1e-5)
+    assert diffusion_decay(overlaps, exponent=0).sum() == n - 1, "only the empty mask is dropped"
 
 
 def test_half_precision_inputs_are_matched_in_single_precision():

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from safetensors_header import with_header
 
 from nts.memory import (
@@ -18,9 +18,11 @@ from nts.memory import (
     MemoryBank,
     MemoryEntry,
     MemoryFileError,
+    Negative,
     class_prototype,
     instance_prototype,
 )
+from nts.negatives import MOST_NEGATIVES
 
 ENCODER = EncoderInfo("some/encoder", "ab" * 32, 518, 8)
 
@@ -35,12 +37,22 @@ def make_bank(names: str = "bba", seed: int = 0, encoder: EncoderInfo = ENCODER)
     return bank
 
 
+def negative(value: float, source: str = "reference image", label_id: str = "", sample_id: str = "s") -> Negative:
+    return Negative(torch.full((8,), value), source, source != "reference image", sample_id, label_id, "file", 0.7)
+
+
 def assert_equal(one: MemoryBank, two: MemoryBank) -> None:
     assert (one.encoder, one.preset, one.created) == (two.encoder, two.preset, two.created)
     assert torch.equal(one.instance_prototypes(), two.instance_prototypes())
     for a, b in zip(one.entries, two.entries, strict=True):
         assert a.prototype is not b.prototype
-        assert replace(a, prototype=b.prototype).__dict__ == b.__dict__
+        assert (a.whole_prototype is None) == (b.whole_prototype is None)
+        if b.whole_prototype is not None:
+            assert torch.equal(a.whole_prototype, b.whole_prototype)
+        assert replace(a, prototype=b.prototype, whole_prototype=b.whole_prototype).__dict__ == b.__dict__
+    for n, m in zip(one.negatives, two.negatives, strict=True):
+        assert torch.equal(n.prototype, m.prototype)
+        assert replace(n, prototype=m.prototype).__dict__ == m.__dict__
 
 
 def test_instance_prototype_is_the_weighted_mean_of_the_tokens():
@@ -229,3 +241,135 @@ def test_nan_in_a_file_is_refused(tmp_path):
     path.write_bytes(data[:-32] + struct.pack("<8f", *[float("nan")] * 8))
     with pytest.raises(MemoryFileError, match="NaN or infinity"):
         MemoryBank.load(path)
+
+
+# Whole images, proposals and negatives
+
+
+def full_bank() -> MemoryBank:
+    """A bank with everything that schema 4 stores; not every entry has all of it."""
+    bank = MemoryBank(ENCODER)
+    for k, entry in enumerate(make_bank("abab").entries):
+        if k != 1:
+            entry = replace(entry, whole_prototype=torch.full((8,), float(k)), predicted_iou=0.8, proposal_iou=0.6)
+        bank.add(entry)
+    bank.add(replace(bank.entries[1], label_id="missed", predicted_iou=None, proposal_iou=0.0))
+    for source in ("reference image", "other class", "background image"):
+        bank.add_negative(negative(1.0, source))
+    bank.add_negative(negative(2.0, "rejected", "prediction"))
+    return bank
+
+
+def test_negatives_come_back_in_the_order_of_insertion():
+    bank = full_bank()
+    assert [each.source for each in bank.negatives] == [
+        "reference image",
+        "other class",
+        "background image",
+        "rejected",
+    ]
+    assert repr(bank) == "MemoryBank(5 references of 2 classes, 4 negatives, encoder 'some/encoder')"
+    assert "negatives" not in repr(make_bank())
+
+
+def test_a_negative_of_the_same_label_replaces_the_one_before():
+    bank = full_bank()
+    bank.add_negative(negative(3.0, "rejected", "prediction"))
+    assert len(bank.negatives) == 4
+    assert bank.negatives[-1].prototype.tolist() == [3.0] * 8
+    bank.add_negative(negative(3.0, "rejected", "prediction", sample_id="another"))
+    bank.add_negative(negative(1.0))
+    assert len(bank.negatives) == 6, "proposals have no label, and any number of them may be there"
+
+
+def test_negatives_are_removed_by_source_or_label_and_references_stay():
+    bank = full_bank()
+    assert bank.remove_negatives(source="background image") == 1
+    assert bank.remove_negatives(label_ids=["prediction", "", "no such label"]) == 1
+    assert [each.source for each in bank.negatives] == ["reference image", "other class"]
+    assert bank.remove_negatives() == 0
+    assert bank.remove(class_name="a") == 2
+    assert len(bank.negatives) == 2
+
+
+def test_negatives_that_do_not_fit_are_refused():
+    bank = MemoryBank(ENCODER)
+    with pytest.raises(EncoderMismatch, match="the prototype of negative 's' has shape"):
+        bank.add_negative(replace(negative(1.0), prototype=torch.ones(9)))
+    with pytest.raises(ValueError, match="the prototype of negative 'l' holds NaN or infinity"):
+        bank.add_negative(negative(float("inf"), label_id="l"))
+    with pytest.raises(EncoderMismatch, match="'l2' in its whole image has shape"):
+        bank.add(MemoryEntry("a", torch.ones(8), label_id="l2", whole_prototype=torch.ones(3)))
+    assert bank.negatives == ()
+
+
+def test_merging_takes_the_negatives_of_both():
+    bank, other = full_bank(), full_bank()
+    other.add_negative(negative(5.0, "rejected", "prediction"))
+    bank.merge(other)
+    assert [each.label_id for each in bank.negatives].count("prediction") == 1
+    assert len(bank.negatives) == 7
+    assert bank.negatives[-1].prototype.tolist() == [5.0] * 8
+
+
+def test_everything_comes_back_from_a_file(tmp_path):
+    bank = full_bank()
+    bank.save(tmp_path / "bank.safetensors")
+    assert_equal(MemoryBank.load(tmp_path / "bank.safetensors"), bank)
+
+
+def test_an_image_is_known_by_its_file_or_else_its_sample():
+    assert negative(1.0).image == "file"
+    assert replace(negative(1.0), file="").image == "s"
+    assert make_bank("a").entries[0].image == "sample0"
+
+
+def test_files_of_the_third_schema_are_still_read():
+    bank = make_bank("ab")
+    entries = [
+        {
+            name: getattr(e, name)
+            for name in ("class_name", "sample_id", "label_id", "kind", "weight", "promoted", "file")
+        }
+        for e in bank.entries
+    ]
+    data = with_header(bank.to_bytes(), schema_version="3", entries=json.dumps(entries), negatives=None)
+    assert set(load(data)) == {"instance_prototypes"}
+    old = MemoryBank.from_bytes(data)
+    assert_equal(old, bank)
+    assert old.negatives == ()
+    assert all(e.whole_prototype is None and e.proposal_iou is None for e in old.entries)
+
+
+def test_a_file_that_lost_its_negatives_is_refused():
+    with pytest.raises(MemoryFileError, match="header and its tensors do not agree"):
+        MemoryBank.from_bytes(with_header(full_bank().to_bytes(), negatives="[]"))
+
+
+def many_negatives(groups: int, of_each: int, seed: int = 0) -> list[Negative]:
+    """Negatives that resemble each other within groups: group 0, group 1, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(groups, 1, 8, generator=generator)
+    prototypes = (centres + 0.01 * torch.randn(groups, of_each, 8, generator=generator)).flatten(0, 1)
+    return [replace(negative(1.0), prototype=prototype) for prototype in prototypes]
+
+
+def test_thousands_of_negatives_are_thinned_and_decisions_of_a_person_are_not():
+    bank = MemoryBank(ENCODER)
+    found = many_negatives(5, 450)
+    rejected = [replace(found[0], source="rejected", label_id=f"r{k}") for k in range(30)]
+    bank.add_negatives([*rejected, *found])
+    assert sum(each.source == "rejected" for each in bank.negatives) == 30
+    left = torch.stack([each.prototype for each in bank.negatives if each.source != "rejected"])
+    assert len(left) == MOST_NEGATIVES == 2000
+    centres = torch.stack([each.prototype for each in found]).unflatten(0, (5, 450)).mean(1)
+    assert set((left[:, None] - centres).norm(dim=2).argmin(1).tolist()) == set(range(5)), "some of every group"
+    bank.add_negatives([])
+    assert len(bank.negatives) == 2030
+
+
+def test_merged_memories_are_thinned_as_well():
+    bank, other = full_bank(), full_bank()
+    other.add_negatives(many_negatives(100, 20))
+    bank.merge(other)
+    assert len(bank.negatives) == MOST_NEGATIVES + 1, "and the rejected one"

@@ -76,15 +76,24 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def tensors(proposals: Proposals) -> list[torch.Tensor]:
+    voters = proposals.voters
+    votes = [] if voters is None else [voters.votes, voters.predicted_iou]
+    return [proposals.mask_logits, proposals.predicted_iou, proposals.points, *votes]
+
+
 def same(found: Proposals, expected: Proposals) -> bool:
-    return all(torch.equal(getattr(found, name), getattr(expected, name)) for name in vars(expected))
+    return all(map(torch.equal, tensors(found), tensors(expected)))
 
 
+@pytest.mark.parametrize("voters", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_chunks_in_threads_give_the_proposals_of_chunks_one_after_another_to_the_bit(scene, two_threads, precision):
+def test_chunks_in_threads_give_the_proposals_of_chunks_one_after_another_to_the_bit(
+    scene, two_threads, precision, voters
+):
     segmenter = load_segmenter("small", "cpu", precision)
     embedding = segmenter.embed(normalise(stretch(scene.image, 256)))
-    config = ProposalConfig(9, prompts_per_chunk=5)
+    config = ProposalConfig(9, voters=voters, prompts_per_chunk=5)
     found = segmenter.propose(embedding, config)
     torch.set_num_threads(1)
     expected = segmenter.propose(embedding, config)

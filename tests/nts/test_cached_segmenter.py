@@ -1,0 +1,152 @@
+"""The pipeline with the cache: nothing is encoded twice, and results are those without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from novel_references import novel_references
+from PIL import Image
+
+from nts import crops as crops_module
+from nts.building import build_memory
+from nts.cache import TensorCache
+from nts.cache.targets import CROPS, TARGET
+from nts.cached_segmenter import CachedSegmenter, Segmented
+from nts.encoder import Encoder
+from nts.memory import MemoryBank
+from nts.pipeline import ReferenceSegmenter
+from nts.presets import DEFAULT
+from nts.segmenter import Segmenter
+from synthetic.scenes import target_scenes
+
+IMAGE = target_scenes(1)[0].image
+
+
+@pytest.fixture(scope="module")
+def memory(small_encoder, small_segmenter) -> MemoryBank:
+    return build_memory(novel_references(3, shots=3), small_encoder, segmenter=small_segmenter)[0]
+
+
+def smaller(memory: MemoryBank) -> MemoryBank:
+    """One reference of every class."""
+    bank = MemoryBank(memory.encoder)
+    for entry in memory.entries[::3]:
+        bank.add(entry)
+    bank.add_negatives(memory.negatives)
+    return bank
+
+
+@pytest.fixture
+def cache(tmp_path) -> TensorCache:
+    return TensorCache(tmp_path / "cache", 10**9)
+
+
+def run(segmenter: ReferenceSegmenter, cache: TensorCache, image: np.ndarray = IMAGE) -> Segmented:
+    cached = CachedSegmenter(segmenter, cache)
+    found = cached.segment(cached.fetch(image))
+    cached.store(found)
+    return found
+
+
+def same(one, two) -> bool:
+    names = ("boxes", "labels", "scores", "similarities", "margins", "predicted_iou", "proposals", "references")
+    return all(torch.equal(getattr(one, name), getattr(two, name)) for name in names) and torch.equal(
+        one.masks, two.masks
+    )
+
+
+def no_model(*_, **__):
+    raise AssertionError("a model ran")
+
+
+@pytest.fixture
+def without_models(monkeypatch):
+    def forbid() -> None:
+        for model, method in ((Encoder, "encode"), (Segmenter, "embed"), (Segmenter, "propose")):
+            monkeypatch.setattr(model, method, no_model)
+
+    return forbid
+
+
+def test_a_second_run_embeds_no_crop_and_runs_no_model(memory, small_encoder, small_segmenter, cache, without_models):
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    expected = segmenter.segment(IMAGE)
+    first = run(segmenter, cache)
+    assert first.crops.new == len(first.crops.features) > 0
+    assert (cache.count(TARGET), cache.count(CROPS)) == (1, 1)
+    without_models()
+    second = run(segmenter, cache)
+    assert second.encoded is None
+    assert second.crops.new == 0
+    assert len(expected) > 0
+    assert same(first.instances, expected)
+    assert same(second.instances, expected)
+
+
+def test_another_memory_embeds_only_its_new_survivors(memory, small_encoder, small_segmenter, cache, monkeypatch):
+    few = ReferenceSegmenter(
+        smaller(memory), small_encoder, small_segmenter, replace(DEFAULT, method=replace(DEFAULT.method, survivors=4))
+    )
+    known = set(run(few, cache).crops.features)
+    assert len(known) == 4
+    embedded: list[int] = []
+    embed = crops_module.embed_crops
+
+    def counted(image, masks, boxes, encoder):
+        embedded.append(len(masks))
+        return embed(image, masks, boxes, encoder)
+
+    monkeypatch.setattr(crops_module, "embed_crops", counted)
+    monkeypatch.setattr(Segmenter, "embed", no_model)
+    more = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    found = run(more, cache)
+    survivors = set(found.crops.features)
+    assert known < survivors
+    assert embedded == [found.crops.new] == [len(survivors - known)]
+    again = run(more, cache)
+    assert again.crops.new == 0
+    assert set(again.crops.features) == survivors, "old and new ones are stored together"
+    assert same(again.instances, found.instances)
+
+
+def test_crops_are_cut_from_the_file_that_was_fetched(memory, small_encoder, small_segmenter, cache, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(IMAGE).save(path)
+    cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), cache)
+    first = cached.segment(cached.fetch_file(path))
+    cached.store(replace(first, crops=None))
+    fetched = cached.fetch_file(path)
+    Image.fromarray(IMAGE[::-1].copy()).save(path)
+    second = cached.segment(fetched)
+    assert second.encoded is None
+    assert second.crops.new == first.crops.new > 0
+    assert torch.allclose(second.instances.scores, first.instances.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["crops", "negatives", "consensus"])
+def test_ablations_share_what_is_cached(memory, small_encoder, small_segmenter, cache, part):
+    full = run(ReferenceSegmenter(memory, small_encoder, small_segmenter), cache)
+    less = run(ReferenceSegmenter(memory, small_encoder, small_segmenter, DEFAULT.without(part)), cache)
+    assert (less.encoded is None) == (part != "consensus")
+    assert not same(full.instances, less.instances)
+    assert cache.count(CROPS) == (2 if part == "consensus" else 1)
+
+
+def test_a_cached_target_of_another_preset_is_refused_in_words(memory, small_encoder, small_segmenter):
+    full = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    paper = ReferenceSegmenter(memory, small_encoder, small_segmenter, "paper")
+    target = paper.encode(IMAGE)
+    for each in (target, target.compact()):
+        with pytest.raises(ValueError, match="encode it with the preset that it is matched with"):
+            full.match(each)
+
+
+def test_without_a_cache_nothing_is_stored(memory, small_encoder, small_segmenter):
+    cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), None)
+    found = cached.segment(cached.fetch(IMAGE))
+    cached.store(found)
+    assert found.key is None
+    assert found.crops.new > 0

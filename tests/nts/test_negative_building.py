@@ -1,0 +1,249 @@
+"""Negatives of images, with the shipped models on drawn scenes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nts.building import build_memory
+from nts.cache import TensorCache
+from nts.crops import CROP_PATCHES
+from nts.images import normalise, stretch
+from nts.masks import draw_masks
+from nts.memory import MemoryEntry, Negative, instance_prototype
+from nts.negative_building import NegativeEncoder, best_proposals
+from nts.negatives import off_label_proposals
+from nts.presets import DEFAULT
+from nts.references import Reference, prepare_reference
+from nts.segmenter import Segmenter
+from synthetic.scenes import target_scenes
+
+SCENE = max(target_scenes(6), key=lambda scene: len(scene.masks))
+
+
+def reference(k: int, **changes) -> Reference:
+    return replace(Reference(SCENE.image, "a", SCENE.masks[k], sample_id="s", label_id=f"l{k}", file="f"), **changes)
+
+
+@pytest.fixture
+def negatives(small_encoder, small_segmenter) -> NegativeEncoder:
+    return NegativeEncoder(small_encoder, small_segmenter, DEFAULT)
+
+
+def stacked(found: list[Negative]) -> torch.Tensor:
+    return F.normalize(torch.stack([negative.prototype for negative in found]), dim=1)
+
+
+def crop_feature(encoder, mask: np.ndarray) -> torch.Tensor:
+    side = CROP_PATCHES * encoder.patch_size
+    pixels, weights = prepare_reference(Reference(SCENE.image, "a", mask), side, (CROP_PATCHES, CROP_PATCHES))
+    prototype = instance_prototype(encoder.encode(pixels[None])[0].flatten(0, 1), weights.flatten())
+    return F.normalize(prototype, dim=0)
+
+
+def proposals(segmenter: Segmenter):
+    embedding = segmenter.embed(normalise(stretch(SCENE.image, segmenter.input_size)))
+    return segmenter.propose(embedding, DEFAULT.proposals)
+
+
+def test_negatives_are_the_proposals_off_all_labels_embedded_as_references(negatives, small_encoder, small_segmenter):
+    negatives.add_reference_image([reference(0), reference(1)])
+    found = proposals(small_segmenter)
+    masks = draw_masks(found.mask_logits, (256, 256))
+    chosen = off_label_proposals(masks, found.predicted_iou, torch.from_numpy(SCENE.masks[:2]))
+    assert len(negatives.negatives) == len(chosen) > 3
+    for negative, row in list(zip(negatives.negatives, chosen.tolist(), strict=True))[:3]:
+        assert torch.allclose(negative.prototype, crop_feature(small_encoder, masks[row].numpy()), atol=1e-4)
+        assert negative.predicted_iou == pytest.approx(float(found.predicted_iou[row]))
+        about = (negative.source, negative.sure, negative.sample_id, negative.label_id, negative.file)
+        assert about == ("reference image", False, "s", "", "f")
+
+
+def test_every_labelled_object_of_the_classes_is_excluded(negatives, small_encoder):
+    """Chosen as a reference or not; without its label it would be a negative."""
+    other = crop_feature(small_encoder, SCENE.masks[1])
+    negatives.add_reference_image([reference(0)])
+    alone = len(negatives.negatives)
+    nearest = float((stacked(negatives.negatives) @ other).max())
+    negatives.add_reference_image([reference(0)], labelled=[SCENE.masks[1]])
+    excluded = negatives.negatives[alone:]
+    assert nearest > 0.8
+    assert float((stacked(excluded) @ other).max()) < nearest
+    assert 0 < len(excluded) < alone
+
+
+def test_in_completely_labelled_images_negatives_are_sure(negatives):
+    negatives.add_reference_image([reference(0)], complete=True)
+    assert negatives.negatives
+    assert all(negative.sure for negative in negatives.negatives)
+
+
+def test_labelled_objects_of_other_classes_are_sure_negatives_themselves(negatives, small_encoder):
+    negatives.add_reference_image([reference(0)], others=SCENE.masks[1:3])
+    sure = [negative for negative in negatives.negatives if negative.source == "other class"]
+    assert len(sure) == 2
+    for negative, mask in zip(sure, SCENE.masks[1:3], strict=True):
+        assert torch.allclose(negative.prototype, crop_feature(small_encoder, mask), atol=1e-4)
+        assert (negative.sure, negative.predicted_iou, negative.sample_id, negative.file) == (True, 1.0, "s", "f")
+    rest = [negative for negative in negatives.negatives if negative.source == "reference image"]
+    assert rest
+    assert not any(negative.sure for negative in rest)
+
+
+def test_everything_in_a_background_image_is_a_negative(negatives, small_segmenter):
+    negatives.add_background_image(SCENE.image, "b", "file")
+    found = proposals(small_segmenter)
+    masks = draw_masks(found.mask_logits, (256, 256))
+    assert len(negatives.negatives) == len(off_label_proposals(masks, found.predicted_iou, masks[:0]))
+    assert {(n.source, n.sure, n.sample_id, n.file) for n in negatives.negatives} == {
+        ("background image", True, "b", "file")
+    }
+
+
+def test_rejected_predictions_are_negatives_of_their_label(negatives, small_encoder):
+    negatives.add_rejected([reference(2), reference(0)])
+    assert [negative.label_id for negative in negatives.negatives] == ["l2", "l0"]
+    assert all((n.source, n.sure, n.predicted_iou) == ("rejected", True, 1.0) for n in negatives.negatives)
+    expected = torch.stack([crop_feature(small_encoder, SCENE.masks[k]) for k in (2, 0)])
+    assert torch.allclose(stacked(negatives.negatives), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["point", "scribble"])
+def test_an_object_that_a_point_marks_is_no_negative(negatives, small_encoder, kind):
+    """The pixels of a point cover next to nothing of any proposal of its object."""
+    ys, xs = SCENE.masks[0].nonzero()
+    mark = np.zeros_like(SCENE.masks[0])
+    mark[ys[len(ys) // 2], xs[len(xs) // 2]] = True
+    on_it = crop_feature(small_encoder, SCENE.masks[0])
+    negatives.add_background_image(SCENE.image)
+    anything = float((stacked(negatives.negatives) @ on_it).max())
+    before = len(negatives.negatives)
+    negatives.add_reference_image([reference(0, mask=mark, kind=kind)], complete=True)
+    assert anything > 0.8
+    assert float((stacked(negatives.negatives[before:]) @ on_it).max()) < anything
+    entry = MemoryEntry("a", torch.ones(3), sample_id="s", label_id="l0")
+    assert negatives.completed(entry) == entry, "its best proposal is unknown"
+
+
+def test_entries_learn_how_well_sam2_proposes_them(negatives, small_segmenter):
+    negatives.add_reference_image([reference(0), reference(1)])
+    found = proposals(small_segmenter)
+    masks = draw_masks(found.mask_logits, (256, 256))
+    for k in (0, 1):
+        label = torch.from_numpy(SCENE.masks[k])
+        ious = [float((mask & label).sum() / (mask | label).sum()) for mask in masks]
+        best = max(range(len(ious)), key=ious.__getitem__)
+        entry = negatives.completed(MemoryEntry("a", torch.ones(3), sample_id="s", label_id=f"l{k}"))
+        assert entry.proposal_iou == pytest.approx(ious[best], abs=1e-6)
+        assert entry.predicted_iou == pytest.approx(float(found.predicted_iou[best]), abs=1e-6)
+    unknown = MemoryEntry("a", torch.ones(3), sample_id="another", label_id="l0")
+    assert negatives.completed(unknown) == unknown
+
+
+def test_best_proposals_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    masks, labels = (torch.rand(n, 9, 9, generator=generator) < 0.2 for n in (20, 5))
+    quality = torch.rand(20, generator=generator)
+    labels[3] = False
+    found = best_proposals(masks, quality, labels)
+    for label, (predicted, iou) in zip(labels, found.tolist(), strict=True):
+        ious = [float((mask & label).sum() / (mask | label).sum()) for mask in masks]
+        assert iou == pytest.approx(max(ious))
+        if max(ious) > 0:
+            assert predicted == pytest.approx(float(quality[ious.index(max(ious))]))
+        else:
+            assert np.isnan(predicted)
+    none = best_proposals(masks[:0], quality[:0], labels)
+    assert none[:, 0].isnan().all()
+    assert none[:, 1].tolist() == [0] * 5
+    assert best_proposals(masks, quality, labels[:0]).shape == (0, 2)
+
+
+def test_a_reference_that_nothing_overlaps_has_no_predicted_iou(negatives):
+    image = np.zeros((256, 256, 3), np.uint8)
+    mask = np.zeros((256, 256), bool)
+    mask[0, 0] = True
+    negatives._found["s", "l"] = tuple(best_proposals(torch.zeros(0, 4, 4), torch.zeros(0), torch.ones(1, 4, 4))[0])
+    entry = negatives.completed(MemoryEntry("a", torch.ones(3), sample_id="s", label_id="l"))
+    assert (entry.predicted_iou, entry.proposal_iou) == (None, 0.0)
+    assert image.shape[:2] == mask.shape
+
+
+def test_the_cache_gives_the_same_without_a_model(small_encoder, small_segmenter, tmp_path, monkeypatch):
+    cache = TensorCache(tmp_path, 10**9)
+    runs = []
+    for _ in range(2):
+        encoder = NegativeEncoder(small_encoder, small_segmenter, DEFAULT, cache)
+        encoder.add_reference_image([reference(0), reference(1)])
+        runs.append((encoder.negatives, encoder._found))
+
+        def no_model(*_, **__):
+            raise AssertionError("SAM2 ran")
+
+        monkeypatch.setattr(Segmenter, "embed", no_model)
+    (first, found), (second, found_again) = runs
+    assert found == found_again
+    assert torch.equal(stacked(first), stacked(second))
+    for a, b in zip(first, second, strict=True):
+        assert replace(a, prototype=b.prototype).__dict__ == b.__dict__
+
+
+def test_keys_of_the_cache_change_with_the_labels(negatives):
+    one, two = SCENE.masks[:1], SCENE.masks[:2]
+    keys = [
+        negatives._key(SCENE.image, [], []),
+        negatives._key(SCENE.image, list(one), []),
+        negatives._key(SCENE.image, list(two), []),
+        negatives._key(SCENE.image, [], list(one)),
+        negatives._key(SCENE.image[::-1], list(one), []),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert negatives._key(SCENE.image.copy(), list(one.copy()), []) == keys[1]
+
+
+# The whole memory
+
+
+def test_a_memory_holds_negatives_and_proposals_by_default(small_encoder, small_segmenter):
+    references = [reference(0), reference(1, class_name="b")]
+    memory, _ = build_memory(
+        references, small_encoder, segmenter=small_segmenter, background=[SCENE.image[::-1].copy()]
+    )
+    assert {negative.source for negative in memory.negatives} == {"reference image", "background image"}
+    assert len({negative.image for negative in memory.negatives}) == 2, "the background image has a name"
+    assert all(entry.proposal_iou is not None and entry.whole_prototype is not None for entry in memory.entries)
+
+
+@pytest.mark.parametrize("preset", ["paper", "fast", DEFAULT.without("negatives")], ids=["paper", "fast", "without"])
+def test_other_presets_build_memories_without_negatives(small_encoder, small_segmenter, preset):
+    memory, _ = build_memory([reference(0)], small_encoder, preset, segmenter=small_segmenter)
+    assert memory.negatives == ()
+    assert memory.entries[0].proposal_iou is None
+    assert (memory.entries[0].whole_prototype is None) == (preset == "paper")
+
+
+def test_without_a_segmenter_there_are_no_negatives(small_encoder):
+    assert build_memory([reference(0)], small_encoder, segmenter=None)[0].negatives == ()
+
+
+def test_references_without_ids_have_proposals_of_their_own(small_encoder, small_segmenter):
+    references = [Reference(SCENE.image, "a", mask) for mask in SCENE.masks[:3]]
+    named = [reference(k) for k in range(3)]
+    found, expected = (build_memory(each, small_encoder, segmenter=small_segmenter)[0] for each in (references, named))
+    assert [entry.label_id for entry in found.entries] == [""] * 3
+    assert [entry.proposal_iou for entry in found.entries] == [entry.proposal_iou for entry in expected.entries]
+    assert len({entry.proposal_iou for entry in found.entries}) == 3
+
+
+def test_skipped_references_are_named_as_they_were_given(small_encoder, small_segmenter):
+    broken = Reference(SCENE.image, "a", SCENE.masks[0], box=(900.0, 900.0, 5.0, 5.0))
+    contradicting = Reference(SCENE.image, "b", SCENE.masks[1]), Reference(SCENE.image, "c", SCENE.masks[1])
+    good = Reference(SCENE.image, "a", SCENE.masks[2])
+    memory, skipped = build_memory([broken, *contradicting, good], small_encoder, segmenter=small_segmenter)
+    assert [each.label_id for each in skipped] == [""] * 3
+    assert not any("unnamed" in each.reason for each in skipped)
+    assert len(memory) == 1
