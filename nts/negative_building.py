@@ -198,7 +198,9 @@ def best_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Te
     return torch.stack([predicted, iou], 1)
 
 
-def _apart(others: Sequence[np.ndarray], labelled: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _apart(
+    others: Sequence[np.ndarray], labelled: Sequence[np.ndarray], marks: Sequence[np.ndarray]
+) -> list[np.ndarray]:
     """Those of the other labels that lie on no label and hold no mark."""
     masks = _stacked(others)
     apart = off_labels(masks, _stacked(labelled)) & ~(masks & _joined(marks)).flatten(1).any(1)

@@ -39,9 +39,7 @@ def off_labels(masks: Tensor, labelled: Tensor) -> Tensor:
     return (on_label < MOST_ON_LABEL) & (iou.amax(1) < MOST_LABEL_IOU)
 
 
-def off_label_proposals(
-    masks: Tensor, predicted_iou: Tensor, labelled: Tensor, marked: Tensor | None = None
-) -> Tensor:
+def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor, marked: Tensor | None = None) -> Tensor:
     """Choose the proposals of an image that lie on no label, one for each thing.
 
     Args:
