@@ -98,15 +98,15 @@ class MemoryConfig(Options):
     )
     complete_labels: bool = option(
         False,
-        "Every object of the classes has a label in the reference images, so everything else in them is a negative. An "
-        "object without a label would teach the memory to reject its own class. Only for presets that use negatives",
-        label="The reference images are labelled completely",
+        "Then everything else in them is a negative, but an object without a label would teach the memory to reject "
+        "its own class. Only for presets that use negatives",
+        label="Is every object of the classes labelled in the reference images?",
         type=bool,
     )
     background: str | Collection | None = option(
         None,
-        "Name of a saved view of the dataset, or a view: images that show none of the classes, so everything in them "
-        "is a negative. Only for presets that use negatives",
+        "Saved view of the dataset, by its name, with images that show none of the classes: everything in them is a "
+        "negative. From Python, any view. Only for presets that use negatives",
         label="Background images",
         also=(Collection,),
     )
