@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -234,6 +235,11 @@ class MemoryBank:
     def negatives(self) -> tuple[Negative, ...]:
         """All negatives, in order of insertion."""
         return tuple(self._negatives.values())
+
+    @property
+    def negative_counts(self) -> dict[NegativeSource, int]:
+        """Number of negatives from every source that there are some of."""
+        return dict(Counter(negative.source for negative in self._negatives.values()))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from .encoder import Encoder
 from .images import digest, normalise, stretch
 from .masks import draw_crops, draw_masks
 from .memory import MemoryEntry, Negative, NegativeSource
-from .negatives import off_label_proposals
+from .negatives import off_label_proposals, off_labels
 from .presets import Preset
 from .references import Reference
 from .segmenter import Segmenter
@@ -74,31 +74,38 @@ class NegativeEncoder:
         references: Sequence[Reference],
         labelled: Sequence[np.ndarray] = (),
         others: Sequence[np.ndarray] = (),
+        marked: Sequence[np.ndarray] = (),
         *,
         complete: bool = False,
     ) -> None:
         """Look for negatives in the image of some references.
 
+        Points and strokes, of references or in ``marked``, leave the extent of their objects open. No proposal that
+        holds a pixel of them becomes a negative; but one on another part of the object may, so nothing in the image is
+        sure, even if every object is labelled.
+
         Args:
             references: all of one image, at least one.
-            labelled: bool ``[H, W]`` each, masks of further labelled objects of the classes.
-            others: the same of other classes; they are negatives themselves.
+            labelled: bool ``[H, W]`` each, masks of further labelled objects of the classes, not empty.
+            others: the same of other classes; those that lie on no label of the classes are negatives themselves.
+            marked: the same of points and strokes on further objects of the classes.
             complete: every object of the classes is labelled, so that nothing else can be one.
         """
         first = references[0]
-        # Points and scribbles leave the object's extent open: its best proposal is unknown.
         outlined = [reference for reference in references if not reference.is_sparse]
-        masks = [*(reference.mask for reference in outlined), *labelled, *others]
-        looked = self._look(first.image, masks, [reference.mask for reference in references if reference.is_sparse])
+        marks = [*(reference.mask for reference in references if reference.is_sparse), *marked]
+        of_classes = [*(reference.mask for reference in outlined), *labelled]
+        looked = self._look(first.image, [*of_classes, *others], marks)
         for reference, (predicted, iou) in zip(outlined, looked.found.tolist(), strict=False):
             self._found[reference.sample_id, reference.label_id] = predicted, iou
-        self._add(looked, "reference image", complete, first.sample_id, first.file)
-        if others:
-            self._add(self._embed_labels(first.image, others), "other class", True, first.sample_id, first.file)
+        self._add(looked, "reference image", complete and not marks, first.sample_id, first.file)
+        # A wren that is labelled as a bird too, or its head, is no negative of wrens.
+        apart = _apart(others, of_classes, marks)
+        self._add(self._embed_labels(first.image, apart), "other class", True, first.sample_id, first.file)
 
     def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
         """Take every proposal of an image that shows no class, uint8 ``[H, W, 3]``, as a negative."""
-        self._add(self._look(image, [], []), "background image", True, sample_id, file)
+        self._add(self._look(image, []), "background image", True, sample_id, file)
 
     def add_rejected(self, references: Sequence[Reference]) -> None:
         """Take objects of one image as negatives, such as predictions that a person has rejected."""
@@ -125,7 +132,7 @@ class NegativeEncoder:
         prototypes = embed_crops(image, crops, boxes, self._encoder)
         return _Looked(prototypes, torch.ones(len(prototypes)), torch.zeros(0, 2))
 
-    def _look(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
+    def _look(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray] = ()) -> _Looked:
         key = None
         if self._cache is not None:
             key = self._key(image, masks, marks)
@@ -144,9 +151,7 @@ class NegativeEncoder:
         )
         proposals = segmenter.propose(embedding, self._proposals)
         drawn = draw_masks(proposals.mask_logits, (_SIDE, _SIDE))
-        labels = torch.stack([_resized(mask) for mask in masks]) if masks else drawn.new_zeros(0, _SIDE, _SIDE)
-        labels = labels.to(drawn.device)
-        marked = torch.stack([_resized(mask) for mask in marks]).any(0).to(drawn.device) if marks else None
+        labels, marked = _stacked(masks).to(drawn.device), _joined(marks).to(drawn.device)
         chosen = off_label_proposals(drawn, proposals.predicted_iou, labels, marked)
         crops, boxes = draw_crops(proposals.mask_logits[chosen], image.shape[:2])
         seen = [row for row, crop in enumerate(crops) if crop.numel()]
@@ -193,10 +198,32 @@ def best_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Te
     return torch.stack([predicted, iou], 1)
 
 
-def _resized(mask: np.ndarray) -> Tensor:
-    """A mask ``[H, W]`` at the side of the comparison; one that would vanish keeps every pixel that it touches."""
-    cover = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((_SIDE, _SIDE), Image.Resampling.BOX))
-    return torch.from_numpy(cover >= 0.5 if (cover >= 0.5).any() else cover > 0)
+def _apart(
+    others: Sequence[np.ndarray], labelled: Sequence[np.ndarray], marks: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Those of the other labels that lie on no label and hold no mark."""
+    masks = _stacked(others)
+    apart = off_labels(masks, _stacked(labelled)) & ~(masks & _joined(marks)).flatten(1).any(1)
+    return [other for other, is_apart in zip(others, apart.tolist(), strict=True) if is_apart]
+
+
+def _stacked(masks: Sequence[np.ndarray]) -> Tensor:
+    """Masks ``[H, W]`` at the side of the comparison; one that would vanish keeps every pixel that it touches."""
+    covers = [_cover(mask) for mask in masks]
+    drawn = [cover >= 0.5 if (cover >= 0.5).any() else cover > 0 for cover in covers]
+    return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, _SIDE, _SIDE, dtype=torch.bool)
+
+
+def _joined(marks: Sequence[np.ndarray]) -> Tensor:
+    """Every pixel that some of the marks ``[H, W]`` touch, at the side of the comparison."""
+    touched = np.zeros((_SIDE, _SIDE), bool)
+    for mark in marks:
+        touched |= _cover(mark) > 0
+    return torch.from_numpy(touched)
+
+
+def _cover(mask: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(mask.astype(np.float32)).resize((_SIDE, _SIDE), Image.Resampling.BOX))
 
 
 def _cropped(masks: Sequence[np.ndarray]) -> tuple[list[Tensor], Tensor]:

@@ -20,6 +20,25 @@ MOST_NEGATIVES = 2000
 """A memory of more negatives is thinned to as many that differ most."""
 
 
+def off_labels(masks: Tensor, labelled: Tensor) -> Tensor:
+    """Whether masks lie on no label: less than a fifth of their area on all labels, and little IoU with each.
+
+    Args:
+        masks: bool ``[n, H, W]``.
+        labelled: bool ``[m, H, W]``, labels; ``m`` may be 0.
+
+    Returns:
+        bool ``[n]``; an empty mask lies on no label.
+    """
+    if len(labelled) == 0:
+        return torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+    flat, marked = masks.flatten(1).float(), labelled.flatten(1).float()
+    areas, shared = flat.sum(1), flat @ marked.T
+    iou = shared / (areas[:, None] + marked.sum(1) - shared).clamp(min=1)
+    on_label = flat @ marked.amax(0) / areas.clamp(min=1)
+    return (on_label < MOST_ON_LABEL) & (iou.amax(1) < MOST_LABEL_IOU)
+
+
 def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor, marked: Tensor | None = None) -> Tensor:
     """Choose the proposals of an image that lie on no label, one for each thing.
 
@@ -27,23 +46,17 @@ def off_label_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor, 
         masks: bool ``[n, H, W]``, proposals.
         predicted_iou: ``[n]``; the best proposal stands for its cluster.
         labelled: bool ``[m, H, W]``, everything with a label in the image; ``m`` may be 0.
-        marked: bool ``[H, W]``, pixels of points and scribbles. The extent of what they mark is unknown, so no proposal
-            on any of them is chosen.
+        marked: bool ``[H, W]``, pixels marked by points and strokes, whose objects have an unknown extent: a proposal
+            that holds any of these may be the object.
 
     Returns:
         int64 indices of proposals, by falling predicted IoU.
     """
     flat = masks.flatten(1).float()
     areas = flat.sum(1)
-    usable = (areas > 0) & predicted_iou.isfinite()
+    usable = (areas > 0) & predicted_iou.isfinite() & off_labels(masks, labelled)
     if marked is not None:
         usable &= ~(masks & marked).flatten(1).any(1)
-    if len(labelled):
-        labels = labelled.flatten(1).float()
-        shared = flat @ labels.T
-        iou = shared / (areas[:, None] + labels.sum(1) - shared).clamp(min=1)
-        on_label = flat @ labels.amax(0) / areas.clamp(min=1)
-        usable &= (on_label < MOST_ON_LABEL) & (iou.amax(1) < MOST_LABEL_IOU)
     candidates = usable.nonzero()[:, 0]
     order = candidates[predicted_iou[candidates].argsort(descending=True, stable=True)]
     shared = flat[order] @ flat[order].T

@@ -63,8 +63,12 @@ class BuildReferenceMemory(JobOperator):
         if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
             forms.overwrite(inputs, f"Replace the memory {key!r}")
         forms.option(inputs, MemoryConfig, "encoder")
-        if counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted":
-            forms.option(inputs, MemoryConfig, "segmenter", label="Segmenter that draws the masks")
+        draws_masks = counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted"
+        if draws_masks or _uses_negatives(ctx.params):
+            forms.option(inputs, MemoryConfig, "segmenter")
+        if _uses_negatives(ctx.params):
+            forms.option(inputs, MemoryConfig, "complete_labels")
+            _background(ctx, inputs, MemoryConfig)
         for name in ("keep_images", "preset", "device", "precision"):
             forms.option(inputs, MemoryConfig, name)
 
@@ -72,11 +76,14 @@ class BuildReferenceMemory(JobOperator):
         from ..nts.fiftyone_adapter import memory_job
         from ..nts.fiftyone_adapter.config import MemoryConfig
 
-        config = MemoryConfig.from_params(ctx.params)
+        # A preset that was chosen afterwards may have no use for them.
+        unused = () if _uses_negatives(ctx.params) else ("complete_labels", "background")
+        config = MemoryConfig.from_params({name: ctx.params[name] for name in ctx.params if name not in unused})
         return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
         from ..nts.fiftyone_adapter.checks import count_kinds
+        from ..nts.fiftyone_adapter.inspecting import count_negatives
 
         count = sum(report.shots.values())
         words = f"The memory **{report.memory_key}** holds {count} references of {len(report.shots)} classes"
@@ -88,12 +95,54 @@ class BuildReferenceMemory(JobOperator):
             words += f"; SAM2 found no mask for {report.unpromoted}, which are used without one"
         if report.whole_images:
             words += "; with whole images, for a reference prompt"
+        if report.negatives:
+            words += f", and {count_negatives(report.negatives)}"
+        if report.background_images:
+            words += f"; {report.background_images} background images were used"
         missing = bullets("Classes left out because they have no usable reference", report.missing_classes)
         skipped = bullets(f"{len(report.skipped)} labels left out", [item.reason for item in report.skipped])
-        return paragraphs(f"{words}.", missing, skipped)
+        background = bullets(
+            f"{len(report.skipped_background)} background images left out",
+            [item.reason for item in report.skipped_background],
+        )
+        return paragraphs(f"{words}.", missing, skipped, background)
 
     def rows(self, report):
         return [{"class": name, "references": count} for name, count in report.shots.items()]
+
+
+def _uses_negatives(params) -> bool:
+    """Whether the chosen preset uses negatives."""
+    from ..nts.presets import PRESETS
+
+    chosen = PRESETS.get(params.get("preset") or "default")
+    return chosen is not None and chosen.method.negatives
+
+
+def _background(ctx, inputs, config) -> None:
+    """A drop-down of the saved views, for the background images."""
+    from ..nts.fiftyone_adapter import InputError
+    from ..nts.fiftyone_adapter.background import background_view
+
+    facts = config.__dataclass_fields__["background"].metadata
+    saved = ctx.dataset.list_saved_views()
+    chosen = ctx.params.get("background")
+    if not saved and not chosen:
+        return
+    prop = forms.choice(
+        inputs,
+        "background",
+        saved,
+        label=facts["label"],
+        description=facts["help"],
+        default=None,
+        required=False,
+    )
+    if chosen:
+        try:
+            background_view(ctx.dataset, chosen)
+        except InputError as error:
+            forms.mark_invalid(prop, error)
 
 
 def _weak_labels(inputs, which: str) -> None:

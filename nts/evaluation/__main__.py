@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from ..datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
@@ -25,6 +26,7 @@ from ..datasets.episodes import EPISODES_PER_FOLD
 from ..datasets.layouts import LAYOUTS, load
 from ..datasets.protocol_data import ProtocolData
 from ..datasets.protocols import PROTOCOLS, Protocol, describe, get_protocol
+from ..method import PARTS
 from ..models import WeightsNotFound, load_encoder, load_segmenter
 from ..presets import PRESETS, Preset, get_preset
 from ..references import KINDS
@@ -75,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--encoder", default="small", help="name, or folder of a DINOv2 or DINOv3")
     evaluate.add_argument("--segmenter", default="small", help="name, repository on the hub, file or folder of a SAM2")
     evaluate.add_argument("--preset", choices=list(PRESETS), help="(paper; of your own data: default)")
+    evaluate.add_argument(
+        "--ablate", nargs="+", default=[], metavar="PART", help=f"parts of the preset as published: {', '.join(PARTS)}"
+    )
     evaluate.add_argument("--points", type=int, help="points per side of the grid of prompts (the segmenter's own)")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument(
@@ -89,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         help="images per part; an interruption loses one part (%(default)s)",
     )
     evaluate.add_argument("--edition", help="year of COCO, if not the published one")
+    negatives = evaluate.add_argument_group("negatives, for presets that use them")
+    negatives.add_argument(
+        "--complete-labels",
+        action="store_true",
+        help="every object of the evaluated classes is annotated in the reference images",
+    )
+    negatives.add_argument("--background", type=Path, metavar="FOLDER", help="images that show none of the classes")
     episodes = evaluate.add_argument_group("episodes (COCO-20i, PASCAL-5i)")
     episodes.add_argument("--episodes", type=int, default=EPISODES_PER_FOLD, help="episodes per list (%(default)s)")
     episodes.add_argument(
@@ -181,7 +193,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.seeds is not None and not 1 <= args.seeds <= len(protocol.seeds):
         raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
     seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
-    preset = _preset(args, protocol)
+    preset, background = _preset(args, protocol), _images_of(args.background)
     precision = preset.precision_for(args.precision)
     data = _data(args, protocol)
     encoder = load_encoder(args.encoder, args.device, precision)
@@ -201,6 +213,8 @@ def _run(args: argparse.Namespace) -> None:
         predictor=args.predictor,
         prompt=load_reference_prompt(args.prompt) if args.prompt else None,
         annotation=Annotation(args.kind, args.promoted),
+        complete_labels=args.complete_labels,
+        background=background,
     )
     run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name)
 
@@ -235,13 +249,27 @@ def _predictors(args: argparse.Namespace) -> None:
 
 
 def _preset(args: argparse.Namespace, protocol: Protocol) -> Preset:
-    preset = get_preset(args.preset or ("default" if protocol.name == "custom" else "paper"))
+    preset = get_preset(args.preset or ("default" if protocol.name == "custom" else "paper")).without(*args.ablate)
     proposals = replace(preset.proposals, points_per_side=args.points)
     if protocol.task == "semantic":
         return replace(preset, proposals=proposals)
     return replace(
         preset, proposals=proposals, matching=replace(preset.matching, max_instances=protocol.max_detections)
     )
+
+
+def _images_of(folder: Path | None) -> tuple[Path, ...]:
+    """Image files of a folder and of the folders in it, in alphabetical order.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if folder is None:
+        return ()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.registered_extensions())
+    if not files:
+        raise ValueError(f"--background: {folder} is no folder with images")
+    return tuple(files)
 
 
 def _data(args: argparse.Namespace, protocol: Protocol) -> ProtocolData:

@@ -19,6 +19,7 @@ from ..datasets.protocol_data import same_images
 from ..datasets.sampling import draw_references
 from ..images import ImageError
 from ..memory import MemoryBank
+from ..method import PARTS, PUBLISHED
 from ..metrics.average_precision import accumulate, mean_of_known, summarise
 from ..metrics.coco import coco_results
 from ..metrics.crowds import is_crowd
@@ -29,6 +30,7 @@ from ..pipeline import ReferenceSegmenter, encode_target
 from ..targets import EncodedTarget
 from ..utils.files import write_file
 from ..utils.run_folder import RunError, lines_array
+from .calibrated import calibration_numbers
 from .instance_objects import EvaluatedObjects
 from .instance_references import ReferenceEncoder
 from .protocol_run import Clock, Draw, ProtocolRun, image_identity
@@ -98,8 +100,18 @@ class InstanceRun(ProtocolRun):
 
     def prepare(self, progress: Callable[[str], None]) -> None:
         """Encode every distinct reference, and build a memory for every draw."""
-        references = ReferenceEncoder(self.data.references, self.encoder, self.segmenter, self.settings.preset)
-        bank, self.skipped_references = references.encode_resumably(self.distinct_references, self.folder)
+        references = ReferenceEncoder(
+            self.data.references,
+            self.encoder,
+            self.segmenter,
+            self.settings.preset,
+            self.data.class_ids,
+            self.settings.complete_labels,
+            self.settings.background,
+        )
+        bank, self.skipped_references, self.skipped_background = references.encode_resumably(
+            self.distinct_references, self.folder
+        )
         self.filled_references = sum(entry.kind == "box" for entry in bank.entries)
         entries = {entry.label_id: entry for entry in bank.entries}
         self.matchers: dict[Draw, ReferenceSegmenter] = {}
@@ -113,6 +125,8 @@ class InstanceRun(ProtocolRun):
                     if entry := entries.get(str(annotation["id"])):
                         # A bank has one entry per label, but LVIS's rule repeats annotations of rare classes.
                         memory.add(replace(entry, label_id=f"{entry.label_id} {time_drawn}"))
+            images = {entry.sample_id for entry in memory.entries}
+            memory.add_negatives(n for n in bank.negatives if n.sample_id in images or n.source == "background image")
             if not len(memory):
                 raise RunError(f"none of the references of {draw.key} could be used: {self.skipped_references[0]}")
             self.without_reference[draw] = [name for name in self.classes.values() if name not in memory.classes]
@@ -223,21 +237,38 @@ class InstanceRun(ProtocolRun):
             "all_images": len(self.candidates),
             "objects": sum(not is_crowd(a.get("iscrowd")) for of_image in self.annotations.values() for a in of_image),
             "skipped_references": self.skipped_references,
+            "skipped_background": self.skipped_background,
             "per_class_figures": [f"{iou_type} {name}" for iou_type in protocol.iou_types for name in ("ap", "ap50")],
             "conventions": {
                 "boxes": f"{preset.box_convention}"
                 + (", one pixel short, as published" if preset.box_convention == "inclusive" else ""),
                 **({"area of a result's mask": areas} if "masks" in protocol.iou_types else {}),
                 "results that count": f"{protocol.max_detections} per image",
+                **self._method(),
             },
             "notes": self._notes(),
         }
 
+    def _method(self) -> dict[str, str]:
+        """Parts of the method that go beyond the paper, and what they rest on."""
+        method = self.settings.preset.method
+        parts = [part for part in PARTS if getattr(method, part) != getattr(PUBLISHED, part)]
+        rows = {"beyond the paper": ", ".join(parts)} if parts else {}
+        if method.negatives:
+            labels = "complete" if self.settings.complete_labels else "possibly incomplete"
+            used = len(self.settings.background) - len(self.skipped_background)
+            rows["negatives"] = f"labels of the reference images {labels}, {used} background images"
+        return rows
+
     def _numbers_of_draw(self, draw: Draw, parts: Sequence[Path]) -> dict[str, Any]:
         figures: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {name: {} for name in self.classes.values()}
+        calibrated = None
         for iou_type in self.settings.protocol.iou_types:
-            of_all, of_classes = self._summarise(read_matches(parts, f"{draw.key} {iou_type}"))
+            matches = read_matches(parts, f"{draw.key} {iou_type}")
+            if iou_type == self.settings.protocol.iou_types[-1]:
+                calibrated = calibration_numbers(self.matchers[draw].calibration, matches)
+            of_all, of_classes = self._summarise(matches)
             figures |= {f"{iou_type} {name}": 100 * value for name, value in of_all.items()}
             for label, of_class in of_classes.items():
                 per_class[label] |= {f"{iou_type} {name}": 100 * value for name, value in of_class.items()}
@@ -249,6 +280,7 @@ class InstanceRun(ProtocolRun):
             "few_references": self.few_references[draw],
             "figures": figures,
             "per_class": per_class,
+            "calibration": calibrated,
         }
 
     def _errors(self, parts: Sequence[Path]) -> list[dict[str, Any]]:
@@ -301,9 +333,20 @@ class InstanceRun(ProtocolRun):
             notes.append(f"{both} of the evaluated images show references too, which inflates the figures.")
         if self.data.box_references:
             notes.append("Masks of references without one were predicted by the segmenter from the box.")
+        if shown := self._background_shown:
+            notes.append(
+                f"{len(shown)} of the evaluated images are background images too, which inflates the figures: "
+                f"{self._named(shown)}."
+            )
         if self.filled_references:
             notes.append(f"Of {self.filled_references} boxes the segmenter predicted no mask: the whole box was used.")
         return notes
+
+    @cached_property
+    def _background_shown(self) -> set[int | str]:
+        """Ids of evaluated images that are background images, by the content of their files."""
+        background = [{"path": str(path)} for path in self.settings.background]
+        return same_images([self.images[unit] for unit in self.units], background) if background else set()
 
     def _named(self, image_ids: Collection[int | str]) -> str:
         """File names of some images, at most five."""

@@ -44,6 +44,7 @@ def markdown(numbers: Mapping[str, Any]) -> str:
         _published(numbers),
         _figures(numbers),
         _per_class(numbers),
+        _confidence(numbers["draws"]),
         _diagnostics(numbers["diagnostics"]),
         _errors(numbers["errors"]),
         _setting(numbers),
@@ -180,6 +181,27 @@ def _per_class(numbers: Mapping[str, Any]) -> str:
     return f"## Per class\n\nMean over seeds.\n\n{table(header, rows, 'l' + 'r' * len(columns))}"
 
 
+def _confidence(draws: Sequence[Mapping[str, Any]]) -> str:
+    """One row per draw with a calibration."""
+    calibrated = [(draw, draw["calibration"]) for draw in draws if draw.get("calibration")]
+    if not calibrated:
+        return ""
+    header = ["shots", "seed", "score", "instances", "expected precision", "recall", "measured precision", "recall"]
+    header += ["F1", "calibration error", "references", "negatives"]
+    keys = ("expected_precision", "expected_recall", "precision", "recall", "f1", "calibration_error")
+    rows = []
+    for draw, numbers in calibrated:
+        score = "–" if numbers["score"] is None else f"{numbers['score']:.3f}"
+        cells = [draw["shots"], "fixed" if draw["seed"] is None else draw["seed"], score, numbers["instances"]]
+        rows.append(cells + [_percent(numbers[key]) for key in keys] + [numbers["references"], numbers["negatives"]])
+    note = (
+        "The recommended threshold on the score, from the references and without any label of a target; the precision "
+        "and recall expected there, and those measured at an IoU of 0.5, in percent. Where every class has one "
+        "reference, nothing is expected. Last, what the calibration rests on."
+    )
+    return f"## Confidence\n\n{note}\n\n{table(header, rows, 'r' * len(header))}"
+
+
 def _diagnostics(diagnostics: Mapping[str, Any] | None) -> str:
     if not diagnostics:
         return ""
@@ -251,8 +273,9 @@ def _skipped(numbers: Mapping[str, Any]) -> str:
     for key, words in (
         ("skipped", f"{unit} could not be used, and count as {unit} without predictions"),
         ("skipped_references", "references could not be used and were left out"),
+        ("skipped_background", "background images could not be used and were left out"),
     ):
-        if numbers[key]:
+        if numbers.get(key):
             parts.append(f"{len(numbers[key])} {words}:\n\n" + "\n".join(f"* {line}" for line in numbers[key]))
     missing = [draw for draw in numbers["draws"] if draw["without_reference"]]
     parts += [f"{_draw_name(draw)}: no reference of {', '.join(draw['without_reference'])}" for draw in missing]

@@ -47,6 +47,8 @@ PROMPTED_PAINT_THRESHOLD = 0.3
 class PaintedInstances:
     """The pipeline as a predictor: instances of the class, painted into a mask.
 
+    With the scorer ``"prototype"`` it uses the method of the pipeline's preset, but no negatives: episodes have none.
+
     Args:
         pipeline: shared with other predictors.
         threshold: see :func:`nts.metrics.miou.paint`.
@@ -75,7 +77,9 @@ class PaintedInstances:
         memory = MemoryBank(shared.encoder.info, shared.preset.name)
         for reference in references:
             memory.add(shared.entry(reference))
-        scorer = make_scorer(self._scorer, memory, shared.encoder, shared.segmenter, self._prompt)
+        scorer = make_scorer(
+            self._scorer, memory, shared.encoder, shared.segmenter, self._prompt, preset=shared.preset
+        )
         segmenter = ReferenceSegmenter(memory, shared.encoder, shared.segmenter, shared.preset, scorer=scorer)
         return (paint(segmenter.match(shared.encode(target)), self._threshold) > 0).cpu().numpy()
 

@@ -65,6 +65,8 @@ class Settings:
         predictor: one of :data:`nts.evaluation.predictors.PREDICTORS` (episodes).
         annotation: kind of annotation of the references (episodes).
         prompt: a trained reference prompt, for the predictors that need one (episodes).
+        complete_labels: every object of the evaluated classes is annotated in the reference images (instances).
+        background: files of images that show no class: everything in them is a negative (instances).
 
     Raises:
         RunError: if a number is below 1, or predictor, prompt and protocol do not fit together.
@@ -84,6 +86,8 @@ class Settings:
     predictor: str = TRAINING_FREE
     annotation: Annotation = MASKS
     prompt: TrainedPrompt | None = None
+    complete_labels: bool = False
+    background: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -98,6 +102,14 @@ class Settings:
                 f"{self.protocol.name} evaluates instances: other predictors, and references without masks, are only "
                 "for protocols of episodes"
             )
+        if self.complete_labels or self.background:
+            if self.protocol.evaluator == "episodes":
+                raise RunError(f"{self.protocol.name} evaluates episodes, which use no negatives")
+            if not self.preset.method.negatives:
+                raise RunError(
+                    f"the preset {self.preset.name!r} uses no negatives here, so complete labels and background images "
+                    "have no effect: leave them out, or choose the preset 'default'"
+                )
         counts = {
             "limit": self.limit,
             "number of episodes": self.episodes,
@@ -191,6 +203,8 @@ class ProtocolRun(ABC):
             },
             "points_per_side": preset.proposals.points_per_side or self.segmenter.points_per_side,
             "preset": stored_settings(preset),
+            "complete_labels": settings.complete_labels,
+            "background": fingerprint([[path.name, path.stat().st_size] for path in settings.background]),
             "device": self.encoder.device.type,
             "precision": settings.precision,
             "torch": torch.__version__,

@@ -13,6 +13,7 @@ completion (``auto_segment_view``). Everything else is imported from the submodu
 stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` inspects memories.
 """
 
+from .adding_negatives import add_negatives, negatives_job
 from .building import build_reference_memory, export_memory, import_memory, memory_job
 from .class_maps import class_maps_job, map_classes
 from .errors import InputError
@@ -28,6 +29,7 @@ from .segmenting import auto_segment_view, segmentation_job
 __all__ = [
     "InputError",
     "ReferenceSegmenterModel",
+    "add_negatives",
     "auto_segment_view",
     "build_reference_memory",
     "class_maps_job",
@@ -39,6 +41,7 @@ __all__ = [
     "load_memory",
     "map_classes",
     "memory_job",
+    "negatives_job",
     "run",
     "segmentation_job",
     "similarity_heatmaps",

@@ -10,19 +10,20 @@ from typing import Any
 
 from ..building import Skipped, encode_references
 from ..cache import default_cache
-from ..memory import MemoryBank
+from ..memory import MemoryBank, NegativeSource
 from ..models import load_encoder, load_segmenter
+from ..negative_building import NegativeEncoder
 from ..presets import get_preset
 from ..promotion import promote
-from ..references import KINDS, Kind, Reference, by_image
+from ..references import KINDS, Kind, Reference
 from . import checks, colours, runs
+from .background import BackgroundCheck, BackgroundDone, add_background, checked_background
 from .checks import InputError
 from .config import MemoryConfig, WeakLabels
 from .jobs import Job, OnProgress, Progress, first_few, run
-from .labels import names_of_values
+from .labelled_images import LabelledImage, LabelledImages
 from .locking import locked
 from .options import takes
-from .references import annotations_of_sample, references_of_sample
 from .runs import Collection
 
 
@@ -40,6 +41,9 @@ class MemoryReport:
         unpromoted: references that SAM2 found no mask for; they are used without one.
         encoder: name of the encoder.
         whole_images: whether the memory has the tokens of whole images, which a reference prompt needs.
+        negatives: number of negatives from every source that there are some of.
+        background_images: background images that negatives were taken from.
+        skipped_background: background images that were left out, with the reasons.
     """
 
     memory_key: str
@@ -51,6 +55,9 @@ class MemoryReport:
     unpromoted: int
     encoder: str
     whole_images: bool
+    negatives: dict[NegativeSource, int]
+    background_images: int
+    skipped_background: list[Skipped]
 
 
 @takes(MemoryConfig)
@@ -73,8 +80,12 @@ def memory_job(
 ) -> Job[MemoryReport]:
     """Build a reference memory from the labels of a view.
 
+    With a preset whose method uses negatives (:mod:`nts.negatives`), they are collected from the reference images:
+    proposals of the segmenter off all labels of the classes. Labels that a view or the option ``classes`` leaves out
+    count too; those of other classes that have a mask are negatives themselves.
+
     Encoded references are cached on disk (:func:`nts.cache.default_cache`): a memory that is built again with one label
-    more encodes that one. The segmenter is only loaded if it has masks to draw.
+    more encodes that one. The segmenter is only loaded if it has masks to draw, or negatives to find.
 
     Args:
         view: dataset or view with the references.
@@ -87,9 +98,11 @@ def memory_job(
         WeightsNotFound: if a model's weights cannot be found.
     """
     config = MemoryConfig.of(config, options)
+    preset = get_preset(config.preset)
     checks.check_view(view)
     checks.check_reference_field(view, label_field)
     checks.check_key(view, memory_key, runs.MEMORY, overwrite=config.overwrite)
+    background = checked_background(view, config, preset)
     classes = config.classes
     where = f"the field {label_field!r} of this view"
     counts = checks.reference_counts(view, [label_field])[label_field]
@@ -98,28 +111,47 @@ def memory_job(
         checks.check_classes(counts.classes if classes is None else classes, counts.classes, where)
     total = len(set(view.values("id")))
 
-    yield Progress(0, total, f"loading the encoder {config.encoder}")
-    preset = get_preset(config.preset)
+    uses_negatives = preset.method.negatives
+    yield Progress(0, total, f"loading the encoder {config.encoder}" + uses_negatives * f" and {config.segmenter}")
     precision = preset.precision_for(config.precision)
     encoder = load_encoder(config.encoder, config.device, precision)
     bank = MemoryBank(encoder.info, preset.name)
     cache = default_cache() if config.use_cache else None
+    negatives = None
+    if uses_negatives:
+        segmenter = load_segmenter(config.segmenter, config.device, precision)
+        negatives = NegativeEncoder(encoder, segmenter, preset, cache)
     with runs.explained(view, label_field):
-        labels = _ViewReferences(view, label_field, config, exif=preset.exif)
-        references = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
+        labels = LabelledImages(view, label_field, config, exif=preset.exif, everything=uses_negatives)
+        images = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
+        references = _references(images, negatives, complete=config.complete_labels)
         for result in encode_references(references, encoder, preset, keep_images=config.keep_images, cache=cache):
             if isinstance(result, Skipped):
                 labels.skipped.append(result)
             else:
-                bank.add(result)
+                bank.add(result if negatives is None else negatives.completed(result))
             yield Progress(len(labels.seen), total, f"{len(bank)} references encoded, {len(labels.skipped)} left out")
 
     if len(bank) == 0:
         if counts.segmentations and not labels.skipped:
             checks.check_classes(labels.classes if classes is None else classes, labels.classes, where)
         raise InputError(f"no label of {where} could be used: {_reasons(labels.skipped, config.weak_labels)}")
-    missing = set(labels.classes if classes is None else classes) - set(bank.classes)
-    report = _report(memory_key, bank, config.weak_labels, skipped=labels.explained(), missing=sorted(missing))
+    chosen = set(labels.classes if classes is None else classes)
+    looked = BackgroundDone()
+    if negatives is not None:
+        if background is not None:
+            check = BackgroundCheck.of_memory(bank, label_field, chosen)
+            with runs.explained(view, label_field):
+                looked = yield from add_background(background, negatives, check, exif=preset.exif)
+        bank.add_negatives(negatives.negatives)
+    report = _report(
+        memory_key,
+        bank,
+        config.weak_labels,
+        skipped=labels.explained(),
+        missing=sorted(chosen - set(bank.classes)),
+        background=looked,
+    )
     with locked(view):
         # Another process may have built one of this name since the check.
         checks.check_key(view, memory_key, runs.MEMORY, overwrite=config.overwrite)
@@ -135,58 +167,29 @@ def memory_job(
     return report
 
 
-class _ViewReferences:
-    """Usable references of a view, read sample by sample in one iteration, and a record of the labels.
-
-    Attributes:
-        seen: ids of the samples that were read.
-        classes: names of the classes that were read.
-        skipped: labels that cannot be used; the caller adds those that cannot be encoded.
-    """
-
-    def __init__(self, view: Collection, label_field: str, config: MemoryConfig, *, exif: bool) -> None:
-        self._view, self._field = view.select_fields(label_field), label_field
-        self._names = names_of_values(view, label_field)
-        self._selection = {
-            "classes": config.classes,
-            "masks_only": config.weak_labels == "skip",
-            "exif": exif,
-        }
-        self._origins: dict[tuple[str, str], str] = {}
-        self.seen: set[str] = set()
-        self.classes: set[str] = set()
-        self.skipped: list[Skipped] = []
-
-    def __iter__(self) -> Iterator[Reference]:
-        for sample in self._view.iter_samples():
-            if sample.id in self.seen:  # a view can hold a sample several times
-                continue
-            self.seen.add(sample.id)
-            annotations = annotations_of_sample(sample, self._field, self._names)
-            for each in annotations:
-                self._origins[sample.id, each.label_id] = f"label {each.class_name!r} of {sample.filepath}"
-                self.classes.update([each.class_name] if each.class_name else [])
-            for result in references_of_sample(sample, annotations, **self._selection):
-                if isinstance(result, Skipped):
-                    self.skipped.append(result)
-                else:
-                    yield result
-
-    def explained(self) -> list[Skipped]:
-        """Skipped labels, their reasons with class and file."""
-        return [
-            replace(item, reason=f"{self._origins[item.sample_id, item.label_id]}: {item.reason}")
-            for item in self.skipped
-        ]
+def _promoted(images: Iterable[LabelledImage], config: MemoryConfig, precision: str) -> Iterator[LabelledImage]:
+    """Images with the masks that SAM2 draws for references without; it is loaded for the first of them."""
+    for image in images:
+        if any(reference.kind != "mask" for reference in image.references):
+            segmenter = load_segmenter(config.segmenter, config.device, precision)
+            image = replace(image, references=list(promote(image.references, segmenter)))
+        yield image
 
 
-def _promoted(references: Iterable[Reference], config: MemoryConfig, precision: str) -> Iterator[Reference]:
-    """References with the masks that SAM2 draws for those without; it is loaded for the first of them."""
-    for of_image in by_image(references):
-        if any(reference.kind != "mask" for reference in of_image):
-            yield from promote(of_image, load_segmenter(config.segmenter, config.device, precision))
-        else:
-            yield from of_image
+def _references(
+    images: Iterable[LabelledImage], negatives: NegativeEncoder | None, *, complete: bool
+) -> Iterator[Reference]:
+    """The references of images; on the way, the negatives of every image are collected."""
+    for image in images:
+        if negatives is not None:
+            negatives.add_reference_image(
+                image.references,
+                image.labelled,
+                image.others,
+                image.marked,
+                complete=complete and image.extents_known,
+            )
+        yield from image.references
 
 
 def _reasons(skipped: Sequence[Skipped], weak_labels: WeakLabels) -> str:
@@ -205,6 +208,7 @@ def _report(
     *,
     skipped: Sequence[Skipped] = (),
     missing: Sequence[str] = (),
+    background: BackgroundDone,
 ) -> MemoryReport:
     """Report of a memory; ``weak_labels`` is ``None`` if it was not built here."""
     kinds: dict[Kind, int] = {kind: sum(entry.kind == kind for entry in bank.entries) for kind in KINDS}
@@ -220,6 +224,9 @@ def _report(
         unpromoted=weak - promoted if weak_labels == "promoted" else 0,
         encoder=bank.encoder.name,
         whole_images=bank.has_whole_images,
+        negatives=bank.negative_counts,
+        background_images=background.images,
+        skipped_background=background.skipped,
     )
 
 
@@ -267,4 +274,4 @@ def import_memory(
     runs.store_memory(
         view._root_dataset, memory_key, bank, label_field=None, weak_labels=None, skipped=0, source=str(path)
     )
-    return _report(memory_key, bank)
+    return _report(memory_key, bank, background=BackgroundDone())

@@ -18,6 +18,7 @@ from ..references import Kind
 from ..scorers import PROMPTED, SCORERS, UNPROMPTED
 from ..utils.devices import PRECISIONS
 from .options import Options, option, table
+from .runs import Collection
 
 WeakLabels = Literal["promoted", "raw", "skip"]
 WEAK_LABELS: tuple[WeakLabels, ...] = get_args(WeakLabels)
@@ -95,10 +96,36 @@ class MemoryConfig(Options):
         label="Keep whole images",
         type=bool,
     )
+    complete_labels: bool = option(
+        False,
+        "Then everything else in them is a negative, but an object without a label would teach the memory to reject "
+        "its own class. Only for presets that use negatives",
+        label="Is every object of the classes labelled in the reference images?",
+        type=bool,
+    )
+    background: str | Collection | None = option(
+        None,
+        "Saved view of the dataset, by its name, with images that show none of the classes: everything in them is a "
+        "negative. From Python, any view. Only for presets that use negatives",
+        label="Background images",
+        also=(Collection,),
+    )
     overwrite: bool = option(False, "Replace a memory of this name", label="Overwrite", type=bool)
     device: str = _device()
     precision: str = _precision()
     use_cache: bool = _use_cache("encoded references")
+
+
+@dataclass(frozen=True)
+class NegativesConfig(Options):
+    """Options of :func:`~nts.fiftyone_adapter.negatives_job`."""
+
+    job: ClassVar[str] = "negatives_job"
+
+    segmenter: str = _segmenter()
+    device: str = _device()
+    precision: str = _precision()
+    use_cache: bool = _use_cache("negatives of images")
 
 
 @dataclass(frozen=True)
@@ -323,6 +350,7 @@ def markdown() -> str:
     """Page of the docs with the options of all jobs."""
     titles = {
         MemoryConfig: "Build reference memory",
+        NegativesConfig: "Add negatives to a memory",
         SegmentationConfig: "Auto-segment view",
         ClassMapsConfig: "Map classes",
         HeatmapsConfig: "Similarity heat maps",

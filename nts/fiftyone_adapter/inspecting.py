@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from PIL import ImageColor
 
 from ..images import ImageError, read_image
 from ..inspection import LeaveOneOut, draw_reference, leave_one_out, prototype_similarities
-from ..memory import MemoryEntry
+from ..memory import MemoryEntry, NegativeSource
 from ..presets import get_preset
 from ..references import InvalidReference
 from . import checks, runs
@@ -23,6 +23,7 @@ from .colours import label_colours
 from .labels import names_of_values
 from .references import Annotation, annotations_of_sample, label_id_in_dataset
 from .runs import Collection
+from .words import plural
 
 _QUALITY = 85  # of the JPEGs; about 5 KiB each
 _MAX_ORDERED = 2000  # samples; the database searches the list of all for every one of them
@@ -38,6 +39,7 @@ class MemoryInspection:
         classes: its classes, sorted.
         shots: references per class.
         similarities: float ``[K, K]``, cosine between the class prototypes.
+        negatives: number of negatives from every source that there are some of.
     """
 
     entries: tuple[MemoryEntry, ...]
@@ -45,6 +47,7 @@ class MemoryInspection:
     classes: tuple[str, ...]
     shots: dict[str, int]
     similarities: np.ndarray
+    negatives: dict[NegativeSource, int]
 
     @property
     def disagreeing(self) -> list[LeaveOneOut]:
@@ -86,7 +89,33 @@ def _inspect(dataset_name: str, memory_key: str, fingerprint: str) -> MemoryInsp
     """``fingerprint`` stands for the content: a memory that was built again is inspected again."""
     bank = runs.load_memory(fo.load_dataset(dataset_name), memory_key)
     similarities = prototype_similarities(bank).numpy()
-    return MemoryInspection(bank.entries, tuple(leave_one_out(bank)), bank.classes, bank.shots, similarities)
+    checks_of_entries = tuple(leave_one_out(bank))
+    return MemoryInspection(
+        bank.entries, checks_of_entries, bank.classes, bank.shots, similarities, bank.negative_counts
+    )
+
+
+WITHOUT_NEGATIVES = (
+    "This memory has no negatives, so confidences of the preset 'default' are not calibrated: build it again with that "
+    "preset, or add background images or rejected predictions with add_negatives"
+)
+"""What to tell of a memory without negatives."""
+
+
+def count_negatives(counts: Mapping[NegativeSource, int]) -> str:
+    """Negatives by source in words, the most frequent first: "30 negatives (28 of reference images, 2 rejected)"."""
+    by_count = sorted(counts.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{count} {_OF_SOURCE[source]}" for source, count in by_count)
+    total = sum(counts.values())
+    return f"{total} {plural('negative', total)} ({words})"
+
+
+_OF_SOURCE: dict[NegativeSource, str] = {
+    "reference image": "of reference images",
+    "other class": "of other classes",
+    "background image": "of background images",
+    "rejected": "rejected",
+}
 
 
 def describe_check(check: LeaveOneOut) -> str:

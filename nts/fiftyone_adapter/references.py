@@ -134,11 +134,12 @@ def references_of_sample(
         yield result if reason is None else Skipped(sample.id, result.label_id, reason)
 
 
-_WITHOUT_MASK: dict[Kind, str] = {
+WITHOUT_MASK: dict[Kind, str] = {
     "box": "it has a box but no mask",
     "point": "it has points but no mask",
     "scribble": "it has a scribble but no mask",
 }
+"""Reason why an annotation of a kind cannot be used where a mask is needed."""
 
 
 def _reference(annotation: Annotation, image: np.ndarray, sample_id: str, file: str, masks_only: bool) -> Reference:
@@ -146,8 +147,8 @@ def _reference(annotation: Annotation, image: np.ndarray, sample_id: str, file: 
         raise InvalidReference(annotation.problem)
     if not annotation.class_name:
         raise InvalidReference("it has no class")
-    if masks_only and annotation.kind in _WITHOUT_MASK:
-        raise InvalidReference(_WITHOUT_MASK[annotation.kind])
+    if masks_only and annotation.kind in WITHOUT_MASK:
+        raise InvalidReference(WITHOUT_MASK[annotation.kind])
     height, width = image.shape[:2]
     mask = annotation.mask((height, width))
     box = annotation.box((height, width)) if annotation.box is not None else None

@@ -164,9 +164,11 @@ class MemoryPanel(foo.Panel):
         header.btn("build", "Build", icon="add", on_click=self.on_build, variant="outlined")
 
     def _render_facts(self, ctx, panel: types.Object, inspection) -> None:
-        from ...nts.fiftyone_adapter.inspecting import missing_samples
+        from ...nts.fiftyone_adapter.inspecting import WITHOUT_NEGATIVES, count_negatives, missing_samples
 
         panels.caption(panel, "facts", origin(memories(ctx)[memory_key(ctx)]))
+        negatives = count_negatives(inspection.negatives) if inspection.negatives else WITHOUT_NEGATIVES
+        panels.caption(panel, "negatives", f"{negatives}.")
         missing = missing_samples(ctx.dataset, inspection)
         if missing:
             panel.view(

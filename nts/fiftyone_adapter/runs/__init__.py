@@ -29,7 +29,7 @@ from .kinds import (
     error_field,
     heatmaps_key,
 )
-from .memories import check_memory, fingerprint, load_memory, reference_sources, store_memory
+from .memories import check_memory, fingerprint, load_memory, reference_sources, replace_memory, store_memory
 from .native_records import (
     ATTRIBUTE_SUFFIXES,
     COUNT_SUFFIXES,
@@ -107,6 +107,7 @@ __all__ = [
     "load_stored_prompt",
     "native_stamp",
     "reference_sources",
+    "replace_memory",
     "results",
     "review_view",
     "run_contents",

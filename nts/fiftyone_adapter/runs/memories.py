@@ -12,11 +12,11 @@ from ...memory import MemoryBank, MemoryFileError
 from ..errors import RunEnded
 from ..locking import exclusive
 from .kinds import MEMORY, SEGMENTATION
-from .storage import Collection, list_runs, results, store
+from .storage import Collection, config, list_runs, results, store
 
 
 @exclusive
-def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) -> None:
+def store_memory(view: Collection, key: str, bank: MemoryBank, **origin: Any) -> None:
     """Store a memory in the dataset, registered on the view of its references."""
     shots = bank.shots
     store(
@@ -24,7 +24,7 @@ def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) ->
         key,
         MEMORY,
         {
-            **config,
+            **origin,
             # Lists and not a dictionary: a class name may hold a dot, which MongoDB allows in no key.
             "classes": list(shots),
             "shots": list(shots.values()),
@@ -34,9 +34,26 @@ def store_memory(view: Collection, key: str, bank: MemoryBank, **config: Any) ->
             "created": bank.created,
             "fingerprint": fingerprint(bank),
             "whole_images": bank.has_whole_images,
+            "negatives": sum(bank.negative_counts.values()),
         },
         {"bank": base64.b64encode(bank.to_bytes()).decode("ascii")},
     )
+
+
+@exclusive
+def replace_memory(view: Collection, key: str, bank: MemoryBank) -> None:
+    """Store a changed memory in place of the memory ``key``, on the same view and with what is known of its origin.
+
+    Raises:
+        RunNotFound: if there is none.
+    """
+    stored = config(view, key, MEMORY)
+    origin = {name: stored[name] for name in _ORIGIN if name in stored}
+    store_memory(view._root_dataset.load_run_view(key), key, bank, **origin)
+
+
+_ORIGIN = ("label_field", "weak_labels", "skipped", "source")
+"""Values in the configuration of a memory that its content does not tell."""
 
 
 def load_memory(view: Collection, key: str) -> MemoryBank:
@@ -55,9 +72,23 @@ def load_memory(view: Collection, key: str) -> MemoryBank:
 
 
 def fingerprint(bank: MemoryBank) -> str:
-    """SHA-256 over everything in a memory that decides a result: prototypes, their classes and labels."""
+    """SHA-256 over everything in a memory that decides a result.
+
+    These are the prototypes, their classes and labels. What memories did not always have counts only where there is
+    some, so that the fingerprints of memories stored before stay valid: the prototypes of whole images, how well SAM2
+    proposes the references, and the negatives.
+    """
     labels = json.dumps([(entry.class_name, entry.label_id) for entry in bank.entries])
-    return hashlib.sha256(bank.instance_prototypes().numpy().tobytes() + labels.encode()).hexdigest()
+    digest = hashlib.sha256(bank.instance_prototypes().numpy().tobytes() + labels.encode())
+    for row, entry in enumerate(bank.entries):
+        if entry.whole_prototype is not None:
+            digest.update(f"whole {row}".encode() + entry.whole_prototype.numpy().tobytes())
+        if entry.proposal_iou is not None:
+            digest.update(f"proposed {row} {entry.predicted_iou} {entry.proposal_iou} {entry.image}".encode())
+    for negative in bank.negatives:
+        about = [negative.source, negative.sure, negative.image, negative.predicted_iou]
+        digest.update(json.dumps(about).encode() + negative.prototype.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_memory(view: Collection, key: str, expected: str) -> None:
