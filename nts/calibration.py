@@ -26,6 +26,8 @@ from .method import Method
 
 RIDGE = 0.01
 EM_ROUNDS = 50
+DOUBT = 0.25
+"""Weight of a negative that the guard doubts. Half of these may be unlabelled objects, or none."""
 FALSE_PER_IMAGE = 0.5
 """With one reference per class: negatives per image above the recommended score."""
 MOST_SCORES = 10_000
@@ -152,12 +154,14 @@ class _Items:
         scores: ``[n]``.
         right: bool ``[n]``, whether a reference's own class won.
         negative: bool ``[n]``.
+        weight: ``[n]``, in the fit.
         image: int64 ``[n]``, number of the image.
     """
 
     scores: Tensor
     right: Tensor
     negative: Tensor
+    weight: Tensor
     image: Tensor
 
     @classmethod
@@ -179,22 +183,24 @@ class _Items:
         # Rejected predictions were chosen by their similarity, so they say nothing about other images.
         used = [row for row, each in enumerate(memory.negatives) if each.source != "rejected"]
         if not used:
-            return cls(scores, right, torch.zeros_like(right), of_references)
+            return cls(scores, right, torch.zeros_like(right), torch.ones(len(rows)), of_references)
         everything = torch.tensor([images[each.image] for each in memory.negatives])
         of_negatives = everything[used]
         found = F.normalize(torch.stack([memory.negatives[row].prototype for row in used]), dim=1)
         similarity = soft_maximum(found @ crops.T, labels, exemplars.classes, scale.tau).amax(1)
         background = None
         if len(exemplars.negatives):
-            own = of_negatives[:, None] == everything[exemplars.rows]
+            own = of_negatives[:, None] == everything[exemplars.trusted]
             cosines = (found @ exemplars.negatives.T).masked_fill(own, -torch.inf)
             background = soft_maximum_of_all(cosines, scale.tau_negatives)
         quality = torch.tensor([memory.negatives[row].predicted_iou for row in used])
+        weights = torch.full((len(memory.negatives),), DOUBT).index_fill(0, exemplars.trusted, 1)[used]
         wrong = confidence(similarity, quality, background, scale.slope, method.rank)
         return cls(
             torch.cat([scores, wrong]),
             torch.cat([right, torch.zeros(len(used), dtype=torch.bool)]),
             torch.cat([torch.zeros_like(right), torch.ones(len(used), dtype=torch.bool)]),
+            torch.cat([torch.ones(len(rows)), weights]),
             torch.cat([of_references, of_negatives]),
         )
 
@@ -203,9 +209,10 @@ class _Items:
         return int((self.negative == wrong).sum())
 
     def fit(self) -> Line:
-        slope, offset = fit_logistic(_logit(self.scores), self.right)
+        slope, offset = fit_logistic(_logit(self.scores), self.right, self.weight)
         low = 0.5 / len(self.right)
-        return Line(slope, offset, min(max(float(self.right.float().mean()), low), 1 - low))
+        share = float((self.weight * self.right).sum() / self.weight.sum())
+        return Line(slope, offset, min(max(share, low), 1 - low))
 
     def resampled(self, seed: int) -> _Items:
         """The items of as many images, drawn with repetition."""
@@ -214,10 +221,12 @@ class _Items:
         drawn = names[torch.randint(len(names), (len(names),), generator=generator)]
         times = (self.image[:, None] == drawn).sum(1)
         rows = torch.arange(len(self.image)).repeat_interleave(times)
-        return _Items(self.scores[rows], self.right[rows], self.negative[rows], self.image[rows])
+        return _Items(self.scores[rows], self.right[rows], self.negative[rows], self.weight[rows], self.image[rows])
 
 
-def fit_logistic(inputs: Tensor, right: Tensor, ridge: float = RIDGE) -> tuple[float, float]:
+def fit_logistic(
+    inputs: Tensor, right: Tensor, weights: Tensor | None = None, ridge: float = RIDGE
+) -> tuple[float, float]:
     """Logistic regression of one input, with a ridge towards slope 1 and offset 0, by Newton's method.
 
     The ridge gives data that are separable, or all alike, a finite answer.
@@ -225,6 +234,7 @@ def fit_logistic(inputs: Tensor, right: Tensor, ridge: float = RIDGE) -> tuple[f
     Args:
         inputs: ``[n]``, finite.
         right: bool ``[n]``.
+        weights: ``[n]`` of the items; ``None`` for 1.
         ridge: weight of the squared distance from slope 1 and offset 0, in units of the log loss of one item.
 
     Returns:
@@ -232,22 +242,23 @@ def fit_logistic(inputs: Tensor, right: Tensor, ridge: float = RIDGE) -> tuple[f
     """
     design = torch.stack([inputs.double(), torch.ones(len(inputs), dtype=torch.float64)], 1)
     target = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    weights, truth = target.clone(), right.double()
+    line, truth = target.clone(), right.double()
+    each = torch.ones_like(truth) if weights is None else weights.double()
 
-    def loss_of(weights: Tensor) -> float:
-        loss = F.binary_cross_entropy_with_logits(design @ weights, truth, reduction="sum")
-        return float(loss + ridge * (weights - target).square().sum())
+    def loss_of(line: Tensor) -> float:
+        loss = F.binary_cross_entropy_with_logits(design @ line, truth, each, reduction="sum")
+        return float(loss + ridge * (line - target).square().sum())
 
-    loss, improvement = loss_of(weights), 1.0
+    loss, improvement = loss_of(line), 1.0
     while improvement > 1e-10:
-        expected = (design @ weights).sigmoid()
-        gradient = design.T @ (expected - truth) + 2 * ridge * (weights - target)
-        curvature = design.T @ (design * (expected * (1 - expected))[:, None]) + 2 * ridge * torch.eye(2).double()
-        step = torch.linalg.solve(curvature, gradient)
-        while (new := loss_of(weights - step)) > loss and float(step.abs().max()) > 1e-9:
+        expected = (design @ line).sigmoid()
+        gradient = design.T @ (each * (expected - truth)) + 2 * ridge * (line - target)
+        curvature = design.T @ (design * (each * expected * (1 - expected))[:, None])
+        step = torch.linalg.solve(curvature + 2 * ridge * torch.eye(2).double(), gradient)
+        while (new := loss_of(line - step)) > loss and float(step.abs().max()) > 1e-9:
             step = step / 2
-        weights, improvement, loss = weights - step, loss - new, new
-    return float(weights[0]), float(weights[1])
+        line, improvement, loss = line - step, loss - new, new
+    return float(line[0]), float(line[1])
 
 
 def _found(memory: MemoryBank) -> float | None:

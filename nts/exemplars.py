@@ -80,8 +80,8 @@ class Exemplars:
         crops: float ``[R, C]``, of the references' crops.
         wholes: float ``[R, C]``, of crop and whole image; of the crop alone where there is no other.
         prototypes: float ``[K, C]``, class prototypes as published.
-        negatives: float ``[N, C]``, negatives in use.
-        rows: int64 ``[N]``, rows of the negatives in use among all of the memory.
+        trusted: int64 ``[N]``, rows of the memory's negatives that pass the guard.
+        negatives: float ``[N, C]``, those negatives, if the method uses them; else none.
         scale: constants of the similarity.
         similarity: see :class:`nts.method.Method`.
     """
@@ -91,8 +91,8 @@ class Exemplars:
     crops: Tensor
     wholes: Tensor
     prototypes: Tensor
+    trusted: Tensor
     negatives: Tensor
-    rows: Tensor
     scale: Scale
     similarity: str
 
@@ -106,23 +106,22 @@ class Exemplars:
         ]
         wholes = F.normalize(crops + F.normalize(torch.stack(seen_whole), dim=1), dim=1)
         scale = scale_of_negatives(memory, prototypes)
-        rows = torch.zeros(0, dtype=torch.int64)
-        negatives = crops.new_zeros(0, crops.shape[1])
-        if method.negatives and memory.negatives:
+        trusted, negatives = torch.zeros(0, dtype=torch.int64), crops.new_zeros(0, crops.shape[1])
+        if memory.negatives:
             everything = F.normalize(torch.stack([each.prototype for each in memory.negatives]), dim=1)
             similarity = soft_maximum(everything @ crops.T, labels, len(prototypes), scale.tau).amax(1)
             own = leave_one_out(crops, labels, len(prototypes), scale.tau)
             sure = torch.tensor([each.sure for each in memory.negatives])
-            rows = usable_negatives(similarity, sure, own)
-            negatives = everything[rows]
+            trusted = usable_negatives(similarity, sure, own)
+            negatives = everything[trusted if method.negatives else trusted[:0]]
         return cls(
             classes=len(prototypes),
             labels=labels,
             crops=crops,
             wholes=wholes,
             prototypes=prototypes,
+            trusted=trusted,
             negatives=negatives,
-            rows=rows,
             scale=scale,
             similarity=method.similarity,
         ).to(device)

@@ -179,7 +179,8 @@ class Negative:
         sample_id: id of the sample in its dataset.
         label_id: id of the label; empty for a proposal.
         file: identity of the content of the image file; empty if unknown.
-        predicted_iou: SAM2's predicted IoU of the proposal; 1 for a label.
+        predicted_iou: SAM2's predicted IoU of the proposal, or of the one that covers a labelled object best, 0 if
+            there is none; 1 for a rejected prediction.
     """
 
     prototype: Tensor

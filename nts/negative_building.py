@@ -101,7 +101,11 @@ class NegativeEncoder:
         self._add(looked, "reference image", complete and not marks, first.sample_id, first.file)
         # A wren that is labelled as a bird too, or its head, is no negative of wrens.
         apart = _apart(others, of_classes, marks)
-        self._add(self._embed_labels(first.image, apart), "other class", True, first.sample_id, first.file)
+        prototypes = self._embed_labels(first.image, [others[row] for row in apart])
+        # They count as SAM2 would propose them in a target; what it does not propose would never be found.
+        found = looked.found[len(of_classes) :][apart].nan_to_num(0)
+        of_others = _Looked(prototypes, found[:, 0], found)
+        self._add(of_others, "other class", True, first.sample_id, first.file)
 
     def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
         """Take every proposal of an image that shows no class, uint8 ``[H, W, 3]``, as a negative."""
@@ -109,8 +113,8 @@ class NegativeEncoder:
 
     def add_rejected(self, references: Sequence[Reference]) -> None:
         """Take objects of one image as negatives, such as predictions that a person has rejected."""
-        looked = self._embed_labels(references[0].image, [reference.mask for reference in references])
-        for reference, prototype in zip(references, looked.prototypes, strict=True):
+        prototypes = self._embed_labels(references[0].image, [reference.mask for reference in references])
+        for reference, prototype in zip(references, prototypes, strict=True):
             self.negatives.append(
                 Negative(prototype, "rejected", True, reference.sample_id, reference.label_id, reference.file)
             )
@@ -127,10 +131,9 @@ class NegativeEncoder:
         for prototype, predicted in zip(looked.prototypes, looked.predicted_iou.tolist(), strict=True):
             self.negatives.append(Negative(prototype, source, sure, sample_id, "", file, predicted))
 
-    def _embed_labels(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> _Looked:
+    def _embed_labels(self, image: np.ndarray, masks: Sequence[np.ndarray]) -> Tensor:
         crops, boxes = _cropped(masks)
-        prototypes = embed_crops(image, crops, boxes, self._encoder)
-        return _Looked(prototypes, torch.ones(len(prototypes)), torch.zeros(0, 2))
+        return embed_crops(image, crops, boxes, self._encoder)
 
     def _look(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray] = ()) -> _Looked:
         key = None
@@ -198,13 +201,11 @@ def best_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Te
     return torch.stack([predicted, iou], 1)
 
 
-def _apart(
-    others: Sequence[np.ndarray], labelled: Sequence[np.ndarray], marks: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """Those of the other labels that lie on no label and hold no mark."""
+def _apart(others: Sequence[np.ndarray], labelled: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> list[int]:
+    """Indices of the other labels that lie on no label and hold no mark."""
     masks = _stacked(others)
     apart = off_labels(masks, _stacked(labelled)) & ~(masks & _joined(marks)).flatten(1).any(1)
-    return [other for other, is_apart in zip(others, apart.tolist(), strict=True) if is_apart]
+    return apart.nonzero()[:, 0].tolist()
 
 
 def _stacked(masks: Sequence[np.ndarray]) -> Tensor:
