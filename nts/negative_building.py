@@ -93,7 +93,7 @@ class NegativeEncoder:
         for reference, (predicted, iou) in zip(outlined, looked.found.tolist(), strict=False):
             self._found[reference.sample_id, reference.label_id] = predicted, iou
         self._add(looked, "reference image", complete, first.sample_id, first.file)
-        if others:
+        if len(others):
             self._add(self._embed_labels(first.image, others), "other class", True, first.sample_id, first.file)
 
     def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
