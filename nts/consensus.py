@@ -19,6 +19,8 @@ VOTER_PREDICTED_IOU = 0.3
 """Masks with more than this predicted IoU may vote."""
 
 _CELLS = 1 << 22
+_AT_A_TIME = 256
+"""Voters in single precision at a time: all of them may overlap an object that fills the image."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def consensus_logits(logits: Tensor, voters: Voters) -> Tensor:
     for own, iou in zip(logits, _overlaps(logits > 0, voters.votes), strict=True):
         chosen = (iou > VOTER_IOU).nonzero()[:, 0]
         weights = voters.predicted_iou[chosen].float().square() * iou[chosen]
-        vote = (weights @ voters.votes[chosen].flatten(1).float()).unflatten(0, own.shape)
+        vote = torch.zeros_like(own, dtype=torch.float32)
+        for rows, of_rows in zip(chosen.split(_AT_A_TIME), weights.split(_AT_A_TIME), strict=True):
+            vote += (of_rows @ voters.votes[rows].flatten(1).float()).unflatten(0, own.shape)
         outlines.append(vote if (vote > 0).any() else own.float())
     return torch.stack(outlines) if outlines else logits.float()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_dataset import blobs
 
 from nts.building import build_memory
 from nts.cache import TensorCache
@@ -16,17 +17,13 @@ from nts.images import normalise, stretch
 from nts.masks import draw_masks
 from nts.memory import MemoryEntry, Negative, instance_prototype
 from nts.negative_building import NegativeEncoder, best_proposals
-from nts.negatives import off_label_proposals
+from nts.negatives import off_label_proposals, off_labels
 from nts.presets import DEFAULT
 from nts.references import Reference, prepare_reference
 from nts.segmenter import Segmenter
-from synthetic.scenes import target_scenes
+from synthetic.scenes import NOVEL_SPECIES, Scene, draw_scene, species_name, target_scenes
 
 SCENE = max(target_scenes(6), key=lambda scene: len(scene.masks))
-from drawn_dataset import blobs
-
-from nts.negatives import off_labels
-from synthetic.scenes import NOVEL_SPECIES, Scene, draw_scene, species_name
 
 
 def reference(k: int, **changes) -> Reference:

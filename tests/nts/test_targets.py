@@ -152,7 +152,9 @@ def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, t
     smaller = MemoryBank(memory.encoder)
     for entry in memory.entries[:6]:
         smaller.add(entry)
-    preset = replace(DEFAULT, matching=MatchingConfig(nms_iou=0.9, score_threshold=0.1, merge_exponent=0))
+    # Crops need the image; see test_cached_segmenter.py for them.
+    matching = MatchingConfig(nms_iou=0.9, score_threshold=0.1, merge_exponent=0)
+    preset = replace(DEFAULT.without("crops"), matching=matching)
     other = ReferenceSegmenter(smaller, small_encoder, small_segmenter, preset)
     expected = other.segment(image)
 

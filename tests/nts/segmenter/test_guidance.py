@@ -90,7 +90,8 @@ def test_without_prototypes_every_point_is_prompted(small_encoder, small_segment
 
 
 def test_the_fast_preset_finds_the_confident_instances(memory):
-    engine = ReferenceSegmenter(memory, preset="default")
+    """Of the same parts of the method, with every point of the grid as a prompt."""
+    engine = ReferenceSegmenter(memory, preset=DEFAULT.without("crops", "negatives"))
     fast = ReferenceSegmenter(memory, preset="fast")
     found = expected = 0
     for scene in target_scenes(6):
