@@ -91,7 +91,6 @@ class JobOperator(PluginOperator):
 
     def view_to_show(self, ctx, report):
         """The view that the App shows at the end; ``None`` to stay where it is."""
-        return
 
     def execute(self, ctx):
         """A generator of messages to the App; in a delegated run, the result."""

@@ -23,6 +23,11 @@ def without_stages_on(view: Collection, *fields: str) -> fo.DatasetView:
     return kept
 
 
+def hides_labels(view: Collection, field: str) -> bool:
+    """True if a view filters the labels of a field of type Detections."""
+    return f"{field}.detections" in (view.view()._get_filtered_fields() or ())
+
+
 def _mentions(stage: fo.ViewStage, fields: Sequence[str]) -> bool:
     """True if a stage names one of the fields, or one below it: as a path, or as ``$path`` in an expression."""
     names = "|".join(map(re.escape, fields))
