@@ -7,6 +7,14 @@ import fiftyone.operators.types as types
 from . import forms
 from .base import JobOperator, bullets, paragraphs
 
+SHOW = {
+    "recommended": ("The recommended instances", "More likely right than wrong"),
+    "all": ("All, for an evaluation", "Many of them are wrong"),
+    "confidence": ("A confidence of at least …", ""),
+    "precision": ("An expected precision of at least …", ""),
+}
+"""What the App shows at the end: labels and descriptions of the choices."""
+
 
 class AutoSegmentView(JobOperator):
     """See :func:`nts.fiftyone_adapter.auto_segment_view`."""
@@ -50,6 +58,7 @@ class AutoSegmentView(JobOperator):
         if key is None:
             return
         forms.output_field(ctx, inputs, suggest_output_field(ctx.dataset, key), list_runs(ctx.dataset, SEGMENTATION))
+        _shown(ctx, inputs)
         for name in ("score_threshold", "max_instances", "limit", "segmenter"):
             forms.option(inputs, SegmentationConfig, name)
         _scorer(ctx, inputs, key)
@@ -60,21 +69,25 @@ class AutoSegmentView(JobOperator):
         plan = forms.plan(
             ctx,
             inputs,
-            lambda values: plan_segmentation(
-                view, key, values.get("output_field"), SegmentationConfig.from_params(values)
-            ),
+            lambda values: plan_segmentation(view, key, values.get("output_field"), _config(values)),
         )
         if plan is not None:
             forms.earlier_run(inputs, plan)
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter import segmentation_job
-        from ..nts.fiftyone_adapter.config import SegmentationConfig
 
-        config = SegmentationConfig.from_params(ctx.params)
         return segmentation_job(
-            ctx.target_view(), ctx.params["memory_key"], ctx.params.get("output_field") or None, config=config
+            ctx.target_view(),
+            ctx.params["memory_key"],
+            ctx.params.get("output_field") or None,
+            config=_config(ctx.params),
         )
+
+    def view_to_show(self, ctx, report):
+        """The saved view of the confident instances."""
+        name = report.shown.view_name
+        return None if name is None else ctx.dataset.load_saved_view(name)
 
     def summary(self, report) -> str:
         count = sum(report.instances.values())
@@ -85,12 +98,44 @@ class AutoSegmentView(JobOperator):
             words += f" {report.from_cache} images came from the cache, without running the models."
         if report.resumed:
             words += f" {report.resumed} images were skipped: already segmented with the same settings."
+        confident = report.shown.words
+        if report.shown.view_name is not None:
+            confident += f" The saved view **{report.shown.view_name}** shows them."
         failures = list(report.failed.values())
         title = f"{len(failures)} images could not be segmented (see the field {report.error_field})"
-        return paragraphs(words, bullets(title, failures))
+        return paragraphs(words, confident, bullets(title, failures))
 
     def rows(self, report):
         return [{"class": name, "instances": count} for name, count in sorted(report.instances.items())]
+
+
+def _shown(ctx, inputs) -> None:
+    """Radio buttons for what is shown at the end, and the number of the chosen one."""
+    from ..nts.fiftyone_adapter.config import SegmentationConfig
+
+    radio = types.RadioGroup(label="Show", description="At the end. All instances are written, for an evaluation")
+    for name, (label, description) in SHOW.items():
+        radio.add_choice(name, label=label, description=description)
+    inputs.enum("show", radio.values(), default="recommended", required=False, view=radio)
+    chosen = ctx.params.get("show")
+    if chosen == "confidence":
+        facts = {"label": "Confidence", "description": "Least confidence of the instances to show"}
+        inputs.float("shown", **facts, min=0, max=1, default=0.5, required=False)
+    elif chosen == "precision":
+        forms.option(inputs, SegmentationConfig, "min_precision", default=0.9)
+
+
+def _config(params):
+    """Config of the values of a form; those of a choice that was left again are ignored."""
+    from ..nts.fiftyone_adapter.config import SegmentationConfig
+
+    of_choice = {
+        "recommended": {"shown": "recommended", "min_precision": None},
+        "all": {"shown": "all", "min_precision": None},
+        "confidence": {"min_precision": None},
+        "precision": {"shown": "recommended"},
+    }
+    return SegmentationConfig.from_params({**params, **of_choice.get(params.get("show"), {})})
 
 
 def _scorer(ctx, inputs, memory_key: str) -> None:

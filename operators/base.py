@@ -89,6 +89,9 @@ class JobOperator(PluginOperator):
         """A report as rows of a table with :attr:`columns`."""
         return []
 
+    def view_to_show(self, ctx, report):
+        """The view that the App shows at the end; ``None`` to stay where it is."""
+
     def execute(self, ctx):
         """A generator of messages to the App; in a delegated run, the result."""
         return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
@@ -134,6 +137,8 @@ class JobOperator(PluginOperator):
             yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
             raise
         yield ctx.trigger("reload_dataset")
+        if (view := self.view_to_show(ctx, report)) is not None:
+            yield ctx.ops.set_view(view)
         yield ctx.ops.show_output(self.outcome_form().to_json(), self.results(report))
         yield ctx.ops.notify(f"{self.config.label}: done", variant="success")
 

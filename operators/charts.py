@@ -7,6 +7,7 @@ and stand out on both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 MASKS, BOXES, MUTED = "#f4772e", "#4c8df6", "#8b93a1"
@@ -84,9 +85,52 @@ def line(
     return {**trace, "line": {"color": colour, "width": width}, "hovertemplate": hover or "%{y:.3f}"}
 
 
+def columns(
+    edges: Sequence[float], heights: Sequence[float | None], colour: str, details: Sequence[Sequence], hover: str
+) -> dict[str, Any]:
+    """Vertical bars between edges.
+
+    Args:
+        edges: one more than bars, ascending.
+        heights: ``None`` for no bar.
+        colour: of the bars.
+        details: of each bar, ``%{customdata[0]}`` and so on in the text below the pointer.
+        hover: this text.
+    """
+    pairs = list(pairwise(edges))
+    return {
+        "type": "bar",
+        "x": [(low + high) / 2 for low, high in pairs],
+        "width": [high - low for low, high in pairs],
+        "y": list(heights),
+        "marker": {"color": colour, "opacity": 0.75},
+        "customdata": [list(each) for each in details],
+        "hovertemplate": f"{hover}<extra></extra>",
+    }
+
+
 def upright(x: float) -> dict[str, Any]:
     """A vertical dotted line."""
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": _MARKER_LINE}
+
+
+def upright_label(x: float, text: str) -> dict[str, Any]:
+    """A label at the lower end of a vertical line."""
+    return {
+        "x": x,
+        "y": 0,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "xanchor": "left",
+        "text": text,
+        "showarrow": False,
+        "font": {"size": 11, "color": MUTED},
+    }
+
+
+def diagonal() -> dict[str, Any]:
+    """A dotted line from 0, 0 to 1, 1."""
+    return {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": _MARKER_LINE}
 
 
 def heat(

@@ -28,6 +28,9 @@ masks, or they are left out."""
 MapOutput = Literal["segmentation", "heatmaps"]
 MAP_OUTPUTS: tuple[MapOutput, ...] = get_args(MapOutput)
 
+SHOWN = ("recommended", "all")
+"""Choices of what is shown of a segmentation, beside a number."""
+
 _FETCHED = "'small' comes with the plugin, the others are downloaded once. Or the path of"
 
 
@@ -136,7 +139,8 @@ class SegmentationConfig(Options):
 
     score_threshold: float = option(
         0.0,
-        "Minimal score of an instance, exclusive. 0 returns all, as needed for an evaluation",
+        "Minimal raw score of an instance that is written, exclusive. 0 writes all, as an evaluation needs; what is "
+        "shown of them is chosen by 'shown'",
         label="Score threshold",
         type=float,
         min=0,
@@ -145,6 +149,24 @@ class SegmentationConfig(Options):
     )
     max_instances: int = option(
         100, "Maximal number per image, highest scores first", label="Max instances", type=int, min=1, stored=True
+    )
+    shown: str | float = option(
+        "recommended",
+        "Least confidence of the instances in the saved view '<field> · confident': the recommended one, or a number. "
+        "'all' saves no view: for an evaluation, which needs all instances",
+        label="Show",
+        type=float,
+        min=0,
+        max=1,
+        choices=SHOWN,
+    )
+    min_precision: float | None = option(
+        None,
+        "In place of the recommended confidence, the least one that is expected to give this precision",
+        label="Expected precision",
+        type=float,
+        min=0,
+        max=1,
     )
     limit: int | None = option(
         None,

@@ -18,6 +18,7 @@ from fiftyone import ViewField as F
 
 from ..metrics.average_precision import RECALL_THRESHOLDS
 from ..metrics.matches import IouType, Matches
+from ..metrics.reliability import Reliability, reliability_of_matches
 from . import runs
 from .checks import InputError
 from .runs import Collection
@@ -151,8 +152,7 @@ class StoredEvaluation:
         """Counts at a threshold for a class, or for all novel classes together."""
         matches = self.matches(iou_type)
         names = [name] if name is not None else self.config["classes"]
-        of_class = np.isin(matches.label, [self._rows[each] for each in names])
-        above, all_sizes = of_class & (matches.score >= threshold), matches.areas.index("all")
+        above, all_sizes = self._of_classes(matches, name) & (matches.score >= threshold), matches.areas.index("all")
         at_half = int(np.flatnonzero(np.isclose(matches.iou_thresholds, COUNTED_IOU))[0])
         right, wrong = (
             int(np.count_nonzero(chosen[all_sizes, at_half] & above))
@@ -173,6 +173,31 @@ class StoredEvaluation:
         """Threshold with the largest F1 over the novel classes."""
         scores = [0.0 if math.isnan(counted.f1) else counted.f1 for counted in self.all_counted(iou_type)]
         return self.confidences(iou_type)[int(np.argmax(scores))]
+
+    @property
+    def recommendation(self) -> dict[str, Any] | None:
+        """The confidence that the segmentation recommended, with what it expected there, as plain values.
+
+        See :class:`~nts.recommendation.Recommendation`, and ``words``. ``None`` if there was none.
+        """
+        return self.config.get("recommendation")
+
+    def reliability(self, iou_type: IouType, name: str | None = None) -> Reliability | None:
+        """Reliability of the confidences of a class, or of all novel classes together.
+
+        ``None`` if no predictions count, or their confidences reach beyond ``[0, 1]``: these are no probabilities.
+        """
+        matches = self.matches(iou_type)
+        chosen = self._of_classes(matches, name)
+        if ((matches.score[chosen] < 0) | (matches.score[chosen] > 1)).any():
+            return None
+        reliability = reliability_of_matches(matches, COUNTED_IOU, chosen=chosen)
+        return reliability if reliability.count.any() else None
+
+    def _of_classes(self, matches: Matches, name: str | None) -> np.ndarray:
+        """The predictions of a class, or of all novel classes, bool ``[n]``."""
+        names = [name] if name is not None else self.config["classes"]
+        return np.isin(matches.label, [self._rows[each] for each in names])
 
     @property
     def diagnostics(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,6 +180,31 @@ class LabelWriter:
                     self._dataset.set_values(name, values, key_field="id")
             if errors and self.error_field is not None:
                 self._dataset.set_values(self.error_field, errors, key_field="id")
+
+    def write_labels(self, attribute: str, values: Sequence[dict[str, Any]]) -> None:
+        """Write an attribute of labels of the first field, as in ``set_label_values`` of FiftyOne.
+
+        Labels that are not there any more are left out.
+        """
+        with self.owned():
+            if values:
+                self._dataset.set_label_values(f"{self.fields[0]}.detections.{attribute}", list(values))
+
+    def describe(self, **facts: Any) -> None:
+        """Add facts to the configuration of the run."""
+        with self.owned():
+            runs.update(self._dataset, self._key, **facts)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the dataset's lock, and with it the run.
+
+        Raises:
+            RunEnded: if the job no longer owns the run.
+        """
+        with locked(self._dataset):
+            self.ownership.check()
+            yield
 
     def close(self, ids: Sequence[str], **counts: str) -> None:
         """Write the rest, and the status of the run if it has one. Do nothing if the run is lost.

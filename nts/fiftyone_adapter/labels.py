@@ -17,6 +17,7 @@ import fiftyone.core.fields as fof
 import numpy as np
 from PIL import Image
 
+from ..calibration import Calibration
 from ..instances import Instances
 from ..memory import MemoryBank
 from ..rasters import binary_mask, draw_strokes, drop_axes, fill_polygons, mark_points
@@ -323,19 +324,23 @@ def place_mask(mask: np.ndarray, box: tuple[float, float, float, float], image_s
     return placed
 
 
-def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
+def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibration | None = None) -> fo.Detections:
     """Instances as FiftyOne labels, by falling confidence; empty :class:`fiftyone.Detections` for none.
 
-    Every detection carries its mask (cropped to the box), ``confidence`` (the score), ``similarity`` (the score before
-    soft merging: a cosine, or the score of another scorer), ``margin`` (over the second best class),
-    ``predicted_iou`` and ``reference_id``, the label id of the nearest reference.
+    Every detection carries its mask (cropped to the box), ``score``, ``confidence`` (the probability that the
+    calibration gives to the score, or else the score), ``similarity`` (the similarity before merging: a cosine, or the
+    score of another scorer), ``margin`` (over the second best class), ``predicted_iou`` and ``reference_id``, the label
+    id of the nearest reference.
     """
     height, width = instances.image_size
+    # In double precision, so that different scores have different probabilities: an evaluation ranks by them.
+    scores = instances.scores.cpu().double()
     columns = zip(
         instances.crops,
         instances.boxes.cpu().long().tolist(),
         instances.labels.tolist(),
-        instances.scores.tolist(),
+        scores.tolist(),
+        (scores if calibration is None else calibration.probabilities(scores)).tolist(),
         instances.similarities.tolist(),
         instances.margins.tolist(),
         instances.predicted_iou.tolist(),
@@ -349,18 +354,25 @@ def to_detections(instances: Instances, memory: MemoryBank) -> fo.Detections:
                 # The App refuses masks in column-major order.
                 mask=np.ascontiguousarray(crop.cpu().numpy()),
                 bounding_box=_fractions(x1, y1, x2, y2, width, height),
-                confidence=score,
+                confidence=confidence,
+                score=score,
                 similarity=similarity,
                 margin=margin,
                 predicted_iou=predicted_iou,
                 reference_id=memory.entries[reference].label_id,
             )
-            for crop, (x1, y1, x2, y2), label, score, similarity, margin, predicted_iou, reference in columns
+            for crop, (
+                x1,
+                y1,
+                x2,
+                y2,
+            ), label, score, confidence, similarity, margin, predicted_iou, reference in columns
         ]
     )
 
 
 DETECTION_ATTRIBUTES = {
+    "score": fo.FloatField,
     "similarity": fo.FloatField,
     "margin": fo.FloatField,
     "predicted_iou": fo.FloatField,

@@ -48,7 +48,8 @@ class ReferenceSegmenterModel(EmbeddingModel):
     >>> dataset.apply_model(model, label_field="birds", skip_failures=False)
 
     FiftyOne's image readers do not reduce 16-bit images to 8 bits and ignore the preset, so the image is read again
-    from the sample's file. The result is that of ``auto_segment_view``.
+    from the sample's file. The result is that of ``auto_segment_view``, except for ``confidence``: it is the
+    probability in images like the reference images, where ``auto_segment_view`` fits it to the images that it segments.
 
     Args:
         memory: the reference memory.
@@ -86,7 +87,7 @@ class ReferenceSegmenterModel(EmbeddingModel):
             load_encoder(encoder or memory.encoder.name, device, precision),
             load_segmenter(segmenter, device, precision),
         )
-        made = make_scorer(scorer, memory, *models, reference_prompt)
+        made = make_scorer(scorer, memory, *models, reference_prompt, preset)
         self.segmenter = ReferenceSegmenter(memory, *models, preset, scorer=made)
         self.encoder = self.segmenter.encoder
         self._cached = CachedSegmenter(self.segmenter, default_cache() if use_cache else None)
@@ -108,4 +109,4 @@ class ReferenceSegmenterModel(EmbeddingModel):
         fetched = self._cached.fetch(image) if sample is None else self._cached.fetch_file(sample.filepath)
         found = self._cached.segment(fetched)
         self._cached.store(found)
-        return to_detections(found.instances, self.segmenter.memory)
+        return to_detections(found.instances, self.segmenter.memory, self.segmenter.calibration)

@@ -26,6 +26,7 @@ from .jobs import Job, OnProgress, Progress, first_few, run
 from .locking import refresh
 from .options import takes
 from .runs import Collection
+from .view_stages import hides_labels
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class _Task:
             "left_out_references": self.left_out,
             "classes": self.novel,
             "base_classes": self.base,
+            "recommendation": (self.segmentation or {}).get("recommendation"),
             "shots": _shots(self.view, self.segmentation, self.novel),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "status": "running",
@@ -195,6 +197,11 @@ def _checked(view: Collection, predictions_field: str, ground_truth_field: str, 
     present = [name for name in evaluated.distinct(f"{ground_truth_field}.detections.label") if name]
     predicted = [name for name in evaluated.distinct(f"{predictions_field}.detections.label") if name]
     notes += notes_on_names(predicted, present)
+    if hides_labels(view, predictions_field):
+        notes.append(
+            f"the view filters the labels of {predictions_field!r}, and those that it hides were not evaluated: nAP is "
+            "that of all predictions, of any confidence"
+        )
     base = sorted(set(config.base_classes))
     novel = config.classes
     if novel is None:

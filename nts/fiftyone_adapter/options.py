@@ -47,7 +47,7 @@ def option(
         also: other types of values, which are not checked further.
         min: smallest value.
         max: largest value.
-        choices: the only values.
+        choices: the only values; of a number, values beside the numbers.
         suggestions: values that a form offers beside free text.
         scorers: the scorers that use it; all if empty.
         stored: whether it decides results, so that a run stores it and is resumed only with the same value.
@@ -123,11 +123,13 @@ def _checked(each: Field, value: Any) -> Any:
     if (value is None and each.default is None) or isinstance(value, facts["also"]):
         return value
     converted: Any = value
+    if choices is not None and isinstance(value, str) and value in choices:
+        return value
     try:
-        if choices is None:
-            converted = _CONVERTERS[facts["type"]](value)
-        elif value not in choices:
-            raise ValueError(f"be one of {', '.join(choices)}")
+        if choices is not None and (facts["type"] is str or isinstance(value, str)):
+            also = "" if facts["type"] is str else ", or a number"
+            raise ValueError(f"be one of {', '.join(choices)}{also}")
+        converted = _CONVERTERS[facts["type"]](value)
         if low is not None and high is not None and not low <= converted <= high:
             raise ValueError(f"lie in [{low}, {high}]")
         if low is not None and high is None and not converted >= low:
@@ -196,12 +198,13 @@ def table(cls: type[Options]) -> str:
     for each in fields(cls):
         facts = each.metadata
         values = facts["type"].__name__
-        if facts["choices"]:
-            values = ", ".join(f"`{choice}`" for choice in facts["choices"])
-        elif facts["max"] is not None:
+        if facts["max"] is not None:
             values = f"{values} in [{facts['min']}, {facts['max']}]"
         elif facts["min"] is not None:
             values = f"{values}, at least {facts['min']}"
+        if facts["choices"]:
+            numbers = [] if facts["type"] is str else [values]
+            values = ", ".join([*(f"`{choice}`" for choice in facts["choices"]), *numbers])
         meaning = f"{facts['help']}."
         if facts["scorers"]:
             meaning += f" Only with the scorer {' or '.join(f'`{name}`' for name in facts['scorers'])}."

@@ -74,12 +74,18 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
     """Plan of :func:`~nts.fiftyone_adapter.segmentation_job`.
 
     Raises:
-        InputError: if the view, the field or the prompt cannot be used, or the field holds results with other settings
-            and ``overwrite`` is off.
+        InputError: if the view, the field or the prompt cannot be used, options contradict each other, or the field
+            holds results with other settings and ``overwrite`` is off.
         RunNotFound: if there is no such memory.
         PromptMismatch: if the prompt was trained for other models, or the memory has no whole images.
     """
     checks.check_view(view)
+    if config.min_precision is not None and config.shown != "recommended":
+        raise InputError(
+            f"min_precision takes the place of the recommended confidence, but shown is {config.shown!r}: leave one of "
+            "them out",
+            option="min_precision",
+        )
     key = output_field or checks.suggest_output_field(view, memory_key)
     memory = runs.config(view, memory_key, runs.MEMORY)
     with blaming("output_field"):

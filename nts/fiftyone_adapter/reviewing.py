@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import fiftyone as fo
 from fiftyone import ViewField as F
-from fiftyone.core.utils import to_slug
 
 from . import checks, runs
 from .checks import InputError
@@ -97,7 +96,7 @@ def tag_for_review(
                 f"no label of {field!r} in this view has a margin or a confidence: there is nothing to compare"
             )
     runs.check_editable(view, [field])
-    _check_view_name(view, field)
+    runs.check_field_view(view, field, runs.REVIEW_VIEW)
     criteria = _criteria(view, field, margin_below, score_below)
     counts = _count(view, field, criteria)
     labels = view.count(f"{field}.detections")
@@ -121,7 +120,7 @@ def clear_review(view: Collection, field: str) -> int:
     count = view.count_label_tags(label_fields=field).get(REVIEW, 0)
     _retag(view, field, {})
     if not _tagged(view, field).count():
-        runs.delete_review_view(view, field)
+        runs.delete_field_view(view, field, runs.REVIEW_VIEW)
     return count
 
 
@@ -147,16 +146,6 @@ def _count(view: Collection, field: str, criteria: dict[str, fo.ViewExpression])
     labels = F(f"{field}.detections")
     counts = view.aggregate([fo.Sum(labels.filter(expression).length()) for expression in expressions.values()])
     return {name: int(count or 0) for name, count in zip(expressions, counts, strict=True)}
-
-
-def _check_view_name(view: Collection, field: str) -> None:
-    """Raise if the name of the review view of a field, or its slug in the App's address, is one of the user's own."""
-    name = runs.review_view(field)
-    for other in view._root_dataset.list_saved_views():
-        if other == name and not runs.has_review_view(view, field):
-            raise InputError(f"the saved view {name!r} is one of your own, and is never overwritten: rename it first")
-        if other != name and to_slug(other) == to_slug(name):
-            raise InputError(f"your saved view {other!r} has the same address as {name!r} would have: rename it first")
 
 
 def _retag(view: Collection, field: str, wanted: dict[str, fo.ViewExpression]) -> None:
@@ -191,6 +180,7 @@ def _tagged(view: Collection, field: str) -> fo.DatasetView:
 def _save_view(view: Collection, field: str, attribute: str) -> str | None:
     tagged = _tagged(view, field)
     if not tagged.count():
-        runs.delete_review_view(view, field)
+        runs.delete_field_view(view, field, runs.REVIEW_VIEW)
         return None
-    return runs.save_review_view(tagged.sort_by(F(f"{field}.detections.{attribute}").min()), field)
+    sorted_labels = tagged.sort_by(F(f"{field}.detections.{attribute}").min())
+    return runs.save_field_view(sorted_labels, field, runs.REVIEW_VIEW)

@@ -10,12 +10,15 @@ import fiftyone as fo
 
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter, Segmented
+from ..calibration import Calibration
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
+from ..recommendation import Recommendation, recommend
 from ..scorers import make_scorer
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
+from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
@@ -41,6 +44,9 @@ class SegmentationReport:
         failed: ``{sample id: reason}`` of the samples that could not be segmented now; a reason names the file.
         from_cache: images segmented now without running the models, because they had been encoded before.
         seconds: duration of the work on images.
+        recommendation: the recommended confidence, and what to expect of the instances of the field that have it;
+            ``None`` if confidences are scores: with the preset ``"paper"``, and with a reference prompt.
+        shown: the instances that the saved view shows.
     """
 
     output_field: str
@@ -52,6 +58,8 @@ class SegmentationReport:
     failed: dict[str, str]
     from_cache: int
     seconds: float
+    recommendation: Recommendation | None
+    shown: Shown
 
 
 @takes(SegmentationConfig)
@@ -86,8 +94,12 @@ def segmentation_job(
     Encoded images are cached on disk (:func:`nts.cache.default_cache`): another run over them, with more references,
     other classes, thresholds or merging, runs no model.
 
-    The ``similarity`` of a detection is its score before merging: the cosine to the class prototype, the score of the
-    prompt, or both combined, as the scorer says.
+    The ``score`` of a detection decides its rank. Its ``confidence`` is the probability that class and mask (at an IoU
+    of 0.5) are right, as far as the references tell: at the end of every run, the confidences of all instances in the
+    field are fitted to the images segmented so far. A saved view shows the instances of the recommended confidence, or
+    of the one in the options. With the preset ``"paper"`` and with reference prompts, ``confidence`` is the score. The
+    ``similarity`` is that before merging: to the references, the score of the prompt, or both combined, as the scorer
+    says.
 
     Args:
         view: dataset or view to segment.
@@ -115,8 +127,9 @@ def segmentation_job(
         load_encoder(plan.encoder, config.device, plan.precision),
         load_segmenter(config.segmenter, config.device, plan.precision, compiled=config.compiled),
     )
-    scorer = make_scorer(config.scorer, bank, *models, prompt)
+    scorer = make_scorer(config.scorer, bank, *models, prompt, plan.preset)
     engine = ReferenceSegmenter(bank, *models, plan.preset, scorer=scorer)
+    calibration = engine.calibration
     writer = _writer(view, plan, config, bank, engine, prompt)
     colours.set_class_colours(view, [plan.key], bank.classes)
     cached = CachedSegmenter(engine, default_cache() if config.use_cache else None)
@@ -125,24 +138,29 @@ def segmentation_job(
 
     def to_labels(found: Segmented) -> list[fo.Detections]:
         nonlocal empty, from_cache
-        labels = to_detections(found.instances, bank)
+        labels = to_detections(found.instances, bank, calibration)
         cached.store(found)
         instances.update(detection.label for detection in labels.detections)
         empty += not labels.detections
         from_cache += found.encoded is None
         return [labels]
 
-    images = yield from image_job(
-        view,
-        paths,
-        writer,
-        cached.fetch_file,
-        cached.segment,
-        to_labels,
-        verb="segmented",
-        limit=config.limit,
-        counts={"instances": "detections"},
-    )
+    try:
+        images = yield from image_job(
+            view,
+            paths,
+            writer,
+            cached.fetch_file,
+            cached.segment,
+            to_labels,
+            verb="segmented",
+            limit=config.limit,
+            counts={"instances": "detections"},
+        )
+    except (GeneratorExit, KeyboardInterrupt):  # what is done by now is used
+        _finish(view, writer, config, calibration)
+        raise
+    recommendation, shown = _finish(view, writer, config, calibration)
     return SegmentationReport(
         output_field=plan.key,
         error_field=runs.error_field(plan.key),
@@ -153,7 +171,19 @@ def segmentation_job(
         failed=images.failed,
         from_cache=from_cache,
         seconds=images.seconds,
+        recommendation=recommendation,
+        shown=shown,
     )
+
+
+def _finish(
+    view: Collection, writer: LabelWriter, config: SegmentationConfig, calibration: Calibration | None
+) -> tuple[Recommendation | None, Shown]:
+    """Fit the confidences to all images of the field, and save the view of the confident instances."""
+    with runs.explained(view, *writer.all_fields):
+        calibration, scores = fit_confidences(view, writer, calibration)
+        shown = show_confident(view, writer.fields[0], config, calibration, scores)
+    return None if calibration is None else recommend(calibration, scores), shown
 
 
 def _writer(

@@ -46,8 +46,16 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
     return Reliability(count, mean, precision, error)
 
 
-def reliability_of_matches(matches: Matches, iou: float = 0.5, bins: int = BINS) -> Reliability:
+def reliability_of_matches(
+    matches: Matches, iou: float = 0.5, bins: int = BINS, *, chosen: np.ndarray | None = None
+) -> Reliability:
     """Measure the reliability of matched predictions; those that match a crowd count neither way.
+
+    Args:
+        matches: of ``n`` predictions.
+        iou: from which a prediction is right.
+        bins: ``B``.
+        chosen: bool ``[n]``, the predictions to count; all by default.
 
     Raises:
         ValueError: if there are no matches at this IoU.
@@ -57,5 +65,7 @@ def reliability_of_matches(matches: Matches, iou: float = 0.5, bins: int = BINS)
         raise ValueError(f"no matches at an IoU of {iou}, only at {matches.iou_thresholds.round(2).tolist()}")
     area = matches.areas.index("all")
     counted = ~matches.ignored[area, t[0]]
+    if chosen is not None:
+        counted &= chosen
     right = matches.true_positives()[area, t[0]]
     return reliability(matches.score[counted].clip(0, 1), right[counted], bins)

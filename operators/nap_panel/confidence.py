@@ -1,4 +1,4 @@
-"""The tab of precision, recall and F1 above a confidence threshold."""
+"""The tab of precision, recall and F1 above a confidence threshold, and of the reliability of confidences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import fiftyone.operators.types as types
 from .. import charts, panels
 from ..base import sentence
 from .choices import ALL, class_name, iou_type
-from .figures import number, percent
+from .figures import colour, number, percent
 
 OUTCOMES = {"tp": "Right", "fp": "Wrong", "fn": "Missed"}
 LINES = {
@@ -40,6 +40,8 @@ def draw(ctx, evaluation) -> None:
         for label, (figure, colour) in LINES.items()
     ]
     panels.send(ctx, "confidence.plot", traces)
+    reliability = evaluation.reliability(kind, class_name(ctx, _CLASS))
+    panels.send(ctx, "confidence.reliability", [] if reliability is None else [_bars(reliability, colour(kind))])
 
 
 def render(panel, ctx, evaluation, content: types.Object) -> None:
@@ -69,13 +71,16 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
         buttons.btn(outcome, label, variant="outlined", disabled=kind == "boxes", **shows)
     if kind == "boxes":
         panels.caption(content, "no_boxes", sentence(_NO_BOXES))
+    recommendation = evaluation.recommendation
+    marked = [] if recommendation is None else [recommendation["threshold"]]
     content.plot(
         "plot",
         layout=charts.layout(
             320,
             showlegend=True,
             hovermode="x unified",
-            shapes=[charts.upright(threshold)],
+            shapes=[charts.upright(each) for each in (threshold, *marked)],
+            annotations=[charts.upright_label(each, "recommended") for each in marked],
             xaxis=charts.axis("Confidence", range=[low, high]),
             yaxis=charts.axis("", range=[0, 1.03]),
         ),
@@ -83,6 +88,42 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     )
     text = f"At IoU .50 of {kind}, all novel classes counted together. The slider starts at the largest F1."
     panels.caption(content, "protocol", text)
+    if recommendation is not None:
+        panels.caption(content, "recommended", f"Recommended by the segmentation: {recommendation['words']}")
+    _render_reliability(content, evaluation.reliability(kind, class_name(ctx, _CLASS)), kind)
+
+
+def _render_reliability(content: types.Object, reliability, kind: str) -> None:
+    if reliability is None:
+        text = "There is no reliability diagram: it needs predictions with confidences from 0 to 1."
+        panels.caption(content, "no_reliability", text)
+        return
+    title = f"Reliability: expected calibration error {reliability.error:.3f}"
+    text = f"Share of right predictions by confidence, at IoU .50 of {kind}. A probability lies on the dotted line."
+    panels.heading(content, "reliability_title", title, text)
+    content.plot(
+        "reliability",
+        layout=charts.layout(
+            280,
+            shapes=[charts.diagonal()],
+            xaxis=charts.axis("Confidence", range=[0, 1]),
+            yaxis=charts.axis("Precision", range=[0, 1.03]),
+        ),
+        config=charts.CONFIG,
+    )
+
+
+def _bars(reliability, shade: str) -> dict[str, Any]:
+    """Precision of the predictions of every bin of confidences."""
+    bins = len(reliability.count)
+    details = zip(reliability.count.tolist(), map(number, reliability.confidence.tolist()), strict=True)
+    return charts.columns(
+        [edge / bins for edge in range(bins + 1)],
+        [number(precision) for precision in reliability.precision.tolist()],
+        shade,
+        list(details),
+        "%{customdata[0]} predictions, confidence %{customdata[1]:.2f}: %{y:.2f} right",
+    )
 
 
 def samples_of_outcome(ctx, evaluation, outcome: str) -> tuple[Any, str]:

@@ -160,6 +160,45 @@ def test_confidence_moves_precision_and_recall(evaluated, panel, threshold):
     assert panel.shown().count("ground_truth.detections") == objects - right
 
 
+def test_reliability_is_the_share_of_right_predictions_by_confidence(evaluated, panel):
+    panel.tab("confidence")
+    path = "second.detections"
+    outcomes, scores = evaluated.values([f"{path}.nap_second", f"{path}.confidence"], unwind=True)
+    (bars,) = panel.data["confidence"]["reliability"]
+    error = 0.0
+    for number, (height, (count, confidence)) in enumerate(zip(bars["y"], bars["customdata"], strict=True)):
+        here = [(s, o == "tp") for o, s in zip(outcomes, scores, strict=True) if number <= 10 * s < number + 1]
+        assert bars["x"][number] == pytest.approx(number / 10 + 0.05)
+        assert count == len(here)
+        if here:
+            assert height == pytest.approx(sum(right for _, right in here) / count)
+            assert confidence == pytest.approx(sum(s for s, _ in here) / count)
+            error += count / len(scores) * abs(height - confidence)
+        else:
+            assert height is confidence is None
+    assert len(bars["y"]) == 10
+    assert f"Reliability: expected calibration error {error:.3f}" in panel.words
+    panel.choose("confidence.choices.class", CLASSES[0])
+    (bars,) = panel.data["confidence"]["reliability"]
+    assert sum(count for count, _ in bars["customdata"]) == evaluated.count_values(f"{path}.label")[CLASSES[0]]
+
+
+def test_recommended_confidence_is_marked_on_the_curve(nts_fo, evaluated):
+    words = "9 of 11 instances have a confidence of at least 0.5."
+    for key, recommendation in (("nap_first", None), ("nap_second", {"threshold": 0.5, "words": words})):
+        info = evaluated.get_run_info(key)
+        info.config.recommendation = recommendation
+        evaluated.update_run_config(key, info.config)
+    panel = Panel(evaluated).event("on_load").tab("confidence")
+    layout = panel.layout["type"]["properties"]["confidence"]["type"]["properties"]["plot"]["view"]["layout"]
+    (label,) = layout["annotations"]
+    assert (label["text"], label["x"]) == ("recommended", 0.5)
+    assert [line["x0"] for line in layout["shapes"]] == [panel.state["confidence"]["choices"]["threshold"], 0.5]
+    assert f"Recommended by the segmentation: {words}" in panel.words
+    panel.event("on_run", value="nap_first")
+    assert "ecommended" not in panel.words
+
+
 def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
     panel.choose("header.iou_type", "boxes").tab("confidence")
     assert "choose masks to see the samples" in panel.words
@@ -432,6 +471,8 @@ def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
     lines = panel.data["confidence"]["plot"][0]["x"]
     assert min(lines) < 0 < 1 < max(lines)
     assert f'"range": [{min(lines)}, {max(lines)}]' in panel.words
+    assert "There is no reliability diagram" in panel.words
+    assert panel.data["confidence"]["reliability"] == []
 
 
 def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):

@@ -73,7 +73,7 @@ def test_whole_job_from_python(operator, drawn, references, targets):
     assert set(drawn.get_field_schema(flat=True)) == fields_before
 
 
-def test_whole_job_in_the_app(drawn, references, targets, tmp_path):
+def test_whole_job_in_the_app(fo, drawn, references, targets, tmp_path):
     told = in_the_app(
         "build_reference_memory", references, label_field="ground_truth", memory_key="shapes", encoder="small"
     )
@@ -89,8 +89,16 @@ def test_whole_job_in_the_app(drawn, references, targets, tmp_path):
     progress = [params["progress"] for call, params in told if call == "set_progress"]
     assert progress == sorted(progress)
     assert progress[-1] == 1
-    assert told[-2][1]["results"]["summary"].startswith("**nts_shapes**: ")
     drawn.reload()
+    summary = told[-2][1]["results"]["summary"]
+    assert summary.startswith("**nts_shapes**: ")
+    words = drawn.get_run_info("nts_shapes").config.recommendation["words"]
+    assert f"{words} The saved view **nts_shapes · confident** shows them." in summary
+    # The App reloads, and then shows the saved view.
+    assert [call for call, _ in told[-4:]] == ["reload_dataset", "set_view", "show_output", "notify"]
+    shown = fo.DatasetView._build(drawn, told[-3][1]["view"])
+    confident = drawn.load_saved_view("nts_shapes · confident")
+    assert shown.values("nts_shapes.detections.id") == confident.values("nts_shapes.detections.id")
     assert drawn.exists("nts_shapes").count() == TARGETS
 
     fields = {"predictions_field": "nts_shapes", "ground_truth_field": "ground_truth"}
@@ -342,6 +350,47 @@ def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
     assert form(segment, targets, max_instances=0)["max_instances"]["error_message"].startswith("Max_instances must be")
 
 
+def test_form_asks_for_the_number_of_the_chosen_instances_to_show(operator, targets, memory):
+    segment = operator("auto_segment_view")
+    shown = form(segment, targets)
+    assert values(shown["show"]) == ["recommended", "all", "confidence", "precision"]
+    assert shown["show"]["default"] == "recommended"
+    assert not shown.keys() & {"shown", "min_precision"}
+    for chosen in ("recommended", "all"):
+        assert not form(segment, targets, show=chosen, shown=0.3, min_precision=0.9).keys() & {"shown", "min_precision"}
+    shown = form(segment, targets, show="confidence", min_precision=0.9)
+    assert (shown["shown"]["default"], shown["shown"]["invalid"]) == (0.5, False)
+    assert "min_precision" not in shown
+    shown = form(segment, targets, show="precision", shown=0.3)
+    assert shown["min_precision"]["default"] == 0.9
+    assert "shown" not in shown
+    shown = form(segment, targets, show="precision", min_precision=1.5)
+    assert shown["min_precision"]["error_message"].startswith("Min_precision must lie in [0, 1]")
+
+
+@pytest.mark.parametrize(
+    ("params", "threshold"),
+    [
+        ({"show": "confidence", "shown": 0.25, "min_precision": 0.9}, 0.25),
+        ({"show": "recommended", "shown": 0.25, "min_precision": 0.9}, 0.5),
+        ({"show": "all", "shown": 0.25}, None),
+        ({"shown": 0.75}, 0.75),
+    ],
+)
+def test_app_shows_what_the_form_asks_for(fo, drawn, targets, memory, params, threshold):
+    told = in_the_app("auto_segment_view", targets, memory_key=memory, limit=1, **params)
+    views = [params["view"] for call, params in told if call == "set_view"]
+    drawn.reload()
+    if threshold is None:
+        assert views == drawn.list_saved_views() == []
+    else:
+        (stages,) = views
+        assert f"at least {threshold:.2g}." in told[-2][1]["results"]["summary"]
+        confidences = drawn.values("nts_shapes.detections.confidence", unwind=True)
+        shown = fo.DatasetView._build(drawn, stages)
+        assert shown.count("nts_shapes.detections") == sum(each >= threshold for each in confidences)
+
+
 def test_form_of_heat_maps_refuses_what_its_run_would_refuse(operator, references, targets, memory):
     heatmaps = operator("similarity_heatmaps")
     shown = form(heatmaps, targets, classes=["unicorn"])
@@ -381,7 +430,9 @@ def test_form_of_the_evaluation_puts_predictions_and_truth_in_their_places(opera
 
 def test_form_of_a_deletion_lists_what_goes(operator, drawn, targets, memory):
     operator("auto_segment_view")(targets, memory, limit=1)
-    made = "field 'nts_shapes', field 'nts_shapes_error', segmentation 'nts_shapes'"
+    made = (
+        "field 'nts_shapes', field 'nts_shapes_error', saved view 'nts_shapes · confident', segmentation 'nts_shapes'"
+    )
     assert form(operator("delete_memory"), drawn)["made"]["view"]["description"] == made
     assert form(operator("delete_segmentation"), drawn)["made"]["view"]["description"] == made
 

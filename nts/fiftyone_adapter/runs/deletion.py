@@ -12,7 +12,7 @@ from .. import colours
 from ..locking import exclusive
 from .kinds import EVALUATION, RUN_KINDS, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
-from .review_views import delete_review_view, has_review_view, review_view
+from .saved_views import FIELD_VIEWS, delete_field_view, field_views
 from .storage import Collection, check_editable, config, discard_draft, list_drafts, list_runs
 from .trained_prompts import LOCK_FILE
 
@@ -23,7 +23,7 @@ def run_contents(view: Collection, key: str, kind: RunKind) -> list[str]:
         return [f"unfinished {kind.noun} {key!r}"]
     fields = kind.fields(config(view, key, kind))
     words = [f"field {name!r}" for name in fields if view.has_field(name)]
-    words += [f"saved view {review_view(name)!r}" for name in fields if has_review_view(view, name)]
+    words += [f"saved view {name!r}" for field in fields for name in field_views(view, field)]
     if kind is EVALUATION and has_native_evaluation(view, key):
         words.append(f"fields and attributes {key}…")
     for name, dependant in _dependants(view, key, kind):
@@ -91,7 +91,8 @@ def _delete_fields(view: Collection, names: Sequence[str]) -> None:
     """Delete fields with their saved views, mask targets and colours."""
     dataset = view._root_dataset
     for name in names:
-        delete_review_view(view, name)
+        for each in FIELD_VIEWS:
+            delete_field_view(view, name, each)
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
         if name in dataset.mask_targets:

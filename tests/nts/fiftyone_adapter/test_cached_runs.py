@@ -30,7 +30,7 @@ def no_model(monkeypatch):
 
 def found_in(view, field):
     return [
-        [(d.label, d.confidence, d.bounding_box, d.mask.tolist(), d.reference_id) for d in labels.detections]
+        [(d.label, d.score, d.bounding_box, d.mask.tolist(), d.reference_id) for d in labels.detections]
         for labels in view.values(field)
     ]
 
@@ -80,15 +80,15 @@ def test_an_additional_reference_encodes_one_image(nts_fo, references, monkeypat
     monkeypatch.setattr(Encoder, "encode", lambda self, x: encoded.extend(x) or encode(self, x))
     samples = references.values("id")
     fewer = references.select(samples[:-1])
-    nts_fo.build_reference_memory(fewer, "ground_truth", "one")
+    nts_fo.build_reference_memory(fewer, "ground_truth", "one", preset="paper")
     assert len(encoded) == sum(len(sample.ground_truth.detections) for sample in fewer)
     encoded.clear()
-    nts_fo.build_reference_memory(references, "ground_truth", "more", keep_images=True)
+    nts_fo.build_reference_memory(references, "ground_truth", "more", preset="paper", keep_images=True)
     added = len(references.last().ground_truth.detections)
     images = len(references)  # and each whole image, which is stored now
     assert len(encoded) == added + images
     encoded.clear()
-    nts_fo.build_reference_memory(references, "ground_truth", "again", keep_images=True)
+    nts_fo.build_reference_memory(references, "ground_truth", "again", preset="paper", keep_images=True)
     assert encoded == []
     more, again = (nts_fo.load_memory(references, name) for name in ("more", "again"))
     assert np.array_equal(more.instance_prototypes(), again.instance_prototypes())

@@ -101,7 +101,7 @@ def test_a_memory_that_is_deleted_or_built_again_while_models_load_is_noticed(
     assert drawn.list_runs() == []
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.0])
+@pytest.mark.parametrize("threshold", [0.3, 0.0])
 def test_the_older_of_two_segmentations_of_a_field_ends(nts_fo, drawn, targets, memory, threshold):
     first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
     nts_fo.auto_segment_view(targets, memory, "p", score_threshold=threshold, overwrite=True)
@@ -109,21 +109,21 @@ def test_the_older_of_two_segmentations_of_a_field_ends(nts_fo, drawn, targets, 
         nts_fo.run(first)
     config = drawn.get_run_info("p").config
     assert (config.score_threshold, config.status, config.segmented) == (threshold, "complete", TARGETS)
-    assert drawn.bounds("p.detections.confidence")[0] >= threshold
+    assert drawn.bounds("p.detections.score")[0] >= threshold
     assert drawn.count("p.detections") == config.instances
 
 
 def test_a_segmentation_that_another_process_starts_ends_the_one_of_this(nts_fo, drawn, targets, memory):
     first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
     code = (
-        f"nts_fo.auto_segment_view(dataset.match_tags('target'), {memory!r}, 'p', score_threshold=0.6, overwrite=True)"
+        f"nts_fo.auto_segment_view(dataset.match_tags('target'), {memory!r}, 'p', score_threshold=0.3, overwrite=True)"
     )
     in_another_process(drawn, code)
     with pytest.raises(nts_fo.errors.RunEnded, match="'p' was started again meanwhile, in another tab or process"):
         nts_fo.run(first)
     drawn.reload()
-    assert drawn.get_run_info("p").config.score_threshold == 0.6
-    assert drawn.bounds("p.detections.confidence")[0] >= 0.6
+    assert drawn.get_run_info("p").config.score_threshold == 0.3
+    assert drawn.bounds("p.detections.score")[0] >= 0.3
 
 
 def test_a_dataset_that_another_process_deletes_ends_the_run_in_words(nts_fo, drawn, targets, memory):

@@ -8,6 +8,7 @@ import torch
 from drawn_dataset import blobs
 from PIL import Image
 
+from nts.calibration import Calibration, Line
 from nts.instances import Instances
 from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
 
@@ -38,11 +39,23 @@ def test_instances_become_detections_of_the_same_pixels(fo):
         assert 0 <= x <= x + w <= 1
         assert 0 <= y <= y + h <= 1
         assert detection.label == memory.classes[instances.labels[k]]
-        assert detection.confidence == pytest.approx(float(instances.scores[k]))
+        assert detection.score == detection.confidence == float(instances.scores[k])
         assert detection.similarity == pytest.approx(float(instances.similarities[k]))
         assert detection.margin == pytest.approx(float(instances.margins[k]))
         assert detection.predicted_iou == pytest.approx(float(instances.predicted_iou[k]))
         assert detection.reference_id == memory.entries[instances.references[k]].label_id
+
+
+def test_confidence_is_the_calibrated_probability_of_the_score(fo):
+    from nts.fiftyone_adapter.labels import to_detections
+
+    instances = _instances(np.stack(blobs(np.random.default_rng(1), 5, 41, 67)))
+    calibration = Calibration("references", Line(slope=3.0, offset=-1.0))
+    for detection, score in zip(
+        to_detections(instances, _two_references(), calibration).detections, instances.scores.tolist(), strict=True
+    ):
+        assert detection.score == score
+        assert detection.confidence == pytest.approx(1 / (1 + np.exp(1 - 3 * np.log(score / (1 - score)))))
 
 
 def test_no_instances_become_empty_detections(fo):

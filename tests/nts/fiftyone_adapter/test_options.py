@@ -51,6 +51,9 @@ def test_unknown_options_and_two_statements_are_refused(nts_fo, config, targets)
     [
         ({"score_threshold": 1.5}, "score_threshold must lie in [0, 1], got 1.5"),
         ({"score_threshold": float("nan")}, "score_threshold must lie in [0, 1], got nan"),
+        ({"shown": "few"}, "shown must be one of recommended, all, or a number, got 'few'"),
+        ({"shown": 1.5}, "shown must lie in [0, 1], got 1.5"),
+        ({"shown": None}, "shown must be a number, got None"),
         ({"score_threshold": "high"}, "score_threshold must be a number, got 'high'"),
         ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
         ({"max_instances": True}, "max_instances must be a whole number, got True"),
