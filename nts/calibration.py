@@ -1,8 +1,8 @@
 """Calibration: from scores to probabilities of being right at IoU 0.5, without any label of a target.
 
 The references and the negatives are scored as if they were found in targets: a reference with its own exemplar left
-out, a negative with those of its own image left out. A reference is right if its class wins, a negative never is. A
-logistic regression on these gives probabilities for images like the reference images; the share of right predictions is
+out, a negative with those of its own image left out. A reference is right if its class wins and SAM2's best proposal for
+it has an IoU of 0.5, a negative never is. A logistic regression on these gives probabilities for images like the reference images; the share of right predictions is
 then shifted to that of the target view, by expectation maximisation.
 
 With one reference per class nothing can be left out. Then the score that the negatives exceed 0.5 times per image
@@ -26,8 +26,10 @@ from .method import Method
 
 RIDGE = 0.01
 EM_ROUNDS = 50
-DOUBT = 0.25
-"""Weight of a negative that the guard doubts. Half of these may be unlabelled objects, or none."""
+RIGHT_IOU = 0.5
+"""A prediction is right if its class is, and its IoU with the object is at least this."""
+DOUBT = 0.1
+"""Weight of a negative that the guard doubts: many of these may be unlabelled objects of a class, or none."""
 FALSE_PER_IMAGE = 0.5
 """With one reference per class: negatives per image above the recommended score."""
 MOST_SCORES = 10_000
@@ -152,7 +154,7 @@ class _Items:
 
     Attributes:
         scores: ``[n]``.
-        right: bool ``[n]``, whether a reference's own class won.
+        right: bool ``[n]``, whether a reference's own class won, with a right outline.
         negative: bool ``[n]``.
         weight: ``[n]``, in the fit.
         image: int64 ``[n]``, number of the image.
@@ -177,7 +179,8 @@ class _Items:
         background = exemplars.background(crops[rows])
         quality = torch.tensor([entries[row].predicted_iou for row in rows])
         scores = confidence(best, quality, background, scale.slope, method.rank)
-        right = won == labels[rows]
+        outlined = torch.tensor([(entries[row].proposal_iou or 0) >= RIGHT_IOU for row in rows], dtype=torch.bool)
+        right = (won == labels[rows]) & outlined
         of_references = torch.tensor([images[entries[row].image] for row in rows], dtype=torch.int64)
 
         # Rejected predictions were chosen by their similarity, so they say nothing about other images.
@@ -264,7 +267,7 @@ def fit_logistic(
 def _found(memory: MemoryBank) -> float | None:
     """Share of the references that SAM2 proposes at IoU 0.5."""
     known = [each.proposal_iou for each in memory.entries if each.proposal_iou is not None]
-    return sum(iou >= 0.5 for iou in known) / len(known) if known else None
+    return sum(iou >= RIGHT_IOU for iou in known) / len(known) if known else None
 
 
 def _thinned(scores: Tensor) -> Tensor:
