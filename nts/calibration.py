@@ -1,9 +1,9 @@
 """Calibration: from scores to probabilities of being right at IoU 0.5, without any label of a target.
 
 The references and the negatives are scored as if they were found in targets: a reference with its own exemplar left
-out, a negative with those of its own image left out. A reference is right if its class wins and SAM2's best proposal for
-it has an IoU of 0.5, a negative never is. A logistic regression on these gives probabilities for images like the reference images; the share of right predictions is
-then shifted to that of the target view, by expectation maximisation.
+out, a negative with those of its own image left out. A reference is right if its class wins and SAM2's best proposal
+for it has an IoU of 0.5, a negative never is. A logistic regression on these gives probabilities for images like the
+reference images; the share of right predictions is then shifted to that of the target view, by expectation maximisation.
 
 With one reference per class nothing can be left out. Then the score that the negatives exceed 0.5 times per image
 becomes the probability 0.5.
