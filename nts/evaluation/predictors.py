@@ -77,9 +77,7 @@ class PaintedInstances:
         memory = MemoryBank(shared.encoder.info, shared.preset.name)
         for reference in references:
             memory.add(shared.entry(reference))
-        scorer = make_scorer(
-            self._scorer, memory, shared.encoder, shared.segmenter, self._prompt, preset=shared.preset
-        )
+        scorer = make_scorer(self._scorer, memory, shared.encoder, shared.segmenter, self._prompt, preset=shared.preset)
         segmenter = ReferenceSegmenter(memory, shared.encoder, shared.segmenter, shared.preset, scorer=scorer)
         return (paint(segmenter.match(shared.encode(target)), self._threshold) > 0).cpu().numpy()
 
