@@ -96,7 +96,7 @@ class BuildReferenceMemory(JobOperator):
         if report.whole_images:
             words += "; with whole images, for a reference prompt"
         if report.negatives:
-            words += f", and {count_negatives(report.negatives)}"
+            words += f"; {count_negatives(report.negatives)}"
         if report.background_images:
             words += f"; {report.background_images} background images were used"
         missing = bullets("Classes left out because they have no usable reference", report.missing_classes)

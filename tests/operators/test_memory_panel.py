@@ -105,6 +105,15 @@ def test_panel_opens_on_the_newest_memory_with_its_pictures(panel):
             assert panel.part(f"references.{group}.{entry}.image")["view"]["name"] == "ImageView"
 
 
+def test_panel_tells_of_negatives_or_what_their_absence_means(panel, drawn, references, nts_fo):
+    count = len(nts_fo.load_memory(drawn, "shapes").negatives)
+    assert f"{count} negatives ({count} of reference images)." in words(panel.layout)
+    nts_fo.build_reference_memory(references, "ground_truth", "plain", preset="paper")
+    panel.call("on_memory", value="plain")
+    (told,) = (text for text in words(panel.layout) if "no negatives" in text)
+    assert told.startswith("This memory has no negatives, so confidences of the preset 'default' are not calibrated:")
+
+
 def test_picture_and_row_show_their_sample(panel, drawn, nts_fo):
     entries = nts_fo.inspecting.inspect_memory(drawn, "shapes").entries
     panel.call("on_reference", entry=2)

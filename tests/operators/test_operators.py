@@ -80,7 +80,10 @@ def test_whole_job_in_the_app(fo, drawn, references, targets, tmp_path):
     assert [call for call, _ in told[:-3]] == ["set_progress"] * (REFERENCES + 1)
     assert [call for call, _ in told[-3:]] == ["reload_dataset", "show_output", "notify"]
     output = told[-2][1]
-    assert output["results"]["summary"] == "The memory **shapes** holds 4 references of 2 classes."
+    assert re.fullmatch(
+        r"The memory \*\*shapes\*\* holds 4 references of 2 classes; (\d+) negatives \(\1 of reference images\)\.",
+        output["results"]["summary"],
+    )
     assert output["results"]["rows"] == [{"class": name, "references": 2} for name in CLASSES]
     columns = output["outputs"]["type"]["properties"]["rows"]["view"]["columns"]
     assert [column["key"] for column in columns] == ["class", "references"]
@@ -246,12 +249,13 @@ def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
     assert described == ["4 masks", "1 box"]
     assert values(shown["classes"]) == list(CLASSES)
     assert "weak_labels" not in shown
-    assert "segmenter" not in shown
-    shown = form(build, references, label_field="boxes")
+    assert "segmenter" in shown, "it looks for negatives"
+    assert "segmenter" not in form(build, references, preset="paper")
+    shown = form(build, references, label_field="boxes", preset="paper")
     assert values(shown["weak_labels"]) == ["promoted", "raw", "skip"]
     assert shown["weak_labels"]["view"]["label"] == "1 box without a mask"
     assert "segmenter" in shown
-    assert "segmenter" not in form(build, references, label_field="boxes", weak_labels="raw")
+    assert "segmenter" not in form(build, references, label_field="boxes", weak_labels="raw", preset="paper")
 
 
 def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator, drawn, references):
@@ -274,7 +278,7 @@ def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator
     assert form(build, references, label_field="strokes")["weak_labels"]["view"]["label"] == "1 scribble without a mask"
     # The values of this segmentation have no names, so its classes are unknown until it is read.
     shown = form(build, references, label_field="regions")
-    assert not shown.keys() & {"classes", "weak_labels", "segmenter"}
+    assert not shown.keys() & {"classes", "weak_labels"}
     drawn.default_mask_targets = {1: "leaf"}
     drawn.save()
     assert values(form(build, references, label_field="regions")["classes"]) == ["leaf"]
@@ -290,6 +294,34 @@ def test_labels_are_counted_once_while_a_form_is_open(operator, references, monk
         asked = request(references, memory_key=typed) | {"prompt_id": "test_labels_are_counted_once"}
         build.resolve_input(ExecutionContext(asked, operator_uri=build.uri))
     assert len([what for _, what in aggregations if isinstance(what, list)]) == 1
+
+
+def test_form_asks_for_complete_labels_and_background_images(operator, nts_fo, drawn, references, targets):
+    build = operator("build_reference_memory")
+    shown = form(build, references)
+    assert shown["complete_labels"]["view"]["label"].startswith("Is every object of the classes labelled")
+    assert "would teach the memory to reject its own class" in shown["complete_labels"]["view"]["description"]
+    assert "background" not in shown, "there is no saved view"
+    drawn.save_view("the rest", targets)
+    assert values(form(build, references)["background"]) == ["the rest"]
+    assert not form(build, references, background="the rest")["background"]["invalid"]
+    for preset in ("paper", "fast"):
+        assert not form(build, references, preset=preset).keys() & {"complete_labels", "background"}
+
+    asked = {"label_field": "ground_truth", "complete_labels": True, "background": "the rest"}
+    told = in_the_app("build_reference_memory", references, memory_key="plain", preset="paper", **asked)
+    assert "negatives" not in told[-2][1]["results"]["summary"], "they were asked for another preset"
+    targets.set_values("ground_truth", [None] * TARGETS)
+    truncate(targets.last().filepath)
+    told = in_the_app("build_reference_memory", references, memory_key="shapes", **asked)
+    summary = told[-2][1]["results"]["summary"]
+    assert f"; {TARGETS - 1} background images were used." in summary
+    assert "**1 background images left out**" in summary
+    assert all(negative.sure for negative in nts_fo.load_memory(drawn, "shapes").negatives)
+
+    drawn.delete_saved_view("the rest")
+    shown = form(build, references, background="the rest")
+    assert shown["background"]["error_message"].startswith("The dataset has no saved view 'the rest'")
 
 
 def test_form_says_why_nothing_fits(operator, drawn, targets):

@@ -139,3 +139,15 @@ def test_references_whose_ids_are_of_no_sample_are_inspected_too(nts_fo, drawn, 
     assert shown.values("ground_truth.detections.id", unwind=True) == [known.label_id]
     assert found.by_margin[0].agrees is None
     assert found.disagreeing == []
+
+
+def test_negatives_are_counted_by_source(nts_fo, drawn, references, memory):
+    found = nts_fo.inspecting.inspect_memory(drawn, memory)
+    assert found.negatives == nts_fo.load_memory(drawn, memory).negative_counts
+    nts_fo.build_reference_memory(references, "ground_truth", "plain", preset="paper")
+    assert nts_fo.inspecting.inspect_memory(drawn, "plain").negatives == {}
+    assert nts_fo.inspecting.count_negatives({"rejected": 1}) == "1 negative (1 rejected)"
+    counts = {"other class": 2, "reference image": 5, "background image": 3}
+    assert nts_fo.inspecting.count_negatives(counts) == (
+        "10 negatives (5 of reference images, 3 of background images, 2 of other classes)"
+    )

@@ -24,6 +24,7 @@ def config(nts_fo):
 def test_functions_show_the_options_of_their_config(nts_fo, config):
     for functions, of_config in (
         ((nts_fo.build_reference_memory, nts_fo.memory_job), config.MemoryConfig),
+        ((nts_fo.add_negatives, nts_fo.negatives_job), config.NegativesConfig),
         ((nts_fo.auto_segment_view, nts_fo.segmentation_job), config.SegmentationConfig),
         ((nts_fo.map_classes, nts_fo.class_maps_job), config.ClassMapsConfig),
         ((nts_fo.similarity_heatmaps, nts_fo.heatmaps_job), config.HeatmapsConfig),
