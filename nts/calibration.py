@@ -3,7 +3,7 @@
 The references and the negatives are scored as if they were found in targets: a reference with its own exemplar left
 out, a negative with those of its own image left out. A reference is right if its class wins and SAM2's best proposal
 for it has an IoU of 0.5, a negative never is. A logistic regression on these gives probabilities for images like the
-reference images; the share of right predictions is then shifted to that of the target view, by expectation maximisation.
+reference images. Expectation maximisation then shifts the share of right predictions to that of the target view.
 
 With one reference per class nothing can be left out. Then the score that the negatives exceed 0.5 times per image
 becomes the probability 0.5.

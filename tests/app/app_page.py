@@ -62,6 +62,10 @@ class AppPage:
         expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
         expect(self.page.locator(cy("looker")).first).to_be_visible()
 
+    def expect_view(self, stage: str) -> None:
+        """Expect a stage in the view of the grid."""
+        expect(self.page.locator(cy("view-bar"))).to_contain_text(stage)
+
     def sidebar_field(self, name: str) -> Locator:
         return self.page.locator(cy(f"sidebar-field-container-{name}"))
 

@@ -27,7 +27,7 @@ def scenes(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
     targets = demo.TARGETS
     if request.config.getoption("screenshots") is None:
         targets = TARGETS
-        monkeypatch.setattr(demo, "SHOTS", 1)
+        monkeypatch.setattr(demo, "SHOTS", 2)  # probabilities need two
     dataset = demo.load_dataset(tmp_path, targets)
     yield dataset
     dataset.delete()
@@ -100,10 +100,20 @@ def segment_the_targets(app: AppPage, dataset, picture) -> None:
             found[detection.label] += 1
     assert found
     assert dict(outcome.table()) == {name: str(count) for name, count in found.items()}
-    assert runs.list_runs(dataset, runs.SEGMENTATION)[PREDICTIONS]["status"] == "complete"
+    run = runs.list_runs(dataset, runs.SEGMENTATION)[PREDICTIONS]
+    assert run["status"] == "complete"
+    confident = dataset.load_saved_view(f"{PREDICTIONS} · confident")
+    shown = confident.count(f"{PREDICTIONS}.detections")
+    assert 0 < shown < found.total()
+    assert run["recommendation"]["words"].startswith(f"{shown} of {found.total()} instances have a confidence of")
+    assert "Expected precision" in run["recommendation"]["words"]
+    outcome.expect_text(run["recommendation"]["words"])
+    outcome.expect_text(f"The saved view {PREDICTIONS} · confident shows them.")
 
     outcome.done()
     expect(app.sidebar_field(PREDICTIONS)).to_be_visible()
+    app.expect_view("FilterLabels")
+    app.expect_samples(len(targets))
     app.open(dataset.name, "targets")
     app.expect_samples(len(targets))
     app.toggle_field("ground_truth")
