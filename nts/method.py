@@ -36,7 +36,8 @@ class Method:
         tiles: take the features of proposals from four overlapping tiles of the image. They are stored with the image,
             for any memory; crops are more accurate, but depend on the survivors.
         negatives: lower the confidence of instances that resemble what is of no class.
-        transductive: after all images, add confident predictions as references, and match all images again.
+        transductive: after all images, add confident predictions as references, and match all images again. For jobs
+            over a view: a single image has no others.
         merging: ``"soft"`` as published, or ``"diffusion"`` over the graph of overlaps.
         consensus: outlines by vote of all masks that SAM2 proposes for an object.
         mirrored: further votes from the mirrored image, at the cost of another pass of SAM2.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import fiftyone as fo
 
-from ..cache import default_cache
+from ..cache import TensorCache, default_cache
 from ..cached_segmenter import CachedSegmenter, Segmented
 from ..calibration import Calibration
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..pipeline import ReferenceSegmenter
 from ..recommendation import Recommendation, recommend
-from ..scorers import make_scorer
+from ..scorers import UNPROMPTED, make_scorer
+from ..transduction import ConfidentPredictions
+from ..utils.prefetch import prefetch
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .confidences import Shown, fit_confidences, show_confident
@@ -28,6 +33,8 @@ from .options import takes
 from .plan import Plan, plan_segmentation
 from .runs import Collection
 from .scorers import find_prompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,13 +139,16 @@ def segmentation_job(
     calibration = engine.calibration
     writer = _writer(view, plan, config, bank, engine, prompt)
     colours.set_class_colours(view, [plan.key], bank.classes)
-    cached = CachedSegmenter(engine, default_cache() if config.use_cache else None)
+    cache = default_cache() if config.use_cache else None
+    if plan.preset.method.transductive and config.scorer in UNPROMPTED:
+        engine = yield from _transduced(engine, cache, list(islice(paths.values(), config.limit)))
+    cached = CachedSegmenter(engine, cache)
     instances: Counter[str] = Counter()
     empty = from_cache = 0
 
     def to_labels(found: Segmented) -> list[fo.Detections]:
         nonlocal empty, from_cache
-        labels = to_detections(found.instances, bank, calibration)
+        labels = to_detections(found.instances, engine.memory, calibration)
         cached.store(found)
         instances.update(detection.label for detection in labels.detections)
         empty += not labels.detections
@@ -174,6 +184,24 @@ def segmentation_job(
         recommendation=recommendation,
         shown=shown,
     )
+
+
+def _transduced(engine: ReferenceSegmenter, cache: TensorCache | None, paths: Sequence[str]) -> Job[ReferenceSegmenter]:
+    """Segment all images once, and return a segmenter with the confident predictions among its references.
+
+    Images that cannot be segmented are left out here: the second round records why.
+    """
+    cached, confident = CachedSegmenter(engine, cache), ConfidentPredictions(engine.memory)
+    for number, (_, fetched) in enumerate(prefetch(cached.fetch_file, paths)):
+        yield Progress(number, len(paths), "first round: looking for confident predictions")
+        try:
+            segmented = cached.segment(fetched.result())
+        except Exception as error:
+            logger.warning("left out of the first round: %s", error)
+            continue
+        cached.store(segmented)
+        confident.add(segmented.instances)
+    return ReferenceSegmenter(confident.joined(), engine.encoder, engine.segmenter, engine.preset)
 
 
 def _finish(
