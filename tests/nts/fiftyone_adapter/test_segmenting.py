@@ -175,3 +175,20 @@ def _without_confidences(view) -> dict[str, list[dict]]:
         sample.id: [{**label.to_dict(), "confidence": None} for label in sample.nts_shapes.detections]
         for sample in view
     }
+
+
+def test_confident_predictions_join_the_references_in_a_first_round(nts_fo, drawn, targets, memory):
+    from dataclasses import replace
+
+    from nts.presets import DEFAULT
+
+    preset = replace(DEFAULT, method=replace(DEFAULT.method, transductive=True))
+    plain = nts_fo.auto_segment_view(targets, memory, "plain")
+    report = nts_fo.auto_segment_view(targets, memory, "joined", preset=preset)
+    assert report.segmented == plain.segmented
+    assert report.from_cache == report.segmented  # the first round has encoded them
+    ids = set(drawn.values("joined.detections.reference_id", unwind=True))
+    assert ids <= {*drawn.values("ground_truth.detections.id", unwind=True), ""}
+    assert (
+        drawn.get_run_info("joined").config.preset_fingerprint != drawn.get_run_info("plain").config.preset_fingerprint
+    )
