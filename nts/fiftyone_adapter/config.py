@@ -101,8 +101,8 @@ class MemoryConfig(Options):
     )
     complete_labels: bool = option(
         False,
-        "Then everything else in them is a negative, but an object without a label would teach the memory to reject "
-        "its own class. Only for presets that use negatives",
+        "If every object of the classes has a label in the reference images, everything else in them is a negative; an "
+        "object without a label would teach the memory to reject its own class. Only for presets that use negatives",
         label="Is every object of the classes labelled in the reference images?",
         type=bool,
     )

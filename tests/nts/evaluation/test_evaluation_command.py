@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from PIL import Image
 from tiny_layouts import tiny
 
 from nts.datasets.layouts import load
@@ -160,6 +161,31 @@ def test_a_killed_run_goes_on_and_ends_with_the_numbers_of_one_that_was_not(own,
     assert numbers[0] == numbers[1]
 
 
+def test_parts_are_ablated_and_negatives_described_on_the_command_line(own, tmp_path):
+    folder = tmp_path / "background" / "more"
+    folder.mkdir(parents=True)
+    for k, scene in enumerate(target_scenes(2)):
+        Image.fromarray(scene.image).save(folder / f"{k}.png")
+    (folder / "notes.txt").write_text("no image")
+    options = ("custom", *own, "--shots", 1, "--seeds", 1, "--limit", 1, "--preset", "default", "--out", tmp_path / "a")
+    background = ("--background", tmp_path / "background")
+    run(*options, "--ablate", "crops", "consensus", "--complete-labels", *background)
+    numbers, text = report(tmp_path / "a")
+    method = numbers["config"]["preset"]["method"]
+    assert (method["crops"], method["consensus"], method["negatives"]) == (False, False, True)
+    assert numbers["config"]["complete_labels"] is True
+    assert "| beyond the paper | similarity, rank, negatives |" in text
+    assert "labels of the reference images complete, 2 background images |" in text
+    with pytest.raises(SystemExit, match=r"preset.method.crops: False there, True now"):
+        run(*options, "--ablate", "consensus", "--complete-labels", *background)
+    with pytest.raises(SystemExit, match=r"complete_labels: True there, False now"):
+        run(*options, "--ablate", "crops", "consensus", *background)
+    with pytest.raises(SystemExit, match=r"background: \w+ there, \w+ now"):
+        run(*options, "--ablate", "crops", "consensus", "--complete-labels")
+    with pytest.raises(SystemExit, match="uses no negatives here, so complete labels and background images have no"):
+        run(*options, "--ablate", "negatives", *background)
+
+
 def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -177,6 +203,14 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
         (["run", "coco-fsod", "--data", "/nowhere", "--seeds", "11"], "has 10 published seeds, not 11"),
         (["run", "custom"], "custom needs --references and --targets"),
         (["run", "custom", "--references", "/no.json", "--targets", "/no.json"], "/no.json is not a COCO data set"),
+        (
+            ["run", "coco-fsod", "--data", "/nowhere", "--ablate", "magic"],
+            "ValueError: there is no part 'magic'; there are similarity, rank, crops, tiles, negatives, transductive",
+        ),
+        (
+            ["run", "coco-fsod", "--data", "/nowhere", "--preset", "default", "--background", "/nowhere"],
+            "--background: /nowhere is no folder with images",
+        ),
         (["compare", "/nowhere", "/nowhere"], "is not the folder of a run"),
     ],
 )

@@ -40,10 +40,17 @@ from nts.metrics.coco import coco_results, evaluate
 from nts.metrics.error_types import diagnose
 from nts.metrics.matches import match
 from nts.pipeline import ReferenceSegmenter, encode_target
-from nts.presets import PAPER
+from nts.presets import DEFAULT, PAPER
 from nts.references import Reference
 from nts.utils.run_folder import RunError, differing_settings
-from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, target_scenes
+from synthetic.scenes import (
+    DISTRACTOR_SPECIES,
+    NOVEL_SPECIES,
+    coco_dataset,
+    draw_scene,
+    reference_scenes,
+    target_scenes,
+)
 
 SPECIES = NOVEL_SPECIES[:3]
 PRESET = replace(PAPER, proposals=replace(PAPER.proposals, points_per_side=6))
@@ -261,6 +268,198 @@ def test_a_folder_that_holds_another_run_is_refused_and_says_what_differs(start,
     moved["annotations"][0]["bbox"][0] += 1
     with pytest.raises(RunError, match=r"differs in\n  targets: \w+ there, \w+ now\n"):
         start(finished, of=replace(data, targets=moved))
+
+
+# ---- negatives and confidence ----------------------------------------------------------------------------------------
+
+BEYOND = replace(SETTINGS, preset=DEFAULT, limit=2)
+BLANK = np.full((64, 64, 3), 90, np.uint8)
+
+
+def write_background(folder: Path) -> tuple[Path, ...]:
+    """An image of distractors, one of a single colour, and a file that is no image."""
+    folder.mkdir()
+    Image.fromarray(draw_scene([8, 0], DISTRACTOR_SPECIES[:4]).image).save(folder / "a.png")
+    Image.fromarray(BLANK).save(folder / "b.png")
+    (folder / "c.png").write_bytes(b"no")
+    return tuple(sorted(folder.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def beyond(start, tmp_path_factory) -> Path:
+    """Folder of a run with the default preset."""
+    folder = tmp_path_factory.mktemp("runs") / "beyond"
+    start(folder, BEYOND)
+    return folder
+
+
+def negatives_of(folder: Path) -> dict[str, list]:
+    """Negatives of a run, by image."""
+    found: dict[str, list] = {}
+    for negative in MemoryBank.load(folder / "references.safetensors").negatives:
+        found.setdefault(negative.sample_id, []).append(negative)
+    return found
+
+
+def test_every_draw_has_the_negatives_of_its_own_reference_images(data, beyond):
+    numbers, negatives = numbers_of(beyond), negatives_of(beyond)
+    assert negatives
+    assert not any(negative.sure for of_image in negatives.values() for negative in of_image)
+    for draw in numbers["draws"]:
+        drawn = draw_references(SETTINGS.protocol, data, draw["shots"], draw["seed"])
+        images = {str(a["image_id"]) for of_class in drawn.values() for a in of_class}
+        expected = sum(len(of_image) for image, of_image in negatives.items() if image in images)
+        assert draw["calibration"]["negatives"] == expected
+        assert draw["calibration"]["basis"] == {1: "negatives", 2: "references"}[draw["shots"]]
+        assert draw["calibration"]["references"] == {1: 0, 2: 6}[draw["shots"]]
+    bank = MemoryBank.load(beyond / "references.safetensors")
+    assert all(entry.proposal_iou > 0 for entry in bank.entries)
+    assert all(entry.whole_prototype is not None for entry in bank.entries)
+
+
+def test_confidence_is_what_the_predictions_give(data, beyond):
+    numbers = numbers_of(beyond)
+    targets = {**data.targets, "images": data.targets["images"][:2]}
+    ids = {image["id"] for image in targets["images"]}
+    targets["annotations"] = [a for a in targets["annotations"] if a["image_id"] in ids]
+    objects = sum(a["category_id"] in data.class_ids for a in targets["annotations"])
+    for draw in numbers["draws"]:
+        found, key = draw["calibration"], Draw(draw["shots"], draw["seed"]).key
+        results = json.loads((beyond / "predictions" / f"{key}.json").read_text())
+        matches = match(targets, results, data.class_ids, "masks")
+        if found["score"] is None:
+            assert (found["instances"], found["precision"], found["recall"]) == (0, None, 0)
+            continue
+        chosen = matches.score >= found["score"]
+        right = matches.true_positives()[0, 0, chosen].sum()
+        assert chosen.sum() == found["instances"]
+        assert found["precision"] == pytest.approx(100 * right / chosen.sum())
+        assert found["recall"] == pytest.approx(100 * right / objects)
+        assert found["f1"] == pytest.approx(200 * right / (chosen.sum() + objects))
+        assert 0 <= found["calibration_error"] <= 100
+        assert (found["expected_precision"] is None) == (draw["shots"] == 1)
+    text = (beyond / "report.md").read_text()
+    assert "## Confidence" in text
+    assert "| beyond the paper | similarity, rank, crops, negatives, consensus |" in text
+    assert "| negatives | labels of the reference images possibly incomplete, 0 background images |" in text
+
+
+def test_the_paper_has_no_negatives_and_no_calibration(finished):
+    assert negatives_of(finished) == {}
+    assert [draw["calibration"] for draw in numbers_of(finished)["draws"]] == [None] * 4
+    text = (finished / "report.md").read_text()
+    assert "## Confidence" not in text
+    assert "beyond the paper" not in text
+
+
+def test_complete_labels_and_background_images_are_settings_of_a_run(start, beyond, data, tmp_path):
+    background = write_background(tmp_path / "background")
+    settings = replace(BEYOND, complete_labels=True, background=background, shots=(2,), seeds=(42,))
+    numbers = start(tmp_path / "run", settings)
+    assert [Path(line.split(" ")[2]).name for line in numbers["skipped_background"]] == ["c.png"]
+    by_image = negatives_of(tmp_path / "run")
+    assert all(negative.sure for of_image in by_image.values() for negative in of_image)
+    of_background = [n for of_image in by_image.values() for n in of_image if n.source == "background image"]
+    assert of_background
+    assert numbers["draws"][0]["calibration"]["negatives"] == sum(map(len, by_image.values()))
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert "| negatives | labels of the reference images complete, 2 background images |" in text
+    assert "1 background images could not be used" in text
+
+    for change in ({"complete_labels": False}, {"background": background[:1]}):
+        with pytest.raises(RunError, match=rf"holds another run(.|\n)*{next(iter(change))}: \w+ there, \w+ now"):
+            start(tmp_path / "run", replace(settings, **change))
+    ablated = replace(settings, preset=DEFAULT.without("crops"))
+    with pytest.raises(RunError, match="preset.method.crops: True there, False now"):
+        start(tmp_path / "run", ablated)
+    again = start(tmp_path / "run", settings)
+    assert again["draws"] == numbers["draws"]
+
+    shown = tuple(Path(image["path"]) for image in data.targets["images"][:1])
+    (note,) = start(tmp_path / "shown", replace(settings, background=shown, limit=1))["notes"]
+    assert note.startswith("1 of the evaluated images are background images too")
+
+
+def test_settings_of_negatives_that_have_no_effect_are_refused(tmp_path):
+    for change in ({"complete_labels": True}, {"background": (tmp_path,)}):
+        with pytest.raises(RunError, match="the preset 'paper' uses no negatives here"):
+            replace(SETTINGS, **change)
+        with pytest.raises(RunError, match="the preset 'default' uses no negatives here"):
+            replace(BEYOND, preset=DEFAULT.without("negatives"), **change)
+        with pytest.raises(RunError, match="coco-20i-0 evaluates episodes, which use no negatives"):
+            Settings(get_protocol("coco-20i-0"), (1,), (0,), DEFAULT, **change)
+
+
+@pytest.fixture
+def crowded(data) -> ProtocolData:
+    """Targets as references: every image has several objects."""
+    return replace(data, references=copy.deepcopy(data.targets))
+
+
+def encoded(data, encoder, segmenter, folder: Path, annotations, **options) -> MemoryBank:
+    folder.mkdir()
+    make = instance_references.ReferenceEncoder
+    made = make(data.references, encoder, segmenter, DEFAULT, options.pop("class_ids", data.class_ids), **options)
+    return made.encode_resumably(annotations, folder)[0]
+
+
+def test_annotations_of_all_classes_are_no_doubtful_negatives(
+    crowded, small_encoder, small_segmenter, tmp_path, monkeypatch
+):
+    models = (small_encoder, small_segmenter)
+    image = next(
+        i["id"]
+        for i in crowded.references["images"]
+        if len({a["category_id"] for a in crowded.references["annotations"] if a["image_id"] == i["id"]}) > 1
+    )
+    of_image = [a for a in crowded.references["annotations"] if a["image_id"] == image]
+    first = [a for a in of_image if a["category_id"] == of_image[0]["category_id"]]
+    both = encoded(crowded, *models, tmp_path / "both", of_image)
+    assert set(both.negative_counts) <= {"reference image"}
+    # References of one class: the other objects are negatives if their class is not evaluated, and nothing if it is.
+    alone = encoded(crowded, *models, tmp_path / "alone", first[:1])
+    assert alone.negative_counts == both.negative_counts
+    one = encoded(crowded, *models, tmp_path / "one", first, class_ids=[first[0]["category_id"]], complete_labels=True)
+    assert one.negative_counts["other class"] == len(of_image) - len(first)
+    assert all(negative.sure for negative in one.negatives)
+    # An image whose references are encoded in several chunks has its negatives once.
+    monkeypatch.setattr(instance_references, "_REFERENCES_PER_SAVE", 1)
+    chunked = encoded(crowded, *models, tmp_path / "chunked", of_image)
+    assert [n.sample_id for n in chunked.negatives] == [n.sample_id for n in both.negatives]
+    assert all(entry.predicted_iou is not None for entry in chunked.entries)
+
+    everywhere = {"id": 10**6, "image_id": image, "category_id": crowded.class_ids[-1], "bbox": [0, 0, 256, 256]}
+    for k, change in enumerate(
+        (
+            {"iscrowd": 1, "segmentation": {"size": [256, 256], "counts": [0, 256 * 256]}},
+            {"iscrowd": 0, "segmentation": []},
+            {"iscrowd": 0, "segmentation": {"size": [5, 5], "counts": [0, 25]}},
+        )
+    ):
+        references = copy.deepcopy(crowded.references)
+        references["annotations"].append(everywhere | change)
+        bank = encoded(
+            replace(crowded, references=references), *models, tmp_path / f"{k}", first, class_ids=crowded.class_ids
+        )
+        assert bank.negatives == ()
+
+
+def test_an_interruption_among_negatives_changes_no_number(start, beyond, tmp_path, monkeypatch):
+    original, seen = instance_references.NegativeEncoder.add_reference_image, []
+
+    def interrupted(self, *args, **options):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(args)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(instance_references, "_REFERENCES_PER_SAVE", 8)
+    monkeypatch.setattr(instance_references.NegativeEncoder, "add_reference_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, BEYOND)
+    monkeypatch.setattr(instance_references.NegativeEncoder, "add_reference_image", original)
+    start(tmp_path, BEYOND)
+    assert numbers_of(tmp_path) == numbers_of(beyond)
 
 
 def test_a_folder_without_a_configuration_is_not_taken_for_a_run(start, tmp_path):
