@@ -5,7 +5,8 @@
     python -m benchmarks.speed --models released --encoder-size large --segmenter-size large --engine fast
 
 Both run in one process on the same files and weights, in turn; medians are reported. The engine is timed within
-:meth:`~nts.pipeline.ReferenceSegmenter.segment`. An untimed first round on one image warms up, measures the memory, and
+:meth:`~nts.pipeline.ReferenceSegmenter.segment`, without the parts that go beyond the paper: :mod:`benchmarks.cost`
+measures those. An untimed first round on one image warms up, measures the memory, and
 counts the floating-point operations of the recipe.
 
 With random weights, a given fraction of the prompts is made to exceed the threshold on the predicted IoU. Every random
@@ -61,6 +62,7 @@ from nts.building import build_memory
 from nts.encoder import Encoder
 from nts.images import prepare_target
 from nts.instances import Instances
+from nts.method import PUBLISHED
 from nts.metrics.coco import coco_results
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import PAPER, Preset, get_preset
@@ -243,6 +245,7 @@ def as_published(preset: Preset, constants: Constants) -> Preset:
             add_no_mem_embed=False,
         ),
         matching=replace(preset.matching, nms_iou=constants.nms_iou, max_instances=constants.max_instances),
+        method=PUBLISHED,
     )
 
 
