@@ -104,7 +104,7 @@ def segment_and_evaluate(targets: fo.DatasetView, field: str, options: dict):
         report = nts.auto_segment_view(targets, MEMORY, field, progress=bar.update, **options)
     print(f"  {report.segmented} images segmented, {report.resumed} already done, {len(report.failed)} failed")
     if report.recommendation is not None:
-        print(f"  {report.recommendation}")
+        print(f"  {report.shown.words}")
     with Bar("Evaluation") as bar:
         return nts.evaluate_nap(
             targets, field, "ground_truth", eval_key=f"{field}_nap", overwrite=True, progress=bar.update

@@ -18,6 +18,7 @@ from .images import PreparedImage, prepare_target
 from .instances import Instances
 from .matching import choose_instances, nearest_references
 from .memory import MemoryBank
+from .method import PUBLISHED
 from .models import load_encoder, load_segmenter
 from .presets import Preset, get_preset
 from .scoring import ExemplarScorer, Scorer, make_prototype_scorer
@@ -160,6 +161,8 @@ class ReferenceSegmenter:
             memory.entry_labels().to(device),
         )
         self.scorer = make_prototype_scorer(memory, self.preset.method, device) if scorer is None else scorer
+        if not isinstance(self.scorer, ExemplarScorer):  # the parts beyond the paper compare exemplars
+            self.preset = replace(self.preset, method=PUBLISHED)
 
     @property
     def uses_crops(self) -> bool:
