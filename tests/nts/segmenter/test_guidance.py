@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from novel_references import novel_references
 
 from nts.building import build_memory
+from nts.method import PUBLISHED
 from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT, FAST
 from nts.segmenter import point_grid
@@ -89,10 +90,10 @@ def test_without_prototypes_every_point_is_prompted(small_encoder, small_segment
     assert len(led.proposals) == len(encode_target(image, small_encoder, small_segmenter, DEFAULT).proposals)
 
 
-def test_the_fast_preset_finds_the_confident_instances(memory):
-    """Of the same parts of the method, with every point of the grid as a prompt."""
-    engine = ReferenceSegmenter(memory, preset=DEFAULT.without("crops", "negatives"))
-    fast = ReferenceSegmenter(memory, preset="fast")
+def test_guided_prompts_find_the_confident_instances(memory):
+    """Of the published method, whose confidence is the similarity alone."""
+    engine = ReferenceSegmenter(memory, preset=replace(DEFAULT, method=PUBLISHED))
+    fast = ReferenceSegmenter(memory, preset=replace(FAST, method=PUBLISHED))
     found = expected = 0
     for scene in target_scenes(6):
         exact, quick = engine.segment(scene.image), fast.segment(scene.image)

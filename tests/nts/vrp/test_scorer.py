@@ -113,5 +113,5 @@ def test_a_scorer_that_needs_the_embedding_uses_no_cache(prompt, memory, small_e
         engine = ReferenceSegmenter(memory, *models, scorer=make_scorer(name, memory, *models, prompt))
         cached = CachedSegmenter(engine, cache)
         cached.store(cached.segment(cached.fetch(target_scenes(1)[0].image)))
-        assert cache.count() == (name == "prototype")
+        assert (cache.count() > 0) == (name == "prototype")
         cache.clear()
