@@ -32,7 +32,7 @@ class Method:
         rank: order of NMS and merging. ``"predicted-iou"``: as published, with the similarity alone as confidence.
             ``"combined"``: predicted IoU and similarity decide both.
         crops: embed the surviving instances again, from crops as the references' are, and match them again.
-        survivors: number of instances that are embedded again, at most.
+        survivors: number of instances that are embedded again; more, if more score nearly as high as the best.
         tiles: take the features of proposals from four overlapping tiles of the image. They are stored with the image,
             for any memory; crops are more accurate, but depend on the survivors.
         negatives: lower the confidence of instances that resemble what is of no class.

@@ -181,7 +181,7 @@ def test_background_equals_a_loop_over_the_negatives():
         for feature in features
     ]
     assert exemplars.background(features).tolist() == pytest.approx(expected, abs=1e-5)
-    assert exemplars.rows.tolist() == list(range(25))
+    assert exemplars.trusted.tolist() == list(range(25))
 
 
 def test_doubtful_negatives_that_resemble_a_class_are_not_used():
@@ -189,15 +189,15 @@ def test_doubtful_negatives_that_resemble_a_class_are_not_used():
     like = memory.entries[0].prototype
     for prototype, sure in ((like, False), (like, True), (-like, False)):
         memory.add_negative(Negative(prototype, "reference image", sure))
-    assert Exemplars.of_memory(memory, METHOD).rows.tolist() == [1, 2]
+    assert Exemplars.of_memory(memory, METHOD).trusted.tolist() == [1, 2]
 
 
 def test_at_one_shot_only_sure_negatives_are_used():
     memory = made_up_memory({"a": 1, "b": 1}, negatives=5, sure=False)
-    assert len(Exemplars.of_memory(memory, METHOD).rows) == 0
+    assert len(Exemplars.of_memory(memory, METHOD).trusted) == 0
     assert Exemplars.of_memory(memory, METHOD).background(units(3)) is None
     memory.add_negative(Negative(torch.ones(CHANNELS), "background image", True))
-    assert Exemplars.of_memory(memory, METHOD).rows.tolist() == [5]
+    assert Exemplars.of_memory(memory, METHOD).trusted.tolist() == [5]
 
 
 def test_constants_follow_the_spread_of_the_negatives():

@@ -42,7 +42,7 @@ def test_presets_have_the_parts_that_pay_for_themselves():
     assert Method(similarity="soft-maximum", rank="combined", crops=True, negatives=True, consensus=True) == (
         DEFAULT.method
     )
-    assert DEFAULT.without("crops", "negatives").method == FAST.method
+    assert DEFAULT.without("crops").method == FAST.method
     assert DEFAULT.without().method == DEFAULT.method
 
 

@@ -25,7 +25,7 @@ from nts.presets import DEFAULT
 from nts.scoring import ExemplarScorer, PrototypeScorer
 from nts.segmenter import Proposals
 from nts.targets import EncodedTarget
-from nts.two_pass import match_target
+from nts.two_pass import NEAR_BEST, _survivors, match_target
 from reference_implementation import published_recipe
 
 METHOD = DEFAULT.method
@@ -145,7 +145,8 @@ def slow_method(target: EncodedTarget, memory: MemoryBank, method: Method) -> li
     found = slow_pass(candidates, scores, quality, background, scale.slope, masks, boxes, features)
     if method.crops:
         crops = target.crops.features
-        survivors = [i for i, _ in found[: method.survivors]]
+        near = NEAR_BEST * found[0][1] if found else 0
+        survivors = [i for rank, (i, score) in enumerate(found) if rank < method.survivors or score >= near]
         scores = {i: slow_scores(crops[i], memory, scale.tau, whole=False) for i in survivors}
         found = slow_pass(survivors, scores, quality, resemblance(crops), scale.slope, masks, boxes, features)
     return [(i, score, scores[i].index(max(scores[i]))) for i, score in found]
@@ -191,7 +192,8 @@ def test_with_all_parts_off_it_is_the_published_matching(small_encoder, seed):
 def test_only_survivors_are_embedded_and_returned(small_encoder):
     target, problem = make_target(small_encoder)
     memory = make_memory(problem)
-    first = run(target, memory, METHOD.without("crops", "negatives")).proposals[:5]
+    first = run(target, memory, METHOD.without("crops", "negatives"))
+    first = first.proposals[: max(5, int((first.scores >= NEAR_BEST * first.scores[0]).sum()))]
     asked: list[int] = []
     crops = target.crops
 
@@ -388,3 +390,11 @@ def test_a_target_of_another_preset_is_refused_in_words(small_encoder, part, met
     for each in (target, target.compact()):
         with pytest.raises(ValueError, match=f"{message}: encode it with the preset that it is matched with"):
             run(each, make_memory(problem), method)
+
+
+def test_a_crowded_image_gives_more_instances_a_closer_look():
+    method = Method(crops=True, survivors=2)
+    assert _survivors(torch.tensor([0.9, 0.8, 0.7, 0.1]), method) == 3
+    assert _survivors(torch.tensor([0.9, 0.2, 0.1]), method) == 2
+    assert _survivors(torch.tensor([0.9, NEAR_BEST * 0.9, 0.1]), Method(crops=True, survivors=1)) == 2
+    assert _survivors(torch.zeros(0), method) == 2  # a slice of none
