@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +81,8 @@ def threshold_for_precision(calibration: Calibration, scores: Tensor, precision:
 def in_words(calibration: Calibration, recommendation: Recommendation) -> str:
     """A recommendation as sentences for the user: what to expect, and how sure that is."""
     head = f"{recommendation.instances} of {recommendation.of} instances have a confidence of at least"
-    head = f"{head} {recommendation.threshold:.2g}."
+    # Rounded down: 0.9999 is not 1.
+    head = f"{head} {math.floor(1000 * recommendation.threshold) / 1000:g}."
     if calibration.basis == "none":
         return (
             f"{head} Confidences are not calibrated: the memory has no negatives. Build it again with the preset "
