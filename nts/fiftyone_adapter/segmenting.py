@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
+from .errors import RunEnded
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
@@ -157,8 +159,10 @@ def segmentation_job(
             limit=config.limit,
             counts={"instances": "detections"},
         )
-    except (GeneratorExit, KeyboardInterrupt):  # what is done by now is used
-        _finish(view, writer, config, calibration)
+    except (GeneratorExit, KeyboardInterrupt):
+        # What is done by now is used, unless a newer run has begun by now, which does the same at its end.
+        with suppress(RunEnded):
+            _finish(view, writer, config, calibration)
         raise
     recommendation, shown = _finish(view, writer, config, calibration)
     return SegmentationReport(
