@@ -40,7 +40,7 @@ class SegmentationReport:
         output_field: field of the instances.
         error_field: field of the reasons why samples could not be segmented.
         segmented: images segmented now.
-        resumed: images already segmented by an earlier run with the same settings; left unchanged.
+        resumed: images already segmented by an earlier run with the same settings; only their confidences may change.
         instances: instances found now, per class.
         empty: images segmented now without any instance.
         failed: ``{sample id: reason}`` of the samples that could not be segmented now; a reason names the file.
