@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -25,6 +26,7 @@ from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
+from .errors import RunEnded
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
@@ -45,7 +47,7 @@ class SegmentationReport:
         output_field: field of the instances.
         error_field: field of the reasons why samples could not be segmented.
         segmented: images segmented now.
-        resumed: images already segmented by an earlier run with the same settings; left unchanged.
+        resumed: images already segmented by an earlier run with the same settings; only their confidences may change.
         instances: instances found now, per class.
         empty: images segmented now without any instance.
         failed: ``{sample id: reason}`` of the samples that could not be segmented now; a reason names the file.
@@ -167,8 +169,10 @@ def segmentation_job(
             limit=config.limit,
             counts={"instances": "detections"},
         )
-    except (GeneratorExit, KeyboardInterrupt):  # what is done by now is used
-        _finish(view, writer, config, calibration)
+    except (GeneratorExit, KeyboardInterrupt):
+        # What is done by now is used, unless a newer run has begun by now, which does the same at its end.
+        with suppress(RunEnded):
+            _finish(view, writer, config, calibration)
         raise
     recommendation, shown = _finish(view, writer, config, calibration)
     return SegmentationReport(
