@@ -108,7 +108,8 @@ def test_words_of_a_rough_estimate():
 
 def test_words_where_nothing_is_above_the_threshold():
     assert in_words(KNOWN, recommend(KNOWN, SCORES, 0.9999)) == (
-        "0 of 8 instances have a confidence of at least 0.999. This rests on 12 references and 30 negatives of 9 images."
+        "0 of 8 instances have a confidence of at least 0.999. "
+        "This rests on 12 references and 30 negatives of 9 images."
     )
 
 
