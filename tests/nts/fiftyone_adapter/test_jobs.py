@@ -35,6 +35,7 @@ def test_whole_job_by_functions(nts_fo, drawn, references, targets):
     assert deleted == [
         "field 'nts_shapes'",
         "field 'nts_shapes_error'",
+        "saved view 'nts_shapes · confident'",
         "evaluation 'nap_nts_shapes'",
         "segmentation 'nts_shapes'",
         "memory 'shapes'",

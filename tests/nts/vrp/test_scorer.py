@@ -70,7 +70,7 @@ def test_prompt_scores_take_the_place_of_similarities(prompt, memory, small_enco
     maps = ClassMapper(prompt, *models, whole_images(memory)).maps(target.tokens, target.embedding)
     scores = score_proposals(maps.probabilities, masks)
     if scorer == "both":
-        plain = ReferenceSegmenter(memory, *models)
+        plain = ReferenceSegmenter(memory, *models, preset=segmenter.preset)  # the published method
         assert len(plain.match(target)) > 0
         cosine = torch.stack([_cosine(target, masks, p) for p in memory.prototypes()], 1)
         scores = cosine * scores.sqrt()
