@@ -106,7 +106,11 @@ def run(
         for scorer in SCORERS:
             pipelines = [
                 ReferenceSegmenter(
-                    memory, encoder, segmenter, chosen, scorer=make_scorer(scorer, memory, encoder, segmenter, trained)
+                    memory,
+                    encoder,
+                    segmenter,
+                    chosen,
+                    scorer=make_scorer(scorer, memory, encoder, segmenter, trained, chosen),
                 )
                 for memory in memories
             ]
