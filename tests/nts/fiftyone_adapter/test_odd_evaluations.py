@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from app_requests import in_the_app
 from drawn_dataset import CLASSES, TARGETS
 from PIL import Image
@@ -172,13 +173,18 @@ def test_apply_model_takes_the_options_of_fiftyone(nts_fo, predicted, options):
     model = nts_fo.ReferenceSegmenterModel(nts_fo.load_memory(predicted, "m"))
     predicted.apply_model(model, label_field="applied", **options)
     found = predicted.values("applied.detections", unwind=True)
+
+    def confidence(detection) -> float:
+        """Of the memory: a model sees one image, and cannot fit confidences to a view."""
+        return float(model.segmenter.calibration.probabilities(torch.tensor(detection.score, dtype=torch.float64)))
+
     expected = [
-        detection
+        (detection.label, detection.score, confidence(detection))
         for detection in predicted.values("p.detections", unwind=True)
-        if detection.confidence >= options.get("confidence_thresh", 0)
+        if confidence(detection) >= options.get("confidence_thresh", 0)
         and detection.label in options.get("classes", CLASSES)
     ]
-    assert [(d.label, d.confidence) for d in found] == [(d.label, d.confidence) for d in expected]
+    assert [(d.label, d.score, d.confidence) for d in found] == expected
     assert model.config.classes == CLASSES
 
 

@@ -269,7 +269,8 @@ def test_a_memory_can_be_built_of_every_type_and_looked_into(nts_fo, drawn, anno
 
 @pytest.mark.parametrize("field", ["points", "scribbles", "boxes"])
 def test_weak_labels_are_used_raw_on_request(nts_fo, drawn, annotated, field):
-    report = nts_fo.build_reference_memory(annotated, field, "raw", weak_labels="raw", segmenter="not loaded")
+    options = {"weak_labels": "raw", "segmenter": "not loaded", "preset": "paper"}  # it looks for no negatives
+    report = nts_fo.build_reference_memory(annotated, field, "raw", **options)
     assert (report.kinds, report.promoted, report.unpromoted) == (KINDS[field], 0, 0)
     drawn_masks = nts_fo.build_reference_memory(annotated, field, "drawn")
     assert drawn_masks.promoted == 4
