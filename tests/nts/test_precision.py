@@ -12,6 +12,7 @@ import torch
 from nts import models
 from nts.building import build_memory
 from nts.evaluation.__main__ import main
+from nts.method import PUBLISHED
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, FAST, PAPER, PRESETS
 from nts.references import Reference
@@ -119,9 +120,12 @@ def test_the_memorys_preset_chooses_where_no_other_is_given(asked, nts_fo, refer
 def test_presets_keep_the_fingerprints_that_runs_were_stored_with(fo):
     from nts.presets import preset_fingerprint
 
-    assert [preset_fingerprint(preset) for preset in (DEFAULT, PAPER, FAST)] == [
+    as_before = [replace(preset, method=PUBLISHED) for preset in (DEFAULT, PAPER, FAST)]
+    assert [preset_fingerprint(preset) for preset in as_before] == [
         "d2b5df9106bd0afeb32ae2cfdb70d19b61f5f24d20a1e4b3b485a9bc9c70ccfd",
         "4d8f1a4cb2d302729e8b1aeb77361473b0c24e8169ba0f5e74401be5d04db568",
         "187447b2788e4949530d054e7cb40ac83a244ea290b236cd119d0bfe36b5f1e3",
     ]
+    assert preset_fingerprint(PAPER) == preset_fingerprint(as_before[1])
+    assert len({preset_fingerprint(preset) for preset in (*as_before, DEFAULT, FAST)}) == 5
     assert preset_fingerprint(replace(PAPER, precision="bfloat16")) != preset_fingerprint(PAPER)
