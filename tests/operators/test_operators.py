@@ -442,4 +442,4 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
         build(references, "ground_truth", "boxes", weak_labels="skip")
     assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
     told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
-    assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them." in told[-2][1]["results"]["summary"]
+    assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them; " in told[-2][1]["results"]["summary"]

@@ -356,7 +356,7 @@ def test_complete_labels_and_background_images_are_settings_of_a_run(start, beyo
     background = write_background(tmp_path / "background")
     settings = replace(BEYOND, complete_labels=True, background=background, shots=(2,), seeds=(42,))
     numbers = start(tmp_path / "run", settings)
-    assert [Path(line.split(" ")[2]).name for line in numbers["skipped_background"]] == ["c.png"]
+    assert [str(background[2]) in line for line in numbers["skipped_background"]] == [True]
     by_image = negatives_of(tmp_path / "run")
     assert all(negative.sure for of_image in by_image.values() for negative in of_image)
     of_background = [n for of_image in by_image.values() for n in of_image if n.source == "background image"]
