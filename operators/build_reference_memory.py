@@ -64,7 +64,9 @@ class BuildReferenceMemory(JobOperator):
             forms.overwrite(inputs, f"Replace the memory {key!r}")
         forms.option(inputs, MemoryConfig, "encoder")
         draws_masks = counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted"
-        if draws_masks or _uses_negatives(ctx.params):
+        if draws_masks:
+            forms.option(inputs, MemoryConfig, "segmenter", label="Segmenter that draws the masks")
+        elif _uses_negatives(ctx.params):
             forms.option(inputs, MemoryConfig, "segmenter")
         if _uses_negatives(ctx.params):
             forms.option(inputs, MemoryConfig, "complete_labels")
