@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -118,7 +117,7 @@ def build_memory(
     preset = get_preset(preset)
     if isinstance(encoder, str):
         encoder = load_encoder(encoder, precision=preset.precision_for("auto"))
-    memory, skipped, number = MemoryBank(encoder.info, preset.name), list[Skipped](), itertools.count()
+    memory, skipped = MemoryBank(encoder.info, preset.name), list[Skipped]()
     negatives = None
     if preset.method.negatives and segmenter is not None:
         if isinstance(segmenter, str):
@@ -128,47 +127,30 @@ def build_memory(
             negatives.add_background_image(image, _image_name(image))
 
     def usable() -> Iterator[Reference]:
-        for marked in by_image(references):
-            reasons, of_image = contradictions(marked), _named(marked, number)
+        for of_image in map(_named, by_image(references)):
+            reasons = contradictions(of_image)
             if negatives is not None:
-                negatives.add_reference_image(of_image, complete=complete_labels)
+                of_image = negatives.add_reference_image(of_image, complete=complete_labels)
             for k, reference in enumerate(of_image):
                 if k in reasons:
-                    skipped.append(Skipped(reference.sample_id, _given(reference.label_id), reasons[k]))
+                    skipped.append(Skipped(reference.sample_id, reference.label_id, reasons[k]))
                 else:
                     yield reference
 
     for result in encode_references(usable(), encoder, preset, keep_images=keep_images, cache=cache):
         if isinstance(result, Skipped):
-            skipped.append(replace(result, label_id=_given(result.label_id)))
-            continue
-        entry = result if negatives is None else negatives.completed(result)
-        memory.add(replace(entry, label_id=_given(entry.label_id)))
+            skipped.append(result)
+        else:
+            memory.add(result)
     if negatives is not None:
         memory.add_negatives(negatives.negatives)
     return memory, skipped
 
 
-_UNNAMED = "\0unnamed "
-"""Prefix of the label ids of references without one, while their memory is built; no given id holds a NUL."""
-
-
-def _named(of_image: list[Reference], number: Iterator[int]) -> list[Reference]:
-    """References of one image with sample and label ids: negatives have to know their image, proposals their label."""
+def _named(of_image: list[Reference]) -> list[Reference]:
+    """References of one image with a sample id: negatives have to know their image."""
     name = of_image[0].sample_id or of_image[0].file or _image_name(of_image[0].image)
-    return [
-        replace(
-            reference,
-            sample_id=reference.sample_id or name,
-            label_id=reference.label_id or f"{_UNNAMED}{next(number)}",
-        )
-        for reference in of_image
-    ]
-
-
-def _given(label_id: str) -> str:
-    """A label id as the caller gave it."""
-    return "" if label_id.startswith(_UNNAMED) else label_id
+    return [reference if reference.sample_id else replace(reference, sample_id=name) for reference in of_image]
 
 
 def _image_name(image: np.ndarray) -> str:
@@ -213,4 +195,6 @@ def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntr
         weight=weight,
         promoted=reference.promoted,
         file=reference.file,
+        predicted_iou=reference.predicted_iou,
+        proposal_iou=reference.proposal_iou,
     )

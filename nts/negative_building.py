@@ -19,7 +19,7 @@ from .crops import embed_crops
 from .encoder import Encoder
 from .images import digest, normalise, stretch
 from .masks import draw_crops, draw_masks
-from .memory import MemoryEntry, Negative, NegativeSource
+from .memory import Negative, NegativeSource
 from .negatives import off_label_proposals, off_labels
 from .presets import Preset
 from .references import Reference
@@ -66,7 +66,6 @@ class NegativeEncoder:
         self._encoder, self._segmenter, self._cache = encoder, segmenter, cache
         # Guidance by prototypes needs prototypes, and voters are for outlines.
         self._proposals = replace(preset.proposals, guidance=None)
-        self._found: dict[tuple[str, str], tuple[float, float]] = {}
         self.negatives: list[Negative] = []
 
     def add_reference_image(
@@ -77,7 +76,7 @@ class NegativeEncoder:
         marked: Sequence[np.ndarray] = (),
         *,
         complete: bool = False,
-    ) -> None:
+    ) -> list[Reference]:
         """Look for negatives in the image of some references.
 
         Points and strokes, of references or in ``marked``, leave the extent of their objects open. No proposal that
@@ -90,14 +89,15 @@ class NegativeEncoder:
             others: the same of other classes; those that lie on no label of the classes are negatives themselves.
             marked: the same of points and strokes on further objects of the classes.
             complete: every object of the classes is labelled, so that nothing else can be one.
+
+        Returns:
+            the references with their best proposals, except for points and strokes.
         """
         first = references[0]
         outlined = [reference for reference in references if not reference.is_sparse]
         marks = [*(reference.mask for reference in references if reference.is_sparse), *marked]
         of_classes = [*(reference.mask for reference in outlined), *labelled]
         looked = self._look(first.image, [*of_classes, *others], marks)
-        for reference, (predicted, iou) in zip(outlined, looked.found.tolist(), strict=False):
-            self._found[reference.sample_id, reference.label_id] = predicted, iou
         self._add(looked, "reference image", complete and not marks, first.sample_id, first.file)
         # A wren that is labelled as a bird too, or its head, is no negative of wrens.
         apart = _apart(others, of_classes, marks)
@@ -106,6 +106,8 @@ class NegativeEncoder:
         found = looked.found[len(of_classes) :][apart].nan_to_num(0)
         of_others = _Looked(prototypes, found[:, 0], found)
         self._add(of_others, "other class", True, first.sample_id, first.file)
+        best = iter(looked.found.tolist())
+        return [each if each.is_sparse else _with_proposal(each, *next(best)) for each in references]
 
     def add_background_image(self, image: np.ndarray, sample_id: str = "", file: str = "") -> None:
         """Take every proposal of an image that shows no class, uint8 ``[H, W, 3]``, as a negative."""
@@ -118,14 +120,6 @@ class NegativeEncoder:
             self.negatives.append(
                 Negative(prototype, "rejected", True, reference.sample_id, reference.label_id, reference.file)
             )
-
-    def completed(self, entry: MemoryEntry) -> MemoryEntry:
-        """Entry of a reference, with how well SAM2 proposes it."""
-        found = self._found.get((entry.sample_id, entry.label_id))
-        if found is None:
-            return entry
-        predicted, iou = found
-        return replace(entry, predicted_iou=predicted if iou > 0 else None, proposal_iou=iou)
 
     def _add(self, looked: _Looked, source: NegativeSource, sure: bool, sample_id: str, file: str) -> None:
         for prototype, predicted in zip(looked.prototypes, looked.predicted_iou.tolist(), strict=True):
@@ -179,6 +173,10 @@ class NegativeEncoder:
             iou_threshold=self._proposals.iou_threshold,
             add_no_mem_embed=self._proposals.add_no_mem_embed,
         )
+
+
+def _with_proposal(reference: Reference, predicted_iou: float, iou: float) -> Reference:
+    return replace(reference, predicted_iou=predicted_iou if iou > 0 else None, proposal_iou=iou)
 
 
 def best_proposals(masks: Tensor, predicted_iou: Tensor, labelled: Tensor) -> Tensor:

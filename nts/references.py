@@ -51,6 +51,9 @@ class Reference:
         label_id: id of the label in its dataset.
         promoted: the mask is of the object, predicted by SAM2 from an annotation of this kind.
         file: identity of the content of the image file, see :func:`nts.utils.files.content_id`; empty if unknown.
+        predicted_iou: SAM2's predicted IoU for the proposal that covers the object best; ``None`` if none overlaps it,
+            or none was made.
+        proposal_iou: IoU of that proposal with the mask, 0 if none overlaps it; ``None`` if none was made.
 
     Raises:
         InvalidReference: if the kind is unknown, the mask is empty or of another size than the image, or the box is not
@@ -66,6 +69,8 @@ class Reference:
     label_id: str = ""
     promoted: bool = False
     file: str = ""
+    predicted_iou: float | None = None
+    proposal_iou: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

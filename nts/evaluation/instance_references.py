@@ -126,7 +126,7 @@ class ReferenceEncoder:
             if isinstance(result, Skipped):
                 yield f"annotation {result.label_id} in image {result.sample_id}: {result.reason}"
             else:
-                yield result if negatives is None else negatives.completed(result)
+                yield result
         yield from unreadable
 
     def _read(
@@ -145,7 +145,7 @@ class ReferenceEncoder:
                 continue
             references = list(self._references(record, image, of_image, unreadable))
             if negatives is not None and references:
-                self._add_negatives(negatives, references, image_id)
+                references = self._with_negatives(negatives, references, image_id)
             yield from references
 
     def _references(
@@ -173,8 +173,10 @@ class ReferenceEncoder:
             except InvalidReference as error:
                 unreadable.append(f"annotation {annotation['id']} in {record['path']}: {error}")
 
-    def _add_negatives(self, negatives: NegativeEncoder, references: Sequence[Reference], image_id: int | str) -> None:
-        """Collect the negatives of the image of some references."""
+    def _with_negatives(
+        self, negatives: NegativeEncoder, references: Sequence[Reference], image_id: int | str
+    ) -> list[Reference]:
+        """Collect the negatives of the image of some references, and return these with their best proposals."""
         size = references[0].image.shape[:2]
         used = {reference.label_id for reference in references}
         labelled, others, all_drawn = list[np.ndarray](), list[np.ndarray](), True
@@ -190,7 +192,8 @@ class ReferenceEncoder:
                 all_drawn = False
             else:
                 labelled.append(mask)
-        negatives.add_reference_image(references, labelled, others, complete=self.complete_labels and all_drawn)
+        complete = self.complete_labels and all_drawn
+        return negatives.add_reference_image(references, labelled, others, complete=complete)
 
     @cached_property
     def _annotations_of_images(self) -> dict[int | str, list[dict]]:

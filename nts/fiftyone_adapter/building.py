@@ -129,7 +129,7 @@ def memory_job(
             if isinstance(result, Skipped):
                 labels.skipped.append(result)
             else:
-                bank.add(result if negatives is None else negatives.completed(result))
+                bank.add(result)
             yield Progress(len(labels.seen), total, f"{len(bank)} references encoded, {len(labels.skipped)} left out")
 
     if len(bank) == 0:
@@ -181,15 +181,13 @@ def _references(
 ) -> Iterator[Reference]:
     """The references of images; on the way, the negatives of every image are collected."""
     for image in images:
-        if negatives is not None:
-            negatives.add_reference_image(
-                image.references,
-                image.labelled,
-                image.others,
-                image.marked,
-                complete=complete and image.extents_known,
+        if negatives is None:
+            yield from image.references
+        else:
+            known = complete and image.extents_known
+            yield from negatives.add_reference_image(
+                image.references, image.labelled, image.others, image.marked, complete=known
             )
-        yield from image.references
 
 
 def _reasons(skipped: Sequence[Skipped], weak_labels: WeakLabels) -> str:

@@ -15,7 +15,7 @@ from nts.cache import TensorCache
 from nts.crops import CROP_PATCHES
 from nts.images import normalise, stretch
 from nts.masks import draw_masks
-from nts.memory import MemoryEntry, Negative, instance_prototype
+from nts.memory import Negative, instance_prototype
 from nts.negative_building import NegativeEncoder, best_proposals
 from nts.negatives import off_label_proposals, off_labels
 from nts.presets import DEFAULT
@@ -127,26 +127,23 @@ def test_an_object_that_a_point_marks_is_no_negative(negatives, small_encoder, k
     negatives.add_background_image(SCENE.image)
     anything = float((stacked(negatives.negatives) @ on_it).max())
     before = len(negatives.negatives)
-    negatives.add_reference_image([reference(0, mask=mark, kind=kind)], complete=True)
+    clicked = reference(0, mask=mark, kind=kind)
+    assert negatives.add_reference_image([clicked], complete=True) == [clicked], "its best proposal is unknown"
     assert anything > 0.8
     assert float((stacked(negatives.negatives[before:]) @ on_it).max()) < anything
-    entry = MemoryEntry("a", torch.ones(3), sample_id="s", label_id="l0")
-    assert negatives.completed(entry) == entry, "its best proposal is unknown"
 
 
-def test_entries_learn_how_well_sam2_proposes_them(negatives, small_segmenter):
-    negatives.add_reference_image([reference(0), reference(1)])
+def test_references_learn_how_well_sam2_proposes_them(negatives, small_segmenter):
+    references = negatives.add_reference_image([reference(0), reference(1)])
     found = proposals(small_segmenter)
     masks = draw_masks(found.mask_logits, (256, 256))
-    for k in (0, 1):
+    for k, told in enumerate(references):
         label = torch.from_numpy(SCENE.masks[k])
         ious = [float((mask & label).sum() / (mask | label).sum()) for mask in masks]
         best = max(range(len(ious)), key=ious.__getitem__)
-        entry = negatives.completed(MemoryEntry("a", torch.ones(3), sample_id="s", label_id=f"l{k}"))
-        assert entry.proposal_iou == pytest.approx(ious[best], abs=1e-6)
-        assert entry.predicted_iou == pytest.approx(float(found.predicted_iou[best]), abs=1e-6)
-    unknown = MemoryEntry("a", torch.ones(3), sample_id="another", label_id="l0")
-    assert negatives.completed(unknown) == unknown
+        assert told.label_id == f"l{k}"
+        assert told.proposal_iou == pytest.approx(ious[best], abs=1e-6)
+        assert told.predicted_iou == pytest.approx(float(found.predicted_iou[best]), abs=1e-6)
 
 
 def test_best_proposals_equal_a_loop():
@@ -173,10 +170,9 @@ def test_a_reference_that_nothing_overlaps_has_no_predicted_iou(negatives):
     mask = np.zeros((256, 256), bool)
     mask[255, 255] = True
     plain = Reference(np.full((256, 256, 3), 127, np.uint8), "a", mask, sample_id="s", label_id="l")
-    negatives.add_reference_image([plain])
-    entry = negatives.completed(MemoryEntry("a", torch.ones(3), sample_id="s", label_id="l"))
-    assert entry.proposal_iou < 0.5
-    assert (entry.predicted_iou is None) == (entry.proposal_iou == 0)
+    (told,) = negatives.add_reference_image([plain])
+    assert told.proposal_iou < 0.5
+    assert (told.predicted_iou is None) == (told.proposal_iou == 0)
 
 
 def test_the_cache_gives_the_same_without_a_model(small_encoder, small_segmenter, tmp_path, monkeypatch):
@@ -184,8 +180,8 @@ def test_the_cache_gives_the_same_without_a_model(small_encoder, small_segmenter
     runs = []
     for _ in range(2):
         encoder = NegativeEncoder(small_encoder, small_segmenter, DEFAULT, cache)
-        encoder.add_reference_image([reference(0), reference(1)])
-        runs.append((encoder.negatives, encoder._found))
+        told = encoder.add_reference_image([reference(0), reference(1)])
+        runs.append((encoder.negatives, [(each.predicted_iou, each.proposal_iou) for each in told]))
 
         def no_model(*_, **__):
             raise AssertionError("SAM2 ran")
@@ -251,7 +247,6 @@ def test_skipped_references_are_named_as_they_were_given(small_encoder, small_se
     good = Reference(SCENE.image, "a", SCENE.masks[2])
     memory, skipped = build_memory([broken, *contradicting, good], small_encoder, segmenter=small_segmenter)
     assert [each.label_id for each in skipped] == [""] * 3
-    assert not any("unnamed" in each.reason for each in skipped)
     assert len(memory) == 1
 
 
@@ -369,8 +364,7 @@ def test_how_well_a_point_is_proposed_is_unknown(scene, encoder, small_encoder):
     point = np.zeros_like(scene.masks[1])
     point[tuple(np.argwhere(scene.masks[1])[0])] = True
     references = [annotated(scene, point, "point", "clicked"), annotated(scene, scene.masks[0], label_id="outlined")]
-    encoder.add_reference_image(references)
-    clicked, outlined = map(encoder.completed, encode_references(references, small_encoder, DEFAULT))
+    clicked, outlined = encode_references(encoder.add_reference_image(references), small_encoder, DEFAULT)
     assert (clicked.predicted_iou, clicked.proposal_iou) == (None, None)
     assert outlined.predicted_iou is not None
     assert outlined.proposal_iou > 0.3
