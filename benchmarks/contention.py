@@ -30,10 +30,9 @@ from benchmarks.measuring import (
     Stopwatch,
     draw_images,
     draw_references,
+    float32_pair,
     markdown_table,
-    random_pair,
     shown,
-    small_pair,
     spread_predicted_iou,
     surroundings,
     write_report,
@@ -98,7 +97,7 @@ def run(
     small, cpu = models == "small", torch.device("cpu")
     size = (256, 256) if small else (480, 640)
     image = draw_images(1, size)[0]
-    pair = small_pair("cpu", "float32") if small else random_pair(encoder_size, segmenter_size, cpu, torch.float32)
+    pair = float32_pair(models, encoder_size, segmenter_size, cpu)
     pair = replace(pair, points_per_side=points_per_side or (16 if small else 8))
     threshold = 0.4 if small else spread_predicted_iou(pair, image, survivors)
     config = ProposalConfig(pair.points_per_side, threshold)

@@ -3,8 +3,8 @@
     python -m benchmarks.cost                        the shipped small pair
     python -m benchmarks.cost --models released      released architectures, random weights, 1024 prompts
 
-Every variant segments every image in turn, so that all variants meet the same load of the machine. With random weights
-every proposal is noise and similar to every class: no image has more survivors.
+Every variant segments every image in turn, so that all variants meet the same load of the machine. Proposals of random
+weights are noise, and the number of crops says little about real images.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.measuring import (
     RESULTS,
     Stopwatch,
     draw_images,
+    float32_pair,
     markdown_table,
-    random_pair,
     shown,
-    small_pair,
     spread_predicted_iou,
     surroundings,
     write_report,
@@ -66,9 +64,7 @@ def run(
         output: folder of the report.
     """
     where, small = resolve_device(device), models == "small"
-    pair = (
-        small_pair(where.type, "float32") if small else random_pair(encoder_size, segmenter_size, where, torch.float32)
-    )
+    pair = float32_pair(models, encoder_size, segmenter_size, where)
     pictures = draw_images(images or (20 if small else 2), (480, 640))
     variants = VARIANTS
     if not small:

@@ -31,11 +31,10 @@ from benchmarks.measuring import (
     SEGMENTER_CONFIGS,
     PeakMemory,
     draw_images,
+    float32_pair,
     made_up_proposals,
     markdown_table,
-    random_pair,
     shown,
-    small_pair,
     spread_predicted_iou,
     surroundings,
     time_call,
@@ -203,9 +202,7 @@ def run(
     small, where = models == "small", resolve_device(device)
     size = (256, 256) if small else (480, 640)
     image = draw_images(1, size)[0]
-    pair = (
-        small_pair(where.type, "float32") if small else random_pair(encoder_size, segmenter_size, where, torch.float32)
-    )
+    pair = float32_pair(models, encoder_size, segmenter_size, where)
     pair = replace(pair, points_per_side=points_per_side)
     sam, segmenter = pair.segmenter._model, pair.segmenter
     threshold = 0.4 if small else spread_predicted_iou(pair, image, survivors)

@@ -208,6 +208,13 @@ def small_pair(device: str, precision: str) -> Pair:
     return Pair(encoder, segmenter, "the shipped small pair", segmenter.points_per_side)
 
 
+def float32_pair(models: str, encoder_size: Size, segmenter_size: Size, device: torch.device) -> Pair:
+    """The shipped models for ``"small"``, else random ones of the released architectures, in single precision."""
+    if models == "small":
+        return small_pair(device.type, "float32")
+    return random_pair(encoder_size, segmenter_size, device, torch.float32)
+
+
 def random_pair(encoder_size: Size, segmenter_size: Size, device: torch.device, dtype: torch.dtype) -> Pair:
     """DINOv2 and SAM2.1 of the released architectures with seeded random weights: as fast as the released models.
 

@@ -28,11 +28,10 @@ from benchmarks.measuring import (
     RESULTS,
     Stopwatch,
     draw_images,
+    float32_pair,
     made_up_proposals,
     markdown_table,
-    random_pair,
     shown,
-    small_pair,
     spread_predicted_iou,
     surroundings,
     write_report,
@@ -80,9 +79,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure, write the report, and return its numbers."""
     where, small = resolve_device(device), models == "small"
-    pair = (
-        small_pair(where.type, "float32") if small else random_pair(encoder_size, segmenter_size, where, torch.float32)
-    )
+    pair = float32_pair(models, encoder_size, segmenter_size, where)
     files = [jpeg_file(image) for image in draw_images(images or (20 if small else 2), (480, 640))]
     preset = DEFAULT
     if not small:

@@ -130,7 +130,7 @@ def calibrate(memory: MemoryBank, exemplars: Exemplars, method: Method) -> Calib
         method: that of the predictions.
     """
     items = _Items.of_memory(memory, exemplars, method)
-    # Background images count, too: negatives are counted per image that they were looked for in.
+    # The images that negatives were looked for in, so background images count as well.
     found_in = [each.image for each in memory.negatives if each.source != "rejected"]
     images = len({*(each.image for each in memory.entries), *found_in})
     known = Calibration(negatives=items.count(wrong=True), images=images, found=_found(memory))

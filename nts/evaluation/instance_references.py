@@ -33,7 +33,7 @@ _REFERENCES_PER_SAVE = 256
 class ReferenceEncoder:
     """Encodes annotations of a COCO dataset as references; masks that are missing are predicted from the boxes.
 
-    With a preset whose method uses negatives, it collects those of the reference images, too: everything off the
+    With a preset whose method uses negatives, it also collects those of the reference images: everything off the
     annotations of the evaluated classes and off crowds. Masks of other classes are negatives themselves.
 
     Attributes:

@@ -38,7 +38,7 @@ class BackgroundDone:
 
 @dataclass(frozen=True)
 class BackgroundCheck:
-    """What a background image must not show.
+    """Labels and references that a background image must not show.
 
     Attributes:
         label_field: with the labels of objects; ``None`` if it is unknown.

@@ -30,7 +30,7 @@ _BATCH = 256  # images
 
 @dataclass(frozen=True)
 class Shown:
-    """What a user is shown of a segmentation.
+    """The instances of a segmentation that a user is shown.
 
     Attributes:
         threshold: least confidence; ``None`` for all instances.

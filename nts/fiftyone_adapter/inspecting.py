@@ -99,7 +99,7 @@ WITHOUT_NEGATIVES = (
     "This memory has no negatives, so confidences of the preset 'default' are not calibrated: build it again with that "
     "preset, or add background images or rejected predictions with add_negatives"
 )
-"""What to tell of a memory without negatives."""
+"""Hint for a memory without negatives."""
 
 
 def count_negatives(counts: Mapping[NegativeSource, int]) -> str:

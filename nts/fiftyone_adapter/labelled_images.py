@@ -44,7 +44,7 @@ class LabelledImages:
         label_field: with their labels.
         config: which labels become references.
         exif: apply the EXIF orientation of images.
-        everything: draw the labels that become no references, too.
+        everything: also draw the labels that become no references.
 
     Attributes:
         seen: ids of the samples that were read.

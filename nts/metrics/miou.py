@@ -23,7 +23,7 @@ from torch import Tensor
 from ..instances import Instances
 
 PAINT_THRESHOLD = 0.5
-"""Least score of painted instances, as published. It serves the method of the preset ``default``, too: its mIoU on 24
+"""Least score of painted instances, as published. It also serves the preset ``default``: its mIoU on 24
 drawn episodes of one and three shots is 57 and 48, and 60 and 61 at the best threshold; as published, 47 and 38, and 59
 and 60."""
 
