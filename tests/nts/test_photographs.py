@@ -58,7 +58,8 @@ def test_memory_segmentation_and_evaluation_of_photographs(fo, photographs, shot
     for detections in targets.values("found.detections"):
         for detection in detections:
             assert detection.label in ("apple", "basketball")
-            assert 0 < detection.confidence <= detection.similarity <= 1
+            assert 0 < detection.confidence <= 1
+            assert -1 <= detection.similarity <= 1
             assert np.isfinite(detection.predicted_iou)
             assert detection.mask.any()
 
