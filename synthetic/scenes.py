@@ -19,7 +19,7 @@ from __future__ import annotations
 import colorsys
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 SIDE = 256
-MIN_DIAMETER, MAX_DIAMETER = 0.04, 0.30  # of the image side
 MIN_VISIBLE_PIXELS = 20
 MIN_VISIBLE_FRACTION = 0.25
 VARIETIES = 2
@@ -44,6 +43,24 @@ OUTLINES = ("disc", "square", "polygon", "star", "petals", "blob", "gear")
 APPENDAGES = ("none", "limbs", "lobes", "spikes", "halo", "tail")
 MARKS = ("disc", "square", "diamond", "ring", "eyes", "band", "half", "cross")
 TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "fade")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Diameters of objects, as fractions of the image side.
+
+    Attributes:
+        least, most: bounds.
+        lean: exponent of a uniform number that interpolates between the bounds on a logarithmic scale: 1 for sizes that
+            lie evenly on it, less for larger objects.
+    """
+
+    least: float
+    most: float
+    lean: float = 1.0
+
+
+SIZES = Sizes(0.04, 0.30, lean=0.2)  # half of the objects are above 23 % of the side
 
 
 @dataclass(frozen=True)
@@ -227,14 +244,14 @@ def draw_scene(
     """
     rng = np.random.default_rng(seed)
     background = _draw_background(rng, side)
-    sprites: list[_Sprite] = []
+    sprites: list[Sprite] = []
     chosen = _choose_species(rng, species)
     for i, number in enumerate(chosen):
-        sprites.append(_draw_sprite(rng, number, side, sprites, chosen[:i]))
+        sprites.append(draw_sprite(rng, number, side, sprites, chosen[:i]))
     if featured is not None:
         chosen.append(featured)
-        sprites.append(_draw_sprite(rng, featured, side, sprites, (), min_diameter=0.08))
-    image, masks, numbers, parts = _compose(background, sprites, chosen)
+        sprites.append(draw_sprite(rng, featured, side, sprites, (), replace(SIZES, least=0.08)))
+    image, masks, numbers, parts = compose(background, sprites, chosen)
     grain = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0.005, 0.04)
     image = np.clip((image + grain) * 255 + 0.5, 0, 255).astype(np.uint8)
     if featured is not None:
@@ -243,10 +260,16 @@ def draw_scene(
 
 
 @dataclass(frozen=True)
-class _Sprite:
+class Sprite:
     """Object, drawn in its window of the image.
 
-    RGB times opacity [h, w, 3], opacity [h, w], part numbers [h, w]; centre (x, y) and diameter in pixels.
+    Attributes:
+        rows, columns: the window.
+        colour: RGB times opacity, float ``[h, w, 3]``.
+        opacity: float ``[h, w]``.
+        part: part numbers, uint8 ``[h, w]``, 0 outside the object.
+        centre: ``x, y`` in pixels.
+        diameter: in pixels.
     """
 
     rows: slice
@@ -268,18 +291,26 @@ def _choose_species(rng: np.random.Generator, species: Sequence[int]) -> list[in
     return chosen
 
 
-def _draw_sprite(
+def draw_sprite(
     rng: np.random.Generator,
     number: int,
     side: int,
-    others: Sequence[_Sprite],
+    others: Sequence[Sprite],
     numbers: Sequence[int],
-    min_diameter: float = MIN_DIAMETER,
-) -> _Sprite:
-    """Draw a member of a species: its view, its place, its parts."""
+    sizes: Sizes = SIZES,
+) -> Sprite:
+    """Draw a member of a species: its view, its place, its parts.
+
+    Args:
+        rng: source of random numbers.
+        number: the species.
+        side: of the image in pixels.
+        others: sprites that are there; the new one often touches one of its own species.
+        numbers: their species.
+        sizes: diameters.
+    """
     species = make_species(number)
-    # Sizes lie evenly on a logarithmic scale, leaning to the larger: half of the objects are above 23 % of the side.
-    diameter = side * min_diameter * (MAX_DIAMETER / min_diameter) ** (rng.uniform() ** 0.2)
+    diameter = side * sizes.least * (sizes.most / sizes.least) ** (rng.uniform() ** sizes.lean)
     radius = diameter / 2
     kin = [s for s, n in zip(others, numbers, strict=False) if n == number]
     x, y = rng.uniform(0.06, 0.94, 2) * side
@@ -297,7 +328,7 @@ def _draw_sprite(
     u, v = to_object[0, 0] * px + to_object[0, 1] * py, to_object[1, 0] * px + to_object[1, 1] * py
 
     colour, opacity, part = _paint(rng, species, u, v, radius)
-    return _Sprite(slice(top, bottom), slice(left, right), colour, opacity, part, (float(x), float(y)), diameter)
+    return Sprite(slice(top, bottom), slice(left, right), colour, opacity, part, (float(x), float(y)), diameter)
 
 
 def _view(rng: np.random.Generator) -> np.ndarray:
@@ -499,8 +530,8 @@ def _enlargement(side: int, cells: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)
 
 
-def _compose(
-    background: np.ndarray, sprites: Sequence[_Sprite], numbers: Sequence[int]
+def compose(
+    background: np.ndarray, sprites: Sequence[Sprite], numbers: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw the sprites on the background in their order, without those that later ones hide."""
     side = len(background)

@@ -20,7 +20,9 @@ def executed(fo, tmp_path_factory) -> nbformat.NotebookNode:
     """The notebook, executed again on the private database."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NTS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # without the cache of earlier tests
-        return tutorial.execute(nbformat.read(tutorial.PATH, as_version=4))
+        notebook = tutorial.execute(nbformat.read(tutorial.PATH, as_version=4))
+    fo.delete_non_persistent_datasets()  # FiftyOne would, when its last client leaves
+    return notebook
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[list[str]]:

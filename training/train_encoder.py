@@ -1,10 +1,14 @@
-"""Train the small DINOv2 on drawn scenes with a supervised contrastive loss over species.
+"""Train the small DINOv2 with a supervised contrastive loss: over species of drawn scenes, and classes of photographs.
 
-    python -m training.train_encoder --steps 7600 --out nts/small/encoder
+    python -m training.train_encoder --run runs/encoder --out runs/encoder/drawn     # drawn scenes only, from scratch
+    python -m training.train_encoder --init runs/encoder/drawn --pool POOL --classes CLASSES --steps 2200 \\
+        --run runs/encoder_photographs --out nts/small/encoder
 
 The loss compares the same features as the pipeline: patch tokens after the final LayerNorm, averaged over an object's
 mask in the scene (target side), or over its crop with weighted patches (reference side). Background windows, parts, and
 windows across an object's border are negatives: proposals that must not be mistaken for an object.
+
+The model appends the colours of each patch to its token, see :mod:`nts.encoder.colour`; both are trained together.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Dinov2Config, Dinov2Model
 
+from nts.encoder.colour import ColourDinov2Config, ColourDinov2Model
+from nts.encoder.files import read_encoder
 from nts.images import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_bicubic, stretch, to_float
 from nts.matching import patch_weights
 from nts.references import Reference, prepare_reference
@@ -38,10 +43,15 @@ from synthetic.scenes import (
     make_species,
 )
 
+from .labelled_objects import LabelledObject, View, draw_view, read_objects
+from .pool import read_pool
+
 OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
 PATCH = 14
 NOTHING = -1  # label of regions that belong to no species
 SHADES = 6  # bins per colour channel in the colour histograms
+VIEWS = 4  # of each class of photographs in a batch: two as references, two as targets
+PHOTOGRAPHED = 1_000_000  # first label of classes of photographs
 LESSONS = ("parts", "traits", "colours", "palette")  # losses of the tutor
 
 
@@ -57,6 +67,8 @@ class Stage:
             whole scenes.
         crops: reference crops per batch.
         distractors: include regions that belong to no species.
+        scenes: scenes per group that are used.
+        classes: classes of photographs per batch, each with :data:`VIEWS` views.
     """
 
     side: int
@@ -65,6 +77,19 @@ class Stage:
     windows: int = 1
     crops: int = 12
     distractors: bool = True
+    scenes: int = 8
+    classes: int = 0
+
+
+DRAWN_STAGES = (
+    Stage(side=112, share=0.465, groups=2, windows=3, crops=0, distractors=False),
+    Stage(side=224, share=0.335),
+    Stage(side=336, share=0.2, windows=0),
+)
+PHOTOGRAPH_STAGES = (
+    Stage(side=168, share=0.9, scenes=5, crops=6, classes=6),
+    Stage(side=336, share=0.1, scenes=3, windows=0, crops=4, classes=3),
+)
 
 
 @dataclass(frozen=True)
@@ -80,16 +105,13 @@ class EncoderTraining:
     layers: int = 6
     heads: int = 3
     image_size: int = 336  # native side of the input: 24×24 patches
-    stages: tuple[Stage, ...] = (
-        Stage(side=112, share=0.465, groups=2, windows=3, crops=0, distractors=False),
-        Stage(side=224, share=0.335),
-        Stage(side=336, share=0.2, windows=0),
-    )
+    stages: tuple[Stage, ...] = DRAWN_STAGES
     group_pool: int = 160  # groups of scenes in use at a time; drawing one takes longer than a step
     group_uses: int = 8  # uses of each group, rotated or mirrored
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
+    colour_weight: float = 0.6  # length of the colours relative to the other features, at the start
 
     def stage(self, step: int, steps: int) -> Stage:
         """Stage of a step."""
@@ -123,8 +145,8 @@ class Items:
 
 
 def build_model(config: EncoderTraining) -> Tutored:
-    encoder = Dinov2Model(
-        Dinov2Config(
+    encoder = ColourDinov2Model(
+        ColourDinov2Config(
             hidden_size=config.width,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
@@ -139,7 +161,7 @@ def build_model(config: EncoderTraining) -> Tutored:
 
 
 @torch.no_grad()
-def spread_patches(encoder: Dinov2Model, config: EncoderTraining) -> None:
+def spread_patches(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
     """Initialise the patch embedding with the principal components of drawn patches, amplifying weaker ones.
 
     Most of the variance of raw patches is their mean colour. With random filters, a transformer without a convolutional
@@ -174,7 +196,7 @@ def draw_batch(rng: np.random.Generator, config: EncoderTraining, stage: Stage, 
     """Scenes of a step: groups from a slowly moving pool, rotated and mirrored."""
     first = step * stage.groups // config.group_uses
     groups = first + rng.choice(config.group_pool, stage.groups, replace=False)
-    return [turn_scene(rng, scene) for number in groups for scene in scene_group(seed, int(number))]
+    return [turn_scene(rng, scene) for number in groups for scene in scene_group(seed, int(number))[: stage.scenes]]
 
 
 def turn_scene(rng: np.random.Generator, scene: Scene) -> Scene:
@@ -349,6 +371,44 @@ def pool(tokens: Tensor, items: Items) -> Tensor:
     return spread.flatten(1) @ tokens.flatten(0, 1)
 
 
+def draw_photographs(
+    rng: np.random.Generator, objects: dict[str, list[LabelledObject]], stage: Stage
+) -> tuple[Tensor, Items]:
+    """Views of objects of random classes, and their items: float ``[B, 3, side, side]``, and the items."""
+    names = list(objects)
+    # Classes with many objects are drawn more often.
+    odds = np.array([len(objects[name]) for name in names]) ** 0.5
+    views: list[View] = []
+    labels, instance, image = [], [], []
+    for k in rng.choice(len(names), stage.classes, replace=False, p=odds / odds.sum()):
+        of_class = objects[names[k]]
+        for v, i in enumerate(rng.choice(len(of_class), VIEWS, replace=False)):
+            view = draw_view(rng, of_class[i], stage.side, PATCH, crop=v < VIEWS // 2)
+            others = len(view.weights) - 1
+            labels += [PHOTOGRAPHED + int(k), *[NOTHING] * others]
+            instance += [PHOTOGRAPHED + len(views), *[NOTHING] * others]
+            image += [len(views)] * len(view.weights)
+            views.append(view)
+    return torch.stack([view.pixels for view in views]), Items(
+        torch.cat([view.weights for view in views]),
+        torch.tensor(image),
+        torch.tensor(labels),
+        torch.tensor(instance),
+        torch.zeros(len(labels), 6),
+    )
+
+
+def _join(first: Items, images: int, second: Items) -> Items:
+    """Items of two batches whose images follow each other; ``images`` of the first."""
+    return Items(
+        torch.cat([first.weights, second.weights]),
+        torch.cat([first.image, second.image + images]),
+        torch.cat([first.labels, second.labels]),
+        torch.cat([first.instance, second.instance]),
+        torch.cat([first.colours, second.colours]),
+    )
+
+
 class Tutor(nn.Module):
     """Auxiliary linear heads on the tokens; they are not exported.
 
@@ -419,7 +479,7 @@ class Tutored(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.tutor = Tutor(encoder.config.hidden_size)
+        self.tutor = Tutor(encoder.config.hidden_size + encoder.config.colour_size)
 
 
 def contrastive_loss(embeddings: Tensor, labels: Tensor, instance: Tensor, temperature: float) -> Tensor:
@@ -444,11 +504,16 @@ def step_loss(
     stage: Stage,
     seed: int,
     step: int,
+    objects: dict[str, list[LabelledObject]],
     dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of one batch, and numbers for the log."""
     scenes = draw_batch(rng, config, stage, seed, step)
-    images, views, items = draw_items(rng, scenes, stage, config.image_size)
+    images, views, drawn = draw_items(rng, scenes, stage, config.image_size)
+    items, count = drawn, len(images)
+    if stage.classes:
+        photographs, photographed = draw_photographs(rng, objects, stage)
+        images, items = torch.cat([images, photographs]), _join(drawn, count, photographed)
     tokens = encode(model.encoder, images, dtype)
     means = pool(tokens, items)
     embeddings = F.normalize(means, dim=1)
@@ -456,7 +521,7 @@ def step_loss(
     standard = F.normalize((means - means.mean(0)) / (means.std(0) + 1e-3), dim=1)
     loss = contrastive_loss(embeddings, items.labels, items.instance, config.temperature)
     loss = loss + contrastive_loss(standard, items.labels, items.instance, 2 * config.temperature)
-    lessons = model.tutor(images, tokens, means, views, items)
+    lessons = model.tutor(images[:count], tokens[:count], means[: len(drawn.labels)], views, drawn)
     loss = loss + config.tutor_weight * lessons.sum()
     with torch.no_grad():
         similar = embeddings @ embeddings.T
@@ -464,12 +529,16 @@ def step_loss(
         nearest = items.labels[similar.argmax(1)] == items.labels
         among_objects = similar.masked_fill(items.labels == NOTHING, -1)
         nearest_object = items.labels[among_objects.argmax(1)] == items.labels
-        is_object = items.labels != NOTHING
-    return loss, {
-        **dict(zip(LESSONS, lessons.tolist(), strict=True)),
-        "nearest_right": float(nearest[is_object].float().mean()),
-        "nearest_object_right": float(nearest_object[is_object].float().mean()),
-    }
+        is_object = (items.labels != NOTHING) & (items.labels < PHOTOGRAPHED)
+        numbers = {
+            **dict(zip(LESSONS, lessons.tolist(), strict=True)),
+            "nearest_right": float(nearest[is_object].float().mean()),
+            "nearest_object_right": float(nearest_object[is_object].float().mean()),
+        }
+        if stage.classes:
+            in_photograph = items.labels >= PHOTOGRAPHED
+            numbers["photographs_right"] = float(nearest_object[in_photograph].float().mean())
+    return loss, numbers
 
 
 @torch.inference_mode()
@@ -519,20 +588,64 @@ def validate(
     return result
 
 
-def export(model: Dinov2Model, folder: Path) -> None:
+def export(model: ColourDinov2Model, folder: Path) -> None:
     """Write half precision weights in Hugging Face's format: config.json and model.safetensors."""
-    half = Dinov2Model(model.config)
+    half = ColourDinov2Model(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
 
 
+@torch.no_grad()
+def weigh_colours(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
+    """Initialise the projection of colours with the principal components of drawn histograms, centred and weighted."""
+    images = []
+    for batch in range(4):
+        rng = np.random.default_rng([10, batch])
+        images.append(draw_items(rng, list(scene_group(9, batch)), Stage(224, 1.0), config.image_size)[0])
+    pixels = torch.cat(images)
+    histograms = encoder.colours.histograms(pixels).flatten(0, 1)
+    mean = histograms.mean(0)
+    _, components = torch.linalg.eigh((histograms - mean).T @ (histograms - mean))
+    projection = components[:, -encoder.config.colour_size :].T
+    features = encode(encoder, pixels, torch.float32)[..., : encoder.config.hidden_size]
+    colours = (histograms - mean) @ projection.T
+    weight = config.colour_weight * features.mean(1).norm(dim=1).mean() / colours.norm(dim=1).mean()
+    encoder.colours.projection.weight.copy_(weight * projection)
+    encoder.colours.projection.bias.copy_(-weight * projection @ mean)
+
+
 def train(
-    steps: int, seed: int, run: Path, config: EncoderTraining, log_every: int = 100, check_every: int = 200
+    steps: int,
+    seed: int,
+    run: Path,
+    config: EncoderTraining,
+    *,
+    initial: Path | None = None,
+    objects: dict[str, list[LabelledObject]] | None = None,
+    log_every: int = 100,
+    check_every: int = 200,
 ) -> Training:
-    """Train up to `steps`, resuming from the checkpoint in `run` if there is one."""
+    """Train up to `steps`, resuming from the checkpoint in `run` if there is one.
+
+    Args:
+        steps: in total.
+        seed: of the random numbers.
+        run: folder of the checkpoint and the log.
+        config: constants.
+        initial: folder of an encoder to begin with.
+        objects: of photographs, by class.
+        log_every: steps between entries of the log.
+        check_every: steps between checkpoints.
+    """
     torch.manual_seed(seed)
     model = build_model(config)
-    spread_patches(model.encoder, config)
+    if initial is None:
+        spread_patches(model.encoder, config)
+    else:
+        known = read_encoder(initial / "config.json", initial / "model.safetensors")
+        model.encoder.load_state_dict(known.state_dict(), strict=isinstance(known, ColourDinov2Model))
+    if not isinstance(initial, Path) or not isinstance(known, ColourDinov2Model):
+        weigh_colours(model.encoder, config)
     training = start(model)
     if (run / "checkpoint.pt").exists():
         resume(training, run / "checkpoint.pt")
@@ -540,7 +653,7 @@ def train(
     while training.step < steps:
         rate = learning_rate(training.step, steps, config.peak_rate, warmup=100)
         stage = config.stage(training.step, steps)
-        loss = partial(step_loss, config=config, stage=stage, seed=seed, step=training.step)
+        loss = partial(step_loss, config=config, stage=stage, seed=seed, step=training.step, objects=objects or {})
         entries.append(advance(training, loss, seed=seed, rate=rate))
         if training.step % log_every == 0:
             seconds = (time.perf_counter() - began) / len(entries)
@@ -556,6 +669,9 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--init", type=Path, help="folder of an encoder to begin with, to train on photographs too")
+    parser.add_argument("--pool", type=Path, help="folder of photographs with masks, in COCO's layout")
+    parser.add_argument("--classes", type=Path, help="folder of photographs with a class each")
     parser.add_argument("--steps", type=int, default=7600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -571,12 +687,18 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.init is not None and (args.pool is None or args.classes is None):
+        parser.error("--init needs --pool and --classes")
     config = EncoderTraining()
+    objects = None
+    if args.init is not None:
+        config = EncoderTraining(stages=PHOTOGRAPH_STAGES, peak_rate=5e-4, tutor_weight=0.2)
+        objects = read_objects(read_pool(args.pool, "train"), args.classes)
     if args.export_only:
         training = start(build_model(config))
         resume(training, args.run / "checkpoint.pt")
     else:
-        training = train(args.steps, args.seed, args.run, config)
+        training = train(args.steps, args.seed, args.run, config, initial=args.init, objects=objects)
     export(training.average.encoder, args.out)
 
 

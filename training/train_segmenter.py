@@ -1,18 +1,19 @@
-"""Train the small SAM2 on drawn scenes: a click or a box to three masks and their predicted IoU.
+"""Train the small SAM2 on drawn scenes and photographs: a click or a box to three masks and their predicted IoU.
 
-    python -m training.train_segmenter --steps 8000 --out nts/small/segmenter/small_sam2.pt
+    python -m training.train_segmenter --pool POOL --steps 8000 --out nts/small/segmenter/small_sam2.pt
 
-A click on a part may denote the part or the whole. The best of three masks is compared with the whole object and, with
-a smaller weight, the best for the part with the part. The target of the predicted IoU is the IoU with the whole object,
-or slightly less than the IoU with the part: it must rank wholes above parts, parts above other pieces, and masks of
-objects above masks from clicks on the background.
+A click is ambiguous: it may denote a part or the whole, and in photographs masks may contain each other. Each answer is
+compared with the best of three masks for it: the object that was drawn for the click, and, with smaller weights, all
+other objects under it and its part. The target of the predicted IoU is the largest IoU with an object, or slightly less
+than the IoU with the part: it must rank wholes above parts, parts above other pieces, and masks of objects above masks
+from clicks on the background. The background is clicked only where all objects are known.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nts.images import normalise
 from nts.models import build_sam2
 from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
-from synthetic.scenes import SIDE, TRAIN_SPECIES, VALIDATION_SPECIES, Scene, draw_scene
+from synthetic.scenes import SIDE, VALIDATION_SPECIES, draw_scene
+
+from .examples import MIN_AREA, Example, draw_example, draw_species, of_scene, place
+from .pool import Pool, read_pool
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
 LOGIT_SIDE = 64
@@ -35,13 +39,13 @@ LOGIT_SIDE = 64
 class SegmenterTraining:
     """Constants of the training."""
 
-    scenes: int = 4
-    clicks: int = 12
-    background_clicks: int = 2  # among the clicks
+    images: int = 5
+    clicks: int = 8
+    background_clicks: int = 1  # among the clicks
     boxes_every: int = 8  # every n-th step uses boxes instead of clicks
     peak_rate: float = 6e-4
     focal_weight: float = 20.0
-    part_weight: float = 0.3
+    other_weight: float = 0.3  # of each answer but the object that was drawn for the click
     part_credit: float = 0.85  # factor of the IoU with the part under the click
     mean_weight: float = 0.1
     single_weight: float = 0.2
@@ -50,21 +54,30 @@ class SegmenterTraining:
 
 @dataclass(frozen=True)
 class Prompts:
-    """``n`` prompts of a batch of scenes.
+    """``n`` prompts of a batch of images.
 
     Attributes:
-        scene: int64 ``[n]``, index of the scene.
+        image: int64 ``[n]``, index of the image.
         points: float ``[n, P, 2]``, ``x, y`` in pixels.
         labels: int64 ``[n, P]``, 1 for a click, 2 and 3 for the corners of a box.
-        wholes: float ``[n, S, S]``, fraction of each cell that the object covers; 0 for a click on the background.
-        pieces: float ``[n, S, S]``, the same for the part under the click.
+        answers: float ``[n, A, S, S]``, fraction of each cell that a right answer covers: the object drawn for the
+            prompt first, then its part, then other objects under the click, as far as there are any; 0 for none, and
+            for a click on the background.
     """
 
-    scene: Tensor
+    image: Tensor
     points: Tensor
     labels: Tensor
-    wholes: Tensor
-    pieces: Tensor
+    answers: Tensor
+
+    @property
+    def on_object(self) -> Tensor:
+        """bool ``[n]``: not on the background."""
+        return self.answers[:, 0].amax((1, 2)) > 0.5
+
+
+PART = 1  # index of the part among the answers
+ANSWERS = 4
 
 
 def build_model() -> nn.Module:
@@ -72,42 +85,48 @@ def build_model() -> nn.Module:
     return build_sam2(MODEL_FILE)
 
 
-def draw_batch(rng: np.random.Generator, numbers: range, count: int) -> list[Scene]:
-    """Draw scenes of six species each, including a pair of look-alikes."""
-    scenes = []
-    for seed in rng.integers(2**31, size=count):
-        pool = rng.integers(numbers.start // 2, numbers.stop // 2, size=5) * 2
-        scenes.append(draw_scene(int(seed), [*pool, pool[0] + 1]))
-    return scenes
-
-
 def draw_prompts(
-    rng: np.random.Generator, scenes: list[Scene], clicks: int, background: int, boxes: bool, side: int = LOGIT_SIDE
+    rng: np.random.Generator, examples: list[Example], clicks: int, background: int, boxes: bool, side: int = LOGIT_SIDE
 ) -> Prompts:
     """Clicks on random visible pixels of objects in turn and of the background, or a loose box of each object."""
-    rows: list[tuple[int, np.ndarray, list[int], np.ndarray, np.ndarray]] = []
-    for s, scene in enumerate(scenes):
-        nothing = np.zeros(scene.parts.shape, bool)
-        order = rng.permutation(len(scene.masks))
+    image, points, labels, answers = [], [], [], []
+    for index, example in enumerate(examples):
+        order = rng.permutation(len(example.masks))
+        if boxes and not len(order):
+            continue
         for c in range(clicks):
-            if not len(order) or (c < background and not boxes):
-                y, x = _random_pixel(rng, ~scene.masks.any(0))
-                rows.append((s, _near(rng, x, y), [1], nothing, nothing))
-                continue
-            whole = scene.masks[order[c % len(order)]]
-            if boxes:
-                rows.append((s, _loose_box(rng, whole), [2, 3], whole, whole))
-                continue
-            y, x = _random_pixel(rng, whole)
-            rows.append((s, _near(rng, x, y), [1], whole, whole & (scene.parts == scene.parts[y, x])))
-    scene_index, points, labels, wholes, pieces = zip(*rows, strict=True)
+            on_background = c < background and not boxes
+            if not len(order) or (on_background and example.exhaustive):
+                outside = ~example.masks.any(0)
+                if not example.exhaustive or not outside.any():
+                    continue
+                y, x = _random_pixel(rng, outside)
+                points.append(_near(rng, x, y))
+                answers.append(np.zeros((ANSWERS, side, side), np.float32))
+            else:
+                drawn = int(order[c % len(order)])
+                whole = example.masks[drawn]
+                y, x = _random_pixel(rng, whole)
+                points.append(_loose_box(rng, whole) if boxes else _near(rng, x, y))
+                right = [whole] if boxes else _right_answers(example, drawn, y, x)
+                answers.append(_shrink(right, side))
+            image.append(index)
+            labels.append([2, 3] if boxes else [1])
     return Prompts(
-        torch.tensor(scene_index),
+        torch.tensor(image),
         torch.from_numpy(np.stack(points)).float(),
         torch.tensor(labels),
-        _shrink(wholes, side),
-        _shrink(pieces, side),
+        torch.from_numpy(np.stack(answers)),
     )
+
+
+def _right_answers(example: Example, drawn: int, y: int, x: int) -> list[np.ndarray]:
+    """The object, its part under the click, and the smallest other objects under the click."""
+    whole = example.masks[drawn]
+    part = whole & (example.parts == example.parts[y, x]) & (example.parts > 0)
+    others = [i for i in np.flatnonzero(example.masks[:, y, x]) if i != drawn]
+    others.sort(key=lambda i: np.count_nonzero(example.masks[i]))
+    return [whole, part, *[example.masks[i] for i in others[: ANSWERS - 2]]]
 
 
 def _random_pixel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:
@@ -127,11 +146,16 @@ def _loose_box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return box + rng.uniform(-0.08, 0.08, (2, 2)) * (box[1] - box[0])
 
 
-def _shrink(masks: tuple[np.ndarray, ...], side: int) -> Tensor:
-    """Covered fraction of each cell: with soft edges, enlarged logits can cross zero between grid points."""
+def _shrink(masks: list[np.ndarray], side: int) -> np.ndarray:
+    """Covered fraction of each cell, ``[ANSWERS, side, side]``, 0 for answers that are missing.
+
+    With soft edges, enlarged logits can cross zero between grid points.
+    """
+    shares = np.zeros((ANSWERS, side, side), np.float32)
     stacked = np.stack(masks)
     cell = stacked.shape[1] // side
-    return torch.from_numpy(stacked.reshape(len(stacked), side, cell, side, cell).mean((2, 4), dtype=np.float32))
+    shares[: len(masks)] = stacked.reshape(len(stacked), side, cell, side, cell).mean((2, 4), dtype=np.float32)
+    return shares
 
 
 def decode(model: nn.Module, images: Tensor, prompts: Prompts, add_no_mem: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,12 +168,12 @@ def decode(model: nn.Module, images: Tensor, prompts: Prompts, add_no_mem: bool)
         coarse = coarse + model.no_mem_embed.reshape(1, -1, 1, 1)
     sparse, dense = model.sam_prompt_encoder((prompts.points, prompts.labels), boxes=None, masks=None)
     logits, iou, _, objectness = model.sam_mask_decoder.predict_masks(
-        image_embeddings=coarse[prompts.scene],
+        image_embeddings=coarse[prompts.image],
         image_pe=model.sam_prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=dense,
         repeat_image=False,
-        high_res_features=[fine[prompts.scene], middle[prompts.scene]],
+        high_res_features=[fine[prompts.image], middle[prompts.image]],
     )
     return logits.float(), iou.float(), objectness.float()
 
@@ -179,67 +203,104 @@ def images_tensor(images: np.ndarray) -> Tensor:
 
 
 def step_loss(
-    model: nn.Module, rng: np.random.Generator, config: SegmenterTraining, dtype: torch.dtype = torch.bfloat16
+    model: nn.Module,
+    rng: np.random.Generator,
+    config: SegmenterTraining,
+    pool: Pool,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch of freshly drawn scenes, and numbers for the log."""
-    scenes = draw_batch(rng, TRAIN_SPECIES, config.scenes)
+    """Loss of one batch of new examples, and numbers for the log."""
+    examples = [draw_example(rng, pool) for _ in range(config.images)]
     boxes = rng.integers(config.boxes_every) == 0
-    prompts = draw_prompts(rng, scenes, config.clicks, config.background_clicks, boxes)
-    images = images_tensor(np.stack([s.image for s in scenes]))
+    prompts = draw_prompts(rng, examples, config.clicks, config.background_clicks, boxes)
+    images = images_tensor(np.stack([example.image for example in examples]))
     # Presets differ in whether no_mem_embed is added: train for both.
     add_no_mem = bool(rng.integers(2))
     # The plain attention is the faster one: on a CPU the fused kernel's backward pass is slow for short sequences.
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), sdpa_kernel(SDPBackend.MATH):
         logits, iou, objectness = decode(model, images, prompts, add_no_mem)
 
-    real = prompts.wholes.amax((1, 2)) > 0.5
-    losses = mask_loss(logits[real], prompts.wholes[real], config.focal_weight)
+    real = prompts.on_object
+    answers = prompts.answers[real]
+    losses = mask_loss(logits[real], answers[:, 0], config.focal_weight)
     whole = losses[:, 1:].amin(1).mean()
-    piece = mask_loss(logits[real, 1:], prompts.pieces[real], config.focal_weight).amin(1).mean()
+    others = sum(_best_for(logits[real, 1:], answers[:, a], config.focal_weight) for a in range(1, ANSWERS))
     with torch.no_grad():
-        truth = mask_iou(logits, prompts.wholes)
-        credited = torch.maximum(truth, config.part_credit * mask_iou(logits, prompts.pieces))
+        truth = torch.stack([mask_iou(logits, prompts.answers[:, a]) for a in range(ANSWERS)], 2)
+        truth[:, :, PART] *= config.part_credit
+        credited = truth.amax(2)
     iou_error = (iou - credited).square().mean()
     presence = F.binary_cross_entropy_with_logits(objectness[:, 0], real.float())
     loss = (
         whole
-        + config.part_weight * piece
+        + config.other_weight * others
         + config.mean_weight * losses[:, 1:].mean()
         + config.single_weight * losses[:, 0].mean()
         + config.iou_weight * iou_error
         + 0.1 * presence
     )
-    chosen = truth[:, 1:].gather(1, iou[:, 1:].argmax(1, keepdim=True))[real].mean()
+    chosen = credited[:, 1:].gather(1, iou[:, 1:].argmax(1, keepdim=True))[real].mean()
     return loss, {"whole": float(whole.detach()), "chosen_iou": float(chosen), "iou_error": float(iou_error.detach())}
 
 
+def _best_for(logits: Tensor, answers: Tensor, focal_weight: float) -> Tensor:
+    """Loss of the best mask for answers that some prompts lack, as a sum over those that have one per prompt."""
+    there = answers.amax((1, 2)) > 0.5
+    if not there.any():
+        return logits.new_zeros(())
+    return mask_loss(logits[there], answers[there], focal_weight).amin(1).sum() / len(answers)
+
+
 @torch.inference_mode()
-def validate(model: nn.Module, scenes: int = 48, clicks: int = 12) -> dict[str, float]:
-    """On held-out species: IoU of the mask with the highest predicted IoU, IoU of the best mask, and predicted IoU."""
+def validate(model: nn.Module, pool: Pool, images: int = 48, clicks: int = 12) -> dict[str, float]:
+    """IoU of the mask with the highest predicted IoU, IoU of the best mask, and predicted IoU.
+
+    On scenes of held-out species, with clicks on the background, and on held-out photographs: as they are, and shrunk.
+    """
     rng = np.random.default_rng(5)
     model.eval()
-    results = []
-    for _ in range(scenes // 8):
-        batch = draw_batch(rng, VALIDATION_SPECIES, 8)
+    scenes = [
+        of_scene(draw_scene(int(seed), draw_species(rng, VALIDATION_SPECIES)))
+        for seed in rng.integers(2**31, size=images)
+    ]
+    found = {f"val_{name}": value for name, value in _figures(model, scenes, rng, clicks).items()}
+    for name, zoom in (("photos", 1.0), ("shrunk", 0.4)):
+        chosen = [
+            photograph for of_set in pool.sets.values() for photograph in of_set[: max(1, images // len(pool.sets))]
+        ]
+        placed = [place(np.random.default_rng([6, i]), each, zoom=zoom) for i, each in enumerate(chosen)]
+        examples = [Example(image, masks, np.zeros((SIDE, SIDE), np.uint8), False) for image, masks in placed]
+        examples = [replace(e, masks=e.masks[e.masks.sum((1, 2)) >= MIN_AREA]) for e in examples]
+        figures = _figures(model, examples, rng, clicks)
+        found |= {f"{name}_{key}": value for key, value in figures.items() if "background" not in key}
+    return found
+
+
+def _figures(model: nn.Module, examples: list[Example], rng: np.random.Generator, clicks: int) -> dict[str, float]:
+    chosen, best, on_object, on_background = [], [], [], []
+    for first in range(0, len(examples), 8):
+        batch = examples[first : first + 8]
         prompts = draw_prompts(rng, batch, clicks, 2, boxes=False, side=SIDE)
-        images = images_tensor(np.stack([s.image for s in batch]))
         with torch.autocast("cpu", torch.bfloat16):
-            logits, iou, _ = decode(model, images, prompts, add_no_mem=False)
-        truth = mask_iou(F.interpolate(logits[:, 1:], size=(SIDE, SIDE), mode="bilinear"), prompts.wholes)
+            logits, iou, _ = decode(model, images_tensor(np.stack([e.image for e in batch])), prompts, add_no_mem=False)
+        masks = F.interpolate(logits[:, 1:], size=(SIDE, SIDE), mode="bilinear")
+        objects = [a for a in range(ANSWERS) if a != PART]
+        truth = torch.stack([mask_iou(masks, prompts.answers[:, a]) for a in objects], 2).amax(2)
         predicted, at = iou[:, 1:].max(1)
-        real = prompts.wholes.amax((1, 2)) > 0.5
-        chosen = truth.gather(1, at[:, None])[real, 0]
-        results.append(
-            {
-                "val_chosen_iou": float(chosen.mean()),
-                "val_best_iou": float(truth[real].amax(1).mean()),
-                "val_above_half": float((chosen > 0.5).float().mean()),
-                "val_above_three_quarters": float((chosen > 0.75).float().mean()),
-                "val_predicted_on_object": float(predicted[real].mean()),
-                "val_predicted_on_background": float(predicted[~real].mean()),
-            }
-        )
-    return mean_of(results)
+        real = prompts.on_object
+        chosen.append(truth.gather(1, at[:, None])[real, 0])
+        best.append(truth[real].amax(1))
+        on_object.append(predicted[real])
+        on_background.append(predicted[~real])
+    chosen_iou = torch.cat(chosen)
+    return {
+        "chosen_iou": float(chosen_iou.mean()),
+        "best_iou": float(torch.cat(best).mean()),
+        "above_half": float((chosen_iou > 0.5).float().mean()),
+        "above_three_quarters": float((chosen_iou > 0.75).float().mean()),
+        "predicted_on_object": float(torch.cat(on_object).mean()),
+        "predicted_on_background": float(torch.cat(on_background).mean()),
+    }
 
 
 def export(model: nn.Module, path: Path) -> None:
@@ -249,17 +310,39 @@ def export(model: nn.Module, path: Path) -> None:
 
 
 def train(
-    steps: int, seed: int, run: Path, config: SegmenterTraining, log_every: int = 100, check_every: int = 200
+    steps: int,
+    seed: int,
+    run: Path,
+    config: SegmenterTraining,
+    folder: Path,
+    initial: Path | None = None,
+    log_every: int = 100,
+    check_every: int = 200,
 ) -> Training:
-    """Train up to `steps`, resuming from the checkpoint in `run` if there is one."""
+    """Train up to `steps`, resuming from the checkpoint in `run` if there is one.
+
+    Args:
+        steps: in total.
+        seed: of the random numbers.
+        run: folder of the checkpoint and the log.
+        config: constants.
+        folder: of the pool of photographs.
+        initial: weights to begin with.
+        log_every: steps between entries of the log.
+        check_every: steps between checkpoints.
+    """
     torch.manual_seed(seed)
-    training = start(build_model())
+    pool, held_out = read_pool(folder, "train"), read_pool(folder, "validation")
+    model = build_model()
+    if initial is not None:
+        model.load_state_dict(torch.load(initial, weights_only=True)["model"])
+    training = start(model)
     if (run / "checkpoint.pt").exists():
         resume(training, run / "checkpoint.pt")
     began, entries = time.perf_counter(), []
     while training.step < steps:
         rate = learning_rate(training.step, steps, config.peak_rate)
-        entries.append(advance(training, partial(step_loss, config=config), seed=seed, rate=rate))
+        entries.append(advance(training, partial(step_loss, config=config, pool=pool), seed=seed, rate=rate))
         if training.step % log_every == 0:
             seconds = (time.perf_counter() - began) / len(entries)
             log(
@@ -270,12 +353,14 @@ def train(
         if training.step % check_every == 0 or training.step == steps:
             save(training, run / "checkpoint.pt")
         if training.step % (5 * check_every) == 0 or training.step == steps:
-            log(run / "log.jsonl", {"step": training.step, **validate(training.average)})
+            log(run / "log.jsonl", {"step": training.step, **validate(training.average, held_out)})
     return training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", type=Path, required=True, help="folder of photographs with masks, in COCO's layout")
+    parser.add_argument("--init", type=Path, help="weights to begin with, instead of random ones")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -295,7 +380,7 @@ def main() -> None:
         training = start(build_model())
         resume(training, args.run / "checkpoint.pt")
     else:
-        training = train(args.steps, args.seed, args.run, SegmenterTraining())
+        training = train(args.steps, args.seed, args.run, SegmenterTraining(), args.pool, args.init)
     export(training.average, args.out)
 
 

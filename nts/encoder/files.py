@@ -97,7 +97,9 @@ def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:
 
 def _architecture(family: EncoderFamily, content: dict[str, Any], file: Path) -> dict[str, Any]:
     """Architecture settings of a configuration, without settings for loading, training or running."""
-    known = inspect.signature(family.config).parameters.keys() - inspect.signature(PretrainedConfig).parameters.keys()
+    classes = family.config.__mro__[: family.config.__mro__.index(PretrainedConfig)]
+    known = {name for each in classes for name in inspect.signature(each).parameters}
+    known -= inspect.signature(PretrainedConfig).parameters.keys()
     defaults = family.config()
     found = {}
     for key in sorted(known & content.keys()):

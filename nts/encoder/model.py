@@ -23,6 +23,7 @@ from transformers import (
 from ..memory import EncoderInfo
 from ..utils.devices import autocast
 from ..utils.threads import in_one_thread, is_small
+from .colour import ColourDinov2Config, ColourDinov2Model
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class EncoderFamily:
         registers: register tokens precede the patch tokens, after the CLS token.
         side: patches per side of the input; ``None`` to take the input size from the configuration's ``image_size``.
         gated: downloading requires an account that accepted the licence.
+        colours: the colours of a patch follow its token.
     """
 
     config: type[PretrainedConfig]
@@ -44,10 +46,15 @@ class EncoderFamily:
     registers: bool = False
     side: int | None = None
     gated: bool = False
+    colours: bool = False
 
     def prefix_tokens(self, config: PretrainedConfig) -> int:
         """Number of tokens before the patch tokens."""
         return 1 + (config.num_register_tokens if self.registers else 0)
+
+    def token_length(self, config: PretrainedConfig) -> int:
+        """Length of a patch token."""
+        return config.hidden_size + (config.colour_size if self.colours else 0)
 
     def input_size(self, config: PretrainedConfig) -> int:
         """Side of the square input in pixels."""
@@ -64,6 +71,7 @@ FAMILIES: Mapping[str, EncoderFamily] = {
         tuple(f"facebook/dinov2-with-registers-{size}" for size in _SIZES),
         registers=True,
     ),
+    ColourDinov2Config.model_type: EncoderFamily(ColourDinov2Config, ColourDinov2Model, (), colours=True),
     # DINOv3's position encoding accepts any input size; its image_size of 224 is only that of its image processor.
     # DINOv2's 518 pixels are 37 patches of 14. With patches of 16 the same grid takes 592 pixels; objects then cover
     # the same number of patches.
@@ -96,7 +104,7 @@ class Encoder:
         family = FAMILIES[config.model_type]
         size = family.input_size(config)
         side = size // config.patch_size
-        self.info = EncoderInfo(name, fingerprint(model), size, config.hidden_size)
+        self.info = EncoderInfo(name, fingerprint(model), size, family.token_length(config))
         self.grid = (side, side)
         self.patch_size: int = config.patch_size
         self.device = device

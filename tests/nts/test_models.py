@@ -446,8 +446,10 @@ def encoder_folder(tmp_path: Path) -> Callable[..., Path]:
 RELEASED_KEYS = {
     "dinov2": "encoder.layer.1.attention.attention.query.weight",
     "dinov2_with_registers": "encoder.layer.1.attention.attention.query.weight",
+    "dinov2_with_colour": "encoder.layer.1.attention.attention.query.weight",
     "dinov3_vit": "layer.1.attention.q_proj.weight",
 }
+COLOUR_SIZE = 64
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -457,16 +459,17 @@ def test_every_family_gives_the_patch_tokens_of_its_transformers_model(model_typ
     encoder = load_encoder(str(folder), "cpu", "float32")
     size, side = (592, 37) if model_type == "dinov3_vit" else (70, 5)
     assert encoder.info.input_size == size
-    assert encoder.info.dim == 32
+    length = 32 + (COLOUR_SIZE if model_type == "dinov2_with_colour" else 0)
+    assert encoder.info.dim == length
     assert encoder.grid == (side, side)
 
     model = tiny(model_type)
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     tokens = encoder.encode(pixels)
-    assert tokens.shape == (2, side, side, 32)
+    assert tokens.shape == (2, side, side, length)
     with torch.inference_mode():
         hidden = model(pixel_values=pixels).last_hidden_state
-    registers = 0 if model_type == "dinov2" else 4
+    registers = 0 if model_type in ("dinov2", "dinov2_with_colour") else 4
     assert hidden.shape[1] == 1 + registers + side * side
     assert torch.allclose(tokens.flatten(1, 2), hidden[:, 1 + registers :], atol=1e-5)
 

@@ -103,7 +103,7 @@ def test_objects_have_the_promised_sizes(drawn: list[sc.Scene]):
             ys, xs = mask.nonzero()
             longer.append((max(np.ptp(xs), np.ptp(ys)) + 1) / sc.SIDE)
     # An occluded object may show less than its size, and soft edges add up to a pixel on either side.
-    assert max(longer) <= sc.MAX_DIAMETER + 2 / sc.SIDE
+    assert max(longer) <= sc.SIZES.most + 2 / sc.SIDE
     assert min(longer) < 0.08
     assert max(longer) > 0.25
 

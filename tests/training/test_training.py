@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Dinov2Model
 
+from nts.encoder.colour import ColourDinov2Model
 from nts.models import load_encoder, load_segmenter
 from nts.utils import training_loop as loop
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES
 from training import train_encoder, train_segmenter
+from training.examples import Example, drawn
+from training.labelled_objects import read_objects
+from training.pool import read_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STAGE = train_encoder.Stage(side=112, share=1.0, crops=3)
+STAGE = train_encoder.Stage(side=112, share=1.0, crops=3, scenes=4, classes=3)
 ENCODER = train_encoder.EncoderTraining(
     width=48, layers=1, heads=2, image_size=112, stages=(STAGE,), group_pool=2, group_uses=20
 )
-SEGMENTER = train_segmenter.SegmenterTraining(scenes=1, clicks=4, background_clicks=1)
+SEGMENTER = train_segmenter.SegmenterTraining(images=2, clicks=4, background_clicks=1)
 
 
 def build(kind: str) -> loop.Training:
@@ -30,18 +33,33 @@ def build(kind: str) -> loop.Training:
     return loop.start(train_encoder.build_model(ENCODER) if kind == "encoder" else train_segmenter.build_model())
 
 
-def step_loss(kind: str, step: int):
-    if kind == "encoder":
-        return partial(train_encoder.step_loss, config=ENCODER, stage=STAGE, seed=4, step=step, dtype=torch.float32)
-    return partial(train_segmenter.step_loss, config=SEGMENTER, dtype=torch.float32)
+@pytest.fixture(scope="module")
+def step_loss(photographs: Path):
+    """`step_loss(kind, step)`: the loss of a step, on drawn scenes and on photographs."""
+    pool = read_pool(photographs / "pool", "train")
+    objects = read_objects(pool, photographs / "classes")
+
+    def make(kind: str, step: int):
+        if kind == "encoder":
+            options = {"config": ENCODER, "stage": STAGE, "seed": 4, "step": step, "objects": objects}
+            return partial(train_encoder.step_loss, dtype=torch.float32, **options)
+        return partial(train_segmenter.step_loss, config=SEGMENTER, pool=pool, dtype=torch.float32)
+
+    return make
 
 
-def losses(kind: str, training: loop.Training, steps: int, rate: float = 1e-3) -> list[float]:
-    return [loop.advance(training, step_loss(kind, training.step), seed=4, rate=rate)["loss"] for _ in range(steps)]
+@pytest.fixture(scope="module")
+def losses(step_loss):
+    """`losses(kind, training, steps)`: advance a training; returns the loss of every step."""
+
+    def advance(kind: str, training: loop.Training, steps: int, rate: float = 1e-3) -> list[float]:
+        return [loop.advance(training, step_loss(kind, training.step), seed=4, rate=rate)["loss"] for _ in range(steps)]
+
+    return advance
 
 
 @pytest.mark.parametrize("kind", ["encoder", "segmenter"])
-def test_steps_lower_the_loss(kind: str):
+def test_steps_lower_the_loss(kind: str, step_loss, losses):
     training = build(kind)
     loss_of = step_loss(kind, 0)
 
@@ -56,7 +74,7 @@ def test_steps_lower_the_loss(kind: str):
 
 
 @pytest.mark.parametrize("kind", ["encoder", "segmenter"])
-def test_a_resumed_training_repeats_the_uninterrupted_one(kind: str, tmp_path: Path):
+def test_a_resumed_training_repeats_the_uninterrupted_one(kind: str, losses, tmp_path: Path):
     whole = build(kind)
     curve = losses(kind, whole, 4)
 
@@ -88,7 +106,7 @@ def test_the_log_is_one_json_line_per_entry(tmp_path: Path):
 
 def test_training_sees_training_species_only():
     rng = np.random.default_rng(0)
-    scenes = train_encoder.draw_batch(rng, ENCODER, STAGE, 4, 0) + train_segmenter.draw_batch(rng, TRAIN_SPECIES, 4)
+    scenes = train_encoder.draw_batch(rng, ENCODER, STAGE, 4, 0)
     seen = set(np.concatenate([scene.species for scene in scenes]).tolist())
     assert seen <= set(TRAIN_SPECIES)
     assert not seen & set(NOVEL_SPECIES)
@@ -113,26 +131,46 @@ def test_a_perfect_mask_costs_nothing_and_has_iou_one():
 
 def test_clicks_fall_on_their_objects_and_boxes_around_them():
     rng = np.random.default_rng(1)
-    scenes = train_segmenter.draw_batch(rng, TRAIN_SPECIES, 2)
-    clicks = train_segmenter.draw_prompts(rng, scenes, 6, 2, boxes=False)
+    shown = [drawn(rng, None) for _ in range(2)]
+    clicks = train_segmenter.draw_prompts(rng, shown, 6, 2, boxes=False)
     assert clicks.points.shape == (12, 1, 2)
-    real = clicks.wholes.amax((1, 2)) > 0
+    real = clicks.on_object
     assert real.sum() == 8
-    assert (clicks.pieces <= clicks.wholes).all()
+    whole, part = clicks.answers[:, 0], clicks.answers[:, train_segmenter.PART]
+    assert (part <= whole).all()
+    assert (clicks.answers[:, 2:] == 0).all()
     # A click may be off by a pixel, so neighbouring cells count.
-    near = torch.nn.functional.max_pool2d(clicks.wholes, 3, 1, 1)
+    near = torch.nn.functional.max_pool2d(whole, 3, 1, 1)
     x, y = (clicks.points[:, 0] / 4).long().clamp(0, 63).T
     assert (near[torch.arange(12), y, x] > 0)[real].all()
-    boxes = train_segmenter.draw_prompts(rng, scenes, 3, 2, boxes=True)
+    boxes = train_segmenter.draw_prompts(rng, shown, 3, 2, boxes=True)
     assert (boxes.points[:, 1] > boxes.points[:, 0]).all()
     assert boxes.labels.tolist() == [[2, 3]] * 6
+
+
+def test_every_object_under_a_click_is_right_and_unknown_background_is_not_clicked():
+    inner, outer = np.zeros((2, 256, 256), bool)
+    inner[100:140, 100:140] = True
+    outer[60:200, 60:200] = True
+    image, parts = np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256), np.uint8)
+    example = Example(image, np.stack([inner, outer]), parts, exhaustive=False)
+    clicks = train_segmenter.draw_prompts(np.random.default_rng(0), [example], 8, 2, boxes=False)
+    assert clicks.on_object.all()
+    areas = (clicks.answers.sum((2, 3)) * 16).tolist()
+    assert all(of_click[train_segmenter.PART] == 0 for of_click in areas)
+    both = [of_click for of_click in areas if of_click[2]]
+    assert [inner.sum(), 0, outer.sum(), 0] in both
+    assert all(sorted(of_click) == [0, 0, inner.sum(), outer.sum()] for of_click in both)
+    everything = Example(image, np.stack([outer]), parts, exhaustive=True)
+    clicks = train_segmenter.draw_prompts(np.random.default_rng(0), [everything], 8, 2, boxes=False)
+    assert (~clicks.on_object).sum() == 2
 
 
 def test_an_exported_encoder_is_in_half_precision_and_loads(tmp_path: Path):
     model = build("encoder").average.encoder
     train_encoder.export(model, tmp_path)
-    loaded = Dinov2Model.from_pretrained(tmp_path, dtype=torch.float32)
-    assert Dinov2Model.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16
+    loaded = ColourDinov2Model.from_pretrained(tmp_path, dtype=torch.float32)
+    assert ColourDinov2Model.from_pretrained(tmp_path, dtype="auto").dtype == torch.float16
     for (name, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)
     assert load_encoder(str(tmp_path), device="cpu").grid == (8, 8)

@@ -1,0 +1,115 @@
+"""Photographs to train on: what is held out, what is cut out, and where the masks lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from synthetic.scenes import NOVEL_SPECIES, SIDE, TRAIN_SPECIES
+from training import examples
+from training.labelled_objects import draw_view, read_objects
+from training.pool import NOT_CUT_OUT, read_pool, resize
+
+
+@pytest.fixture(scope="module")
+def pool(photographs):
+    return read_pool(photographs / "pool", "train")
+
+
+def test_held_out_photographs_are_others_and_few(photographs, pool):
+    held_out = read_pool(photographs / "pool", "validation")
+    names = [{each.name for of_set in of.sets.values() for each in of_set} for of in (pool, held_out)]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) <= 48
+    assert 0 < len(names[1]) < len(names[0]) / 3
+
+
+def test_copies_of_a_photograph_are_on_the_same_side():
+    from training.pool import _is_held_out
+
+    for number in range(30):
+        copies = [f"IMG_{number}_scaled_{k}_png_jpg.jpg" for k in range(3)] + [f"IMG_{number}.png"]
+        assert len({_is_held_out(name) for name in copies}) == 1
+
+
+def test_a_folder_without_sets_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder with an annotations.json"):
+        read_pool(tmp_path, "train")
+
+
+def test_cut_outs_lie_inside_their_photograph(pool):
+    assert pool.cut_outs
+    for photograph, i in pool.cut_outs:
+        assert not photograph.name.startswith(NOT_CUT_OUT)
+        mask = photograph.masks([i])[0]
+        assert mask[1:-1, 1:-1].sum() == mask.sum() >= 900
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in examples.KINDS], ids=lambda kind: kind.__name__)
+def test_examples_are_pure_functions_of_the_random_numbers(pool, kind):
+    first, again, other = (kind(np.random.default_rng(seed), pool) for seed in (3, 3, 4))
+    assert (first.image == again.image).all()
+    assert (first.masks == again.masks).all()
+    assert (first.image != other.image).any()
+    assert first.image.shape == (SIDE, SIDE, 3)
+    assert first.image.dtype == np.uint8
+    assert first.masks.shape[1:] == first.parts.shape == (SIDE, SIDE)
+    assert not (first.parts > 0)[~first.masks.any(0)].any()
+
+
+def test_masks_stay_on_their_objects_when_a_photograph_is_placed(pool):
+    """A photograph whose objects are white: wherever it is placed, the masks cover the white."""
+    source = pool.sets["coco_masks"][0]
+
+    class White:
+        rles = source.rles
+        masks = staticmethod(source.masks)
+
+        @staticmethod
+        def image():
+            shown = source.masks().any(0)
+            return np.repeat((shown * np.uint8(255))[..., None], 3, 2)
+
+    for seed, zoom in enumerate((0.3, 0.7, 1.0, 2.0)):
+        image, masks = examples.place(np.random.default_rng(seed), White, zoom=zoom)
+        covered = masks.any(0)
+        assert covered.any()
+        assert (image[..., 0][covered] > 100).mean() > 0.95
+
+
+def test_pasted_masks_are_disjoint_and_exhaustive(pool):
+    for seed in range(6):
+        background = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+        scene = examples.paste(np.random.default_rng(seed), pool, background)
+        assert scene.masks.sum(0).max(initial=0) <= 1
+        assert np.count_nonzero(np.abs(scene.image - 0.5).max(2)[~scene.masks.any(0)] > 0.45) < 0.02 * SIDE**2
+
+
+def test_species_are_those_of_the_training():
+    rng = np.random.default_rng(0)
+    drawn = {number for _ in range(50) for number in examples.draw_species(rng)}
+    assert drawn <= set(TRAIN_SPECIES)
+    assert not drawn & set(NOVEL_SPECIES)
+
+
+def test_resizing_keeps_the_kind_of_array():
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 10:20] = True
+    assert resize(mask, (40, 60)).dtype == bool
+    assert resize(mask, (40, 60)).sum() == pytest.approx(4 * mask.sum(), rel=0.05)
+    assert resize(np.zeros((20, 30, 3), np.uint8), (7, 9)).shape == (7, 9, 3)
+
+
+def test_objects_of_photographs_are_seen_as_references_and_as_targets(photographs, pool):
+    objects = read_objects(pool, photographs / "classes")
+    assert "whole" in objects
+    assert len(objects) == 4
+    assert [each.index for each in objects["whole"]] == [None] * 8
+    for of_class in objects.values():
+        for crop in (True, False):
+            rng = np.random.default_rng(1)
+            view = draw_view(rng, of_class[0], 56, 14, crop=crop)
+            assert view.pixels.shape == (3, 56, 56)
+            assert view.weights.shape[1:] == (4, 4)
+            assert len(view.weights) == 1 or not crop
+            assert view.weights[0].sum() > 0
