@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nts.encoder.colour import ColourDinov2Config, ColourDinov2Model
-from nts.encoder.files import read_encoder
+from nts.encoder.files import read_encoder, write_encoder
 from nts.images import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_bicubic, stretch, to_float
 from nts.matching import patch_weights
 from nts.references import Reference, prepare_reference
@@ -592,7 +592,7 @@ def export(model: ColourDinov2Model, folder: Path) -> None:
     """Write half precision weights in Hugging Face's format: config.json and model.safetensors."""
     half = ColourDinov2Model(model.config)
     half.load_state_dict(model.state_dict())
-    half.half().save_pretrained(folder)
+    write_encoder(half.half(), folder)
 
 
 @torch.no_grad()

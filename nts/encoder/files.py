@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import PretrainedConfig, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Dinov2Model, PretrainedConfig, PreTrainedModel
 
 from ..weights import WeightsNotFound, check_finite, first_line, listed
+from .colour import ColourDinov2Model
 from .model import FAMILIES, EncoderFamily
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "num_channels")
@@ -24,6 +26,10 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size
 
 _UNUSED = frozenset({"embeddings.mask_token"})
 """Weights used in training only; DINOv2's files contain them even if ``use_mask_token`` is false."""
+
+
+_COLOURS = "colours."
+"""Start of the names of the weights that a DINOv2 with colours has beside those of a DINOv2."""
 
 
 def read_encoder(config_file: Path, weights_file: Path) -> PreTrainedModel:
@@ -45,24 +51,58 @@ def read_encoder(config_file: Path, weights_file: Path) -> PreTrainedModel:
             f"{weights_file} could not be loaded: it is damaged or no .safetensors file ({first_line(error)})"
         ) from error
     try:
-        loaded: Any = family.model.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=torch.float32,
-            # Set explicitly: a configuration may name a kernel on the hub, which would be downloaded and run.
-            attn_implementation="sdpa",
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        model, found = _load(family, config, weights)
     except Exception as error:  # transformers raises errors of many types for invalid sizes or shapes
         raise WeightsNotFound(
             f"no {config.model_type} could be built from {config_file} and {weights_file}: {first_line(error)}"
         ) from error
-    model, found = loaded
     _check_complete(found, config.model_type, weights_file)
     check_finite(model, str(weights_file))
     return model
+
+
+def write_encoder(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model in the format that :func:`read_encoder` reads: ``config.json`` and ``model.safetensors``."""
+    if not isinstance(model, ColourDinov2Model):
+        model.save_pretrained(folder)
+        return
+    # Versions of transformers name the weights of a DINOv2 differently in memory, but equally in files.
+    plain: Any = Dinov2Model(model.config)
+    state = model.state_dict()
+    own = {name: state.pop(name) for name in list(state) if name.startswith(_COLOURS)}
+    plain.load_state_dict(state)
+    plain.to(model.dtype).save_pretrained(folder)
+    save_file({**load_file(folder / "model.safetensors"), **own}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _load(family: EncoderFamily, config: Any, weights: dict[str, Tensor]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Build a model, and tell which of its weights are missing, unexpected, or of another shape."""
+    own = {name: weights.pop(name) for name in list(weights) if family.colours and name.startswith(_COLOURS)}
+    plain = Dinov2Model if family.colours else family.model
+    loaded: Any = plain.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=torch.float32,
+        # Set explicitly: a configuration may name a kernel on the hub, which would be downloaded and run.
+        attn_implementation="sdpa",
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    model, found = loaded
+    if not family.colours:
+        return model, found
+    config._attn_implementation = "sdpa"
+    coloured = ColourDinov2Model(config)
+    expected = {name: value.shape for name, value in coloured.state_dict().items() if name.startswith(_COLOURS)}
+    fitting = {name: value for name, value in own.items() if expected.get(name) == value.shape}
+    coloured.load_state_dict({**model.state_dict(), **fitting}, strict=False)
+    return coloured, {
+        **found,
+        "missing_keys": [*found["missing_keys"], *sorted(expected.keys() - own.keys())],
+        "unexpected_keys": [*found["unexpected_keys"], *sorted(own.keys() - expected.keys())],
+        "mismatched_keys": [*found["mismatched_keys"], *sorted(own.keys() & expected.keys() - fitting.keys())],
+    }
 
 
 def _read_config(file: Path) -> tuple[EncoderFamily, PretrainedConfig]:

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from nts.encoder import FAMILIES, fingerprint
+from nts.encoder.files import write_encoder
 from nts.models import (
     ENCODERS,
     SEGMENTERS,
@@ -431,7 +432,7 @@ def encoder_folder(tmp_path: Path) -> Callable[..., Path]:
 
     def make(model_type: str, config=None, weights=None, **changes) -> Path:
         folder = tmp_path / "encoder"
-        tiny(model_type, **changes).save_pretrained(folder)
+        write_encoder(tiny(model_type, **changes), folder)
         written = {**json.loads((folder / "config.json").read_text()), **(config or {})}
         kept = {key: value for key, value in written.items() if value is not ...}
         (folder / "config.json").write_text(json.dumps(kept))
