@@ -15,11 +15,11 @@ from synthetic.scenes import SIDE, TRAIN_SPECIES, Scene, Sprite, draw_scene
 
 from .pool import Photograph, Pool, resize
 
-ZOOM = (0.3, 2.0)
+ZOOM = (0.35, 2.0)
 CANVAS = 0.5
 """Fraction of shrunken photographs that lie on a surface; the others lie on another photograph."""
 
-PASTED_SIZES = (0.06, 0.8)
+PASTED_SIZES = (0.06, 0.9)
 MIN_AREA = 80
 """Pixels of the smallest object of a photograph that is clicked: 4 % of the side. Smaller ones have no shape."""
 
@@ -152,7 +152,7 @@ def paste(rng: np.random.Generator, pool: Pool, background: np.ndarray) -> Scene
     Returns:
         scene with a float image in about ``[0, 1]``, as of :func:`synthetic.natural.lay`.
     """
-    typical = PASTED_SIZES[0] * (PASTED_SIZES[1] / PASTED_SIZES[0]) ** rng.uniform()
+    typical = PASTED_SIZES[0] * (PASTED_SIZES[1] / PASTED_SIZES[0]) ** (rng.uniform() ** 0.6)
     count = int(rng.integers(1, int(np.clip(0.7 / typical**2, 1, 9)) + 1))
     chosen = rng.integers(len(pool.cut_outs), size=count)
     if rng.uniform() < 0.5:
@@ -226,11 +226,11 @@ def _finish(rng: np.random.Generator, image: np.ndarray, masks: np.ndarray, exha
 
 
 KINDS: tuple[tuple[Callable[[np.random.Generator, Pool], Example], float], ...] = (
-    (drawn, 0.25),
-    (natural, 0.12),
-    (pasted, 0.18),
-    (zoomed, 0.37),
-    (mosaic, 0.08),
+    (drawn, 0.2),
+    (natural, 0.15),
+    (pasted, 0.25),
+    (zoomed, 0.35),
+    (mosaic, 0.05),
 )
 """Kinds of examples and their frequency."""
 

@@ -43,7 +43,7 @@ class SegmenterTraining:
     clicks: int = 8
     background_clicks: int = 1  # among the clicks
     boxes_every: int = 8  # every n-th step uses boxes instead of clicks
-    peak_rate: float = 6e-4
+    peak_rate: float = 1.2e-3
     focal_weight: float = 20.0
     other_weight: float = 0.3  # of each answer but the object that was drawn for the click
     part_credit: float = 0.85  # factor of the IoU with the part under the click
@@ -91,7 +91,7 @@ def draw_prompts(
     """Clicks on random visible pixels of objects in turn and of the background, or a loose box of each object."""
     image, points, labels, answers = [], [], [], []
     for index, example in enumerate(examples):
-        order = rng.permutation(len(example.masks))
+        order = _draw_order(rng, example)
         if boxes and not len(order):
             continue
         for c in range(clicks):
@@ -118,6 +118,14 @@ def draw_prompts(
         torch.tensor(labels),
         torch.from_numpy(np.stack(answers)),
     )
+
+
+def _draw_order(rng: np.random.Generator, example: Example) -> np.ndarray:
+    """Objects in random order; the larger ones of photographs tend to come first, since most are small."""
+    if example.exhaustive:
+        return rng.permutation(len(example.masks))
+    odds = example.masks.sum((1, 2)) ** 0.5
+    return np.argsort(rng.exponential(size=len(odds)) / odds)
 
 
 def _right_answers(example: Example, drawn: int, y: int, x: int) -> list[np.ndarray]:

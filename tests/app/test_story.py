@@ -22,7 +22,7 @@ TARGETS = 8
 @pytest.fixture
 def scenes(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
     """Dataset of the demo: full size for pictures, otherwise small for a short test."""
-    from demo import __main__ as demo
+    from demo import scenes as demo
 
     targets = demo.TARGETS
     if request.config.getoption("screenshots") is None:

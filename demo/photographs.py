@@ -1,0 +1,102 @@
+"""Photographs that come with scikit-image, which FiftyOne installs: label a few objects, find the others.
+
+The labels are ellipses, drawn by hand. Labels and predictions are in one image, as when somebody labels a few objects
+of an image and wants the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from nts import fiftyone_adapter as nts
+from nts.pictures import class_colours, contact_sheet
+from nts.recommendation import THRESHOLD
+
+from .showing import Bar, draw_sample
+
+DATASET = "reference-segmentation-photographs"
+LABELS, PREDICTIONS = "labels", "found"
+
+Ellipse = tuple[float, float, float, float]
+"""``x, y`` of the centre, and both radii, in pixels."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph, and a few labels.
+
+    Attributes:
+        name: in ``skimage.data``.
+        label: class of the objects.
+        ellipses: labelled objects.
+    """
+
+    name: str
+    label: str
+    ellipses: tuple[Ellipse, ...]
+
+    def pixels(self) -> np.ndarray:
+        """uint8 ``[H, W, 3]``."""
+        image = getattr(skimage.data, self.name)()
+        return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+
+    def masks(self) -> list[np.ndarray]:
+        """Masks of the labels, bool ``[H, W]``."""
+        y, x = np.ogrid[: self.pixels().shape[0], : self.pixels().shape[1]]
+        return [((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1 for cx, cy, rx, ry in self.ellipses]
+
+
+PHOTOGRAPHS = (Photograph("coins", "coin", ((335, 44, 29, 29), (44, 54, 22, 21), (274, 194, 23, 22))),)
+
+
+def run(out: Path) -> fo.Dataset:
+    """Find the objects in all photographs, print how many, and draw a picture; returns the dataset."""
+    dataset = load_dataset(out)
+    print("Photographs of scikit-image")
+    for photograph in PHOTOGRAPHS:
+        view = dataset.match_tags(photograph.name)
+        with Bar(photograph.name) as bar:
+            nts.build_reference_memory(view, LABELS, photograph.name, overwrite=True, progress=bar.update)
+            nts.auto_segment_view(view, photograph.name, PREDICTIONS, overwrite=True, progress=bar.update)
+        confidences = view.values(f"{PREDICTIONS}.detections.confidence", unwind=True)
+        found = sum(confidence >= THRESHOLD for confidence in confidences)
+        print(f"  {len(photograph.ellipses)} labelled, {found} found at the recommended threshold")
+    print(f"Picture: {draw_picture(dataset, out)}\n")
+    return dataset
+
+
+def load_dataset(folder: Path) -> fo.Dataset:
+    """Dataset of the photographs with the labels, made anew."""
+    if fo.dataset_exists(DATASET):
+        fo.delete_dataset(DATASET)
+    dataset = fo.Dataset(DATASET, persistent=True)
+    (folder / "photographs").mkdir(parents=True, exist_ok=True)
+    for photograph in PHOTOGRAPHS:
+        path = folder / "photographs" / f"{photograph.name}.png"
+        Image.fromarray(photograph.pixels()).save(path)
+        sample = fo.Sample(path, tags=[photograph.name])
+        labels = [fo.Detection.from_mask(mask, label=photograph.label) for mask in photograph.masks()]
+        sample[LABELS] = fo.Detections(detections=labels)
+        dataset.add_sample(sample)
+    return dataset
+
+
+def draw_picture(dataset: fo.Dataset, folder: Path) -> Path:
+    """Draw the labels and the predictions of every photograph side by side."""
+    colours = class_colours([photograph.label for photograph in PHOTOGRAPHS])
+    rows = [
+        [
+            draw_sample(sample, LABELS, colours, size=480),
+            draw_sample(sample, PREDICTIONS, colours, minimum_confidence=THRESHOLD, size=480),
+        ]
+        for sample in dataset
+    ]
+    path = folder / "photographs.png"
+    contact_sheet(rows, ["labelled", "found"], colours, "A few objects labelled, the others found").save(path)
+    return path
