@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import chain, count
 from pathlib import Path
 
 import fiftyone as fo
@@ -20,7 +21,7 @@ from nts.recommendation import THRESHOLD
 from .showing import Bar, draw_sample, print_table
 
 DATASET = "reference-segmentation-own"
-FIELD, MEMORY, PREDICTIONS = "ground_truth", "own", "found"
+FIELD, MEMORY = "ground_truth", "own"
 REFERENCE, TARGET = "drawn as reference", "drawn as target"
 TARGETS = 40
 PICTURES = 6
@@ -47,6 +48,7 @@ def run(
     dataset.select(references).tag_samples(REFERENCE)
     dataset.select(rest[:targets]).tag_samples(TARGET)
     view = dataset.match_tags(TARGET)
+    predictions, evaluation = _free_name(dataset, "found"), _free_name(dataset, "nap")
     began = time.perf_counter()
     with Bar("Reference memory") as bar:
         built = nts.build_reference_memory(dataset.match_tags(REFERENCE), field, MEMORY, progress=bar.update, **models)
@@ -54,18 +56,18 @@ def run(
     for label in built.skipped[:5]:
         print(f"  skipped: {label.reason}")
     with Bar("Segmentation") as bar:
-        found = nts.auto_segment_view(view, MEMORY, PREDICTIONS, progress=bar.update, segmenter=models["segmenter"])
+        found = nts.auto_segment_view(view, MEMORY, predictions, progress=bar.update, segmenter=models["segmenter"])
     print(f"  {found.segmented} images segmented in {time.perf_counter() - began:.0f} s, {len(found.failed)} failed")
     for reason in list(found.failed.values())[:5]:
         print(f"  failed: {reason}")
     print(f"  {found.shown.words}")
     with Bar("Evaluation") as bar:
-        result = nts.evaluate_nap(view, PREDICTIONS, field, eval_key="own_nap", progress=bar.update).result
+        result = nts.evaluate_nap(view, predictions, field, eval_key=evaluation, progress=bar.update).result
     print_table(
         f"nAP on {result.images} images, {len(result.novel_classes)} classes, {shots} references per class",
         {"default": result},
     )
-    print(f"Picture: {draw_picture(dataset, field, out)}")
+    print(f"Picture: {draw_picture(dataset, field, predictions, out)}")
     return dataset
 
 
@@ -143,6 +145,12 @@ def _field_with_masks(dataset: fo.Dataset) -> str:
     raise SystemExit(f"no field of type Detections has masks (there are {', '.join(fields) or 'none'}): name --field")
 
 
+def _free_name(dataset: fo.Dataset, name: str) -> str:
+    """The name, with a number if a field or an attribute of labels has it."""
+    taken = {part for path in dataset.get_field_schema(flat=True) for part in path.split(".")}
+    return next(free for free in chain([name], (f"{name}_{k}" for k in count(2))) if free not in taken)
+
+
 def draw_references(dataset: fo.Dataset, field: str, shots: int) -> tuple[list[str], list[str]]:
     """Ids of few samples that show every class often enough, and of all others with a label, in random order."""
     ids, labels = dataset.values(["id", f"{field}.detections.label"])
@@ -158,14 +166,14 @@ def draw_references(dataset: fo.Dataset, field: str, shots: int) -> tuple[list[s
     return references, [sample_id for sample_id in order if sample_id not in set(references)]
 
 
-def draw_picture(dataset: fo.Dataset, field: str, folder: Path) -> Path:
+def draw_picture(dataset: fo.Dataset, field: str, predictions: str, folder: Path) -> Path:
     """Draw targets as image, ground truth and predictions at the recommended threshold."""
     colours = class_colours(nts.load_memory(dataset, MEMORY).classes)
     rows = [
         [
             draw_sample(sample, None, colours),
             draw_sample(sample, field, colours),
-            draw_sample(sample, PREDICTIONS, colours, minimum_confidence=THRESHOLD),
+            draw_sample(sample, predictions, colours, minimum_confidence=THRESHOLD),
         ]
         for sample in dataset.match_tags(TARGET).limit(PICTURES)
     ]
