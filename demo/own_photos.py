@@ -83,15 +83,14 @@ def load_dataset(source: str, labels: Path | None, field: str | None) -> tuple[f
     if not folder.is_dir():
         if not fo.dataset_exists(source):
             raise SystemExit(f"--photos: {source!r} is neither a folder nor a stored FiftyOne dataset")
-        stored = fo.load_dataset(source)
-        field = field or _field_with_masks(stored)
-        if field not in stored.get_field_schema():
-            raise SystemExit(f"--field: {source!r} has no field {field!r}")
-        return stored.select_fields(field).clone(DATASET, persistent=True), field
-    dataset = fo.Dataset(DATASET, persistent=True)
+        return _copy(fo.load_dataset(source), field)
     if (folder / "samples.json").is_file():
-        dataset.add_dir(str(folder), fo.types.FiftyOneDataset, progress=False)
-        return dataset, field or _field_with_masks(dataset)
+        exported = fo.Dataset.from_dir(str(folder), fo.types.FiftyOneDataset, progress=False)
+        try:
+            return _copy(exported, field)
+        finally:
+            exported.delete()
+    dataset = fo.Dataset(DATASET, persistent=True)
     labels = labels or _coco_file(folder)
     records, images = _images_of(labels, folder)
     dataset.add_dir(
@@ -105,6 +104,14 @@ def load_dataset(source: str, labels: Path | None, field: str | None) -> tuple[f
     if FIELD not in dataset.get_field_schema():
         raise SystemExit(f"{labels} has no annotations of the images in {images}")
     return dataset, FIELD
+
+
+def _copy(stored: fo.Dataset, field: str | None) -> tuple[fo.Dataset, str]:
+    """Copy images and labels of a dataset, without its other fields and runs."""
+    field = field or _field_with_masks(stored)
+    if field not in stored.get_field_schema():
+        raise SystemExit(f"--field: {stored.name!r} has no field {field!r}")
+    return stored.select_fields(field).clone(DATASET, persistent=True), field
 
 
 def _coco_file(folder: Path) -> Path:
