@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,12 +33,14 @@ class Example:
         masks: bool ``[n, H, W]``; they may overlap.
         parts: uint8 ``[H, W]``, number of the part of the object that is visible, 0 where nothing is known of parts.
         exhaustive: every object has a mask, so anything else is background.
+        regions: int32 ``[r, H, W]``, numbers of regions of even colour at several scales, -1 outside; none for scenes.
     """
 
     image: np.ndarray
     masks: np.ndarray
     parts: np.ndarray
     exhaustive: bool
+    regions: np.ndarray = field(default_factory=lambda: np.zeros((0, SIDE, SIDE), np.int32))
 
 
 def of_scene(scene: Scene) -> Example:
@@ -67,13 +69,14 @@ def natural(rng: np.random.Generator, pool: Pool) -> Example:
 
 def zoomed(rng: np.random.Generator, pool: Pool) -> Example:
     """Photograph stretched to a square and zoomed; a shrunken one lies on a surface or on another photograph."""
-    return _finish(rng, *place(rng, pool.draw(rng), pool))
+    image, masks, regions = place(rng, pool.draw(rng), pool)
+    return replace(_finish(rng, image, masks), regions=regions)
 
 
 def place(
     rng: np.random.Generator, source: Photograph, pool: Pool | None = None, zoom: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image and masks of :func:`zoomed`, without the camera.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, masks and regions of :func:`zoomed`, without the camera.
 
     Args:
         rng: source of random numbers.
@@ -85,9 +88,11 @@ def place(
         zoom = ZOOM[0] * (ZOOM[1] / ZOOM[0]) ** rng.uniform()
     aspect = np.exp(rng.uniform(-0.25, 0.25))
     size = (max(16, round(SIDE * zoom * aspect)), max(16, round(SIDE * zoom / aspect)))
-    image, masks = source.image(), source.masks()
+    image, masks, regions = source.image(), source.masks(), source.regions()
     if rng.uniform() < 0.5:
-        image, masks = image[:, ::-1], masks[:, :, ::-1]
+        image, masks, regions = image[:, ::-1], masks[:, :, ::-1], regions[:, :, ::-1]
+    rows, columns = (np.arange(to) * of // to for to, of in zip(size, regions.shape[1:], strict=True))
+    regions = regions[:, rows[:, None], columns]
     image = resize(np.ascontiguousarray(image), size)
     masks = np.stack([resize(np.ascontiguousarray(mask), size) for mask in masks])
 
@@ -111,7 +116,9 @@ def place(
     canvas[target] = image[source_window]
     placed = np.zeros((len(masks), SIDE, SIDE), bool)
     placed[:, target[0], target[1]] = masks[:, source_window[0], source_window[1]]
-    return canvas, placed
+    numbers = np.full((len(regions), SIDE, SIDE), -1, np.int32)
+    numbers[:, target[0], target[1]] = regions[:, source_window[0], source_window[1]]
+    return canvas, placed, numbers
 
 
 def mosaic(rng: np.random.Generator, pool: Pool) -> Example:
@@ -138,7 +145,7 @@ def pasted(rng: np.random.Generator, pool: Pool) -> Example:
     if exhaustive:
         background = _backdrop(rng, pool) if rng.uniform() < 0.5 else draw_surface(rng, SIDE)
     else:
-        image, below = place(rng, pool.draw(rng), zoom=1.0)
+        image, below, _ = place(rng, pool.draw(rng), zoom=1.0)
         background = (image / 255).astype(np.float32)
     scene = paste(rng, pool, background)
     uncovered = below & ~scene.masks.any(0)

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+from skimage.segmentation import felzenszwalb
 
 from nts.images import read_image
 
@@ -29,6 +30,10 @@ STUFF = re.compile(r"-merged$|-other$|-stuff$|^(sky|wall|floor|ceiling|road|stre
 
 WEIGHTS = {"coco_masks": 3.0, "animals_other": 3.0, "feral_cats": 1.5, "mushrooms": 0.7, "facade": 0.5}
 """Relative frequency of sets in a draw; 1 for all others."""
+
+REGION_SIDE = 128
+REGION_SCALES = ((100, 10), (400, 25))
+"""Scale and smallest size in pixels, see ``skimage.segmentation.felzenszwalb``, for images of that side."""
 
 NOT_CUT_OUT = ("feral_cats", "facade", "carpanels")
 """Sets whose objects are not pasted: their outlines are coarse or jagged, or they are no objects by themselves."""
@@ -63,10 +68,29 @@ class Photograph:
             return np.zeros((0, *self.size), bool)
         return coco_mask.decode(list(rles)).transpose(2, 0, 1).astype(bool)
 
+    def regions(self) -> np.ndarray:
+        """Regions of even colour at two scales (Felzenszwalb and Huttenlocher), int32 ``[2, H, W]``."""
+        return _regions(self.path, self.size)
+
 
 @lru_cache(maxsize=4096)
 def _read(path: Path) -> np.ndarray:
     return read_image(path)
+
+
+@lru_cache(maxsize=4096)
+def _small_regions(path: Path) -> np.ndarray:
+    image = _read(path)
+    scale = REGION_SIDE / max(image.shape[:2])
+    small = resize(image, (max(8, round(image.shape[0] * scale)), max(8, round(image.shape[1] * scale))))
+    found = [felzenszwalb(small, scale=scale, sigma=0.8, min_size=size) for scale, size in REGION_SCALES]
+    return np.stack(found).astype(np.int32)
+
+
+def _regions(path: Path, size: tuple[int, int]) -> np.ndarray:
+    small = _small_regions(path)
+    rows, columns = (np.arange(full) * part // full for full, part in zip(size, small.shape[1:], strict=True))
+    return small[:, rows[:, None], columns]
 
 
 @dataclass(frozen=True, eq=False)

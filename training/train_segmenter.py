@@ -4,9 +4,10 @@
 
 A click is ambiguous: it may denote a part or the whole, and in photographs masks may contain each other. Each answer is
 compared with the best of three masks for it: the object that was drawn for the click, and, with smaller weights, all
-other objects under it and its part. The target of the predicted IoU is the largest IoU with an object, or slightly less
-than the IoU with the part: it must rank wholes above parts, parts above other pieces, and masks of objects above masks
-from clicks on the background. The background is clicked only where all objects are known.
+other objects under it, its part, and in photographs the regions of even colour around it, which teach where borders
+are. The target of the predicted IoU is the largest IoU with an object, or less than the IoU with the part or a region:
+it must rank wholes above parts, parts above other pieces, and masks of objects above masks from clicks on the
+background. The background is clicked only where all objects are known.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ LOGIT_SIDE = 64
 class SegmenterTraining:
     """Constants of the training."""
 
-    images: int = 5
-    clicks: int = 8
+    images: int = 7
+    clicks: int = 6
     background_clicks: int = 1  # among the clicks
     boxes_every: int = 8  # every n-th step uses boxes instead of clicks
-    peak_rate: float = 1.2e-3
+    peak_rate: float = 5e-4
     focal_weight: float = 20.0
     other_weight: float = 0.3  # of each answer but the object that was drawn for the click
     part_credit: float = 0.85  # factor of the IoU with the part under the click
+    region_credit: float = 0.6  # the same for regions of even colour
     mean_weight: float = 0.1
     single_weight: float = 0.2
     iou_weight: float = 2.0
@@ -61,8 +63,8 @@ class Prompts:
         points: float ``[n, P, 2]``, ``x, y`` in pixels.
         labels: int64 ``[n, P]``, 1 for a click, 2 and 3 for the corners of a box.
         answers: float ``[n, A, S, S]``, fraction of each cell that a right answer covers: the object drawn for the
-            prompt first, then its part, then other objects under the click, as far as there are any; 0 for none, and
-            for a click on the background.
+            prompt first, then its part, then regions, then other objects under the click, as far as there are any; 0
+            for none, and for a click on the background.
     """
 
     image: Tensor
@@ -77,7 +79,9 @@ class Prompts:
 
 
 PART = 1  # index of the part among the answers
-ANSWERS = 4
+REGIONS = (2, 3)
+ANSWERS = 6
+MOST = 0.8  # of the image that a region may cover
 
 
 def build_model() -> nn.Module:
@@ -129,12 +133,15 @@ def _draw_order(rng: np.random.Generator, example: Example) -> np.ndarray:
 
 
 def _right_answers(example: Example, drawn: int, y: int, x: int) -> list[np.ndarray]:
-    """The object, its part under the click, and the smallest other objects under the click."""
+    """The object, its part under the click, regions around the click, and the smallest other objects under it."""
     whole = example.masks[drawn]
     part = whole & (example.parts == example.parts[y, x]) & (example.parts > 0)
+    regions = [of_scale == of_scale[y, x] for of_scale in example.regions if of_scale[y, x] >= 0]
+    regions = [each if MIN_AREA <= each.sum() <= MOST * each.size else np.zeros_like(each) for each in regions]
+    regions += [np.zeros_like(whole)] * (len(REGIONS) - len(regions))
     others = [i for i in np.flatnonzero(example.masks[:, y, x]) if i != drawn]
     others.sort(key=lambda i: np.count_nonzero(example.masks[i]))
-    return [whole, part, *[example.masks[i] for i in others[: ANSWERS - 2]]]
+    return [whole, part, *regions, *[example.masks[i] for i in others[: ANSWERS - 2 - len(REGIONS)]]]
 
 
 def _random_pixel(rng: np.random.Generator, mask: np.ndarray) -> tuple[int, int]:
@@ -236,6 +243,7 @@ def step_loss(
     with torch.no_grad():
         truth = torch.stack([mask_iou(logits, prompts.answers[:, a]) for a in range(ANSWERS)], 2)
         truth[:, :, PART] *= config.part_credit
+        truth[:, :, REGIONS] *= config.region_credit
         credited = truth.amax(2)
     iou_error = (iou - credited).square().mean()
     presence = F.binary_cross_entropy_with_logits(objectness[:, 0], real.float())
@@ -277,7 +285,7 @@ def validate(model: nn.Module, pool: Pool, images: int = 48, clicks: int = 12) -
             photograph for of_set in pool.sets.values() for photograph in of_set[: max(1, images // len(pool.sets))]
         ]
         placed = [place(np.random.default_rng([6, i]), each, zoom=zoom) for i, each in enumerate(chosen)]
-        examples = [Example(image, masks, np.zeros((SIDE, SIDE), np.uint8), False) for image, masks in placed]
+        examples = [Example(image, masks, np.zeros((SIDE, SIDE), np.uint8), False) for image, masks, _ in placed]
         examples = [replace(e, masks=e.masks[e.masks.sum((1, 2)) >= MIN_AREA]) for e in examples]
         figures = _figures(model, examples, rng, clicks)
         found |= {f"{name}_{key}": value for key, value in figures.items() if "background" not in key}
@@ -292,7 +300,7 @@ def _figures(model: nn.Module, examples: list[Example], rng: np.random.Generator
         with torch.autocast("cpu", torch.bfloat16):
             logits, iou, _ = decode(model, images_tensor(np.stack([e.image for e in batch])), prompts, add_no_mem=False)
         masks = F.interpolate(logits[:, 1:], size=(SIDE, SIDE), mode="bilinear")
-        objects = [a for a in range(ANSWERS) if a != PART]
+        objects = [a for a in range(ANSWERS) if a not in (PART, *REGIONS)]
         truth = torch.stack([mask_iou(masks, prompts.answers[:, a]) for a in objects], 2).amax(2)
         predicted, at = iou[:, 1:].max(1)
         real = prompts.on_object

@@ -64,6 +64,7 @@ def test_masks_stay_on_their_objects_when_a_photograph_is_placed(pool):
     class White:
         rles = source.rles
         masks = staticmethod(source.masks)
+        regions = staticmethod(lambda: np.where(source.masks().any(0), 7, 3)[None])
 
         @staticmethod
         def image():
@@ -71,10 +72,12 @@ def test_masks_stay_on_their_objects_when_a_photograph_is_placed(pool):
             return np.repeat((shown * np.uint8(255))[..., None], 3, 2)
 
     for seed, zoom in enumerate((0.3, 0.7, 1.0, 2.0)):
-        image, masks = examples.place(np.random.default_rng(seed), White, zoom=zoom)
+        image, masks, regions = examples.place(np.random.default_rng(seed), White, zoom=zoom)
         covered = masks.any(0)
         assert covered.any()
         assert (image[..., 0][covered] > 100).mean() > 0.95
+        assert (regions[0][covered] == 7).mean() > 0.9
+        assert set(np.unique(regions)) <= {-1, 3, 7}
 
 
 def test_pasted_masks_are_disjoint_and_exhaustive(pool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_clicks_fall_on_their_objects_and_boxes_around_them():
     assert real.sum() == 8
     whole, part = clicks.answers[:, 0], clicks.answers[:, train_segmenter.PART]
     assert (part <= whole).all()
-    assert (clicks.answers[:, 2:] == 0).all()
+    assert (clicks.answers[:, 2:] == 0).all()  # there is one object under each click, and no region
     # A click may be off by a pixel, so neighbouring cells count.
     near = torch.nn.functional.max_pool2d(whole, 3, 1, 1)
     x, y = (clicks.points[:, 0] / 4).long().clamp(0, 63).T
@@ -159,9 +160,14 @@ def test_every_object_under_a_click_is_right_and_unknown_background_is_not_click
     assert clicks.on_object.all()
     areas = (clicks.answers.sum((2, 3)) * 16).tolist()
     assert all(of_click[train_segmenter.PART] == 0 for of_click in areas)
-    both = [of_click for of_click in areas if of_click[2]]
-    assert [inner.sum(), 0, outer.sum(), 0] in both
-    assert all(sorted(of_click) == [0, 0, inner.sum(), outer.sum()] for of_click in both)
+    both = [of_click for of_click in areas if of_click[4]]
+    assert [inner.sum(), 0, 0, 0, outer.sum(), 0] in both
+    assert all(sorted(of_click) == [0, 0, 0, 0, inner.sum(), outer.sum()] for of_click in both)
+    regions = np.where(outer, 1, 0)[None].astype(np.int32)
+    clicks = train_segmenter.draw_prompts(
+        np.random.default_rng(0), [replace(example, regions=regions)], 8, 2, boxes=False
+    )
+    assert (clicks.answers[:, train_segmenter.REGIONS[0]].sum((1, 2)) * 16 == outer.sum()).all()
     everything = Example(image, np.stack([outer]), parts, exhaustive=True)
     clicks = train_segmenter.draw_prompts(np.random.default_rng(0), [everything], 8, 2, boxes=False)
     assert (~clicks.on_object).sum() == 2
