@@ -8,7 +8,8 @@ The loss compares the same features as the pipeline: patch tokens after the fina
 mask in the scene (target side), or over its crop with weighted patches (reference side). Background windows, parts, and
 windows across an object's border are negatives: proposals that must not be mistaken for an object.
 
-The model appends the colours of each patch to its token, see :mod:`nts.encoder.colour`; both are trained together.
+The model appends the colours of each patch to its token, see :mod:`nts.encoder.colour`. Their weight is fixed; the
+tokens learn what the colours do not tell.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nts.images import IMAGENET_MEAN, IMAGENET_STD, normalise, resize_bicubic, s
 from nts.matching import patch_weights
 from nts.references import Reference, prepare_reference
 from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
+from synthetic.natural import draw_natural_scene
 from synthetic.scenes import (
     APPENDAGES,
     MARKS,
@@ -48,6 +50,7 @@ from .pool import read_pool
 
 OUT = Path(__file__).parents[1] / "nts" / "small" / "encoder"
 PATCH = 14
+LARGE = 80  # pixels of objects that are seen close up
 NOTHING = -1  # label of regions that belong to no species
 SHADES = 6  # bins per colour channel in the colour histograms
 VIEWS = 4  # of each class of photographs in a batch: two as references, two as targets
@@ -111,7 +114,7 @@ class EncoderTraining:
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
-    colour_weight: float = 0.6  # length of the colours relative to the other features, at the start
+    colour_weight: float = 1.0  # deviation of the colours relative to that of the other features, at the start
 
     def stage(self, step: int, steps: int) -> Stage:
         """Stage of a step."""
@@ -185,11 +188,15 @@ def spread_patches(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
 
 @lru_cache(maxsize=256)
 def scene_group(seed: int, number: int) -> tuple[Scene, ...]:
-    """Eight scenes over a pool of eight species that recur: three pairs of look-alikes and two others."""
+    """Eight scenes over a pool of eight species that recur: three pairs of look-alikes and two others.
+
+    Odd groups are natural scenes.
+    """
     rng = np.random.default_rng([seed, 1, number])
     families = rng.integers(TRAIN_SPECIES.start // 2, TRAIN_SPECIES.stop // 2, size=5) * 2
     pool = [*families, *(families[:3] + 1)]
-    return tuple(draw_scene(int(scene), pool) for scene in rng.integers(2**31, size=8))
+    draw = draw_natural_scene if number % 2 else draw_scene
+    return tuple(draw(int(scene), pool) for scene in rng.integers(2**31, size=8))
 
 
 def draw_batch(rng: np.random.Generator, config: EncoderTraining, stage: Stage, seed: int, step: int) -> list[Scene]:
@@ -272,10 +279,11 @@ def cut_views(
         return
     for i in rng.permutation(len(scene.masks))[: stage.windows]:
         ys, xs = np.nonzero(scene.masks[i])
-        if stage.distractors:
+        extent = max(np.ptp(ys), np.ptp(xs))
+        if stage.distractors and extent < LARGE:
             size = _window_size(rng, stage.side, native)
         else:
-            size = int(np.clip(max(np.ptp(ys), np.ptp(xs)) * rng.uniform(1.1, 1.7), 24, SIDE))
+            size = int(np.clip(extent * rng.uniform(1.1, 1.7), 24, SIDE))
         yield cut_window(rng, scene, int(i), size)
 
 
@@ -597,7 +605,7 @@ def export(model: ColourDinov2Model, folder: Path) -> None:
 
 @torch.no_grad()
 def weigh_colours(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
-    """Initialise the projection of colours with the principal components of drawn histograms, centred and weighted."""
+    """Project colours on the principal components of drawn histograms, centred and weighted."""
     images = []
     for batch in range(4):
         rng = np.random.default_rng([10, batch])
@@ -607,9 +615,9 @@ def weigh_colours(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
     mean = histograms.mean(0)
     _, components = torch.linalg.eigh((histograms - mean).T @ (histograms - mean))
     projection = components[:, -encoder.config.colour_size :].T
-    features = encode(encoder, pixels, torch.float32)[..., : encoder.config.hidden_size]
-    colours = (histograms - mean) @ projection.T
-    weight = config.colour_weight * features.mean(1).norm(dim=1).mean() / colours.norm(dim=1).mean()
+    features = encode(encoder, pixels, torch.float32)[..., : encoder.config.hidden_size].mean(1)
+    colours = ((histograms - mean) @ projection.T).unflatten(0, (len(pixels), -1)).mean(1)
+    weight = config.colour_weight * (features - features.mean(0)).norm(dim=1).mean() / colours.norm(dim=1).mean()
     encoder.colours.projection.weight.copy_(weight * projection)
     encoder.colours.projection.bias.copy_(-weight * projection @ mean)
 
@@ -644,8 +652,9 @@ def train(
     else:
         known = read_encoder(initial / "config.json", initial / "model.safetensors")
         model.encoder.load_state_dict(known.state_dict(), strict=isinstance(known, ColourDinov2Model))
-    if not isinstance(initial, Path) or not isinstance(known, ColourDinov2Model):
-        weigh_colours(model.encoder, config)
+    weigh_colours(model.encoder, config)
+    # The colours are not trained: the loss would give up those that classes of photographs do not share.
+    model.encoder.colours.requires_grad_(False)
     training = start(model)
     if (run / "checkpoint.pt").exists():
         resume(training, run / "checkpoint.pt")
@@ -692,7 +701,7 @@ def main() -> None:
     config = EncoderTraining()
     objects = None
     if args.init is not None:
-        config = EncoderTraining(stages=PHOTOGRAPH_STAGES, peak_rate=5e-4, tutor_weight=0.2)
+        config = EncoderTraining(stages=PHOTOGRAPH_STAGES, peak_rate=5e-4, tutor_weight=0.1)
         objects = read_objects(read_pool(args.pool, "train"), args.classes)
     if args.export_only:
         training = start(build_model(config))
