@@ -24,6 +24,7 @@ from .negatives import off_label_proposals, off_labels
 from .presets import Preset
 from .references import Reference
 from .segmenter import Segmenter
+from .segmenter.scales import propose_at_scales
 
 NEGATIVES = "negatives"
 """Kind of cached content, see :func:`nts.cache.content_key`."""
@@ -143,10 +144,9 @@ class NegativeEncoder:
 
     def _propose(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
         segmenter = self._segmenter
-        embedding = segmenter.embed(
-            normalise(stretch(image, segmenter.input_size)), add_no_mem_embed=self._proposals.add_no_mem_embed
-        )
-        proposals = segmenter.propose(embedding, self._proposals)
+        pixels = normalise(stretch(image, segmenter.input_size))
+        embedding = segmenter.embed(pixels, add_no_mem_embed=self._proposals.add_no_mem_embed)
+        proposals = propose_at_scales(segmenter, pixels, embedding, self._proposals)
         drawn = draw_masks(proposals.mask_logits, (_SIDE, _SIDE))
         labels, marked = _stacked(masks).to(drawn.device), _joined(marks).to(drawn.device)
         chosen = off_label_proposals(drawn, proposals.predicted_iou, labels, marked)
@@ -172,6 +172,7 @@ class NegativeEncoder:
             points=self._proposals.points_per_side or segmenter.points_per_side,
             iou_threshold=self._proposals.iou_threshold,
             add_no_mem_embed=self._proposals.add_no_mem_embed,
+            **({"scales": self._proposals.scales} if self._proposals.scales else {}),
         )
 
 

@@ -24,6 +24,7 @@ from .presets import Preset, get_preset
 from .scoring import ExemplarScorer, Scorer, make_prototype_scorer
 from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .segmenter.guidance import guided_points
+from .segmenter.scales import propose_at_scales
 from .targets import EncodedTarget, Target
 from .tiles import encode_tiles
 from .two_pass import match_target
@@ -95,7 +96,7 @@ def encode_target(
     if preset.proposals.guidance is not None and prototypes is not None:
         side = preset.proposals.points_per_side or segmenter.points_per_side
         points = guided_points(tokens, prototypes, side, preset.proposals.guidance)
-    proposals = segmenter.propose(embedding, preset.asked_proposals, points)
+    proposals = propose_at_scales(segmenter, image.segmenter_input, embedding, preset.asked_proposals, points)
     if preset.method.mirrored:
         proposals = _with_mirrored_voters(proposals, image, segmenter, preset)
     return EncodedTarget(

@@ -104,6 +104,8 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
         del settings["method"]
     if not preset.proposals.voters:
         del settings["proposals"]["voters"]
+    if not preset.proposals.scales:
+        del settings["proposals"]["scales"]
     if settings["proposals"]["guidance"] is not None:
         settings["proposals"]["guidance"] = stored_guidance(settings["proposals"]["guidance"])
     return settings

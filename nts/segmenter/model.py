@@ -48,6 +48,8 @@ class ProposalConfig:
             published code does not.
         guidance: prompt a subset of the grid selected by the prototypes; ``None`` for the whole grid.
         voters: also draw all masks that may vote on outlines, see :mod:`nts.consensus`.
+        scales: sides of shrunken copies of the image that are prompted too, in ``(0, 1)``, see
+            :mod:`nts.segmenter.scales`.
         prompts_per_chunk: prompts decoded at a time; ``None`` to choose by device. Does not change the result.
 
     Raises:
@@ -59,6 +61,7 @@ class ProposalConfig:
     add_no_mem_embed: bool = True
     guidance: Guidance | None = None
     voters: bool = False
+    scales: tuple[float, ...] = ()
     prompts_per_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class ProposalConfig:
             raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}")
         if not 0 <= self.iou_threshold <= 1:
             raise ValueError(f"iou_threshold must lie in [0, 1], got {self.iou_threshold}")
+        if not all(0 < scale < 1 for scale in self.scales):
+            raise ValueError(f"scales must lie between 0 and 1, got {self.scales}")
         if self.prompts_per_chunk is not None and self.prompts_per_chunk < 1:
             raise ValueError(f"prompts_per_chunk must be at least 1, got {self.prompts_per_chunk}")
 
@@ -120,6 +125,18 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
+
+    def and_also(self, others: Proposals) -> Proposals:
+        """These proposals, then others of the same image."""
+        voters = self.voters
+        if voters is not None and others.voters is not None:
+            voters = voters.and_also(others.voters)
+        return Proposals(
+            torch.cat([self.mask_logits, others.mask_logits]),
+            torch.cat([self.predicted_iou, others.predicted_iou]),
+            torch.cat([self.points, others.points]),
+            voters,
+        )
 
 
 @dataclass(frozen=True)
@@ -217,7 +234,12 @@ class Segmenter:
 
     @torch.inference_mode()
     def propose(
-        self, embedding: ImageEmbedding, config: ProposalConfig | None = None, which: Tensor | None = None
+        self,
+        embedding: ImageEmbedding,
+        config: ProposalConfig | None = None,
+        which: Tensor | None = None,
+        *,
+        extent: float = 1.0,
     ) -> Proposals:
         """Propose masks from a grid of points, one positive point per prompt (paper, Sec. 3.3).
 
@@ -227,22 +249,35 @@ class Segmenter:
             embedding: of the image.
             config: settings; ``None`` for the defaults.
             which: int64 indices of the grid points to prompt; ``None`` for all.
+            extent: part of both sides that the image takes, from the upper left corner. The grid has this part of the
+                points; masks are cut to it and enlarged.
         """
         config = config or ProposalConfig()
-        points = point_grid(config.points_per_side or self.points_per_side, self.input_size).to(self.device)
+        cells = round(extent * self.mask_side)
+        per_side = max(1, round(extent * (config.points_per_side or self.points_per_side)))
+        points = point_grid(per_side, cells * self.input_size // self.mask_side).to(self.device)
         points = points if which is None else points[which]
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         while True:
             try:
-                return self._propose(embedding, points, config, chunk)
+                return self._propose(embedding, points, config, chunk, cells)
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise
             chunk = self._most_prompts = chunk // 2
             logger.warning("out of memory on the device: decoding %d prompts at a time", chunk)
 
-    def _propose(self, embedding: ImageEmbedding, points: Tensor, config: ProposalConfig, chunk: int) -> Proposals:
+    def _propose(
+        self, embedding: ImageEmbedding, points: Tensor, config: ProposalConfig, chunk: int, cells: int
+    ) -> Proposals:
         shared = self._look(embedding)
+
+        def draw(prompted: Prompted, chosen: Tensor) -> Tensor:
+            logits = self._draw(shared, prompted, chosen)
+            side = self.mask_side
+            if cells == side or len(logits) == 0:
+                return logits
+            return F.interpolate(logits[..., :cells, :cells], size=(side, side), mode="bilinear")
 
         def decode(prompts: Tensor) -> tuple[Tensor, ...]:
             labels = torch.ones(len(prompts), 1, device=self.device)
@@ -252,19 +287,21 @@ class Segmenter:
             keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
             if not config.voters:
                 return (
-                    self._draw(shared, prompted[keep], 1 + best[keep, None])[:, 0],
+                    draw(prompted[keep], 1 + best[keep, None])[:, 0],
                     predicted_iou[keep],
                     prompts[keep],
                 )
             # A prompt with any voter is drawn with all three masks: they share nearly all of the work.
             voting = (predicted_iou > min(config.iou_threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
-            drawn = self._draw(shared, prompted[voting], torch.arange(1, 4, device=self.device).expand(len(voting), 3))
+            drawn = draw(prompted[voting], torch.arange(1, 4, device=self.device).expand(len(voting), 3))
             proposed = torch.isin(voting, keep)
             own = drawn[proposed, best[keep]]
             votes = of_tokens[voting] > VOTER_PREDICTED_IOU
             return own, predicted_iou[keep], prompts[keep], as_votes(drawn[votes]), of_tokens[voting][votes]
 
         logits, predicted_iou, prompts, *of_voters = self._in_chunks(decode, points.split(chunk))
+        # The grid of a copy, in pixels of the whole image.
+        prompts = prompts * (self.mask_side / cells)
         return Proposals(logits, predicted_iou, prompts, Voters(*of_voters) if of_voters else None)
 
     def _in_chunks(self, function: Callable[[Chunk], tuple[Tensor, ...]], chunks: Sequence[Chunk]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from nts.negatives import off_label_proposals, off_labels
 from nts.presets import DEFAULT
 from nts.references import Reference, prepare_reference
 from nts.segmenter import Segmenter
+from nts.segmenter.scales import propose_at_scales
 from synthetic.scenes import NOVEL_SPECIES, Scene, draw_scene, species_name, target_scenes
 
 SCENE = max(target_scenes(6), key=lambda scene: len(scene.masks))
@@ -47,8 +48,8 @@ def crop_feature(encoder, mask: np.ndarray) -> torch.Tensor:
 
 
 def proposals(segmenter: Segmenter):
-    embedding = segmenter.embed(normalise(stretch(SCENE.image, segmenter.input_size)))
-    return segmenter.propose(embedding, DEFAULT.proposals)
+    pixels = normalise(stretch(SCENE.image, segmenter.input_size))
+    return propose_at_scales(segmenter, pixels, segmenter.embed(pixels), DEFAULT.proposals)
 
 
 def test_negatives_are_the_proposals_off_all_labels_embedded_as_references(negatives, small_encoder, small_segmenter):
