@@ -1,7 +1,8 @@
 """Label a few images, find the rest: on drawn scenes, on photographs that come with scikit-image, or on your own.
 
-python -m demo                   run the steps that are not done yet
+python -m demo                   run the steps that are not done yet, on drawn scenes
 python -m demo --app             and open the FiftyOne App on the result
+python -m demo --coins           label three coins of a photograph, find the others
 python -m demo --photos FOLDER   the same on a folder of images with a COCO file, or on a FiftyOne dataset
 """
 
@@ -28,6 +29,7 @@ def main() -> None:
         prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--app", action="store_true", help="open the FiftyOne App on the result")
+    parser.add_argument("--coins", action="store_true", help="find the objects in photographs of scikit-image")
     parser.add_argument(
         "--targets", type=int, help=f"images to segment ({scenes.TARGETS}; of your photographs {own_photos.TARGETS})"
     )
@@ -53,8 +55,9 @@ def main() -> None:
             models={"encoder": arguments.encoder, "segmenter": arguments.segmenter},
             out=arguments.out,
         )
+    elif arguments.coins:
+        dataset = photographs.run(arguments.out)
     else:
-        photographs.run(arguments.out)
         dataset = scenes.run(arguments.out, arguments.targets or scenes.TARGETS)
     if arguments.app:
         session = fo.launch_app(dataset)
@@ -62,13 +65,7 @@ def main() -> None:
         print(f"\nThe App shows {dataset.name!r} at {address}. Press ` there for the operators, Ctrl-C here to stop.")
         session.wait(-1)
     else:
-        print(f"\nThe dataset {dataset.name!r} is stored in FiftyOne. {OPEN[arguments.photos is None]}")
-
-
-OPEN = {
-    True: "Run `make app` to open it in the App with the plugin.",
-    False: "Add --app to open it in the App with the plugin.",
-}
+        print(f"\nThe dataset {dataset.name!r} is stored in FiftyOne. Add --app to open it in the App with the plugin.")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,17 @@ def test_demo_runs_and_runs_again(demo, tmp_path, monkeypatch, capsys):
         assert f"all, {name} " in first
     assert first.count("Expected precision") == 1
     assert "nAP on 3 drawn scenes, 10 novel classes, 5 references per class" in first
-    for name in ("references", "predictions", "photographs"):
+    for name in ("references", "predictions"):
         assert str(tmp_path / f"{name}.png") in first
         assert Image.open(tmp_path / f"{name}.png").width > 900
     assert "0 images segmented, 3 already done, 0 failed" in run(demo, monkeypatch, capsys, *arguments)
+
+
+def test_coins_are_found_from_three(demo, tmp_path, monkeypatch, capsys):
+    told = run(demo, monkeypatch, capsys, "--coins", "--out", str(tmp_path))
+    assert "3 labelled" in told
+    assert "found at the recommended threshold" in told
+    assert Image.open(tmp_path / "photographs.png").width > 900
 
 
 @pytest.fixture
