@@ -1,8 +1,9 @@
 """Proposals from shrunken copies of an image, so that large objects have the size that a small segmenter knows.
 
 A SAM2 that was trained on small objects, or is too small itself, finds no large ones. On a copy of the image that is
-shrunk onto an empty canvas they are small. Masks of a copy are enlarged to those of the image and join its proposals;
-they are coarser, since they have fewer pixels.
+shrunk onto an empty canvas they are small. Masks of a copy are enlarged to those of the image. They are coarser, since
+they have fewer pixels, so only the large ones join the proposals of the image: with small ones too, those of drawn
+scenes, the mask nAP on the validation world falls by 4 points.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..consensus import Voters
 from .model import ImageEmbedding, ProposalConfig, Proposals, Segmenter
+
+LEAST_SHARE = 0.04
+"""Part of the image that a mask of a shrunken copy must cover: a fifth of the side."""
 
 
 def propose_at_scales(
@@ -33,8 +38,23 @@ def propose_at_scales(
     proposals = segmenter.propose(embedding, config, which)
     for scale in config.scales:
         copy = segmenter.embed(shrunken(pixels, scale), add_no_mem_embed=config.add_no_mem_embed)
-        proposals = proposals.and_also(segmenter.propose(copy, config, extent=scale))
+        proposals = proposals.and_also(_large(segmenter.propose(copy, config, extent=scale)))
     return proposals
+
+
+def _large(proposals: Proposals) -> Proposals:
+    """Proposals, and voters, that cover enough of the image."""
+    keep = _share(proposals.mask_logits) >= LEAST_SHARE
+    voters = proposals.voters
+    if voters is not None:
+        voting = _share(voters.votes) >= LEAST_SHARE
+        voters = Voters(voters.votes[voting], voters.predicted_iou[voting])
+    return Proposals(proposals.mask_logits[keep], proposals.predicted_iou[keep], proposals.points[keep], voters)
+
+
+def _share(logits: Tensor) -> Tensor:
+    """Part of the image that each mask covers, ``[n]``."""
+    return (logits > 0).flatten(1).float().mean(1)
 
 
 def shrunken(pixels: Tensor, scale: float) -> Tensor:

@@ -16,7 +16,7 @@ from nts.images import normalise, stretch
 from nts.pipeline import encode_target
 from nts.presets import DEFAULT, preset_fingerprint
 from nts.segmenter import ProposalConfig, point_grid
-from nts.segmenter.scales import propose_at_scales, shrunken
+from nts.segmenter.scales import LEAST_SHARE, propose_at_scales, shrunken
 from synthetic.scenes import draw_scene
 
 SIDE = 256
@@ -25,7 +25,7 @@ CONFIG = ProposalConfig(8, voters=True)
 
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
-    return normalise(stretch(draw_scene(3, range(100, 104)).image, SIDE))
+    return normalise(stretch(draw_scene([5, 0], range(100, 104), featured=100).image, SIDE))
 
 
 def test_a_copy_lies_in_the_corner_of_an_empty_canvas(pixels):
@@ -45,9 +45,10 @@ def test_proposals_of_copies_are_cut_enlarged_and_appended(small_segmenter, pixe
     points = point_grid(4, SIDE // 2)
     logits, predicted = small_segmenter.predict_points(copy, points[:, None])
     best, chosen = predicted.max(1)
-    keep = best > CONFIG.iou_threshold
-    logits = logits[torch.arange(16), chosen][keep][:, None, :32, :32]
+    logits = logits[torch.arange(16), chosen][:, None, :32, :32]
     enlarged = F.interpolate(logits, size=(64, 64), mode="bilinear")[:, 0]
+    keep = (best > CONFIG.iou_threshold) & ((enlarged > 0).double().mean((1, 2)) >= LEAST_SHARE)
+    enlarged = enlarged[keep]
     assert len(found) == len(own) + int(keep.sum()) > len(own)
     assert torch.equal(found.mask_logits[: len(own)], own.mask_logits)
     torch.testing.assert_close(found.mask_logits[len(own) :], enlarged, atol=2e-3, rtol=1e-3)
@@ -55,6 +56,7 @@ def test_proposals_of_copies_are_cut_enlarged_and_appended(small_segmenter, pixe
     torch.testing.assert_close(found.points[len(own) :], 2 * points[keep])
     assert found.voters.votes.shape[1:] == (64, 64)
     assert len(found.voters) > len(own.voters)
+    assert ((found.voters.votes[len(own.voters) :] > 0).double().mean((1, 2)) >= LEAST_SHARE).all()
 
 
 def test_large_objects_are_found_on_copies(small_segmenter):
@@ -77,7 +79,7 @@ def test_large_objects_are_found_on_copies(small_segmenter):
 
 
 def test_targets_and_cache_keys_know_the_scales(small_segmenter, small_encoder):
-    image = draw_scene(3, range(100, 104)).image
+    image = draw_scene([5, 0], range(100, 104), featured=100).image
     scaled = replace(DEFAULT, proposals=replace(DEFAULT.proposals, scales=(0.5,)))
     alone, more = (encode_target(image, small_encoder, small_segmenter, preset) for preset in (DEFAULT, scaled))
     assert len(more.proposals) > len(alone.proposals)
