@@ -2,8 +2,9 @@
 
 A SAM2 that was trained on small objects, or is too small itself, finds no large ones. On a copy of the image that is
 shrunk onto an empty canvas they are small. Masks of a copy are enlarged to those of the image. They are coarser, since
-they have fewer pixels, so only the large ones join the proposals of the image: with small ones too, those of drawn
-scenes, the mask nAP on the validation world falls by 4 points.
+they have fewer pixels, so only the large ones join the proposals of the image.
+
+Where there are no large objects, copies cost accuracy: on drawn scenes, 3 points of mask nAP.
 """
 
 from __future__ import annotations
