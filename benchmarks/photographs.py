@@ -79,14 +79,18 @@ class PhotographSet:
         used = {annotation["category_id"] for annotation in self.dataset["annotations"]}
         return {each["id"]: each["name"] for each in self.dataset["categories"] if each["id"] in used}
 
+    @cached_property
+    def records(self) -> dict[int, dict]:
+        """Entries of ``images`` by id."""
+        return {image["id"]: image for image in self.dataset["images"]}
+
     def image(self, image_id: int) -> np.ndarray:
         """uint8 ``[H, W, 3]``."""
-        record = next(image for image in self.dataset["images"] if image["id"] == image_id)
-        return read_image(self.folder / "images" / record["file_name"])
+        return read_image(self.folder / "images" / self.records[image_id]["file_name"])
 
     def masks(self, image_id: int) -> np.ndarray:
         """bool ``[n, H, W]``, of :attr:`objects`."""
-        height, width = self.image(image_id).shape[:2]
+        height, width = self.records[image_id]["height"], self.records[image_id]["width"]
         return np.array([mask_of_annotation(each, height, width) for each in self.objects[image_id]]).reshape(
             -1, height, width
         )

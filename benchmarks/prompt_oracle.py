@@ -1,4 +1,4 @@
-"""How far sparse prompts can move SAM2's mask: tokens that are optimised against the true mask of each image.
+"""Upper bound of sparse prompts for SAM2: tokens optimised against the true mask of each image.
 
     python -m benchmarks.prompt_oracle --tokens 1 4 16 50
 

@@ -1,7 +1,7 @@
 """Photographs of the user: draw references, segment the other images, evaluate, and draw pictures.
 
 The source is a folder of images with a COCO file, a folder that FiftyOne has exported, or a stored FiftyOne dataset.
-The work is done on a dataset of its own; a stored one is copied, not changed.
+Results go to a new dataset; a stored dataset is copied and not changed.
 """
 
 from __future__ import annotations
@@ -77,12 +77,10 @@ def load_dataset(source: str, labels: Path | None, field: str | None) -> tuple[f
     Raises:
         SystemExit: if the source cannot be used, with the reason.
     """
-    if fo.dataset_exists(DATASET):
-        fo.delete_dataset(DATASET)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if not fo.dataset_exists(source):
-            raise SystemExit(f"--photos: {source!r} is neither a folder nor a stored FiftyOne dataset")
+        if source == DATASET or not fo.dataset_exists(source):
+            raise SystemExit(f"--photos: {source!r} is neither a folder nor a stored FiftyOne dataset of yours")
         return _copy(fo.load_dataset(source), field)
     if (folder / "samples.json").is_file():
         exported = fo.Dataset.from_dir(str(folder), fo.types.FiftyOneDataset, progress=False)
@@ -90,20 +88,28 @@ def load_dataset(source: str, labels: Path | None, field: str | None) -> tuple[f
             return _copy(exported, field)
         finally:
             exported.delete()
+    labels, content = _find_coco(folder, labels)
+    images = _images_folder(labels, content, folder)
+    has_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
+    if not content["annotations"]:
+        raise SystemExit(f"{labels} has no annotations")
+    _delete_earlier()
     dataset = fo.Dataset(DATASET, persistent=True)
-    labels = labels or _coco_file(folder)
-    records, images = _images_of(labels, folder)
     dataset.add_dir(
         dataset_type=fo.types.COCODetectionDataset,
         data_path=str(images),
         labels_path=str(labels),
-        label_types=["segmentations" if any(record.get("segmentation") for record in records) else "detections"],
+        label_types=["segmentations" if has_masks else "detections"],
         label_field=FIELD,
         progress=False,
     )
-    if FIELD not in dataset.get_field_schema():
-        raise SystemExit(f"{labels} has no annotations of the images in {images}")
     return dataset, FIELD
+
+
+def _delete_earlier() -> None:
+    """Delete the dataset of an earlier run; called once the source is known to be usable."""
+    if fo.dataset_exists(DATASET):
+        fo.delete_dataset(DATASET)
 
 
 def _copy(stored: fo.Dataset, field: str | None) -> tuple[fo.Dataset, str]:
@@ -111,35 +117,46 @@ def _copy(stored: fo.Dataset, field: str | None) -> tuple[fo.Dataset, str]:
     field = field or _field_with_masks(stored)
     if field not in stored.get_field_schema():
         raise SystemExit(f"--field: {stored.name!r} has no field {field!r}")
+    _delete_earlier()
     return stored.select_fields(field).clone(DATASET, persistent=True), field
 
 
-def _coco_file(folder: Path) -> Path:
-    """The only COCO file in a folder or its ``annotations``."""
-    candidates = [
-        file for file in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]) if _is_coco(file)
-    ]
-    if len(candidates) != 1:
-        names = ", ".join(str(file.relative_to(folder)) for file in candidates)
-        raise SystemExit(
-            f"{folder} has {f'several COCO files ({names}): name one with --labels' if candidates else 'no COCO file'}"
-        )
-    return candidates[0]
+def _find_coco(folder: Path, labels: Path | None) -> tuple[Path, dict]:
+    """The COCO file that was named, or else the only one in a folder or its ``annotations``, and its content."""
+    if labels is not None:
+        content = _read_coco(labels)
+        if content is None:
+            raise SystemExit(f"--labels: {labels} is no COCO file")
+        return labels, content
+    files = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+    found = [(file, content) for file in files if (content := _read_coco(file)) is not None]
+    if not found:
+        raise SystemExit(f"{folder} has no COCO file")
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(folder)) for file, _ in found)
+        raise SystemExit(f"{folder} has several COCO files ({names}): name one with --labels")
+    return found[0]
 
 
-def _is_coco(file: Path) -> bool:
-    content = json.loads(file.read_text())
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+def _read_coco(file: Path) -> dict | None:
+    """Content of a COCO file; ``None`` if it is missing or something else."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    is_coco = isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+    return content if is_coco else None
 
 
-def _images_of(labels: Path, folder: Path) -> tuple[list[dict], Path]:
-    """Annotations of a COCO file, and the folder with its images."""
-    content = json.loads(labels.read_text())
+def _images_folder(labels: Path, content: dict, folder: Path) -> Path:
+    """Folder of the images of a COCO file."""
     names = [image["file_name"] for image in content["images"]]
+    if not names:
+        raise SystemExit(f"{labels} names no images")
     for candidate in (folder, folder / "images", folder / "data", labels.parent, *sorted(folder.glob("*/"))):
-        if names and (candidate / names[0]).is_file():
-            return content["annotations"], candidate
-    raise SystemExit(f"the images of {labels} were not found in {folder}" if names else f"{labels} names no images")
+        if (candidate / names[0]).is_file():
+            return candidate
+    raise SystemExit(f"the images of {labels} were not found in {folder}")
 
 
 def _field_with_masks(dataset: fo.Dataset) -> str:

@@ -48,7 +48,8 @@ class Photograph:
 
     def masks(self) -> list[np.ndarray]:
         """Masks of the labels, bool ``[H, W]``."""
-        y, x = np.ogrid[: self.pixels().shape[0], : self.pixels().shape[1]]
+        height, width = self.pixels().shape[:2]
+        y, x = np.ogrid[:height, :width]
         return [((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1 for cx, cy, rx, ry in self.ellipses]
 
 
@@ -72,7 +73,7 @@ def run(out: Path) -> fo.Dataset:
 
 
 def load_dataset(folder: Path) -> fo.Dataset:
-    """Dataset of the photographs with the labels, made anew."""
+    """Create the dataset of the photographs with their labels, replacing an earlier one."""
     if fo.dataset_exists(DATASET):
         fo.delete_dataset(DATASET)
     dataset = fo.Dataset(DATASET, persistent=True)

@@ -1,4 +1,4 @@
-"""What the demonstrations share: progress bars, tables and pictures of samples."""
+"""Shared by the demos: progress bars, tables and pictures of samples."""
 
 from __future__ import annotations
 

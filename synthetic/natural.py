@@ -1,7 +1,7 @@
 """Drawn scenes that look more like photographs: the species of :mod:`synthetic.scenes` in natural sizes and light.
 
 Objects measure 4 % to 90 % of the side of the image, those of one scene about the same. Colours are muted, each species
-has a grain of its own, bodies are shaded and cast shadows, and surfaces have the spectrum of natural images
+has its own grain, bodies are shaded and cast shadows, and surfaces have the spectrum of natural images
 (amplitudes that fall with the inverse of the frequency). A camera adds exposure, a colour cast, blur, noise and JPEG.
 
 As in :mod:`synthetic.scenes`, everything is a pure function of numbers.

@@ -305,7 +305,7 @@ def draw_sprite(
         rng: source of random numbers.
         number: the species.
         side: of the image in pixels.
-        others: sprites that are there; the new one often touches one of its own species.
+        others: sprites drawn before; the new one often touches one of its species.
         numbers: their species.
         sizes: diameters.
     """

@@ -149,8 +149,7 @@ def pasted(rng: np.random.Generator, pool: Pool) -> Example:
         background = (image / 255).astype(np.float32)
     scene = paste(rng, pool, background)
     uncovered = below & ~scene.masks.any(0)
-    example = _finish(rng, scene.image, np.concatenate([scene.masks, uncovered]), exhaustive)
-    return replace(example, exhaustive=exhaustive)
+    return _finish(rng, scene.image, np.concatenate([scene.masks, uncovered]), exhaustive)
 
 
 def paste(rng: np.random.Generator, pool: Pool, background: np.ndarray) -> Scene:
@@ -226,10 +225,12 @@ def _backdrop(rng: np.random.Generator, pool: Pool) -> np.ndarray:
 
 
 def _finish(rng: np.random.Generator, image: np.ndarray, masks: np.ndarray, exhaustive: bool = False) -> Example:
-    """Take the picture, and drop masks of which too little is visible."""
+    """Take the picture, and drop masks of which too little is visible; what is left is then not exhaustive."""
     pixels = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
     seen = masks.sum((1, 2)) >= MIN_AREA
-    return Example(photograph(rng, pixels, 0.7), masks[seen], np.zeros(masks.shape[1:], np.uint8), exhaustive)
+    return Example(
+        photograph(rng, pixels, 0.7), masks[seen], np.zeros(masks.shape[1:], np.uint8), exhaustive and bool(seen.all())
+    )
 
 
 KINDS: tuple[tuple[Callable[[np.random.Generator, Pool], Example], float], ...] = (

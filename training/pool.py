@@ -48,7 +48,7 @@ class Photograph:
         path: of the image.
         size: ``(H, W)``.
         rles: masks as run-length encodings.
-        classes: names, with the set for names that several sets use in different senses.
+        classes: names of the masks' classes.
     """
 
     name: str

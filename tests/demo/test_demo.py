@@ -93,5 +93,8 @@ def test_sources_that_cannot_be_used_are_told(demo, own_folder, tmp_path, monkey
     (tmp_path / "empty").mkdir()
     assert "no COCO file" in refusal(str(tmp_path / "empty"))
     assert "lower --shots" in refusal(str(own_folder), "--shots", "1000")
+    (own_folder / "broken.json").write_text("{")
+    assert "is no COCO file" in refusal(str(own_folder), "--labels", str(own_folder / "broken.json"))
+    assert "neither a folder" in refusal("reference-segmentation-own")  # its own results are no source
     (own_folder / "again.json").write_text((own_folder / "labels.json").read_text())
     assert "several COCO files (again.json, labels.json): name one with --labels" in refusal(str(own_folder))

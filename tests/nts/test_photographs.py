@@ -60,8 +60,13 @@ def test_memory_segmentation_and_evaluation_of_photographs(fo, photographs, shot
             assert detection.label in ("apple", "basketball")
             assert 0 < detection.confidence <= 1
             assert -1 <= detection.similarity <= 1
+            assert detection.score <= 1
             assert np.isfinite(detection.predicted_iou)
             assert detection.mask.any()
+
+    instances = [detection for of_image in targets.values("found.detections") for detection in of_image]
+    by_score = [detection.confidence for detection in sorted(instances, key=lambda detection: detection.score)]
+    assert by_score == sorted(by_score)  # a probability follows its score
 
     report = foo.get_operator(f"{URI}/evaluate_nap")(targets, "found", "truth")
     assert report.result.images == len(targets) - (2 * shots if shots == 5 else 0)

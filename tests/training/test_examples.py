@@ -88,6 +88,17 @@ def test_pasted_masks_are_disjoint_and_exhaustive(pool):
         assert np.count_nonzero(np.abs(scene.image - 0.5).max(2)[~scene.masks.any(0)] > 0.45) < 0.02 * SIDE**2
 
 
+def test_background_is_not_clicked_where_an_object_was_dropped():
+    masks = np.zeros((2, SIDE, SIDE), bool)
+    masks[0, 50:100, 50:100] = True
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for small, exhaustive in ((20, True), (3, False)):
+        masks[1, 200 : 200 + small, 200 : 200 + small] = True
+        example = examples._finish(np.random.default_rng(0), image, masks, exhaustive=True)
+        assert example.exhaustive == exhaustive == (len(example.masks) == 2)
+        masks[1] = False
+
+
 def test_species_are_those_of_the_training():
     rng = np.random.default_rng(0)
     drawn = {number for _ in range(50) for number in examples.draw_species(rng)}

@@ -147,9 +147,16 @@ def test_thresholds_for_very_many_labels_are_suggested_from_some_images(nts_fo, 
         sample["found"] = fo.Detections(detections=labels)
     dataset = make_dataset(samples)
     exact = nts_fo.reviewing.suggest_thresholds(dataset, "found")[LOW_MARGIN]
+    take, taken = fo.core.collections.SampleCollection.take, []
+    monkeypatch.setattr(
+        fo.core.collections.SampleCollection,
+        "take",
+        lambda view, size, **options: taken.append(size) or take(view, size, **options),
+    )
     monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MAX_VALUES", 400)
     suggested = nts_fo.reviewing.suggest_thresholds(dataset, "found")
     assert suggested[LOW_MARGIN] == pytest.approx(exact, abs=0.05)
+    assert taken == [40]  # a suggestion may happen to equal the exact one
     assert nts_fo.reviewing.suggest_thresholds(dataset, "found") == suggested
     monkeypatch.setattr("nts.fiftyone_adapter.reviewing._MAX_VALUES", 1)
     assert nts_fo.reviewing.suggest_thresholds(dataset, "found")[LOW_MARGIN] in values
