@@ -16,6 +16,10 @@ from synthetic.scenes import SIDE, TRAIN_SPECIES, Scene, Sprite, draw_scene
 from .pool import Photograph, Pool, resize
 
 ZOOM = (0.35, 2.0)
+NEAR = (0.8, 1.25)
+NEAR_SHARE = 0.65
+"""Range of zoom of most photographs: objects are as large as in images to segment."""
+
 CANVAS = 0.5
 """Fraction of shrunken photographs that lie on a surface; the others lie on another photograph."""
 
@@ -82,10 +86,11 @@ def place(
         rng: source of random numbers.
         source: the photograph.
         pool: for other photographs to lie on; ``None`` for surfaces only.
-        zoom: of the whole photograph, 1 to fill the square; ``None`` for a random one of :data:`ZOOM`.
+        zoom: of the whole photograph, 1 to fill the square; ``None`` for a random one of :data:`NEAR` or :data:`ZOOM`.
     """
     if zoom is None:
-        zoom = ZOOM[0] * (ZOOM[1] / ZOOM[0]) ** rng.uniform()
+        low, high = NEAR if rng.uniform() < NEAR_SHARE else ZOOM
+        zoom = low * (high / low) ** rng.uniform()
     aspect = np.exp(rng.uniform(-0.25, 0.25))
     size = (max(16, round(SIDE * zoom * aspect)), max(16, round(SIDE * zoom / aspect)))
     image, masks, regions = source.image(), source.masks(), source.regions()
@@ -235,12 +240,55 @@ def _finish(rng: np.random.Generator, image: np.ndarray, masks: np.ndarray, exha
 
 KINDS: tuple[tuple[Callable[[np.random.Generator, Pool], Example], float], ...] = (
     (drawn, 0.2),
-    (natural, 0.15),
-    (pasted, 0.25),
-    (zoomed, 0.35),
-    (mosaic, 0.05),
+    (natural, 0.1),
+    (pasted, 0.18),
+    (zoomed, 0.5),
+    (mosaic, 0.02),
 )
 """Kinds of examples and their frequency."""
+
+USES = 4  # of each example, mirrored and in other light: drawing one takes as long as learning from it
+IN_USE = 120  # examples at a time
+GREY = 0.12  # fraction of uses without colours
+
+
+class Examples:
+    """Examples to train on, each of which is used several times."""
+
+    def __init__(self, pool: Pool, seed: int, rank: int = 0) -> None:
+        self._pool = pool
+        self._seed = [seed, 3, rank]
+        self._drawn: dict[int, Example] = {}
+
+    def draw(self, rng: np.random.Generator, step: int, count: int) -> list[Example]:
+        """Examples of a step. They depend on the random numbers and the step only, not on earlier calls."""
+        first = step * count // USES
+        self._drawn = {number: example for number, example in self._drawn.items() if number >= first}
+        numbers = first + rng.choice(max(IN_USE, count), size=count, replace=False)
+        return [_again(rng, self._numbered(int(number))) for number in numbers]
+
+    def _numbered(self, number: int) -> Example:
+        if number not in self._drawn:
+            self._drawn[number] = draw_example(np.random.default_rng([*self._seed, number]), self._pool)
+        return self._drawn[number]
+
+
+def _again(rng: np.random.Generator, example: Example) -> Example:
+    """An example, possibly mirrored or without colours, in slightly other light."""
+    light = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.04, 3))
+    pixels = example.image * light.astype(np.float32)
+    if rng.uniform() < GREY:
+        pixels = np.repeat(pixels.mean(2, keepdims=True), 3, 2)
+    image = np.minimum(pixels, 255).astype(np.uint8)
+    if rng.uniform() < 0.5:
+        return replace(example, image=image)
+    return Example(
+        np.ascontiguousarray(image[:, ::-1]),
+        np.ascontiguousarray(example.masks[:, :, ::-1]),
+        np.ascontiguousarray(example.parts[:, ::-1]),
+        example.exhaustive,
+        np.ascontiguousarray(example.regions[:, :, ::-1]),
+    )
 
 
 def draw_example(rng: np.random.Generator, pool: Pool) -> Example:

@@ -28,7 +28,7 @@ HELD_OUT = 10  # one of so many
 STUFF = re.compile(r"-merged$|-other$|-stuff$|^(sky|wall|floor|ceiling|road|street|sea|snow|sand|river|gravel|playing)")
 """Names of classes without instances."""
 
-WEIGHTS = {"coco_masks": 3.0, "animals_other": 3.0, "feral_cats": 1.5, "mushrooms": 0.7, "facade": 0.5}
+WEIGHTS = {"coco_masks": 3.0, "animals_other": 3.0, "feral_cats": 2.0, "mushrooms": 0.7, "facade": 0.3}
 """Relative frequency of sets in a draw; 1 for all others."""
 
 REGION_SIDE = 128

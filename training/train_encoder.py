@@ -114,7 +114,7 @@ class EncoderTraining:
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
-    colour_weight: float = 1.0  # deviation of the colours relative to that of the other features, at the start
+    colour_weight: float = 2.0  # deviation of the colours relative to that of the other features, at the start
 
     def stage(self, step: int, steps: int) -> Stage:
         """Stage of a step."""
@@ -604,22 +604,42 @@ def export(model: ColourDinov2Model, folder: Path) -> None:
 
 
 @torch.no_grad()
-def weigh_colours(encoder: ColourDinov2Model, config: EncoderTraining) -> None:
-    """Project colours on the principal components of drawn histograms, centred and weighted."""
-    images = []
-    for batch in range(4):
+def weigh_colours(
+    encoder: ColourDinov2Model, config: EncoderTraining, objects: dict[str, list[LabelledObject]] | None = None
+) -> None:
+    """Project colours on the principal components of histograms of patches, centred and weighted.
+
+    Args:
+        encoder: the encoder.
+        config: constants.
+        objects: of photographs, by class; ``None`` for drawn scenes only.
+    """
+    tokens, histograms, items = [], [], []
+    count = 0
+    for batch in range(8):
         rng = np.random.default_rng([10, batch])
-        images.append(draw_items(rng, list(scene_group(9, batch)), Stage(224, 1.0), config.image_size)[0])
-    pixels = torch.cat(images)
-    histograms = encoder.colours.histograms(pixels).flatten(0, 1)
-    mean = histograms.mean(0)
-    _, components = torch.linalg.eigh((histograms - mean).T @ (histograms - mean))
+        images, _, regions = draw_items(rng, list(scene_group(9, batch)), Stage(224, 1.0), config.image_size)
+        if objects:
+            photographs, photographed = draw_photographs(rng, objects, Stage(224, 1.0, classes=5))
+            images, regions = torch.cat([images, photographs]), _join(regions, len(images), photographed)
+        tokens.append(encode(encoder, images, torch.float32)[..., : encoder.config.hidden_size])
+        histograms.append(encoder.colours.histograms(images))
+        items.append(regions if count == 0 else _join(items.pop(), count, regions))
+        count += len(images)
+    of_patches = torch.cat(histograms).flatten(0, 1)
+    mean = of_patches.mean(0)
+    _, components = torch.linalg.eigh((of_patches - mean).T @ (of_patches - mean))
     projection = components[:, -encoder.config.colour_size :].T
-    features = encode(encoder, pixels, torch.float32)[..., : encoder.config.hidden_size].mean(1)
-    colours = ((histograms - mean) @ projection.T).unflatten(0, (len(pixels), -1)).mean(1)
-    weight = config.colour_weight * (features - features.mean(0)).norm(dim=1).mean() / colours.norm(dim=1).mean()
+    is_object = items[0].labels != NOTHING
+    features = pool(torch.cat(tokens), items[0])[is_object]
+    colours = pool(torch.cat(histograms), items[0])[is_object] @ projection.T
+    weight = config.colour_weight * _deviation(features) / _deviation(colours)
     encoder.colours.projection.weight.copy_(weight * projection)
     encoder.colours.projection.bias.copy_(-weight * projection @ mean)
+
+
+def _deviation(features: Tensor) -> Tensor:
+    return (features - features.mean(0)).norm(dim=1).mean()
 
 
 def train(
@@ -650,9 +670,10 @@ def train(
     if initial is None:
         spread_patches(model.encoder, config)
     else:
-        known = read_encoder(initial / "config.json", initial / "model.safetensors")
-        model.encoder.load_state_dict(known.state_dict(), strict=isinstance(known, ColourDinov2Model))
-    weigh_colours(model.encoder, config)
+        known = read_encoder(initial / "config.json", initial / "model.safetensors").state_dict()
+        transformer = {name: tensor for name, tensor in known.items() if not name.startswith("colours.")}
+        model.encoder.load_state_dict(transformer, strict=False)
+    weigh_colours(model.encoder, config, objects)
     # The colours are not trained: the loss would give up those that classes of photographs do not share.
     model.encoder.colours.requires_grad_(False)
     training = start(model)

@@ -13,13 +13,16 @@ background. The background is clicked only where all objects are known.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,22 +32,24 @@ from nts.models import build_sam2
 from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 from synthetic.scenes import SIDE, VALIDATION_SPECIES, draw_scene
 
-from .examples import MIN_AREA, Example, draw_example, draw_species, of_scene, place
+from .examples import MIN_AREA, Example, Examples, draw_species, of_scene, place
 from .pool import Pool, read_pool
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
 LOGIT_SIDE = 64
+
+Encode = Callable[[Tensor], dict[str, list[Tensor]]]
 
 
 @dataclass(frozen=True)
 class SegmenterTraining:
     """Constants of the training."""
 
-    images: int = 7
-    clicks: int = 6
+    images: int = 10  # of each process
+    clicks: int = 4
     background_clicks: int = 1  # among the clicks
     boxes_every: int = 8  # every n-th step uses boxes instead of clicks
-    peak_rate: float = 5e-4
+    peak_rate: float = 8e-4
     focal_weight: float = 20.0
     other_weight: float = 0.3  # of each answer but the object that was drawn for the click
     part_credit: float = 0.85  # factor of the IoU with the part under the click
@@ -173,12 +178,14 @@ def _shrink(masks: list[np.ndarray], side: int) -> np.ndarray:
     return shares
 
 
-def decode(model: nn.Module, images: Tensor, prompts: Prompts, add_no_mem: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """All four masks of every prompt.
+def decode(
+    model: nn.Module, encode: Encode, images: Tensor, prompts: Prompts, add_no_mem: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All four masks of every prompt; ``encode`` is the model's ``forward_image``, possibly compiled.
 
     Returns mask logits [n, 4, 64, 64], predicted IoU [n, 4], object score logits [n, 1].
     """
-    fine, middle, coarse = model.forward_image(images)["backbone_fpn"]
+    fine, middle, coarse = encode(images)["backbone_fpn"]
     if add_no_mem:
         coarse = coarse + model.no_mem_embed.reshape(1, -1, 1, 1)
     sparse, dense = model.sam_prompt_encoder((prompts.points, prompts.labels), boxes=None, masks=None)
@@ -221,11 +228,13 @@ def step_loss(
     model: nn.Module,
     rng: np.random.Generator,
     config: SegmenterTraining,
-    pool: Pool,
+    source: Examples,
+    step: int,
+    encode: Encode,
     dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one batch of new examples, and numbers for the log."""
-    examples = [draw_example(rng, pool) for _ in range(config.images)]
+    """Loss of one batch, and numbers for the log."""
+    examples = source.draw(rng, step, config.images)
     boxes = rng.integers(config.boxes_every) == 0
     prompts = draw_prompts(rng, examples, config.clicks, config.background_clicks, boxes)
     images = images_tensor(np.stack([example.image for example in examples]))
@@ -233,7 +242,7 @@ def step_loss(
     add_no_mem = bool(rng.integers(2))
     # The plain attention is the faster one: on a CPU the fused kernel's backward pass is slow for short sequences.
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), sdpa_kernel(SDPBackend.MATH):
-        logits, iou, objectness = decode(model, images, prompts, add_no_mem)
+        logits, iou, objectness = decode(model, encode, images, prompts, add_no_mem)
 
     real = prompts.on_object
     answers = prompts.answers[real]
@@ -298,7 +307,9 @@ def _figures(model: nn.Module, examples: list[Example], rng: np.random.Generator
         batch = examples[first : first + 8]
         prompts = draw_prompts(rng, batch, clicks, 2, boxes=False, side=SIDE)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, iou, _ = decode(model, images_tensor(np.stack([e.image for e in batch])), prompts, add_no_mem=False)
+            logits, iou, _ = decode(
+                model, model.forward_image, images_tensor(np.stack([e.image for e in batch])), prompts, add_no_mem=False
+            )
         masks = F.interpolate(logits[:, 1:], size=(SIDE, SIDE), mode="bilinear")
         objects = [a for a in range(ANSWERS) if a not in (PART, *REGIONS)]
         truth = torch.stack([mask_iou(masks, prompts.answers[:, a]) for a in objects], 2).amax(2)
@@ -334,8 +345,11 @@ def train(
     initial: Path | None = None,
     log_every: int = 100,
     check_every: int = 200,
+    compiled: bool = False,
 ) -> Training:
     """Train up to `steps`, resuming from the checkpoint in `run` if there is one.
+
+    In a process group of ``torch.distributed`` each process trains on examples of its own; the first writes the files.
 
     Args:
         steps: in total.
@@ -346,6 +360,7 @@ def train(
         initial: weights to begin with.
         log_every: steps between entries of the log.
         check_every: steps between checkpoints.
+        compiled: compile the image encoder, which takes minutes and needs a C++ compiler; steps are then faster.
     """
     torch.manual_seed(seed)
     pool, held_out = read_pool(folder, "train"), read_pool(folder, "validation")
@@ -355,10 +370,18 @@ def train(
     training = start(model)
     if (run / "checkpoint.pt").exists():
         resume(training, run / "checkpoint.pt")
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    source = Examples(pool, seed, rank)
+    encode = training.model.forward_image
+    if compiled:
+        encode = torch.compile(encode, dynamic=False)
     began, entries = time.perf_counter(), []
     while training.step < steps:
         rate = learning_rate(training.step, steps, config.peak_rate)
-        entries.append(advance(training, partial(step_loss, config=config, pool=pool), seed=seed, rate=rate))
+        loss = partial(step_loss, config=config, source=source, step=training.step, encode=encode)
+        entries.append(advance(training, loss, seed=seed, rate=rate))
+        if rank:
+            continue
         if training.step % log_every == 0:
             seconds = (time.perf_counter() - began) / len(entries)
             log(
@@ -386,18 +409,35 @@ def main() -> None:
         help="folder of the checkpoint and the log; resumed if it exists",
     )
     parser.add_argument("--out", type=Path, default=MODEL_FILE.with_suffix(".pt"))
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--processes", type=int, default=2, help="each trains on a batch of its own")
+    parser.add_argument("--compile", action="store_true", help="compile the image encoder")
     parser.add_argument(
         "--export-only", action="store_true", help="write the averaged weights of the checkpoint and stop"
     )
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     if args.export_only:
         training = start(build_model())
         resume(training, args.run / "checkpoint.pt")
+        export(training.average, args.out)
+    elif args.processes == 1:
+        _train_and_export(args)
     else:
-        training = train(args.steps, args.seed, args.run, SegmenterTraining(), args.pool, args.init)
-    export(training.average, args.out)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(_join_group, (Path(folder) / "group", args), nprocs=args.processes)
+
+
+def _join_group(rank: int, meeting: Path, args: argparse.Namespace) -> None:
+    dist.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=args.processes)
+    _train_and_export(args)
+    dist.destroy_process_group()
+
+
+def _train_and_export(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    training = train(args.steps, args.seed, args.run, SegmenterTraining(), args.pool, args.init, compiled=args.compile)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        export(training.average, args.out)
 
 
 if __name__ == "__main__":

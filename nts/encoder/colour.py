@@ -35,7 +35,7 @@ class ColourDinov2Config(Dinov2Config):
     model_type = "dinov2_with_colour"
 
     def __init__(
-        self, colour_size: int = 64, colour_intensities: int = 6, colour_opponents: int = 5, **kwargs: Any
+        self, colour_size: int = 128, colour_intensities: int = 8, colour_opponents: int = 9, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.colour_size = colour_size

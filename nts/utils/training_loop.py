@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .files import write_file
@@ -62,15 +63,19 @@ def advance(
 ) -> dict[str, float]:
     """Run one optimisation step and return its loss, and the parts of it that ``step_loss`` returns.
 
-    Random numbers depend on (seed, step) only, so a resumed run equals an uninterrupted one.
+    Random numbers depend on (seed, step) only, so a resumed run equals an uninterrupted one. In a process group of
+    ``torch.distributed``, each process draws its own batch, and gradients are averaged.
     """
-    rng = np.random.default_rng([seed, training.step])
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    rng = np.random.default_rng([seed, training.step, *([rank] if rank else [])])
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.model.train()
     loss, parts = step_loss(training.model, rng)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if dist.is_initialized():
+        average_gradients(list(training.model.parameters()))
     torch.nn.utils.clip_grad_norm_(training.model.parameters(), clip)
     training.optimizer.step()
     training.step += 1
@@ -80,6 +85,17 @@ def advance(
         for mean, now in zip(training.average.parameters(), training.model.parameters(), strict=True):
             mean.lerp_(now, 1 - momentum)
     return {"loss": float(loss.detach()), **parts}
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average gradients over all processes; a process without a gradient counts as 0, unless none has one."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    present = torch.tensor([float(p.grad is not None) for p in parameters])
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), present])
+    dist.all_reduce(flat)
+    *sums, present = flat.split([*(p.numel() for p in parameters), len(parameters)])
+    for parameter, total, count in zip(parameters, sums, present.tolist(), strict=True):
+        parameter.grad = total.view_as(parameter) / dist.get_world_size() if count else None
 
 
 def save(training: Training, path: Path, **more: float) -> None:

@@ -57,6 +57,40 @@ def test_examples_are_pure_functions_of_the_random_numbers(pool, kind):
     assert not (first.parts > 0)[~first.masks.any(0)].any()
 
 
+def test_examples_recur_but_depend_on_the_step_only(pool):
+    """A later step draws the same examples whether or not earlier steps were drawn, as after resuming."""
+
+    def draw(source: examples.Examples, step: int) -> list[examples.Example]:
+        return source.draw(np.random.default_rng([5, step]), step, 4)
+
+    through = examples.Examples(pool, seed=5)
+    steps = [draw(through, step) for step in range(3)]
+    resumed = draw(examples.Examples(pool, seed=5), 2)
+    for a, b in zip(steps[2], resumed, strict=True):
+        assert (a.image == b.image).all()
+        assert (a.masks == b.masks).all()
+    other = examples.Examples(pool, seed=5, rank=1).draw(np.random.default_rng([5, 2]), 2, 4)
+    assert any((a.image != b.image).any() for a, b in zip(resumed, other, strict=True))
+
+
+def test_a_mirrored_example_keeps_its_masks_on_its_objects():
+    image = np.full((SIDE, SIDE, 3), 40, np.uint8)
+    mask = np.zeros((1, SIDE, SIDE), bool)
+    mask[0, 20:60, 5:90] = True
+    image[mask[0]] = 160
+    regions = np.where(mask, 4, 2).astype(np.int32)
+    example = examples.Example(image, mask, mask[0].astype(np.uint8), True, regions)
+    columns = set()
+    for seed in range(8):
+        again = examples._again(np.random.default_rng(seed), example)
+        bright = again.image.mean(2) > 90
+        assert (bright == again.masks[0]).all()
+        assert (bright == (again.parts > 0)).all()
+        assert (bright == (again.regions[0] == 4)).all()
+        columns.add(int(np.flatnonzero(bright.any(0))[0]))
+    assert columns == {5, SIDE - 90}
+
+
 def test_masks_stay_on_their_objects_when_a_photograph_is_placed(pool):
     """A photograph whose objects are white: wherever it is placed, the masks cover the white."""
     source = pool.sets["coco_masks"][0]

@@ -17,7 +17,7 @@ from nts.models import load_encoder, load_segmenter
 from nts.utils import training_loop as loop
 from synthetic.scenes import NOVEL_SPECIES, TRAIN_SPECIES
 from training import train_encoder, train_segmenter
-from training.examples import Example, drawn
+from training.examples import Example, Examples, drawn
 from training.labelled_objects import read_objects
 from training.pool import read_pool
 
@@ -40,12 +40,19 @@ def step_loss(photographs: Path):
     """`step_loss(kind, step)`: the loss of a step, on drawn scenes and on photographs."""
     pool = read_pool(photographs / "pool", "train")
     objects = read_objects(pool, photographs / "classes")
+    examples = Examples(pool, seed=4)
 
     def make(kind: str, step: int):
         if kind == "encoder":
             options = {"config": ENCODER, "stage": STAGE, "seed": 4, "step": step, "objects": objects}
             return partial(train_encoder.step_loss, dtype=torch.float32, **options)
-        return partial(train_segmenter.step_loss, config=SEGMENTER, pool=pool, dtype=torch.float32)
+
+        def of_segmenter(model, rng):
+            return train_segmenter.step_loss(
+                model, rng, SEGMENTER, examples, step, encode=model.forward_image, dtype=torch.float32
+            )
+
+        return of_segmenter
 
     return make
 
@@ -89,6 +96,45 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(kind: str, losses, tmp
     assert losses(kind, second, 2) == pytest.approx(curve[2:], rel=1e-5)
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_processes_train_on_the_mean_of_their_gradients(tmp_path: Path):
+    """Two processes whose losses pull in different directions end with equal weights, those of the mean loss."""
+    torch.multiprocessing.spawn(advance_in_group, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(first, second)
+    training = loop.start(torch.nn.Linear(3, 1).requires_grad_(True))
+    with torch.no_grad():
+        for parameter in training.model.parameters():
+            parameter.fill_(0.5)
+    loop.advance(training, lambda model, rng: ((pull(model, 0) + pull(model, 1)) / 2, {}), seed=1, rate=0.1)
+    torch.testing.assert_close(first, training.model.weight.detach())
+
+
+def pull(model: torch.nn.Linear, rank: int) -> torch.Tensor:
+    return (model.weight * torch.tensor([[1.0, -2.0, 3.0], [-4.0, 1.0, 2.0]])[rank]).sum()
+
+
+def advance_in_group(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=(folder / "group").as_uri(), rank=rank, world_size=2)
+    model = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    training = loop.start(model)
+    draws = []
+
+    def loss(model, rng):
+        draws.append(rng.uniform())
+        return pull(model, rank), {}
+
+    loop.advance(training, loss, seed=1, rate=0.1)
+    assert training.model.bias.grad is None, "no process has a gradient of the bias"
+    shared = torch.tensor(draws)
+    torch.distributed.all_reduce(shared)
+    assert not torch.isclose(shared, 2 * torch.tensor(draws)).any(), "both processes drew the same"
+    torch.save(training.model.weight.detach(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 def test_the_learning_rate_warms_up_and_comes_down():
