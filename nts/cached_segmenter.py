@@ -24,6 +24,7 @@ from .crops import TargetCrops
 from .images import PreparedImage, digest, digest_content, read_file, read_image
 from .instances import Instances
 from .pipeline import ReferenceSegmenter
+from .settled import Settled
 from .targets import EncodedTarget, Target
 
 Content = TypeVar("Content")
@@ -103,12 +104,17 @@ class CachedSegmenter:
     def _crops_key(self, key: str) -> str:
         return crops_key(key, self.segmenter.encoder)
 
-    def segment(self, image: Fetched) -> Segmented:
-        """Find instances in an image; the models run if its target is not cached."""
+    def segment(self, image: Fetched, settled: Settled | None = None) -> Segmented:
+        """Find instances in an image; the models run if its target is not cached.
+
+        Args:
+            image: the image.
+            settled: see :meth:`.ReferenceSegmenter.match`.
+        """
         if isinstance(image.target, Target):
-            return Segmented(self.segmenter.match(image.target), None, image.key, image.target.embedded)
+            return Segmented(self.segmenter.match(image.target, settled), None, image.key, image.target.embedded)
         encoded = self.segmenter.encode(image.target)
-        return Segmented(self.segmenter.match(encoded), encoded, image.key, encoded.embedded)
+        return Segmented(self.segmenter.match(encoded, settled), encoded, image.key, encoded.embedded)
 
     def store(self, image: Segmented) -> None:
         """Write the target of an image and the features of its crops to the cache, if they are new."""

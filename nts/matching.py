@@ -158,7 +158,12 @@ def match_proposals(
 
 
 def choose_instances(
-    masks: ProposalMasks, features: Tensor, predicted_iou: Tensor, class_scores: Tensor, config: MatchingConfig
+    masks: ProposalMasks,
+    features: Tensor,
+    predicted_iou: Tensor,
+    class_scores: Tensor,
+    config: MatchingConfig,
+    blocked: Tensor | None = None,
 ) -> Instances:
     """Classify proposals, suppress and softly merge overlapping ones of a class, return the best (paper, Sec. 3.3).
 
@@ -171,9 +176,14 @@ def choose_instances(
         predicted_iou: ``[n]``.
         class_scores: ``[n, K]`` in ``[0, 1]``, see :mod:`nts.scoring`.
         config: see :class:`MatchingConfig`.
+        blocked: bool ``[n, K]``, classes that proposals may not have, see :mod:`nts.settled`; ``None`` for none.
     """
+    usable = ~masks.empty & predicted_iou.isfinite()
+    if blocked is not None:
+        usable &= ~blocked.all(1)
+        class_scores = class_scores.masked_fill(blocked, 0)
     similarities, labels = class_scores.max(1)
-    candidates = (~masks.empty & predicted_iou.isfinite()).nonzero()[:, 0]
+    candidates = usable.nonzero()[:, 0]
     # NMS is ordered by predicted IoU alone; the score contains the class score alone.
     rows, scores = suppress_and_merge(
         masks,

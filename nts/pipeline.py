@@ -25,6 +25,7 @@ from .scoring import ExemplarScorer, Scorer, make_prototype_scorer
 from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .segmenter.guidance import guided_points
 from .segmenter.scales import propose_at_scales
+from .settled import Settled, blocked_classes
 from .targets import EncodedTarget, Target
 from .tiles import encode_tiles
 from .two_pass import match_target
@@ -202,22 +203,29 @@ class ReferenceSegmenter:
         )
 
     @torch.inference_mode()
-    def match(self, target: EncodedTarget | Target) -> Instances:
+    def match(self, target: EncodedTarget | Target, settled: Settled | None = None) -> Instances:
         """Find instances in an image that was encoded before, for this memory or another.
+
+        Args:
+            target: the image.
+            settled: objects that a person has decided about, which are not found again.
 
         Raises:
             ValueError: if the target lacks something that the scorer needs, or its tokens are not finite.
         """
         class_scores = self.scorer.scores(target)
-        return in_one_thread(lambda: self._match(target, class_scores), target.predicted_iou.device)
+        return in_one_thread(lambda: self._match(target, class_scores, settled), target.predicted_iou.device)
 
-    def _match(self, target: EncodedTarget | Target, class_scores: Tensor) -> Instances:
+    def _match(self, target: EncodedTarget | Target, class_scores: Tensor, settled: Settled | None) -> Instances:
         config = self.preset.matching
+        blocked = None if settled is None else blocked_classes(target.masks, settled)
         if isinstance(self.scorer, ExemplarScorer):
             exemplars = self.scorer.exemplars(target.predicted_iou.device)
-            instances = match_target(target, class_scores, exemplars, config, self.preset.method)
+            instances = match_target(target, class_scores, exemplars, config, self.preset.method, blocked)
         else:
-            instances = choose_instances(target.masks, target.features, target.predicted_iou, class_scores, config)
+            instances = choose_instances(
+                target.masks, target.features, target.predicted_iou, class_scores, config, blocked
+            )
         # There are few instances and possibly many references, so the instances go where the references are.
         device = self._references.device
         found = nearest_references(

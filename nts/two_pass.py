@@ -50,6 +50,7 @@ def match_target(
     exemplars: Exemplars,
     config: MatchingConfig,
     method: Method,
+    blocked: Tensor | None = None,
 ) -> Instances:
     """Turn the proposals of an image into instances.
 
@@ -59,6 +60,7 @@ def match_target(
         exemplars: of the memory.
         config: see :class:`MatchingConfig`.
         method: the parts to use.
+        blocked: bool ``[n, K]``, classes that proposals may not have, see :mod:`nts.settled`; ``None`` for none.
 
     Raises:
         ValueError: if the target lacks what the method needs.
@@ -81,14 +83,21 @@ def match_target(
         )
         return _Found(proposals[rows], scores, class_scores[rows], features[rows])
 
-    usable = (~masks.empty & predicted_iou.isfinite()).nonzero()[:, 0]
+    usable = ~masks.empty & predicted_iou.isfinite()
+    if blocked is not None:
+        usable &= ~blocked.all(1)
+        class_scores = class_scores.masked_fill(blocked, 0)
+    usable = usable.nonzero()[:, 0]
     features = (target.tile_features if method.tiles else target.features)[usable]
     background = None if method.crops else exemplars.background(features)
     found = choose(usable, class_scores[usable], features, background)
     if method.crops:
         survivors = found.proposals[: _survivors(found.scores, method)]
         features = target.crops.of(masks, survivors)
-        found = choose(survivors, exemplars.crop_similarity(features), features, exemplars.background(features))
+        closer = exemplars.crop_similarity(features)
+        if blocked is not None:
+            closer = closer.masked_fill(blocked[survivors], 0)
+        found = choose(survivors, closer, features, exemplars.background(features))
     found = found[found.scores > config.score_threshold][: config.max_instances]
     return _instances(target, found, target.outlines.crops if method.consensus else masks.crops)
 

@@ -7,6 +7,7 @@ every plugin whenever it starts.
 from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
 from .clear_cache import ClearCache
+from .decide_predictions import DecidePredictions
 from .delete_runs import (
     DeleteClassMaps,
     DeleteEvaluation,
@@ -36,6 +37,7 @@ OPERATORS = (
     OpenNAPPanel,
     SimilarityHeatmaps,
     MapClasses,
+    DecidePredictions,
     TagForReview,
     TrainReferencePrompt,
     DeleteEvaluation,

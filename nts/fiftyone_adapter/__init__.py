@@ -16,6 +16,7 @@ stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspect
 from .adding_negatives import add_negatives, negatives_job
 from .building import build_reference_memory, export_memory, import_memory, memory_job
 from .class_maps import class_maps_job, map_classes
+from .decisions import decide, undo
 from .errors import InputError
 from .heatmaps import heatmaps_job, similarity_heatmaps
 from .jobs import run
@@ -33,6 +34,7 @@ __all__ = [
     "auto_segment_view",
     "build_reference_memory",
     "class_maps_job",
+    "decide",
     "evaluate_nap",
     "evaluation_job",
     "export_memory",
@@ -47,4 +49,5 @@ __all__ = [
     "similarity_heatmaps",
     "tag_for_review",
     "train_reference_prompt",
+    "undo",
 ]

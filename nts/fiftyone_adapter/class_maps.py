@@ -140,7 +140,7 @@ def class_maps_job(
         return labels
 
     mapped = yield from image_job(
-        view, paths, writer, lambda path: read_image(path, exif=plan.preset.exif), process, to_labels, verb="mapped"
+        view, paths, writer, lambda _, path: read_image(path, exif=plan.preset.exif), process, to_labels, verb="mapped"
     )
     return ClassMapsReport(writer.fields, mapped.done, mapped.resumed, images, mapped.failed, mapped.seconds)
 

@@ -1,8 +1,8 @@
 """Confidences of a segmentation as probabilities for its images, and the instances that a user is shown.
 
 The calibration of a memory holds for images like the reference images. Once a view is segmented, it is shifted to all
-scores in the field, and the confidences in the field are written again. A person may have edited labels meanwhile: only
-labels with a ``score`` are changed.
+scores in the field, and the confidences in the field are written again, except those of labels that a person has
+decided about. Decided labels that another memory found do not count, nor do labels without a ``score``.
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ def fit_confidences(
     """
     field = writer.fields[0]
     batches = list(_batches(sorted(writer.done())))
-    scores = _scores(
-        score for ids in batches for of_image in _values(view, field, ids, "score")[-1] for score in of_image or ()
-    )
+    memory = runs.config(view, field, runs.SEGMENTATION)["memory_fingerprint"]
+    scores = _scores(score for ids in batches for score in _counted(view, field, ids, memory))
     if calibration is None:
         return None, scores
     calibration = calibration.shifted(scores)
@@ -144,21 +143,34 @@ def _stored(calibration: Calibration, recommendation: Recommendation) -> dict[st
     return {**asdict(recommendation), **rests_on, "words": in_words(calibration, recommendation)}
 
 
+def _counted(view: Collection, field: str, sample_ids: Sequence[str], memory: str) -> Iterator[float | None]:
+    """Scores by the memory of a fingerprint."""
+    for label in _labels(view, field, sample_ids, "score", runs.DECISION, "decided_from"):
+        _, score, decision, decided_from = label
+        if decision is None or decided_from == memory:
+            yield score
+
+
 def _changes(view: Collection, field: str, sample_ids: Sequence[str], calibration: Calibration) -> list[dict[str, Any]]:
-    """Labels whose confidence is not the probability of their score, and that probability."""
-    columns = _values(view, field, sample_ids, "id", "score", "confidence")
+    """Undecided labels whose confidence is not the probability of their score, and that probability."""
     labels = [
-        (sample_id, *label)
-        for sample_id, *of_image in zip(*columns, strict=True)
-        for label in zip(*(values or () for values in of_image), strict=True)
+        label
+        for label in _labels(view, field, sample_ids, "id", "score", "confidence", runs.DECISION)
+        if label[2] is not None and label[4] is None
     ]
-    labels = [label for label in labels if label[2] is not None]
     probabilities = calibration.probabilities(_scores(label[2] for label in labels)).tolist()
     return [
         {"sample_id": sample_id, "label_id": label_id, "value": probability}
-        for (sample_id, label_id, _, confidence), probability in zip(labels, probabilities, strict=True)
+        for (sample_id, label_id, _, confidence, _), probability in zip(labels, probabilities, strict=True)
         if confidence != probability
     ]
+
+
+def _labels(view: Collection, field: str, sample_ids: Sequence[str], *attributes: str) -> Iterator[tuple]:
+    """Sample id and attributes of every label."""
+    for sample_id, *of_image in zip(*_values(view, field, sample_ids, *attributes), strict=True):
+        for label in zip(*(values or () for values in of_image), strict=True):
+            yield (sample_id, *label)
 
 
 def _values(view: Collection, field: str, sample_ids: Sequence[str], *attributes: str) -> list[list]:

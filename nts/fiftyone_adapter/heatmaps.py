@@ -96,7 +96,7 @@ def heatmaps_job(
     writer = heatmaps_writer(view, plan, plan.similarity_settings(), overwrite=config.overwrite)
     prototypes = bank.prototypes()[[bank.classes.index(name) for name in plan.classes]].to(encoder.device)
 
-    def read(path: str) -> tuple[Tensor, tuple[int, int]]:
+    def read(sample_id: str, path: str) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(path, exif=preset.exif)
         pixels, _ = prepare_target(image, encoder.info.input_size, _SEGMENTER_INPUT, antialias=preset.antialias)
         return pixels, image.shape[:2]

@@ -47,7 +47,7 @@ def image_job(
     view: Collection,
     paths: Mapping[str, str],
     writer: LabelWriter,
-    read: Callable[[str], Input],
+    read: Callable[[str, str], Input],
     process: Callable[[Input], Output],
     to_labels: Callable[[Output], Sequence[fo.Label]],
     *,
@@ -63,7 +63,8 @@ def image_job(
         view: dataset or view of the images.
         paths: ``{sample id: file}`` by :func:`paths_by_id`.
         writer: writes the labels; it knows the images that have theirs.
-        read: reads a file and prepares it for the models; called in prefetching threads.
+        read: reads the file of a sample, given its id and path, and prepares it for the models; called in prefetching
+            threads.
         process: runs the models; called in the caller's thread, image by image.
         to_labels: makes the labels, one per field of the writer; called in the writing thread.
         verb: past participle for messages: "segmented".
@@ -96,7 +97,7 @@ def image_job(
     with runs.explained(view, *writer.all_fields):
         try:
             with BackgroundWriter() as background:
-                for number, ((sample_id, path), found) in enumerate(prefetch(lambda item: read(item[1]), todo)):
+                for number, ((sample_id, path), found) in enumerate(prefetch(lambda item: read(*item), todo)):
                     yield Progress(len(done) + number, len(chosen), _pace(number, len(todo), time.monotonic() - begin))
                     try:
                         output = process(found.result())

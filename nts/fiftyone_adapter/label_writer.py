@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import fiftyone as fo
+from fiftyone import ViewField as F
 
 from . import checks, runs
 from .errors import InputError, RunEnded
@@ -141,6 +142,7 @@ class LabelWriter:
             view, spec.key, spec.kind, spec.run_config, None if spec.results is None else dict(spec.results)
         )
         self._declare_fields(spec)
+        self._unfinished = self._find_unfinished() if spec.label_type is fo.Detections else set()
         self.ownership = Ownership(view, spec.key, token, self.all_fields)
 
     @property
@@ -150,7 +152,13 @@ class LabelWriter:
 
     def done(self) -> set[str]:
         """Ids of the samples that have all their labels."""
-        return set.intersection(*(set(self._images.exists(name).values("id")) for name in self.fields))
+        return set.intersection(*(set(self._images.exists(name).values("id")) for name in self.fields)) - (
+            self._unfinished
+        )
+
+    def _find_unfinished(self) -> set[str]:
+        """Ids of the samples that have nothing but labels that a person decided about."""
+        return set(self._images.match(F(f"{self.fields[0]}.{runs.UNFINISHED}") == True).values("id"))  # noqa: E712
 
     def add(self, sample_id: str, labels: Sequence[fo.Label]) -> None:
         """Add the labels of an image, one per field, and clear its error."""
@@ -175,11 +183,24 @@ class LabelWriter:
         with locked(self._dataset):
             self.ownership.check()
             if labels:
+                decided = self._decided(labels)
                 for k, name in enumerate(self.fields):
                     values = {sample_id: of_image[k] for sample_id, of_image in labels.items()}
+                    for sample_id, kept in decided.items():
+                        values[sample_id] = fo.Detections(detections=[*kept, *values[sample_id].detections])
                     self._dataset.set_values(name, values, key_field="id")
+                self._unfinished -= labels.keys()
             if errors and self.error_field is not None:
                 self._dataset.set_values(self.error_field, errors, key_field="id")
+
+    def _decided(self, sample_ids: Iterable[str]) -> dict[str, list[fo.Detection]]:
+        """Labels that a person decided about, as they are now, of images that a run has yet to add its own to."""
+        waiting = [sample_id for sample_id in sample_ids if sample_id in self._unfinished]
+        if not waiting:
+            return {}
+        field = self.fields[0]
+        found = runs.with_decisions(self._dataset, field).select(waiting).values(["id", f"{field}.detections"])
+        return dict(zip(*found, strict=True))
 
     def write_labels(self, attribute: str, values: Sequence[dict[str, Any]]) -> None:
         """Write an attribute of labels of the first field, as in ``set_label_values`` of FiftyOne.
@@ -285,6 +306,8 @@ def take_over(
 ) -> dict[str, Any] | None:
     """Return the configuration of the earlier run to resume; delete one with other settings. Call it under the lock.
 
+    Predictions that a person has decided about stay.
+
     Args:
         view: dataset or view.
         key: name of the run.
@@ -300,7 +323,10 @@ def take_over(
         return earlier
     if not overwrite:
         check_settings(key, kind, earlier, settings)
-    runs.delete_run(view, key, kind)
+    if kind is runs.SEGMENTATION:
+        runs.delete_predictions(view, key)
+    else:
+        runs.delete_run(view, key, kind)
     return None
 
 

@@ -9,7 +9,8 @@ so that a pixel-tight box and its mask survive the round trip exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -329,8 +330,8 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
 
     Every detection carries its mask (cropped to the box), ``score``, ``confidence`` (the probability that the
     calibration gives to the score, or else the score), ``similarity`` (the similarity before merging: a cosine, or the
-    score of another scorer), ``margin`` (over the second best class), ``predicted_iou`` and ``reference_id``, the label
-    id of the nearest reference.
+    score of another scorer), ``margin`` (over the second best class), ``predicted_iou``, ``reference_id``, the label id
+    of the nearest reference, and ``written``, the :func:`label_digest`.
     """
     height, width = instances.image_size
     # In double precision, so that different scores have different probabilities: an evaluation ranks by them.
@@ -352,8 +353,9 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
             fo.Detection(
                 label=memory.classes[label],
                 # The App refuses masks in column-major order.
-                mask=np.ascontiguousarray(crop.cpu().numpy()),
-                bounding_box=_fractions(x1, y1, x2, y2, width, height),
+                mask=(mask := np.ascontiguousarray(crop.cpu().numpy())),
+                bounding_box=(box := _fractions(x1, y1, x2, y2, width, height)),
+                written=label_digest(memory.classes[label], box, mask),
                 confidence=confidence,
                 score=score,
                 similarity=similarity,
@@ -377,8 +379,19 @@ DETECTION_ATTRIBUTES = {
     "margin": fo.FloatField,
     "predicted_iou": fo.FloatField,
     "reference_id": fo.StringField,
+    "written": fo.StringField,
 }
 """Attributes that :func:`to_detections` writes beside FiftyOne's own."""
+
+
+def label_digest(label: str, box: Sequence[float], mask: np.ndarray | None) -> str:
+    """Digest of what a person can change about a detection: class, box and mask."""
+    digest = hashlib.blake2b(label.encode(), digest_size=8)
+    digest.update(np.round(np.asarray(box, np.float64), 9).tobytes())
+    if mask is not None:
+        digest.update(repr(mask.shape).encode())
+        digest.update(np.packbits(mask != 0).tobytes())
+    return digest.hexdigest()
 
 
 def _fractions(x1: int, y1: int, x2: int, y2: int, width: int, height: int) -> list[float]:

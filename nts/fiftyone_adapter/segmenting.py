@@ -13,7 +13,7 @@ from typing import Any
 import fiftyone as fo
 
 from ..cache import TensorCache, default_cache
-from ..cached_segmenter import CachedSegmenter, Segmented
+from ..cached_segmenter import CachedSegmenter, Fetched, Segmented
 from ..calibration import Calibration
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
@@ -26,6 +26,7 @@ from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
+from .decisions import DECISION_ATTRIBUTES, DecidedLabels, mark_edited
 from .errors import RunEnded
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
@@ -49,6 +50,7 @@ class SegmentationReport:
         segmented: images segmented now.
         resumed: images already segmented by an earlier run with the same settings; only their confidences may change.
         instances: instances found now, per class.
+        kept: labels in the field that a person has decided about; the run left them alone.
         empty: images segmented now without any instance.
         failed: ``{sample id: reason}`` of the samples that could not be segmented now; a reason names the file.
         from_cache: images segmented now without running the models, because they had been encoded before.
@@ -63,6 +65,7 @@ class SegmentationReport:
     segmented: int
     resumed: int
     instances: dict[str, int]
+    kept: int
     empty: int
     failed: dict[str, str]
     from_cache: int
@@ -99,6 +102,9 @@ def segmentation_job(
     Images that an earlier run with the same settings has segmented are skipped, so an interrupted run is resumed by
     starting it again. If an image cannot be segmented, the reason is written to ``<output_field>_error`` and the run
     continues.
+
+    Labels that a person has accepted, rejected, corrected, edited or added are never changed, even if another run
+    replaces the others: see :mod:`.decisions`. No prediction repeats them.
 
     Encoded images are cached on disk (:func:`nts.cache.default_cache`): another run over them, with more references,
     other classes, thresholds or merging, runs no model.
@@ -139,7 +145,10 @@ def segmentation_job(
     scorer = make_scorer(config.scorer, bank, *models, prompt, plan.preset)
     engine = ReferenceSegmenter(bank, *models, plan.preset, scorer=scorer)
     calibration = engine.calibration
+    if plan.key in runs.list_runs(view, runs.SEGMENTATION):
+        mark_edited(view, plan.key)
     writer = _writer(view, plan, config, bank, engine, prompt)
+    decided = DecidedLabels(view, plan.key, bank.classes)
     colours.set_class_colours(view, [plan.key], bank.classes)
     cache = default_cache() if config.use_cache else None
     if plan.preset.method.transductive and config.scorer in UNPROMPTED:
@@ -147,6 +156,13 @@ def segmentation_job(
     cached = CachedSegmenter(engine, cache)
     instances: Counter[str] = Counter()
     empty = from_cache = 0
+
+    def read(sample_id: str, path: str) -> tuple[str, Fetched]:
+        return sample_id, cached.fetch_file(path)
+
+    def segment(image: tuple[str, Fetched]) -> Segmented:
+        sample_id, fetched = image
+        return cached.segment(fetched, decided.of(sample_id, fetched.target.image_size))
 
     def to_labels(found: Segmented) -> list[fo.Detections]:
         nonlocal empty, from_cache
@@ -162,8 +178,8 @@ def segmentation_job(
             view,
             paths,
             writer,
-            cached.fetch_file,
-            cached.segment,
+            read,
+            segment,
             to_labels,
             verb="segmented",
             limit=config.limit,
@@ -181,6 +197,7 @@ def segmentation_job(
         segmented=images.done,
         resumed=images.resumed,
         instances=dict(instances),
+        kept=len(decided),
         empty=empty,
         failed=images.failed,
         from_cache=from_cache,
@@ -248,7 +265,10 @@ def _writer(
             "compiled": config.compiled,
             "classes": classes,
         },
-        attributes={f"detections.{name}": field_type for name, field_type in DETECTION_ATTRIBUTES.items()},
+        attributes={
+            f"detections.{name}": field_type
+            for name, field_type in {**DETECTION_ATTRIBUTES, **DECISION_ATTRIBUTES}.items()
+        },
         results={
             "reference_sample_ids": sorted({entry.sample_id for entry in bank.entries}),
             "reference_files": sorted({entry.file for entry in bank.entries if entry.file}),

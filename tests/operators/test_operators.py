@@ -494,3 +494,52 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
     assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
     told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
     assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them; " in told[-2][1]["results"]["summary"]
+
+
+# ---- decisions about predictions -------------------------------------------------------------------------------------
+
+
+def decide_in_the_app(view, selected=(), labels=(), **params) -> str:
+    """Run the operator with a selection as the App does; returns its summary."""
+    from fiftyone.operators.executor import execute_or_delegate_operator
+
+    asked = request(view, **params) | {"selected": list(selected), "selected_labels": list(labels)}
+    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/decide_predictions", asked))
+    result.raise_exceptions()
+    return result.result["summary"]
+
+
+def test_selected_labels_patches_or_the_view_are_decided(operator, drawn, targets, memory):
+    operator("auto_segment_view")(targets, memory)
+    ids = targets.values("nts_shapes.detections.id", unwind=True)
+    owner = {label.id: sample.id for sample in targets for label in sample.nts_shapes.detections}
+
+    labels = [{"label_id": each, "sample_id": owner[each], "field": "nts_shapes"} for each in ids[:2]]
+    said = decide_in_the_app(targets, labels=labels, predictions_field="nts_shapes", action="accepted")
+    assert said == "**2 labels** of nts_shapes are accepted."
+
+    patches = targets.to_patches("nts_shapes")
+    chosen = [patch.id for patch in patches if patch.nts_shapes.id in ids[2:5]]
+    said = decide_in_the_app(patches, chosen, predictions_field="nts_shapes", action="corrected", class_name="other")
+    assert said == "**3 labels** of nts_shapes are corrected."
+
+    found = targets.values("nts_shapes.detections", unwind=True)
+    assert {label.id for label in found if label.has_field("decision") and label.decision == "accepted"} == set(ids[:2])
+    assert {label.id for label in found if label.label == "other"} == set(ids[2:5])
+
+    said = decide_in_the_app(targets, predictions_field="nts_shapes", action="clear")
+    assert said == f"**{len(ids)} labels** of nts_shapes are undecided again."
+    assert drawn.count_label_tags(label_fields="nts_shapes") == {}
+
+
+def test_form_of_decisions_says_what_it_will_decide_about(operator, drawn, targets, memory):
+    operation = operator("decide_predictions")
+    assert form(operation, targets)["problem"]["view"]["label"] == "No predictions"
+    operator("auto_segment_view")(targets, memory)
+    count = targets.count("nts_shapes.detections")
+    shown = form(operation, targets)
+    assert shown["count"]["view"]["label"] == f"{count} labels in view"
+    assert values(shown["action"]) == ["accepted", "rejected", "corrected", "clear"]
+    assert "class_name" not in shown
+    assert set(values(form(operation, targets, action="corrected")["class_name"])) == set(CLASSES)
+    assert form(operation, targets.limit(0))["problem"]["view"]["label"] == "No labels"

@@ -16,7 +16,8 @@ plugin is not installed:
 everything made with it; the other modules hold the stored format of one kind each.
 """
 
-from .deletion import delete_run, run_contents
+from .decided import DECISION, UNFINISHED, count_decided, with_decisions
+from .deletion import delete_predictions, delete_run, run_contents
 from .kinds import (
     CLASS_MAPS,
     EVALUATION,
@@ -77,6 +78,7 @@ __all__ = [
     "CLASS_MAPS",
     "CONFIDENT_VIEW",
     "COUNT_SUFFIXES",
+    "DECISION",
     "EVALUATION",
     "HEATMAPS",
     "LOCK_FILE",
@@ -87,6 +89,7 @@ __all__ = [
     "REVIEW_VIEW",
     "RUN_KINDS",
     "SEGMENTATION",
+    "UNFINISHED",
     "Collection",
     "FieldView",
     "RunKind",
@@ -99,9 +102,11 @@ __all__ = [
     "check_owner",
     "complete",
     "config",
+    "count_decided",
     "created",
     "delete_field_view",
     "delete_native_evaluation",
+    "delete_predictions",
     "delete_run",
     "discard_draft",
     "error_attribute",
@@ -128,4 +133,5 @@ __all__ = [
     "store_prompt",
     "update",
     "update_draft",
+    "with_decisions",
 ]

@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 
 from .. import colours
 from ..locking import exclusive
-from .kinds import EVALUATION, RUN_KINDS, RunKind
+from .decided import count_decided, keep_decided
+from .kinds import EVALUATION, RUN_KINDS, SEGMENTATION, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
 from .saved_views import FIELD_VIEWS, delete_field_view, field_views
 from .storage import Collection, check_editable, config, discard_draft, list_drafts, list_runs
@@ -21,8 +22,11 @@ def run_contents(view: Collection, key: str, kind: RunKind) -> list[str]:
     """Everything that :func:`delete_run` would delete, in words: the run itself last; raises as it does."""
     if key not in list_runs(view, kind) and key in list_drafts(view, kind):
         return [f"unfinished {kind.noun} {key!r}"]
-    fields = kind.fields(config(view, key, kind))
+    made = config(view, key, kind)
+    fields = kind.fields(made)
     words = [f"field {name!r}" for name in fields if view.has_field(name)]
+    if kind is SEGMENTATION and (decided := count_decided(view, made["output_field"])):
+        words[0] += f" with {decided} decided label{'s' if decided > 1 else ''}"
     words += [f"saved view {name!r}" for field in fields for name in field_views(view, field)]
     if kind is EVALUATION and has_native_evaluation(view, key):
         words.append(f"fields and attributes {key}…")
@@ -30,6 +34,29 @@ def run_contents(view: Collection, key: str, kind: RunKind) -> list[str]:
         # The attributes of an evaluation go with the fields that are listed already.
         words += [dependant.words(name)] if dependant is EVALUATION else run_contents(view, name, dependant)
     return [*words, kind.words(key)]
+
+
+@exclusive
+def delete_predictions(view: Collection, key: str) -> None:
+    """Delete what a segmentation found and everything made with it, but not the labels that a person decided about.
+
+    With such labels, the run stays for the one that replaces it, and their field with them. Without, nothing is left.
+
+    Raises:
+        RunNotFound, InputError: as :func:`delete_run`.
+    """
+    made = config(view, key, SEGMENTATION)
+    if not count_decided(view, made["output_field"]):
+        delete_run(view, key, SEGMENTATION)
+        return
+    check_editable(view, _fields(view, key, SEGMENTATION))
+    _delete_draft(view, key, SEGMENTATION)
+    for name, dependant in _dependants(view, key, SEGMENTATION):
+        _delete(view, name, dependant)
+    _delete_fields(view, [name for name in SEGMENTATION.fields(made) if name != made["output_field"]])
+    for each in FIELD_VIEWS:
+        delete_field_view(view, made["output_field"], each)
+    keep_decided(view, made["output_field"])
 
 
 @exclusive

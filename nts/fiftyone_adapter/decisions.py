@@ -1,0 +1,264 @@
+"""Decisions of a person about predictions: accepted, rejected or corrected.
+
+A decision is stored on the label: as the attribute ``decision``, with the time (``decided_at``) and the memory that the
+prediction came from (``decided_from``), and as a label tag of the same name, for the filters of the App and for
+exports. A segmentation never changes a decided label, and does not repeat it: see :mod:`nts.settled`.
+
+Labels that a person has edited or added, in the App or in Python, count as corrected. Every prediction is stored with a
+digest of its class, box and mask (``written``), which tells the edited ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+import fiftyone as fo
+import numpy as np
+import torch
+from bson import ObjectId
+
+from ..references import InvalidReference
+from ..settled import Settled
+from . import checks, runs
+from .errors import InputError
+from .labels import DETECTION_ATTRIBUTES, label_digest, label_mask
+from .locking import exclusive
+from .runs import Collection
+
+logger = logging.getLogger(__name__)
+
+Decision = Literal["accepted", "rejected", "corrected"]
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
+
+DECISION_ATTRIBUTES = {
+    runs.DECISION: fo.StringField,
+    "decided_at": fo.DateTimeField,
+    "decided_from": fo.StringField,
+}
+"""Attributes of a decided label."""
+
+_BATCH = 256  # images
+
+
+@dataclass(frozen=True)
+class LabelState:
+    """Class and decision of a label, to be restored by :func:`undo`.
+
+    Attributes:
+        sample_id, label_id: of the label.
+        label: its class.
+        decision: ``None`` if undecided.
+        decided_at: time of the decision.
+        decided_from: fingerprint of the memory that the prediction came from.
+    """
+
+    sample_id: str
+    label_id: str
+    label: str
+    decision: Decision | None
+    decided_at: datetime | None
+    decided_from: str | None
+
+
+@exclusive
+def decide(
+    view: Collection,
+    field: str,
+    decision: Decision | None,
+    label_ids: Sequence[str] | None = None,
+    *,
+    class_name: str | None = None,
+) -> list[LabelState]:
+    """Accept, reject or correct predictions.
+
+    Args:
+        view: dataset or view with the labels.
+        field: field of a segmentation.
+        decision: ``None`` makes the labels undecided again.
+        label_ids: labels to decide about; ``None`` for all labels in the view.
+        class_name: the right class; only for ``"corrected"``.
+
+    Returns:
+        the earlier states of the labels, for :func:`undo`.
+
+    Raises:
+        InputError: if the field is not one of a segmentation or cannot be edited, or an argument is none of these.
+    """
+    if decision is not None and decision not in DECISIONS:
+        raise InputError(f"there is no decision {decision!r}; there are {', '.join(DECISIONS)}", option="decision")
+    if class_name is not None and decision != "corrected":
+        raise InputError("only a corrected label has another class", option="class_name")
+    config = _segmentation(view, field)
+    checks.check_detections_field(view, field, "predictions field")
+    runs.check_editable(view, [field])
+    _declare(view, field, DECISION_ATTRIBUTES)
+    before = _states(view, field, label_ids)
+    stamp = None if decision is None else datetime.now(UTC)
+    memory = None if decision is None else config["memory_fingerprint"]
+    after = [
+        LabelState(
+            each.sample_id, each.label_id, each.label if class_name is None else class_name, decision, stamp, memory
+        )
+        for each in before
+    ]
+    _write(view, field, before, after)
+    return before
+
+
+@exclusive
+def undo(view: Collection, field: str, states: Sequence[LabelState]) -> int:
+    """Restore the class and decision of labels, as returned by :func:`decide`.
+
+    Labels that are gone are left out.
+
+    Returns:
+        number of restored labels.
+    """
+    wanted = {each.label_id: each for each in states}
+    now = _states(view._root_dataset, field, list(wanted))
+    _write(view, field, now, [wanted[each.label_id] for each in now])
+    return len(now)
+
+
+@exclusive
+def mark_edited(view: Collection, field: str) -> int:
+    """Mark the labels of a segmentation that a person has edited or added as corrected.
+
+    Args:
+        view: dataset or view; the labels of the whole dataset are looked at.
+        field: field of a segmentation.
+
+    Returns:
+        number of labels that were not marked before.
+    """
+    images = runs.all_images(view)
+    _declare(images, field, {**DETECTION_ATTRIBUTES, **DECISION_ATTRIBUTES})
+    edited = []
+    for ids in _batches(images.exists(field).values("id")):
+        names = ("id", "label", "bounding_box", "mask", "mask_path", "written", "score", runs.DECISION)
+        columns = images.select(ids).values(["id", *(f"{field}.detections.{name}" for name in names)])
+        for _, *of_image in zip(*columns, strict=True):
+            for label_id, label, box, mask, mask_path, written, score, decision in zip(
+                *(values or () for values in of_image), strict=True
+            ):
+                if decision == "corrected":
+                    continue
+                if written is None:
+                    # Before digests were stored, predictions had a score; a label that a person has drawn has none.
+                    is_edited = score is None
+                else:
+                    is_edited = mask_path is not None or label_digest(label, box, mask) != written
+                if is_edited:
+                    edited.append(label_id)
+    if edited:
+        decide(images, field, "corrected", edited)
+    return len(edited)
+
+
+def decision_counts(view: Collection, field: str) -> dict[str, int]:
+    """Number of labels of a view by decision; ``"undecided"`` for those without one."""
+    found = view.count_values(f"{field}.detections.{runs.DECISION}") if _is_declared(view, field) else {}
+    total = view.count(f"{field}.detections")
+    decided = {name: found.get(name, 0) for name in DECISIONS}
+    return {"undecided": total - sum(decided.values()), **decided}
+
+
+class DecidedLabels:
+    """The decided labels that a run leaves alone, by image.
+
+    Args:
+        view: dataset or view.
+        field: field of the segmentation; it need not exist.
+        classes: names of the memory's classes.
+    """
+
+    def __init__(self, view: Collection, field: str, classes: Sequence[str]) -> None:
+        self._index = {name: k for k, name in enumerate(classes)}
+        self._labels: Mapping[str, list[fo.Detection]] = {}
+        if view._root_dataset.has_sample_field(field):
+            found = runs.with_decisions(view, field).values(["id", f"{field}.detections"])
+            self._labels = dict(zip(*found, strict=True))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._labels.values()))
+
+    def of(self, sample_id: str, image_size: tuple[int, int]) -> Settled | None:
+        """The decided labels of an image, ``(H, W)``; ``None`` if there are none."""
+        masks, classes = [], []
+        for label in self._labels.get(sample_id, ()):
+            try:
+                masks.append(label_mask(label, image_size))
+            except InvalidReference as error:
+                logger.warning("a decided label of sample %s does not keep predictions away: %s", sample_id, error)
+                continue
+            blocked = np.full(len(self._index), label[runs.DECISION] != "rejected")
+            if label.label in self._index:
+                blocked[self._index[label.label]] = True
+            classes.append(blocked)
+        if not masks:
+            return None
+        return Settled(torch.from_numpy(np.stack(masks)), torch.from_numpy(np.stack(classes)))
+
+
+def _segmentation(view: Collection, field: str) -> dict:
+    made = runs.list_runs(view, runs.SEGMENTATION)
+    if field not in made:
+        known = f"; there are {', '.join(made)}" if made else ""
+        raise InputError(f"{field!r} is not a field of predictions that a segmentation made{known}")
+    return made[field]
+
+
+def _is_declared(view: Collection, field: str) -> bool:
+    return view._root_dataset.get_field(f"{field}.detections.{runs.DECISION}") is not None
+
+
+def _declare(view: Collection, field: str, attributes: Mapping[str, type[fo.Field]]) -> None:
+    """Declare attributes that a field of an earlier version lacks."""
+    for name, field_type in attributes.items():
+        view._root_dataset.add_sample_field(f"{field}.detections.{name}", field_type)
+
+
+def _states(view: Collection, field: str, label_ids: Sequence[str] | None) -> list[LabelState]:
+    if label_ids is not None:
+        view = view.select_labels(ids=list(label_ids), fields=field)
+    names = ("id", "label", *DECISION_ATTRIBUTES)
+    columns = view.values(["id", *(f"{field}.detections.{name}" for name in names)])
+    return [
+        LabelState(sample_id, *label)
+        for sample_id, *of_image in zip(*columns, strict=True)
+        for label in zip(*(values or () for values in of_image), strict=True)
+    ]
+
+
+def _write(view: Collection, field: str, before: Sequence[LabelState], after: Sequence[LabelState]) -> None:
+    """Write what changes, label by label: other labels of the same images may change at the same time."""
+    dataset = view._root_dataset
+    for name in ("label", *DECISION_ATTRIBUTES):
+        changes = [
+            {"sample_id": new.sample_id, "label_id": new.label_id, "value": getattr(new, name)}
+            for old, new in zip(before, after, strict=True)
+            if getattr(old, name) != getattr(new, name)
+        ]
+        if changes:
+            dataset.set_label_values(f"{field}.detections.{name}", changes)
+    for tag in DECISIONS:
+        for change, had in ((dataset._tag_labels, False), (dataset._untag_labels, True)):
+            pairs = [
+                (new.sample_id, new.label_id)
+                for old, new in zip(before, after, strict=True)
+                if (old.decision == tag) == had and (new.decision == tag) != had
+            ]
+            if pairs:
+                labels: dict[ObjectId, list[ObjectId]] = {}
+                for sample_id, label_id in pairs:
+                    labels.setdefault(ObjectId(sample_id), []).append(ObjectId(label_id))
+                change(tag, field, ids=list(labels), label_ids=list(labels.values()))
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _BATCH):
+        yield ids[start : start + _BATCH]

@@ -1,0 +1,116 @@
+"""Accept or reject predictions: decisions about the selected labels, the selected patches, or the labels in view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import fiftyone.operators.types as types
+
+from . import forms
+from .base import SimpleOperator
+
+ACCEPT, REJECT, CHANGE, CLEAR = "accepted", "rejected", "corrected", "clear"
+ACTIONS = {
+    ACCEPT: ("Accept", "Right class, good outline"),
+    REJECT: ("Reject", "Not an object of this class"),
+    CHANGE: ("Change class", "Good outline, another class"),
+    CLEAR: ("Undecided", "Take decisions back"),
+}
+DONE = {ACCEPT: "accepted", REJECT: "rejected", CHANGE: "corrected", CLEAR: "undecided again"}
+
+
+class DecidePredictions(SimpleOperator):
+    """See :func:`nts.fiftyone_adapter.decide`."""
+
+    @property
+    def config(self):
+        return self.settings(
+            "decide_predictions",
+            "Accept or reject predictions",
+            "Decided predictions are kept: later segmentations neither change nor repeat them",
+            risk_level="LOW",
+            icon="review",
+        )
+
+    def __call__(self, sample_collection, predictions_field, decision, label_ids=None, *, class_name=None):
+        """Decide from Python; returns the earlier states, for :func:`nts.fiftyone_adapter.undo`."""
+        from ..nts.fiftyone_adapter import decide
+
+        return decide(sample_collection, predictions_field, decision, label_ids, class_name=class_name)
+
+    def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
+
+        if ctx.dataset is None:
+            forms.refuse(inputs, "No dataset", "open a dataset first")
+            return
+        made = [name for name in list_runs(ctx.dataset, SEGMENTATION) if ctx.view.has_field(name)]
+        if not made:
+            forms.refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
+            return
+        default = _selected_field(ctx, made) or made[-1]
+        forms.choice(
+            inputs,
+            "predictions_field",
+            made,
+            label="Predictions",
+            description="The field to decide about",
+            default=default,
+            required=False,
+        )
+        name = ctx.params.get("predictions_field") or default
+        label_ids = _label_ids(ctx, name)
+        count = len(label_ids)
+        what = "selected" if _selection(ctx, name) is not None else "in view"
+        if not count:
+            forms.refuse(inputs, "No labels", f"none of the labels {what} belongs to {name!r}")
+            return
+        inputs.view("count", types.Notice(label=f"{count} label{'s' if count > 1 else ''} {what}"))
+        actions = types.RadioGroup(label="Decision")
+        for action, (label, description) in ACTIONS.items():
+            actions.add_choice(action, label=label, description=description)
+        inputs.enum("action", actions.values(), default=ACCEPT, required=False, view=actions)
+        if ctx.params.get("action") == CHANGE:
+            classes = list_runs(ctx.dataset, SEGMENTATION)[name]["classes"]
+            dropdown = types.AutocompleteView(label="Class", description="The right class; it may be a new one")
+            for each in classes:
+                dropdown.add_choice(each, label=each)
+            inputs.str("class_name", required=True, view=dropdown)
+
+    def do(self, ctx) -> str:
+        field, action = ctx.params["predictions_field"], ctx.params.get("action", ACCEPT)
+        before = self(
+            ctx.dataset,
+            field,
+            None if action == CLEAR else action,
+            _label_ids(ctx, field),
+            class_name=ctx.params["class_name"] if action == CHANGE else None,
+        )
+        return f"**{len(before)} labels** of {field} are {DONE[action]}."
+
+
+def _selection(ctx, field: str) -> list[str] | None:
+    """Ids of the selected labels or patches of a field; ``None`` if nothing is selected."""
+    if ctx.selected_labels:
+        return [label["label_id"] for label in ctx.selected_labels if label["field"] == field]
+    if not ctx.selected:
+        return None
+    return _ids(ctx.view.select(ctx.selected), field)
+
+
+def _label_ids(ctx, field: str) -> list[str]:
+    """Ids of the labels to decide about."""
+    selected = _selection(ctx, field)
+    return _ids(ctx.view, field) if selected is None else selected
+
+
+def _ids(view, field: str) -> list[str]:
+    """Ids of the labels of a field in a view; a patches view has one label in every sample."""
+    path = view._get_label_field_path(field, "id")[1]
+    values = view.values(path)
+    return [each for of_sample in values for each in (of_sample or () if isinstance(of_sample, list) else [of_sample])]
+
+
+def _selected_field(ctx, fields: Sequence[str]) -> str | None:
+    """Field of the selected labels, if it is one of ``fields``."""
+    return next((label["field"] for label in ctx.selected_labels or () if label["field"] in fields), None)

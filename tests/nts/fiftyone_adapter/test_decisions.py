@@ -1,0 +1,260 @@
+"""Decisions of a person about predictions outlive every run, and predictions do not repeat them."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from types import ModuleType
+
+import numpy as np
+import pytest
+from drawn_dataset import CLASSES
+
+FIELD = "nts_shapes"
+
+
+@pytest.fixture
+def decisions(nts_fo) -> ModuleType:
+    return importlib.import_module("nts.fiftyone_adapter.decisions")
+
+
+@pytest.fixture
+def runs(nts_fo) -> ModuleType:
+    return importlib.import_module("nts.fiftyone_adapter.runs")
+
+
+@pytest.fixture
+def segmented(nts_fo, drawn, targets, memory, quick):
+    """Targets with predictions, each image with a few."""
+    nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert all(len(labels) >= 3 for labels in targets.values(f"{FIELD}.detections"))
+    return targets
+
+
+def label_ids(view) -> list[str]:
+    return view.values(f"{FIELD}.detections.id", unwind=True)
+
+
+def stored(view) -> dict[str, tuple]:
+    """Everything about every label, by id."""
+    return {
+        label.id: (label.label, label.bounding_box, label.mask.tobytes(), label.confidence, label.score, *label.tags)
+        for labels in view.values(f"{FIELD}.detections")
+        for label in labels
+    }
+
+
+def again(nts_fo, segmented, memory, quick, **options):
+    """Another run with other settings, in place of the first."""
+    return nts_fo.auto_segment_view(
+        segmented, memory, preset=quick, overwrite=True, **{"score_threshold": 0.01, **options}
+    )
+
+
+def overlap(first, second, size) -> float:
+    from nts.fiftyone_adapter.labels import label_mask
+
+    a, b = label_mask(first, size), label_mask(second, size)
+    return (a & b).sum() / (a | b).sum()
+
+
+def test_a_decision_is_stored_on_the_label(nts_fo, drawn, segmented, decisions):
+    first, second, *rest = label_ids(segmented)
+    decisions.decide(segmented, FIELD, "accepted", [first])
+    decisions.decide(segmented, FIELD, "rejected", [second])
+    by_id = {label.id: label for labels in drawn.exists(FIELD).values(f"{FIELD}.detections") for label in labels}
+    assert (by_id[first].decision, by_id[first].tags) == ("accepted", ["accepted"])
+    assert (by_id[second].decision, by_id[second].tags) == ("rejected", ["rejected"])
+    assert by_id[first].decided_at is not None
+    assert by_id[first].decided_from == drawn.get_run_info(FIELD).config.memory_fingerprint
+    assert decisions.decision_counts(drawn, FIELD) == {
+        "undecided": len(rest),
+        "accepted": 1,
+        "rejected": 1,
+        "corrected": 0,
+    }
+    assert drawn.count_label_tags(label_fields=FIELD) == {"accepted": 1, "rejected": 1}
+
+
+def test_a_changed_mind_leaves_one_tag(segmented, decisions):
+    first = label_ids(segmented)[0]
+    for decision in ("accepted", "rejected", "corrected", "accepted"):
+        decisions.decide(segmented, FIELD, decision, [first])
+        assert segmented.count_label_tags(label_fields=FIELD) == {decision: 1}
+    decisions.decide(segmented, FIELD, None, [first])
+    assert segmented.count_label_tags(label_fields=FIELD) == {}
+    assert decisions.decision_counts(segmented, FIELD)["undecided"] == len(label_ids(segmented))
+
+
+def test_undo_restores_classes_and_decisions(segmented, decisions):
+    ids = label_ids(segmented)[:4]
+    decisions.decide(segmented, FIELD, "accepted", ids[:2])
+    before = stored(segmented), decisions.decision_counts(segmented, FIELD)
+    done = decisions.decide(segmented, FIELD, "corrected", ids, class_name="other")
+    assert Counter(segmented.values(f"{FIELD}.detections.label", unwind=True))["other"] == 4
+    assert decisions.undo(segmented, FIELD, done) == 4
+    assert (stored(segmented), decisions.decision_counts(segmented, FIELD)) == before
+
+
+def test_undo_leaves_out_labels_that_are_gone(drawn, segmented, decisions):
+    ids = label_ids(segmented)[:2]
+    done = decisions.decide(segmented, FIELD, "accepted", ids)
+    drawn.delete_labels(ids=ids[:1], fields=FIELD)
+    assert decisions.undo(segmented, FIELD, done) == 1
+
+
+def test_all_labels_of_a_view_can_be_decided(segmented, decisions):
+    from fiftyone import ViewField as F
+
+    threshold = np.median(segmented.values(f"{FIELD}.detections.score", unwind=True))
+    above = segmented.filter_labels(FIELD, F("score") > threshold)
+    count = above.count(f"{FIELD}.detections")
+    assert 0 < count < len(label_ids(segmented))
+    assert len(decisions.decide(above, FIELD, "accepted")) == count
+    assert decisions.decision_counts(segmented, FIELD)["accepted"] == count
+
+
+def test_decided_labels_outlive_another_run(nts_fo, drawn, segmented, memory, quick, decisions):
+    accepted, rejected, corrected, undecided, *_ = label_ids(segmented)
+    decisions.decide(segmented, FIELD, "accepted", [accepted])
+    decisions.decide(segmented, FIELD, "rejected", [rejected])
+    decisions.decide(segmented, FIELD, "corrected", [corrected], class_name="other")
+    before = stored(segmented)
+    report = again(nts_fo, segmented, memory, quick)
+    after = stored(segmented)
+    assert report.kept == 3
+    assert report.segmented == len(segmented)
+    for label_id in (accepted, rejected, corrected):
+        assert after[label_id] == before[label_id]
+    assert undecided not in after
+    assert drawn.get_run_info(FIELD).config.status == "complete"
+    assert drawn.get_run_info(FIELD).config.score_threshold == 0.01
+
+
+def test_the_same_object_is_not_found_twice(nts_fo, segmented, memory, quick, decisions):
+    """Accepted: by no class. Rejected: not by the class that was rejected."""
+    samples = {sample.id: sample for sample in segmented}
+    accepted, rejected = [], []
+    for sample in samples.values():
+        best, second, *_ = sample[FIELD].detections
+        accepted.append(best.id)
+        rejected.append(second.id)
+    decisions.decide(segmented, FIELD, "accepted", accepted)
+    decisions.decide(segmented, FIELD, "rejected", rejected)
+    again(nts_fo, segmented, memory, quick)
+    for sample in segmented:
+        size = (sample.metadata.height, sample.metadata.width) if sample.metadata else (256, 256)
+        by_id = {label.id: label for label in sample[FIELD].detections}
+        new = [label for label in by_id.values() if label.id not in (*accepted, *rejected)]
+        assert new, "the other objects are found again"
+        (kept,) = [by_id[label_id] for label_id in accepted if label_id in by_id]
+        (refused,) = [by_id[label_id] for label_id in rejected if label_id in by_id]
+        # At the size of the image: what is compared at the size of the logits may differ by a pixel at the border.
+        assert all(overlap(label, kept, size) < 0.55 for label in new)
+        assert all(overlap(label, refused, size) < 0.55 for label in new if label.label == refused.label)
+
+
+def test_a_run_without_decisions_replaces_everything(nts_fo, drawn, segmented, memory, quick):
+    before = set(label_ids(segmented))
+    report = again(nts_fo, segmented.limit(1), memory, quick)
+    assert report.kept == 0
+    assert drawn.exists(FIELD).count() == 1
+    assert not before & set(label_ids(drawn.exists(FIELD)))
+
+
+def test_images_beyond_the_view_keep_their_decided_labels_only(nts_fo, drawn, segmented, memory, quick, decisions):
+    last = segmented.last()
+    kept = last[FIELD].detections[0].id
+    decisions.decide(segmented, FIELD, "accepted", [kept])
+    again(nts_fo, segmented.limit(1), memory, quick)
+    assert label_ids(drawn.select(last.id)) == [kept]
+    report = nts_fo.auto_segment_view(segmented, memory, preset=quick, score_threshold=0.01)
+    assert (report.resumed, report.segmented) == (1, len(segmented) - 1)
+    assert kept in label_ids(drawn.select(last.id))
+    assert len(label_ids(drawn.select(last.id))) > 1
+
+
+def test_an_interrupted_run_loses_no_decision(nts_fo, drawn, segmented, memory, quick, decisions):
+    ids = [labels[0].id for labels in segmented.values(f"{FIELD}.detections")]
+    decisions.decide(segmented, FIELD, "accepted", ids)
+    job = nts_fo.segmentation_job(segmented, memory, preset=quick, overwrite=True, score_threshold=0.01)
+    for _ in range(3):
+        next(job)
+    job.close()
+    assert set(ids) <= set(label_ids(segmented))
+    assert drawn.get_run_info(FIELD).config.status == "incomplete"
+    report = nts_fo.auto_segment_view(segmented, memory, preset=quick, score_threshold=0.01)
+    assert report.segmented >= 1
+    assert set(ids) <= set(label_ids(segmented))
+    assert drawn.get_run_info(FIELD).config.status == "complete"
+
+
+def test_a_decision_made_during_a_run_is_kept(nts_fo, drawn, segmented, memory, quick, decisions):
+    """A decided label of an image that the run has yet to reach is rejected after all."""
+    last = segmented.last()
+    kept = last[FIELD].detections[0].id
+    decisions.decide(segmented, FIELD, "accepted", [kept])
+    job = nts_fo.segmentation_job(segmented, memory, preset=quick, overwrite=True, score_threshold=0.01)
+    for _ in range(2):
+        next(job)
+    decisions.decide(drawn, FIELD, "rejected", [kept])
+    for _ in job:
+        pass
+    (label,) = [each for each in drawn[last.id][FIELD].detections if each.id == kept]
+    assert label.decision == "rejected"
+
+
+@pytest.mark.parametrize("change", ["class", "box", "mask", "drawn by hand"])
+def test_labels_that_a_person_edits_count_as_corrected(nts_fo, drawn, segmented, memory, quick, change):
+    import fiftyone as fo
+
+    sample = segmented.first()
+    label = sample[FIELD].detections[0]
+    if change == "class":
+        label.label = "other"
+    elif change == "box":
+        x, y, width, height = label.bounding_box
+        label.bounding_box = [x, y, width * 0.9, height]
+    elif change == "mask":
+        label.mask = np.ones_like(label.mask)
+        label.mask[0, 0] = False
+    else:
+        label = fo.Detection(label=CLASSES[0], bounding_box=[0.1, 0.1, 0.2, 0.2])
+        sample[FIELD].detections.append(label)
+    sample.save()
+    report = again(nts_fo, segmented, memory, quick)
+    assert report.kept == 1
+    (kept,) = [each for each in drawn[sample.id][FIELD].detections if each.id == label.id]
+    assert (kept.decision, kept.tags) == ("corrected", ["corrected"])
+    assert (kept.label, kept.bounding_box) == (label.label, label.bounding_box)
+
+
+def test_labels_that_nobody_touched_are_undecided(segmented, decisions):
+    assert decisions.mark_edited(segmented, FIELD) == 0
+    assert decisions.decision_counts(segmented, FIELD)["undecided"] == len(label_ids(segmented))
+
+
+def test_predictions_of_earlier_versions_are_undecided(drawn, segmented, decisions):
+    """They have a score but no digest."""
+    for sample in segmented:
+        for label in sample[FIELD].detections:
+            label["written"] = None
+        sample.save()
+    assert decisions.mark_edited(drawn, FIELD) == 0
+
+
+def test_a_deletion_says_how_many_decided_labels_go(nts_fo, drawn, segmented, decisions, runs):
+    assert f"field {FIELD!r}" in runs.run_contents(drawn, FIELD, runs.SEGMENTATION)
+    decisions.decide(segmented, FIELD, "accepted", label_ids(segmented)[:2])
+    assert f"field {FIELD!r} with 2 decided labels" in runs.run_contents(drawn, FIELD, runs.SEGMENTATION)
+    runs.delete_run(drawn, FIELD, runs.SEGMENTATION)
+    assert not drawn.has_sample_field(FIELD)
+
+
+def test_what_cannot_be_decided_is_refused(nts_fo, segmented, decisions):
+    with pytest.raises(nts_fo.InputError, match="there is no decision 'good'; there are accepted, rejected, corrected"):
+        decisions.decide(segmented, FIELD, "good")
+    with pytest.raises(nts_fo.InputError, match="only a corrected label has another class"):
+        decisions.decide(segmented, FIELD, "accepted", class_name="other")
+    with pytest.raises(nts_fo.InputError, match="'ground_truth' is not a field of predictions .* there are nts_shapes"):
+        decisions.decide(segmented, "ground_truth", "accepted")
