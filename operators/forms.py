@@ -177,7 +177,9 @@ def output_field(ctx, inputs: types.Object, suggested: str, earlier: Collection[
         view=types.TextFieldView(placeholder=suggested),
     )
     if (ctx.params.get("output_field") or suggested) in earlier:
-        overwrite(inputs, "If the settings differ, delete the results in the field and start over")
+        overwrite(
+            inputs, "If the settings differ, delete the results in the field, but no decided label, and start over"
+        )
 
 
 def option(

@@ -17,6 +17,7 @@ from ..metrics.crowds import is_crowd
 from ..references import InvalidReference
 from .checks import InputError
 from .labels import box_pixels, detections, label_mask
+from .runs import DECISION
 
 
 @dataclass
@@ -35,6 +36,7 @@ class CocoData:
             AP of masks means nothing then.
         unplaced: problems of samples and labels that could not be placed on their image.
         without_predictions: samples whose prediction field is not set (an empty one is).
+        rejected: predictions that a person has rejected; they are left out.
         stale_metadata: samples whose metadata have another size than their file; the file's is used.
     """
 
@@ -45,6 +47,7 @@ class CocoData:
     without_mask: dict[str, int] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     without_predictions: int = 0
+    rejected: int = 0
     stale_metadata: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +69,9 @@ class CocoData:
     ) -> None:
         """Add one sample; ``crowd`` is the attribute that marks a crowd, which is neither to be found nor a mistake.
 
+        Predictions that a person has rejected are left out, see :mod:`.decisions`. A label that a person has drawn
+        among the predictions has no confidence and counts as certain.
+
         Raises:
             InputError: if a prediction has no confidence, or one that is not finite.
         """
@@ -77,6 +83,13 @@ class CocoData:
         if sample[predictions_field] is None:
             self.without_predictions += 1
         for label, shape in self.shapes(sample, predictions_field, self.classes, size):
+            decision = label.get_attribute_value(DECISION, None)
+            if decision == "rejected":
+                self.rejected += 1
+                continue
+            if decision is not None and label.confidence is None:  # drawn by the person who decided
+                self.results.append({"score": 1.0, "label_id": label.id, **shape})
+                continue
             if label.confidence is None or not math.isfinite(label.confidence):
                 found = "no confidence" if label.confidence is None else f"the confidence {label.confidence}"
                 raise InputError(

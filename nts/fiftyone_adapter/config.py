@@ -176,7 +176,10 @@ class SegmentationConfig(Options):
         min=1,
     )
     overwrite: bool = option(
-        False, "Delete results with other settings in the field and start over", label="Overwrite", type=bool
+        False,
+        "Delete results with other settings in the field, except decided labels, and start over",
+        label="Overwrite",
+        type=bool,
     )
     segmenter: str = _segmenter()
     encoder: str | None = _encoder(None)

@@ -41,6 +41,8 @@ def notes_on_data(data: CocoData, predictions_field: str, total: int, crowd: str
             f"{data.without_predictions} of {total} images have no {predictions_field!r} (not segmented, or failed): "
             "they count as images in which nothing was found"
         )
+    if data.rejected:
+        notes.append(f"{data.rejected} predictions that were rejected by a person were left out")
     if data.without_mask:
         counts = ", ".join(f"{count} labels of {name!r}" for name, count in data.without_mask.items())
         notes.append(f"{counts} have no mask: their boxes stand in for it, so the AP of masks means little")

@@ -15,7 +15,7 @@ ROOMS = (
     ("nts.method", "nts.consensus", "nts.negatives"),
     ("nts.instances", "nts.proposal_masks", "nts.references", "nts.encoder", "nts.segmenter", "nts.memory"),
     ("nts.exemplars", "nts.confidence", "nts.calibration", "nts.recommendation"),
-    ("nts.matching", "nts.crops", "nts.tiles", "nts.promotion", "nts.inspection", "nts.transduction"),
+    ("nts.matching", "nts.settled", "nts.crops", "nts.tiles", "nts.promotion", "nts.inspection", "nts.transduction"),
     ("nts.targets", "nts.two_pass"),
     ("nts.presets", "nts.models"),
     ("nts.cache",),

@@ -258,3 +258,22 @@ def test_what_cannot_be_decided_is_refused(nts_fo, segmented, decisions):
         decisions.decide(segmented, FIELD, "accepted", class_name="other")
     with pytest.raises(nts_fo.InputError, match="'ground_truth' is not a field of predictions .* there are nts_shapes"):
         decisions.decide(segmented, "ground_truth", "accepted")
+
+
+def test_rejected_predictions_are_not_evaluated(nts_fo, decisions, drawn, segmented):
+    """As if they were deleted; a label drawn by hand counts as certain."""
+    import fiftyone as fo
+
+    truth = segmented.first().ground_truth.detections[0]
+    sample = segmented.first()
+    sample[FIELD].detections.append(fo.Detection(label=truth.label, bounding_box=truth.bounding_box, mask=truth.mask))
+    sample.save()
+    decisions.mark_edited(segmented, FIELD)
+    wrong = label_ids(segmented)[:5]
+    decisions.decide(segmented, FIELD, "rejected", wrong)
+    report = nts_fo.evaluate_nap(segmented, FIELD, "ground_truth", eval_key="reviewed")
+    assert "5 predictions that were rejected by a person were left out" in report.notes
+    drawn.delete_labels(ids=wrong, fields=FIELD)
+    without = nts_fo.evaluate_nap(segmented, FIELD, "ground_truth", eval_key="deleted")
+    assert report.result.masks.novel == without.result.masks.novel
+    assert without.result.masks.novel.ap50 > 0
