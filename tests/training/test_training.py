@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nts.datasets.coco_records import mask_of_annotation
 from nts.encoder.files import read_encoder
 from nts.models import load_encoder, load_segmenter
 from nts.utils import training_loop as loop
@@ -20,6 +21,7 @@ from training import train_encoder, train_segmenter
 from training.examples import Example, Examples, drawn
 from training.labelled_objects import read_objects
 from training.pool import read_pool
+from training.train_reference_prompt import LARGE, NOT_LEARNED, add_photographs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,6 +137,29 @@ def advance_in_group(rank: int, folder: Path) -> None:
     assert not torch.isclose(shared, 2 * torch.tensor(draws)).any(), "both processes drew the same"
     torch.save(training.model.weight.detach(), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def test_photographs_join_the_classes_of_a_reference_prompt(photographs: Path):
+    pool = read_pool(photographs / "pool", "train")
+    drawn_data = {
+        "images": [{"id": 4, "file_name": "a.png", "width": 9, "height": 9, "path": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 4, "category_id": 7}],
+        "categories": [{"id": 7, "name": "drawn"}],
+    }
+    dataset = add_photographs(drawn_data, pool)
+    assert drawn_data["images"] == dataset["images"][:1]
+    assert len(drawn_data["images"]) == 1
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    paths = {image["id"]: Path(image["path"]) for image in dataset["images"][1:]}
+    assert paths
+    assert all(path.is_file() for path in paths.values())
+    assert not {path.parents[1].name for path in paths.values()} & set(NOT_LEARNED)
+    assert len({annotation["id"] for annotation in dataset["annotations"]}) == len(dataset["annotations"])
+    for annotation in dataset["annotations"][1:]:
+        assert names[annotation["category_id"]].startswith("photographed ")
+        (image,) = [each for each in dataset["images"] if each["id"] == annotation["image_id"]]
+        mask = mask_of_annotation(annotation, image["height"], image["width"])
+        assert mask.mean() >= LARGE
 
 
 def test_the_learning_rate_warms_up_and_comes_down():
