@@ -7,6 +7,7 @@ every plugin whenever it starts.
 from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
 from .clear_cache import ClearCache
+from .copy_accepted import CopyAccepted
 from .decide_predictions import DecidePredictions
 from .delete_runs import (
     DeleteClassMaps,
@@ -22,6 +23,7 @@ from .map_classes import MapClasses
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel, OpenNAPPanel
+from .review_panel import OpenReviewPanel, ReviewPanel
 from .similarity_heatmaps import SimilarityHeatmaps
 from .tag_for_review import TagForReview
 from .train_reference_prompt import TrainReferencePrompt
@@ -33,11 +35,14 @@ OPERATORS = (
     NAPMetric,
     NAPPanel,
     MemoryPanel,
+    ReviewPanel,
     OpenMemoryPanel,
     OpenNAPPanel,
+    OpenReviewPanel,
     SimilarityHeatmaps,
     MapClasses,
     DecidePredictions,
+    CopyAccepted,
     TagForReview,
     TrainReferencePrompt,
     DeleteEvaluation,

@@ -8,6 +8,7 @@ import fiftyone.operators.types as types
 
 from . import forms
 from .base import SimpleOperator
+from .label_selection import label_ids, selected_labels
 
 ACCEPT, REJECT, CHANGE, CLEAR = "accepted", "rejected", "corrected", "clear"
 ACTIONS = {
@@ -59,9 +60,8 @@ class DecidePredictions(SimpleOperator):
             required=False,
         )
         name = ctx.params.get("predictions_field") or default
-        label_ids = _label_ids(ctx, name)
-        count = len(label_ids)
-        what = "selected" if _selection(ctx, name) is not None else "in view"
+        count = len(_label_ids(ctx, name))
+        what = "selected" if selected_labels(ctx, name) is not None else "in view"
         if not count:
             forms.refuse(inputs, "No labels", f"none of the labels {what} belongs to {name!r}")
             return
@@ -89,26 +89,10 @@ class DecidePredictions(SimpleOperator):
         return f"**{len(before)} labels** of {field} are {DONE[action]}."
 
 
-def _selection(ctx, field: str) -> list[str] | None:
-    """Ids of the selected labels or patches of a field; ``None`` if nothing is selected."""
-    if ctx.selected_labels:
-        return [label["label_id"] for label in ctx.selected_labels if label["field"] == field]
-    if not ctx.selected:
-        return None
-    return _ids(ctx.view.select(ctx.selected), field)
-
-
 def _label_ids(ctx, field: str) -> list[str]:
     """Ids of the labels to decide about."""
-    selected = _selection(ctx, field)
-    return _ids(ctx.view, field) if selected is None else selected
-
-
-def _ids(view, field: str) -> list[str]:
-    """Ids of the labels of a field in a view; a patches view has one label in every sample."""
-    path = view._get_label_field_path(field, "id")[1]
-    values = view.values(path)
-    return [each for of_sample in values for each in (of_sample or () if isinstance(of_sample, list) else [of_sample])]
+    selected = selected_labels(ctx, field)
+    return label_ids(ctx.view, field) if selected is None else selected
 
 
 def _selected_field(ctx, fields: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspect
 from .adding_negatives import add_negatives, negatives_job
 from .building import build_reference_memory, export_memory, import_memory, memory_job
 from .class_maps import class_maps_job, map_classes
-from .decisions import decide, undo
+from .decisions import copy_decided, decide, undo
 from .errors import InputError
 from .heatmaps import heatmaps_job, similarity_heatmaps
 from .jobs import run
@@ -26,6 +26,7 @@ from .prompt_training import train_reference_prompt
 from .reviewing import tag_for_review
 from .runs import load_memory
 from .segmenting import auto_segment_view, segmentation_job
+from .teaching import teach, teaching_job
 
 __all__ = [
     "InputError",
@@ -34,6 +35,7 @@ __all__ = [
     "auto_segment_view",
     "build_reference_memory",
     "class_maps_job",
+    "copy_decided",
     "decide",
     "evaluate_nap",
     "evaluation_job",
@@ -48,6 +50,8 @@ __all__ = [
     "segmentation_job",
     "similarity_heatmaps",
     "tag_for_review",
+    "teach",
+    "teaching_job",
     "train_reference_prompt",
     "undo",
 ]

@@ -107,7 +107,7 @@ def negatives_job(
     else:
         references = {(entry.sample_id, entry.label_id) for entry in bank.entries}
         with runs.explained(view, label_field):
-            images, skipped = yield from _add_rejected(view, label_field, negatives, references, exif=preset.exif)
+            images, skipped = yield from rejected_labels(view, label_field, negatives, references, exif=preset.exif)
     if not negatives.negatives:
         raise InputError(
             f"there is nothing to add: {first_few(item.reason for item in skipped) or 'no label is there'}"
@@ -122,7 +122,7 @@ def negatives_job(
     return NegativesReport(memory_key, len(negatives.negatives), images, skipped, bank.negative_counts)
 
 
-def _add_rejected(
+def rejected_labels(
     view: Collection, label_field: str, negatives: NegativeEncoder, references: set[tuple[str, str]], *, exif: bool
 ) -> Job[tuple[int, list[Skipped]]]:
     """Take the labels of a view as negatives; returns the number of their images, and the labels left out."""

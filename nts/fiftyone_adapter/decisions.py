@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Literal, get_args
 
 import fiftyone as fo
+import fiftyone.utils.iou as foui
 import numpy as np
 import torch
 from bson import ObjectId
@@ -40,6 +41,9 @@ DECISION_ATTRIBUTES = {
     "decided_from": fo.StringField,
 }
 """Attributes of a decided label."""
+
+DUPLICATE = 0.9
+"""IoU from which a label of the same class is a copy."""
 
 _BATCH = 256  # images
 
@@ -165,6 +169,70 @@ def decision_counts(view: Collection, field: str) -> dict[str, int]:
     total = view.count(f"{field}.detections")
     decided = {name: found.get(name, 0) for name in DECISIONS}
     return {"undecided": total - sum(decided.values()), **decided}
+
+
+@exclusive
+def copy_decided(view: Collection, field: str, to_field: str) -> int:
+    """Copy accepted and corrected labels to a field of their own, such as the ground truth.
+
+    Labels that were copied before, or that overlap a label of the same class there (IoU of 0.9), are left out.
+
+    Args:
+        view: dataset or view with the labels.
+        field: field of a segmentation.
+        to_field: another field of type Detections; it is created if it is missing.
+
+    Returns:
+        number of labels that were copied.
+
+    Raises:
+        InputError: if a field cannot be used.
+    """
+    _segmentation(view, field)
+    dataset = view._root_dataset
+    if to_field in runs.list_runs(view, runs.SEGMENTATION):
+        raise InputError(f"{to_field!r} holds predictions of a segmentation: choose another field", option="to_field")
+    if dataset.has_sample_field(to_field):
+        checks.check_detections_field(view, to_field, "field to copy to")
+        runs.check_editable(view, [to_field])
+    else:
+        dataset.add_sample_field(to_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    _declare(view, field, DECISION_ATTRIBUTES)
+    dataset.add_sample_field(f"{to_field}.detections.copied_from", fo.StringField)
+    chosen = view.filter_labels(field, fo.ViewField(runs.DECISION).is_in(["accepted", "corrected"]))
+    copied = 0
+    for ids in _batches(chosen.values("id")):
+        samples = chosen.select(ids)
+        values = {}
+        for sample_id, labels in zip(*samples.values(["id", f"{field}.detections"]), strict=True):
+            sample = dataset[sample_id]
+            there = list(sample[to_field].detections) if sample[to_field] is not None else []
+            new = [label for label in labels if not _is_among(label, there)]
+            if new:
+                values[sample_id] = fo.Detections(detections=[*there, *map(_copy, new)])
+                copied += len(new)
+        if values:
+            dataset.set_values(to_field, values, key_field="id")
+    return copied
+
+
+def _copy(label: fo.Detection) -> fo.Detection:
+    return fo.Detection(
+        label=label.label,
+        bounding_box=label.bounding_box,
+        mask=label.mask,
+        mask_path=label.mask_path,
+        copied_from=label.id,
+    )
+
+
+def _is_among(label: fo.Detection, others: Sequence[fo.Detection]) -> bool:
+    """Whether a label was copied to, or is the same as, one of some others."""
+    return any(
+        other.get_attribute_value("copied_from", None) == label.id
+        or (other.label == label.label and foui.compute_ious([label], [other])[0, 0] >= DUPLICATE)
+        for other in others
+    )
 
 
 class DecidedLabels:

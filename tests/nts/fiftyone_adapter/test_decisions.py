@@ -277,3 +277,37 @@ def test_rejected_predictions_are_not_evaluated(nts_fo, decisions, drawn, segmen
     without = nts_fo.evaluate_nap(segmented, FIELD, "ground_truth", eval_key="deleted")
     assert report.result.masks.novel == without.result.masks.novel
     assert without.result.masks.novel.ap50 > 0
+
+
+def test_accepted_labels_are_copied_once(nts_fo, decisions, drawn, segmented):
+    accepted, corrected, rejected, *_ = label_ids(segmented)
+    decisions.decide(segmented, FIELD, "accepted", [accepted])
+    decisions.decide(segmented, FIELD, "corrected", [corrected], class_name="other")
+    decisions.decide(segmented, FIELD, "rejected", [rejected])
+    assert decisions.copy_decided(segmented, FIELD, "finished") == 2
+    copied = [label for labels in drawn.exists("finished").values("finished.detections") for label in labels]
+    assert {label.copied_from for label in copied} == {accepted, corrected}
+    assert {label.label for label in copied} >= {"other"}
+    by_id = {label.id: label for labels in segmented.values(f"{FIELD}.detections") for label in labels}
+    for label in copied:
+        assert (label.mask == by_id[label.copied_from].mask).all()
+    assert decisions.copy_decided(segmented, FIELD, "finished") == 0
+
+
+def test_copies_join_labels_that_are_there_already(nts_fo, decisions, drawn, segmented):
+    """One that a person drew before is no duplicate of itself; others stay."""
+    sample = segmented.first()
+    same = sample[FIELD].detections[0]
+    before = len(sample.ground_truth.detections)
+    twin = same.copy()
+    twin.label = same.label
+    sample.ground_truth.detections.append(twin)
+    sample.save()
+    decisions.decide(segmented, FIELD, "accepted", [same.id, sample[FIELD].detections[1].id])
+    assert decisions.copy_decided(segmented, FIELD, "ground_truth") == 1
+    assert len(drawn[sample.id].ground_truth.detections) == before + 2
+
+
+def test_predictions_are_not_copied_to_predictions(nts_fo, decisions, segmented):
+    with pytest.raises(nts_fo.InputError, match="'nts_shapes' holds predictions of a segmentation"):
+        decisions.copy_decided(segmented, FIELD, FIELD)

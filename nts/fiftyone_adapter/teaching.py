@@ -1,0 +1,238 @@
+"""Decisions teach: accepted and corrected predictions become references, rejected ones negatives; the rest is redone.
+
+A decision that changes is taught again: a reference that is rejected after all, or of another class, leaves the memory.
+Images that were encoded before come from the cache, so that an update takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+
+from ..building import Skipped, encode_references
+from ..cache import default_cache
+from ..memory import MemoryBank
+from ..models import load_encoder, load_segmenter
+from ..negative_building import NegativeEncoder
+from ..presets import get_preset
+from . import runs
+from .adding_negatives import rejected_labels
+from .config import MemoryConfig, SegmentationConfig
+from .decisions import mark_edited
+from .errors import InputError
+from .jobs import Job, OnProgress, Progress, run
+from .labelled_images import LabelledImages
+from .locking import locked
+from .runs import Collection
+from .segmenting import SegmentationReport, segmentation_job
+
+_SAME = 0.5  # IoU of boxes from which two predictions of a class are the same one
+_TAUGHT = ("accepted", "corrected")
+_OPTIONS = ("score_threshold", "max_instances", "scorer", "reference_prompt", "segmenter", "precision", "compiled")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the decisions in a field can teach its memory, and it does not know yet.
+
+    Attributes:
+        references: ids of accepted and corrected labels to add.
+        negatives: ids of rejected labels to add.
+        stale: ids of references and negatives of the memory whose label was decided otherwise since.
+    """
+
+    references: tuple[str, ...]
+    negatives: tuple[str, ...]
+    stale: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.references) + len(self.negatives)
+
+
+@dataclass(frozen=True)
+class TeachingReport:
+    """Result of :func:`teach`.
+
+    Attributes:
+        memory_key: the memory that learnt.
+        references: references added.
+        negatives: negatives added.
+        removed: references and negatives removed, because their labels were decided otherwise since.
+        skipped: decided labels that could not be used, with the reasons.
+        appeared: shown predictions that were not there before.
+        disappeared: shown predictions that are not there any more.
+        precision_before: expected precision of the recommended predictions before; ``None`` if unknown.
+        segmentation: report of the segmentation that followed.
+    """
+
+    memory_key: str
+    references: int
+    negatives: int
+    removed: int
+    skipped: list[Skipped]
+    appeared: int
+    disappeared: int
+    precision_before: float | None
+    segmentation: SegmentationReport
+
+
+def lessons(view: Collection, field: str) -> Lessons:
+    """What the decisions in a field of predictions can teach its memory.
+
+    Args:
+        view: dataset or view; the labels of the whole dataset count.
+        field: field of a segmentation.
+
+    Raises:
+        RunNotFound: if there is no such segmentation, or its memory is gone.
+    """
+    made = runs.config(view, field, runs.SEGMENTATION)
+    return _lessons(view, field, runs.load_memory(view, made["memory_key"]))
+
+
+def teach(view: Collection, field: str, *, progress: OnProgress = None, device: str = "auto") -> TeachingReport:
+    """Teach a memory the decisions in a field, and segment again: :func:`teaching_job`, run to completion."""
+    return run(teaching_job(view, field, device=device), progress)
+
+
+def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[TeachingReport]:
+    """Add decided predictions to the memory that made them, and replace the undecided ones.
+
+    Args:
+        view: dataset or view whose images are segmented again. The decisions of the whole dataset are taught.
+        field: field of a segmentation.
+        device: as of a segmentation.
+
+    Raises:
+        InputError: if there is nothing new to teach.
+        RunNotFound: if there is no such segmentation, or its memory is gone.
+        EncoderMismatch: if the memory was built again with another encoder.
+        WeightsNotFound: if weights cannot be found.
+    """
+    made = runs.config(view, field, runs.SEGMENTATION)
+    memory_key = made["memory_key"]
+    mark_edited(view, field)
+    bank = runs.load_memory(view, memory_key)
+    new = _lessons(view, field, bank)
+    if not new and not new.stale:
+        raise InputError(f"no decision in {field!r} is new to the memory {memory_key!r}: accept or reject some first")
+    before = _shown(view, field, made)
+
+    yield Progress(0, 1, f"loading the encoder {bank.encoder.name}")
+    preset = get_preset(bank.preset)
+    precision = preset.precision_for("auto")
+    encoder = load_encoder(bank.encoder.name, device, precision)
+    bank.check_encoder(encoder.info)
+    skipped: list[Skipped] = []
+    learnt = MemoryBank(encoder.info, bank.preset)
+    labels = LabelledImages(_of(view, field, new.references), field, MemoryConfig(), exif=preset.exif, everything=False)
+    references = (reference for image in labels for reference in image.references)
+    kept = encode_references(references, encoder, preset, keep_images=bank.has_whole_images, cache=default_cache())
+    for result in kept:
+        if isinstance(result, Skipped):
+            labels.skipped.append(result)
+        else:
+            learnt.add(result)
+        yield Progress(len(learnt), len(new), f"{len(learnt)} references added")
+    skipped += labels.explained()
+    if new.negatives:
+        negatives = NegativeEncoder(encoder, load_segmenter(made["segmenter"], device, precision), preset)
+        _, left_out = yield from rejected_labels(
+            _of(view, field, new.negatives), field, negatives, set(), exif=preset.exif
+        )
+        skipped += left_out
+        learnt.add_negatives(negatives.negatives)
+
+    with locked(view):
+        bank = runs.load_memory(view, memory_key)  # another process may have changed it
+        removed = bank.remove(label_ids=new.stale) + bank.remove_negatives(label_ids=new.stale)
+        bank.merge(learnt)
+        if len(bank) == 0:
+            raise InputError(f"all references of the memory {memory_key!r} were rejected: it would be empty")
+        runs.replace_memory(view, memory_key, bank)
+    options = {name: made[name] for name in _OPTIONS if name in made}
+    config = SegmentationConfig(preset=made["preset"], overwrite=True, device=device, **options)
+    segmentation = yield from segmentation_job(view, memory_key, field, config=config)
+    after = _shown(view, field, runs.config(view, field, runs.SEGMENTATION))
+    recommended = made.get("recommendation") or {}
+    return TeachingReport(
+        memory_key=memory_key,
+        references=len(learnt),
+        negatives=len(learnt.negatives),
+        removed=removed,
+        skipped=skipped,
+        appeared=_without_match(after, before),
+        disappeared=_without_match(before, after),
+        precision_before=recommended.get("precision"),
+        segmentation=segmentation,
+    )
+
+
+def _lessons(view: Collection, field: str, bank: MemoryBank) -> Lessons:
+    known = {entry.label_id: entry.class_name for entry in bank.entries if entry.label_id}
+    rejected = {negative.label_id for negative in bank.negatives if negative.label_id}
+    references, negatives, stale = [], [], []
+    for label_id, label, decision in _decided(view, field):
+        if decision in _TAUGHT:
+            if known.get(label_id) != label:
+                references.append(label_id)
+            if label_id in rejected or known.get(label_id, label) != label:
+                stale.append(label_id)
+        else:
+            if label_id not in rejected:
+                negatives.append(label_id)
+            if label_id in known:
+                stale.append(label_id)
+    return Lessons(tuple(references), tuple(negatives), tuple(stale))
+
+
+def _decided(view: Collection, field: str) -> list[tuple[str, str, str]]:
+    """Id, class and decision of every decided label."""
+    names = ("id", "label", runs.DECISION)
+    columns = runs.with_decisions(view, field).values([f"{field}.detections.{name}" for name in names])
+    return [label for of_image in zip(*columns, strict=True) for label in zip(*of_image, strict=True)]
+
+
+def _of(view: Collection, field: str, label_ids: Sequence[str]) -> fo.DatasetView:
+    """Images with some labels only, and these labels."""
+    return runs.all_images(view).select_labels(ids=list(label_ids), fields=field)
+
+
+Boxes = dict[tuple[str, str], list[list[float]]]
+"""Boxes of predictions, by sample and class."""
+
+
+def _shown(view: Collection, field: str, made: Mapping[str, Any]) -> Boxes:
+    """Undecided predictions of at least the recommended confidence."""
+    threshold = (made.get("recommendation") or {}).get("threshold", 0.0)
+    shown = runs.all_images(view).filter_labels(
+        field,
+        (F(runs.DECISION) == None) & (F("confidence") >= threshold),  # noqa: E711
+    )
+    boxes: Boxes = {}
+    columns = shown.values(["id", f"{field}.detections.label", f"{field}.detections.bounding_box"])
+    for sample_id, names, of_image in zip(*columns, strict=True):
+        for name, box in zip(names, of_image, strict=True):
+            boxes.setdefault((sample_id, name), []).append(box)
+    return boxes
+
+
+def _without_match(boxes: Boxes, others: Boxes) -> int:
+    """Number of boxes without one of the same image and class that overlaps it."""
+    return sum(
+        sum(max((_iou(box, other) for other in others.get(key, ())), default=0.0) < _SAME for box in of_key)
+        for key, of_key in boxes.items()
+    )
+
+
+def _iou(first: Sequence[float], second: Sequence[float]) -> float:
+    (x1, y1, w1, h1), (x2, y2, w2, h2) = first, second
+    shared = np.clip(min(x1 + w1, x2 + w2) - max(x1, x2), 0, None) * np.clip(
+        min(y1 + h1, y2 + h2) - max(y1, y2), 0, None
+    )
+    return float(shared / (w1 * h1 + w2 * h2 - shared))

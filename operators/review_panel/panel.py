@@ -1,0 +1,370 @@
+"""The panel: events, buttons and layout."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+from fiftyone.operators.categories import Categories
+
+from .. import charts, panels
+from ..base import sentence
+from ..label_selection import label_ids, selected_labels
+from . import choices
+
+NAME = "review_panel"
+ASK_ABOVE = 50
+"""Decisions about more labels than these are confirmed in a form, unless they are selected."""
+
+UNDO_STEPS = 20
+BINS = 25  # of the histogram
+
+
+class ReviewPanel(foo.Panel):
+    """Reviews the predictions of a segmentation, see :mod:`nts.fiftyone_adapter.decisions`.
+
+    The person's choices are the panel's state, and so are the earlier states of decided labels, for *Undo*.
+    """
+
+    @property
+    def config(self):
+        return foo.PanelConfig(
+            name=NAME,
+            label="Review",
+            light_icon="/assets/review-light.svg",
+            dark_icon="/assets/review-dark.svg",
+            category=Categories.CURATE,
+            surfaces="grid",
+            allow_multiple=False,
+            help_markdown="Accept, reject or correct predictions, and teach the memory",
+        )
+
+    # ---- events ------------------------------------------------------------------------------------------------------
+
+    def on_load(self, ctx) -> None:
+        """Open on the field that was chosen before, or the newest."""
+        self._choose(ctx, choices.field(ctx))
+
+    def on_change_dataset(self, ctx) -> None:
+        """Another dataset has other predictions."""
+        self._choose(ctx, None)
+
+    def on_change_selected(self, ctx) -> None:
+        """Other patches are selected: the buttons say how many."""
+        ctx.panel.set_state("selected", len(ctx.selected or ()))
+
+    def on_field(self, ctx) -> None:
+        """Another field."""
+        self._choose(ctx, ctx.params["value"])
+        self._show(ctx)
+
+    def on_choice(self, ctx) -> None:
+        """Another class, decision, order or confidence."""
+        ctx.panel.set_state(ctx.params["path"], ctx.params["value"])
+        self._draw(ctx)
+        self._show(ctx)
+
+    def on_start(self, ctx) -> None:
+        """Show the predictions as patches."""
+        self._draw(ctx)
+        self._show(ctx)
+
+    def on_decide(self, ctx) -> None:
+        """Decide about the selected predictions, or about all that are shown."""
+        decision, field = ctx.params["decision"], choices.field(ctx)
+        if not self._is_there(ctx):
+            return
+        chosen = selected_labels(ctx, field)
+        ids = label_ids(choices.labels(ctx), field) if chosen is None else chosen
+        if not ids:
+            ctx.ops.notify("There is nothing to decide about", variant="warning")
+        elif chosen is None and len(ids) > ASK_ABOVE:
+            params = {"predictions_field": field, "action": decision or "clear"}
+            ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
+        else:
+            self._decide(ctx, ids, decision)
+
+    def on_change_class(self, ctx) -> None:
+        """Open the form with the classes, for the selected predictions."""
+        if self._is_there(ctx):
+            params = {"predictions_field": choices.field(ctx), "action": "corrected"}
+            ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
+
+    def on_undo(self, ctx) -> None:
+        """Take back the last decision that was made in the panel."""
+        from ...nts.fiftyone_adapter import undo
+        from ...nts.fiftyone_adapter.decisions import LabelState
+
+        steps = list(ctx.panel.get_state("undo") or [])
+        if not steps:
+            return
+        step = steps.pop()
+        states = [LabelState(**{**state, "decided_at": _time(state["decided_at"])}) for state in step["states"]]
+        count = undo(ctx.dataset, step["field"], states)
+        ctx.panel.set_state("undo", steps)
+        ctx.ops.notify(f"{_labels(count)} as before", variant="info")
+        self._refresh(ctx)
+
+    def on_teach(self, ctx) -> None:
+        """Teach the memory what was decided, and segment again."""
+        from ...nts.fiftyone_adapter import InputError, teach
+
+        field = choices.field(ctx)
+        if not self._is_there(ctx):
+            return
+        try:
+            report = teach(ctx.dataset.exists(field), field)
+        except (InputError, ValueError, RuntimeError) as error:
+            ctx.ops.notify(sentence(error), variant="error")
+            return
+        ctx.panel.set_state("undo", [])
+        ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
+        ctx.panel.set_state("taught", _taught(report))
+        ctx.ops.notify(_taught(report), variant="success")
+        self._refresh(ctx)
+
+    def on_copy(self, ctx) -> None:
+        """Open the form that copies accepted predictions to another field."""
+        if self._is_there(ctx):
+            params = {"predictions_field": choices.field(ctx)}
+            ctx.prompt(f"{panels.PLUGIN}/copy_accepted", params=params, on_success=self.on_refresh)
+
+    def on_refresh(self, ctx) -> None:
+        """Read the predictions again."""
+        self._choose(ctx, choices.field(ctx))
+        self._refresh(ctx)
+
+    def on_segment(self, ctx) -> None:
+        """Open the form of auto-segment view."""
+        ctx.prompt(f"{panels.PLUGIN}/auto_segment_view", on_success=self.on_refresh)
+
+    # ---- state and data ----------------------------------------------------------------------------------------------
+
+    def _choose(self, ctx, field: str | None) -> None:
+        """Take a field, by default the newest, from the recommended confidence on."""
+        known = choices.segmentations(ctx)
+        name = field if field in known else next(iter(known), None)
+        if name != ctx.panel.get_state("reviewed"):
+            ctx.panel.set_state("reviewed", name)
+            ctx.panel.set_state(choices.CLASS, choices.ALL)
+            ctx.panel.set_state("undo", [])
+            ctx.panel.set_state("taught", None)
+            ctx.panel.set_state(choices.FIELD, name)
+            ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
+        ctx.panel.set_state(choices.FIELD, name)
+        self._draw(ctx)
+
+    def _is_there(self, ctx) -> bool:
+        """Whether the chosen field still exists; if not, notify, and choose another."""
+        field = choices.field(ctx)
+        if field in choices.segmentations(ctx):
+            return True
+        ctx.ops.notify(f"There is no segmentation {field} any more", variant="warning")
+        self._choose(ctx, None)
+        return False
+
+    def _decide(self, ctx, ids: list[str], decision: str | None) -> None:
+        from ...nts.fiftyone_adapter import decide
+
+        field = choices.field(ctx)
+        before = decide(ctx.dataset, field, decision, ids)
+        steps = [*(ctx.panel.get_state("undo") or []), {"field": field, "states": [_stored(each) for each in before]}]
+        ctx.panel.set_state("undo", steps[-UNDO_STEPS:])
+        ctx.ops.notify(f"{_labels(len(before))} {decision or choices.UNDECIDED}", variant="success")
+        self._refresh(ctx)
+
+    def _refresh(self, ctx) -> None:
+        self._draw(ctx)
+        ctx.ops.clear_selected_samples()
+        ctx.panel.set_state("selected", 0)
+        ctx.ops.reload_dataset()
+        self._show(ctx)
+
+    def _show(self, ctx) -> None:
+        """Show the predictions in the grid."""
+        if choices.field(ctx) is None:
+            return
+        view = choices.patches(ctx)
+        if view.count():
+            ctx.ops.set_view(view)
+        else:
+            ctx.ops.clear_view()
+            ctx.ops.notify("Nothing left to show here", variant="info")
+
+    def _draw(self, ctx) -> None:
+        """Send the histogram of the confidences."""
+        field = choices.field(ctx)
+        if field is None:
+            return
+        edges = [i / BINS for i in range(BINS + 1)]
+        counts = [0] * BINS
+        for value in choices.labels(ctx, above_threshold=False).values(f"{field}.detections.confidence", unwind=True):
+            if value is not None:
+                counts[min(BINS - 1, int(value * BINS))] += 1
+        bars = charts.columns(
+            edges, counts, charts.MASKS, [(count,) for count in counts], "%{customdata[0]} predictions"
+        )
+        panels.send(ctx, "histogram", [bars])
+
+    # ---- layout ------------------------------------------------------------------------------------------------------
+
+    def render(self, ctx):
+        panel = types.Object()
+        if ctx.dataset is None:
+            panels.empty(panel, "No dataset", "Open a dataset to review its predictions.")
+        elif choices.field(ctx) not in choices.segmentations(ctx):
+            words = "Segment some images with a memory, then accept or reject what was found."
+            panels.empty(panel, "No predictions yet", words, button="Auto-segment view", on_click=self.on_segment)
+        else:
+            self._render_header(ctx, panel)
+            self._render_choices(ctx, panel)
+            self._render_buttons(ctx, panel)
+        return types.Property(panel, view=panels.root())
+
+    def _render_header(self, ctx, panel: types.Object) -> None:
+        from ...nts.fiftyone_adapter.decisions import decision_counts
+
+        header = panel.h_stack("header", gap=2, align_y="end", componentsProps=panels.columns("minmax(0, 1fr) auto"))
+        names = types.DropdownView(label="Predictions")
+        for name, made in choices.segmentations(ctx).items():
+            names.add_choice(name, label=name, description=f"memory {made['memory_key']}")
+        header.enum("field", names.values(), view=names, on_change=self.on_field)
+        header.btn("start", "Show in grid", icon="grid_view", on_click=self.on_start, variant="outlined")
+        counts = decision_counts(ctx.dataset, choices.field(ctx))
+        decided = sum(counts.values()) - counts[choices.UNDECIDED]
+        each = ", ".join(f"{count} {name}" for name, count in counts.items() if name != choices.UNDECIDED and count)
+        words = f"{decided} of {sum(counts.values())} decided" + (f": {each}" if each else "")
+        panels.text(panel, "progress", words, color="text.primary")
+        if taught := ctx.panel.get_state("taught"):
+            panels.caption(panel, "taught", taught)
+
+    def _render_choices(self, ctx, panel: types.Object) -> None:
+        template = panels.columns("repeat(3, minmax(0, 1fr))")
+        row = panel.h_stack("choices", gap=2, align_y="end", componentsProps=template)
+        decisions = types.DropdownView(label="Decision")
+        for name in choices.DECISIONS:
+            decisions.add_choice(name, label=sentence(name))
+        row.enum("decision", decisions.values(), default=choices.UNDECIDED, view=decisions, on_change=self.on_choice)
+        classes = types.DropdownView(label="Class")
+        for name in [choices.ALL, *ctx.dataset.distinct(f"{choices.field(ctx)}.detections.label")]:
+            classes.add_choice(name, label=name)
+        row.enum("class", classes.values(), default=choices.ALL, view=classes, on_change=self.on_choice)
+        orders = types.DropdownView(label="Order")
+        for name, label in choices.ORDERS.items():
+            orders.add_choice(name, label=label)
+        row.enum("order", orders.values(), default="confident", view=orders, on_change=self.on_choice)
+        if choices.decision(ctx) != choices.UNDECIDED:
+            return
+        slider = types.SliderView(label="Least confidence", value_precision=2)
+        panel.float("threshold", min=0.0, max=1.0, view=slider, on_change=self.on_choice)
+        threshold, recommended = choices.threshold(ctx), choices.recommended(ctx)
+        marks = [charts.upright(threshold)] + ([charts.upright(recommended)] if recommended else [])
+        panel.plot(
+            "histogram",
+            layout=charts.layout(
+                110,
+                shapes=marks,
+                annotations=[charts.upright_label(recommended, "recommended")] if recommended else [],
+                xaxis=charts.axis("", range=[0, 1]),
+                yaxis=charts.axis("", showticklabels=False),
+            ),
+            config=charts.CONFIG,
+        )
+
+    def _render_buttons(self, ctx, panel: types.Object) -> None:
+        field = choices.field(ctx)
+        confidences = choices.labels(ctx).values(f"{field}.detections.confidence", unwind=True)
+        known = [value for value in confidences if value is not None]
+        words = f"{_labels(len(confidences))} shown"
+        if known and choices.decision(ctx) == choices.UNDECIDED and choices.recommended(ctx):
+            words += f", expected precision {sum(known) / len(known):.0%}"
+        panels.text(panel, "shown", words)
+        selected = ctx.panel.get_state("selected") or 0
+        which = f"{selected} selected" if selected else f"all {len(confidences)}"
+        template = panels.columns("repeat(auto-fit, minmax(130px, 1fr))")
+        row = panel.h_stack("decide", gap=1, componentsProps=template)
+        nothing = not selected and not confidences
+        for name, label, icon, decision in (
+            ("accept", "Accept", "check", "accepted"),
+            ("reject", "Reject", "close", "rejected"),
+        ):
+            row.btn(
+                name,
+                f"{label} {which}",
+                icon=icon,
+                on_click=self.on_decide,
+                params={"decision": decision},
+                variant="contained" if name == "accept" else "outlined",
+                disabled=nothing,
+            )
+        row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
+        more = panel.h_stack("more", gap=1, componentsProps=template)
+        steps = ctx.panel.get_state("undo") or []
+        more.btn("undo", "Undo", icon="undo", on_click=self.on_undo, variant="outlined", disabled=not steps)
+        new = _new_lessons(ctx, field)
+        more.btn(
+            "teach",
+            f"Update ({new} new)",
+            icon="school",
+            on_click=self.on_teach,
+            variant="outlined",
+            disabled=not new,
+            title="Accepted predictions become references, rejected ones negatives; the undecided are found again",
+        )
+        more.btn("copy", "Copy accepted to…", icon="content_copy", on_click=self.on_copy, variant="outlined")
+
+
+class OpenReviewPanel(panels.PanelButton):
+    """The button above the grid that opens the panel."""
+
+    panel = NAME
+
+    @property
+    def config(self):
+        return self.button("Review", "Open the panel in which predictions are accepted and rejected", icon="review")
+
+
+def _new_lessons(ctx, field: str) -> int:
+    """Number of decisions that the memory does not know; 0 if it is gone."""
+    from ...nts.fiftyone_adapter.errors import RunNotFound
+    from ...nts.fiftyone_adapter.teaching import lessons
+    from ...nts.memory import MemoryFileError
+
+    try:
+        return len(lessons(ctx.dataset, field))
+    except (RunNotFound, MemoryFileError):
+        return 0
+
+
+def _taught(report) -> str:
+    """What an update has changed, in a line."""
+    words = f"{report.references} references and {report.negatives} negatives added: "
+    words += f"{report.appeared} predictions new, {report.disappeared} gone"
+    recommended = report.segmentation.recommendation
+    if recommended is not None and recommended.precision is not None:
+        before = "" if report.precision_before is None else f"{report.precision_before:.0%} → "
+        words += f", expected precision {before}{recommended.precision:.0%}"
+    return words
+
+
+def _stored(state) -> dict[str, Any]:
+    """A label's state as plain values."""
+    at = state.decided_at
+    return {
+        "sample_id": state.sample_id,
+        "label_id": state.label_id,
+        "label": state.label,
+        "decision": state.decision,
+        "decided_at": None if at is None else at.isoformat(),
+        "decided_from": state.decided_from,
+    }
+
+
+def _time(stored: str | None) -> datetime | None:
+    return None if stored is None else datetime.fromisoformat(stored)
+
+
+def _labels(count: int) -> str:
+    return "1 label" if count == 1 else f"{count} labels"

@@ -1,0 +1,240 @@
+"""The review panel, event by event, without a browser: its messages to the App, and what it changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from drawn_dataset import CLASSES, PLUGIN
+
+FIELD = "nts_shapes"
+
+
+class Panel:
+    """Panel of a dataset as driven by the App: state, data, layout, the grid and its selection."""
+
+    def __init__(self, dataset):
+        self.dataset, self.state, self.data, self.layout = dataset, {}, {}, None
+        self.sent: list[tuple[str, dict]] = []
+        self.grid, self.selected, self.selected_labels = None, [], []
+
+    def event(self, method: str, **params):
+        import fiftyone.operators as foo
+        import pydash
+        from bson import json_util
+
+        context = {
+            "dataset": self.dataset,
+            "params": {"__method__": method, "panel_id": "panel", "panel_state": self.state, **params},
+            "selected": self.selected,
+            "selected_labels": self.selected_labels,
+        }
+        if self.grid is not None:
+            context["view"] = self.grid
+        result = foo.execute_operator(f"{PLUGIN}/review_panel", context)
+        assert result.error is None, result.error
+        self.sent = [
+            (request["operator_uri"].rpartition("/")[2], request["params"])
+            for request in (each.to_json() for each in result.executor._requests)
+        ]
+        for name, sent in self.sent:
+            if name == "patch_panel_state":
+                for path, value in sent["state"].items():
+                    pydash.set_(self.state, path, value)
+            elif name == "patch_panel_data":
+                for path, value in sent["data"].items():
+                    pydash.set_(self.data, path, value)
+            elif name == "show_panel_output":
+                self.layout = sent["output"]
+            elif name == "set_view":
+                import fiftyone as fo
+
+                self.grid = fo.DatasetView._build(self.dataset, json_util.loads(json.dumps(sent["view"])))
+            elif name == "clear_view":
+                self.grid = None
+            elif name == "clear_selected_samples":
+                self.selected = []
+        json.dumps(self.sent, allow_nan=False)
+        return self
+
+    def choose(self, path: str, value):
+        return self.event("on_choice", path=path, value=value)
+
+    def select(self, *patches: str):
+        self.selected = list(patches)
+        return self.event("on_change_selected")
+
+    @property
+    def words(self) -> str:
+        return json.dumps(self.layout, ensure_ascii=False)
+
+    @property
+    def notices(self) -> list[str]:
+        return [sent["message"] for name, sent in self.sent if name == "notify"]
+
+    def prompted(self) -> dict:
+        (prompt,) = [sent for name, sent in self.sent if name == "prompt_user_for_operation"]
+        return prompt
+
+
+@pytest.fixture
+def segmented(nts_fo, drawn, references, targets):
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    nts_fo.auto_segment_view(targets, "shapes")
+    return drawn
+
+
+@pytest.fixture
+def panel(segmented):
+    return Panel(segmented).event("on_load")
+
+
+def decisions_of(dataset) -> dict[str, str | None]:
+    found = dataset.exists(FIELD).values(f"{FIELD}.detections", unwind=True)
+    return {label.id: label.get_attribute_value("decision", None) for label in found}
+
+
+def labels_in(grid) -> list[str]:
+    return grid.values(f"{FIELD}.id")
+
+
+def test_opens_at_the_recommended_confidence(segmented, panel):
+    recommendation = segmented.get_run_info(FIELD).config.recommendation
+    assert panel.state["header"]["field"] == FIELD
+    assert panel.state["threshold"] == pytest.approx(recommendation["threshold"], abs=1e-3)
+    assert f"{recommendation['instances']} labels shown" in panel.words
+    assert f"0 of {recommendation['of']} decided" in panel.words
+    assert f"expected precision {recommendation['precision']:.0%}" in panel.words
+    assert sum(panel.data["histogram"][0]["y"]) == recommendation["of"]
+
+
+def test_the_grid_shows_what_is_chosen_in_order(segmented, panel):
+    panel.event("on_start")
+    assert panel.grid._is_patches
+    confidences = panel.grid.values(f"{FIELD}.confidence")
+    assert confidences == sorted(confidences, reverse=True)
+    assert min(confidences) >= panel.state["threshold"]
+    shown = len(confidences)
+    panel.choose("threshold", 0.0)
+    assert len(panel.grid) == len(decisions_of(segmented)) > shown
+    panel.choose("choices.order", "unsure")
+    unsure = [abs(value - 0.5) for value in panel.grid.values(f"{FIELD}.confidence")]
+    assert unsure == sorted(unsure)
+    panel.choose("choices.class", CLASSES[1])
+    assert set(panel.grid.values(f"{FIELD}.label")) == {CLASSES[1]}
+
+
+def test_selected_patches_are_decided_and_leave_the_grid(segmented, panel):
+    panel.event("on_start")
+    chosen = panel.grid.limit(2)
+    ids, count = labels_in(chosen), len(panel.grid)
+    panel.select(*chosen.values("id"))
+    assert "Accept 2 selected" in panel.words
+    panel.event("on_decide", decision="accepted")
+    assert [each for each, decision in decisions_of(segmented).items() if decision == "accepted"] == ids
+    assert len(panel.grid) == count - 2
+    assert not set(ids) & set(labels_in(panel.grid))
+    assert "2 of" in panel.words
+    assert panel.selected == []
+    panel.choose("choices.decision", "accepted")
+    assert set(labels_in(panel.grid)) == set(ids)
+
+
+def test_undo_takes_back_decision_by_decision(segmented, panel):
+    panel.event("on_start")
+    first, second = labels_in(panel.grid)[:2]
+    before = decisions_of(segmented)
+    for decision in ("accepted", "rejected"):
+        panel.select(panel.grid.first().id)
+        panel.event("on_decide", decision=decision)
+    assert (decisions_of(segmented)[first], decisions_of(segmented)[second]) == ("accepted", "rejected")
+    panel.event("on_undo")
+    assert (decisions_of(segmented)[first], decisions_of(segmented)[second]) == ("accepted", None)
+    panel.event("on_undo")
+    assert decisions_of(segmented) == before
+    assert panel.event("on_undo").notices == []
+
+
+def test_all_that_is_shown_is_decided_without_a_selection(segmented, panel, monkeypatch):
+    panel.event("on_start")
+    ids = labels_in(panel.grid)
+    assert f"Accept all {len(ids)}" in panel.words
+    panel.event("on_decide", decision="rejected")
+    rejected = {each for each, decision in decisions_of(segmented).items() if decision == "rejected"}
+    assert rejected == set(ids)
+    assert panel.grid is None
+    assert "Nothing left to show here" in panel.notices
+
+
+def test_very_many_are_asked_about(segmented, panel, monkeypatch):
+    import importlib
+
+    module = importlib.import_module(type(_registered()).__module__)
+    monkeypatch.setattr(module, "ASK_ABOVE", 1)
+    panel.event("on_start")
+    panel.event("on_decide", decision="accepted")
+    assert set(decisions_of(segmented).values()) == {None}
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/decide_predictions"
+    assert panel.prompted()["params"] == {"predictions_field": FIELD, "action": "accepted"}
+
+
+def _registered():
+    import fiftyone.operators as foo
+
+    return foo.get_operator(f"{PLUGIN}/review_panel")
+
+
+def test_update_teaches_and_says_what_changed(segmented, panel):
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.event("on_decide", decision="accepted")
+    assert "Update (2 new)" in panel.words
+    panel.event("on_teach")
+    assert any("2 references and 0 negatives added" in notice for notice in panel.notices)
+    assert "2 references and 0 negatives added" in panel.words
+    assert "Update (0 new)" in panel.words
+    assert [*decisions_of(segmented).values()].count("accepted") == 2
+
+
+def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel):
+    from importlib import import_module
+
+    runs = import_module("nts.fiftyone_adapter.runs")
+    panel.event("on_start")
+    runs.delete_run(segmented, FIELD, runs.SEGMENTATION)
+    panel.event("on_decide", decision="accepted")
+    assert f"There is no segmentation {FIELD} any more" in panel.notices
+    assert "No predictions yet" in panel.words
+
+
+def test_a_memory_that_was_deleted_meanwhile_leaves_the_review(segmented, panel):
+    """Its predictions go with it."""
+    from importlib import import_module
+
+    runs = import_module("nts.fiftyone_adapter.runs")
+    runs.delete_run(segmented, "shapes", runs.MEMORY)
+    panel.event("on_teach")
+    assert f"There is no segmentation {FIELD} any more" in panel.notices
+
+
+def test_without_predictions_the_panel_says_what_to_do(drawn):
+    panel = Panel(drawn).event("on_load")
+    assert "No predictions yet" in panel.words
+    panel.event("on_segment")
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/auto_segment_view"
+
+
+def test_accepted_predictions_are_copied_by_a_form(operator, segmented, panel):
+    from app_requests import form, in_the_app
+
+    copying = operator("copy_accepted")
+    assert form(copying, segmented)["problem"]["view"]["label"] == "Nothing accepted"
+    panel.event("on_start")
+    panel.event("on_decide", decision="accepted")
+    count = [*decisions_of(segmented).values()].count("accepted")
+    shown = form(copying, segmented)
+    assert shown["count"]["view"]["label"] == f"{count} accepted or corrected labels"
+    said = in_the_app("copy_accepted", segmented, predictions_field=FIELD, to_field="finished")
+    assert said[-1][1]["results"]["summary"] == f"**{count} labels** of {FIELD} were copied to finished."
+    segmented.reload()
+    assert segmented.count("finished.detections") == count
