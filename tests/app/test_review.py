@@ -1,0 +1,75 @@
+"""Review in the App: predictions as patches beside the panel; decisions, undo, and an update of the memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from app_page import JOB_PATIENCE, AppPage, cy
+from playwright.sync_api import Locator, expect
+
+FIELD = "nts_demo"
+
+
+@pytest.fixture
+def segmented(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
+    """Dataset of the demo, segmented: full size for pictures, otherwise small for a short test."""
+    from demo import scenes as demo
+    from nts.fiftyone_adapter import auto_segment_view, build_reference_memory
+
+    targets = demo.TARGETS
+    if request.config.getoption("screenshots") is None:
+        targets = 6
+        monkeypatch.setattr(demo, "SHOTS", 2)  # probabilities need two
+    dataset = demo.load_dataset(tmp_path, targets)
+    build_reference_memory(dataset.load_saved_view("references"), "ground_truth", "demo")
+    auto_segment_view(dataset.load_saved_view("targets"), "demo")
+    yield dataset
+    dataset.delete()
+
+
+def decided(dataset) -> list[str]:
+    """Decisions in the field."""
+    return [each for each in dataset.values(f"{FIELD}.detections.decision", unwind=True) if each]
+
+
+def click(panel: Locator, name: str | re.Pattern[str]) -> None:
+    panel.get_by_role("button", name=name).click()
+
+
+def select(app: AppPage, *numbers: int) -> None:
+    """Select patches in the grid."""
+    for number in numbers:
+        app.page.locator(cy("looker")).nth(number).click(position={"x": 10, "y": 10})
+
+
+def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, picture):
+    shown = segmented.get_run_info(FIELD).config.recommendation["instances"]
+    total = segmented.count(f"{FIELD}.detections")
+    app.open(segmented.name)
+    panel = app.open_panel("review_panel")
+    expect(panel).to_contain_text(f"0 of {total} decided")
+    expect(panel).to_contain_text(f"{shown} labels shown, expected precision")
+    click(panel, "Show in grid")
+    expect(app.page.locator(cy("entry-counts"))).to_contain_text(f"{shown} patches")
+
+    select(app, 0, 1)
+    click(panel, "Accept 2 selected")
+    expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
+    expect(app.page.locator(cy("entry-counts"))).to_contain_text(f"{shown - 2} patches")
+    assert decided(segmented) == ["accepted"] * 2
+
+    select(app, 0)
+    click(panel, "Reject 1 selected")
+    expect(panel).to_contain_text(f"3 of {total} decided: 2 accepted, 1 rejected")
+    click(panel, "Undo")
+    expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
+    assert decided(segmented) == ["accepted"] * 2
+    picture("review_panel", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})
+
+    click(panel, "Update (2 new)")
+    expect(panel).to_contain_text("2 references and 0 negatives added", timeout=JOB_PATIENCE)
+    expect(panel.get_by_role("button", name="Update (0 new)")).to_be_disabled()
+    assert decided(segmented) == ["accepted"] * 2
