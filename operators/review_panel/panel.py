@@ -257,7 +257,7 @@ class ReviewPanel(foo.Panel):
         row.enum("order", orders.values(), default="confident", view=orders, on_change=self.on_choice)
         if choices.decision(ctx) != choices.UNDECIDED:
             return
-        slider = types.SliderView(label="Least confidence", value_precision=2)
+        slider = types.SliderView(label="Confidence", value_precision=2)
         panel.float("threshold", min=0.0, max=1.0, view=slider, on_change=self.on_choice)
         threshold, recommended = choices.threshold(ctx), choices.recommended(ctx)
         marks = [charts.upright(threshold)] + ([charts.upright(recommended)] if recommended else [])
@@ -268,7 +268,7 @@ class ReviewPanel(foo.Panel):
                 shapes=marks,
                 annotations=[charts.upright_label(recommended, "recommended")] if recommended else [],
                 xaxis=charts.axis("", range=[0, 1]),
-                yaxis=charts.axis("", showticklabels=False),
+                yaxis=charts.axis("", showticklabels=False, type="log"),
             ),
             config=charts.CONFIG,
         )
