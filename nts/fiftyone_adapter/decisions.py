@@ -21,6 +21,7 @@ import fiftyone.utils.iou as foui
 import numpy as np
 import torch
 from bson import ObjectId
+from pymongo import UpdateOne
 
 from ..references import InvalidReference
 from ..settled import Settled
@@ -161,6 +162,11 @@ def mark_edited(view: Collection, field: str) -> int:
     if edited:
         decide(images, field, "corrected", edited)
     return len(edited)
+
+
+def declare_decisions(view: Collection, field: str) -> None:
+    """Declare the attributes of decisions, which a field of an earlier version lacks."""
+    _declare(view, field, DECISION_ATTRIBUTES)
 
 
 def decision_counts(view: Collection, field: str) -> dict[str, int]:
@@ -305,14 +311,24 @@ def _states(view: Collection, field: str, label_ids: Sequence[str] | None) -> li
 def _write(view: Collection, field: str, before: Sequence[LabelState], after: Sequence[LabelState]) -> None:
     """Write what changes, label by label: other labels of the same images may change at the same time."""
     dataset = view._root_dataset
-    for name in ("label", *DECISION_ATTRIBUTES):
-        changes = [
-            {"sample_id": new.sample_id, "label_id": new.label_id, "value": getattr(new, name)}
-            for old, new in zip(before, after, strict=True)
-            if getattr(old, name) != getattr(new, name)
-        ]
+    # Labels of an image with the same changes are written at once: label by label, ten thousand take a minute.
+    groups: dict[tuple, list[ObjectId]] = {}
+    for old, new in zip(before, after, strict=True):
+        changes = [(name, getattr(new, name)) for name in ("label", *DECISION_ATTRIBUTES)]
+        changes = [(name, value) for name, value in changes if getattr(old, name) != value]
         if changes:
-            dataset.set_label_values(f"{field}.detections.{name}", changes)
+            groups.setdefault((new.sample_id, *changes), []).append(ObjectId(new.label_id))
+    path = f"{field}.detections.$[label]"
+    writes = [
+        UpdateOne(
+            {"_id": ObjectId(sample_id)},
+            {"$set": {f"{path}.{name}": value for name, value in changes}},
+            array_filters=[{"label._id": {"$in": label_ids}}],
+        )
+        for (sample_id, *changes), label_ids in groups.items()
+    ]
+    if writes:
+        dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
     for tag in DECISIONS:
         for change, had in ((dataset._tag_labels, False), (dataset._untag_labels, True)):
             pairs = [

@@ -23,7 +23,7 @@ from ..presets import get_preset
 from . import runs
 from .adding_negatives import rejected_labels
 from .config import MemoryConfig, SegmentationConfig
-from .decisions import mark_edited
+from .decisions import declare_decisions, mark_edited
 from .errors import InputError
 from .jobs import Job, OnProgress, Progress, run
 from .labelled_images import LabelledImages
@@ -92,6 +92,7 @@ def lessons(view: Collection, field: str) -> Lessons:
         RunNotFound: if there is no such segmentation, or its memory is gone.
     """
     made = runs.config(view, field, runs.SEGMENTATION)
+    declare_decisions(view, field)
     return _lessons(view, field, runs.load_memory(view, made["memory_key"]))
 
 
@@ -194,8 +195,14 @@ def _lessons(view: Collection, field: str, bank: MemoryBank) -> Lessons:
 def _decided(view: Collection, field: str) -> list[tuple[str, str, str]]:
     """Id, class and decision of every decided label."""
     names = ("id", "label", runs.DECISION)
-    columns = runs.with_decisions(view, field).values([f"{field}.detections.{name}" for name in names])
-    return [label for of_image in zip(*columns, strict=True) for label in zip(*of_image, strict=True)]
+    # Read without a filter: the database would read all masks for one.
+    columns = runs.all_images(view).values([f"{field}.detections.{name}" for name in names])
+    return [
+        label
+        for of_image in zip(*columns, strict=True)
+        for label in zip(*(values or () for values in of_image), strict=True)
+        if label[2] is not None
+    ]
 
 
 def _of(view: Collection, field: str, label_ids: Sequence[str]) -> fo.DatasetView:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 ALL = "all classes"
 UNDECIDED = "undecided"
 DECISIONS = (UNDECIDED, "accepted", "rejected", "corrected")
 ORDERS = {"confident": "Most confident", "unsure": "Least sure", "class": "By class"}
+
+BINS = 25  # of the histogram
 
 FIELD, CLASS, DECISION = "header.field", "choices.class", "choices.decision"
 ORDER, THRESHOLD = "choices.order", "threshold"
@@ -44,7 +47,7 @@ def recommended(ctx) -> float:
     return math.floor(1000 * about.get("threshold", 0.0)) / 1000
 
 
-def labels(ctx, *, above_threshold: bool = True):
+def labels(ctx):
     """The predictions to review, as a view of the whole dataset with these labels only."""
     from fiftyone import ViewField as F
 
@@ -53,9 +56,65 @@ def labels(ctx, *, above_threshold: bool = True):
     if of_class != ALL:
         wanted &= F("label") == of_class
     # A label that a person has drawn has no confidence, and is not hidden by the slider.
-    if above_threshold and decided == UNDECIDED:
+    if decided == UNDECIDED:
         wanted &= (F("confidence") == None) | (F("confidence") >= threshold(ctx))  # noqa: E711
     return ctx.dataset.filter_labels(name, wanted)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the panel tells of the predictions, read once per event.
+
+    Attributes:
+        decisions: number of labels by decision.
+        classes: classes of all labels.
+        shown: number of labels to review.
+        precision: expected precision of these; ``None`` if unknown.
+        histogram: number of labels to review, by confidence, in :data:`BINS` bins, whatever the threshold.
+        new: number of decisions that the memory does not know.
+    """
+
+    decisions: dict[str, int]
+    classes: list[str]
+    shown: int
+    precision: float | None
+    histogram: list[int]
+    new: int
+
+
+def read_facts(ctx) -> Facts:
+    """Read all labels of the chosen field, but no mask."""
+    name, of_class, decided, least = field(ctx), ctx.panel.get_state(CLASS) or ALL, decision(ctx), threshold(ctx)
+    columns = ctx.dataset.values([f"{name}.detections.{each}" for each in ("label", "decision", "confidence")])
+    counts, classes, histogram = dict.fromkeys(DECISIONS, 0), set(), [0] * BINS
+    shown: list[float | None] = []
+    for of_image in zip(*columns, strict=True):
+        for label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
+            now = of_label or UNDECIDED
+            counts[now] += 1
+            classes.add(label)
+            if now != decided or of_class not in (ALL, label):
+                continue
+            if confidence is not None:
+                histogram[min(BINS - 1, int(confidence * BINS))] += 1
+            if decided != UNDECIDED or confidence is None or confidence >= least:
+                shown.append(confidence)
+    known = [confidence for confidence in shown if confidence is not None]
+    has_probabilities = decided == UNDECIDED and recommended(ctx) and known
+    precision = sum(known) / len(known) if has_probabilities else None
+    return Facts(counts, sorted(classes), len(shown), precision, histogram, _new_lessons(ctx, name))
+
+
+def _new_lessons(ctx, name: str) -> int:
+    """Number of decisions that the memory does not know; 0 if it is gone."""
+    from ...nts.fiftyone_adapter.errors import RunNotFound
+    from ...nts.fiftyone_adapter.teaching import lessons
+    from ...nts.memory import MemoryFileError
+
+    try:
+        return len(lessons(ctx.dataset, name))
+    except (RunNotFound, MemoryFileError):
+        return 0
 
 
 def patches(ctx):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,6 @@ ASK_ABOVE = 50
 """Decisions about more labels than these are confirmed in a form, unless they are selected."""
 
 UNDO_STEPS = 20
-BINS = 25  # of the histogram
 
 
 class ReviewPanel(foo.Panel):
@@ -194,18 +194,18 @@ class ReviewPanel(foo.Panel):
             ctx.ops.notify("Nothing left to show here", variant="info")
 
     def _draw(self, ctx) -> None:
-        """Send the histogram of the confidences."""
+        """Read the labels, and send the histogram of their confidences."""
+        from ...nts.fiftyone_adapter.decisions import declare_decisions
+
         field = choices.field(ctx)
-        if field is None:
+        if field not in choices.segmentations(ctx):
             return
-        edges = [i / BINS for i in range(BINS + 1)]
-        counts = [0] * BINS
-        for value in choices.labels(ctx, above_threshold=False).values(f"{field}.detections.confidence", unwind=True):
-            if value is not None:
-                counts[min(BINS - 1, int(value * BINS))] += 1
-        bars = charts.columns(
-            edges, counts, charts.MASKS, [(count,) for count in counts], "%{customdata[0]} predictions"
-        )
+        declare_decisions(ctx.dataset, field)
+        facts = choices.read_facts(ctx)
+        ctx.panel.set_state("facts", asdict(facts))
+        edges = [i / choices.BINS for i in range(choices.BINS + 1)]
+        details = [(count,) for count in facts.histogram]
+        bars = charts.columns(edges, facts.histogram, charts.MASKS, details, "%{customdata[0]} predictions")
         panels.send(ctx, "histogram", [bars])
 
     # ---- layout ------------------------------------------------------------------------------------------------------
@@ -224,15 +224,13 @@ class ReviewPanel(foo.Panel):
         return types.Property(panel, view=panels.root())
 
     def _render_header(self, ctx, panel: types.Object) -> None:
-        from ...nts.fiftyone_adapter.decisions import decision_counts
-
         header = panel.h_stack("header", gap=2, align_y="end", componentsProps=panels.columns("minmax(0, 1fr) auto"))
         names = types.DropdownView(label="Predictions")
         for name, made in choices.segmentations(ctx).items():
             names.add_choice(name, label=name, description=f"memory {made['memory_key']}")
         header.enum("field", names.values(), view=names, on_change=self.on_field)
         header.btn("start", "Show in grid", icon="grid_view", on_click=self.on_start, variant="outlined")
-        counts = decision_counts(ctx.dataset, choices.field(ctx))
+        counts = _facts(ctx).decisions
         decided = sum(counts.values()) - counts[choices.UNDECIDED]
         each = ", ".join(f"{count} {name}" for name, count in counts.items() if name != choices.UNDECIDED and count)
         words = f"{decided} of {sum(counts.values())} decided" + (f": {each}" if each else "")
@@ -248,7 +246,7 @@ class ReviewPanel(foo.Panel):
             decisions.add_choice(name, label=sentence(name))
         row.enum("decision", decisions.values(), default=choices.UNDECIDED, view=decisions, on_change=self.on_choice)
         classes = types.DropdownView(label="Class")
-        for name in [choices.ALL, *ctx.dataset.distinct(f"{choices.field(ctx)}.detections.label")]:
+        for name in [choices.ALL, *_facts(ctx).classes]:
             classes.add_choice(name, label=name)
         row.enum("class", classes.values(), default=choices.ALL, view=classes, on_change=self.on_choice)
         orders = types.DropdownView(label="Order")
@@ -274,18 +272,16 @@ class ReviewPanel(foo.Panel):
         )
 
     def _render_buttons(self, ctx, panel: types.Object) -> None:
-        field = choices.field(ctx)
-        confidences = choices.labels(ctx).values(f"{field}.detections.confidence", unwind=True)
-        known = [value for value in confidences if value is not None]
-        words = f"{_labels(len(confidences))} shown"
-        if known and choices.decision(ctx) == choices.UNDECIDED and choices.recommended(ctx):
-            words += f", expected precision {sum(known) / len(known):.0%}"
+        facts = _facts(ctx)
+        words = f"{_labels(facts.shown)} shown"
+        if facts.precision is not None:
+            words += f", expected precision {facts.precision:.0%}"
         panels.text(panel, "shown", words)
         selected = ctx.panel.get_state("selected") or 0
-        which = f"{selected} selected" if selected else f"all {len(confidences)}"
+        which = f"{selected} selected" if selected else f"all {facts.shown}"
         template = panels.columns("repeat(auto-fit, minmax(130px, 1fr))")
         row = panel.h_stack("decide", gap=1, componentsProps=template)
-        nothing = not selected and not confidences
+        nothing = not selected and not facts.shown
         for name, label, icon, decision in (
             ("accept", "Accept", "check", "accepted"),
             ("reject", "Reject", "close", "rejected"),
@@ -303,14 +299,13 @@ class ReviewPanel(foo.Panel):
         more = panel.h_stack("more", gap=1, componentsProps=template)
         steps = ctx.panel.get_state("undo") or []
         more.btn("undo", "Undo", icon="undo", on_click=self.on_undo, variant="outlined", disabled=not steps)
-        new = _new_lessons(ctx, field)
         more.btn(
             "teach",
-            f"Update ({new} new)",
+            f"Update ({facts.new} new)",
             icon="school",
             on_click=self.on_teach,
             variant="outlined",
-            disabled=not new,
+            disabled=not facts.new,
             title="Accepted predictions become references, rejected ones negatives; the undecided are found again",
         )
         more.btn("copy", "Copy accepted to…", icon="content_copy", on_click=self.on_copy, variant="outlined")
@@ -326,16 +321,9 @@ class OpenReviewPanel(panels.PanelButton):
         return self.button("Review", "Open the panel in which predictions are accepted and rejected", icon="review")
 
 
-def _new_lessons(ctx, field: str) -> int:
-    """Number of decisions that the memory does not know; 0 if it is gone."""
-    from ...nts.fiftyone_adapter.errors import RunNotFound
-    from ...nts.fiftyone_adapter.teaching import lessons
-    from ...nts.memory import MemoryFileError
-
-    try:
-        return len(lessons(ctx.dataset, field))
-    except (RunNotFound, MemoryFileError):
-        return 0
+def _facts(ctx) -> choices.Facts:
+    """The facts that the last event has read."""
+    return choices.Facts(**ctx.panel.get_state("facts"))
 
 
 def _taught(report) -> str:
