@@ -239,13 +239,15 @@ def _finish(rng: np.random.Generator, image: np.ndarray, masks: np.ndarray, exha
 
 
 KINDS: tuple[tuple[Callable[[np.random.Generator, Pool], Example], float], ...] = (
-    (drawn, 0.2),
-    (natural, 0.1),
+    (natural, 0.14),
     (pasted, 0.18),
-    (zoomed, 0.5),
+    (zoomed, 0.66),
     (mosaic, 0.02),
 )
-"""Kinds of examples and their frequency."""
+"""Kinds of examples and their frequency, beside scenes as in the benchmark."""
+
+DRAWN = 0.5
+"""Fraction of scenes as in the benchmark: small objects with exact outlines, which photographs do not teach."""
 
 USES = 4  # of each example, mirrored and in other light: drawing one takes as long as learning from it
 IN_USE = 120  # examples at a time
@@ -255,8 +257,8 @@ GREY = 0.12  # fraction of uses without colours
 class Examples:
     """Examples to train on, each of which is used several times."""
 
-    def __init__(self, pool: Pool, seed: int, rank: int = 0) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, seed: int, rank: int = 0, drawn: float = DRAWN) -> None:
+        self._pool, self._share = pool, drawn
         self._seed = [seed, 3, rank]
         self._drawn: dict[int, Example] = {}
 
@@ -269,7 +271,7 @@ class Examples:
 
     def _numbered(self, number: int) -> Example:
         if number not in self._drawn:
-            self._drawn[number] = draw_example(np.random.default_rng([*self._seed, number]), self._pool)
+            self._drawn[number] = draw_example(np.random.default_rng([*self._seed, number]), self._pool, self._share)
         return self._drawn[number]
 
 
@@ -291,7 +293,9 @@ def _again(rng: np.random.Generator, example: Example) -> Example:
     )
 
 
-def draw_example(rng: np.random.Generator, pool: Pool) -> Example:
+def draw_example(rng: np.random.Generator, pool: Pool, drawn_share: float = DRAWN) -> Example:
     """Example of a random kind."""
+    if rng.uniform() < drawn_share:
+        return drawn(rng, pool)
     kinds, shares = zip(*KINDS, strict=True)
     return kinds[rng.choice(len(kinds), p=np.array(shares) / sum(shares))](rng, pool)

@@ -32,7 +32,7 @@ from nts.models import build_sam2
 from nts.utils.training_loop import Training, advance, learning_rate, log, mean_of, resume, save, start
 from synthetic.scenes import SIDE, VALIDATION_SPECIES, draw_scene
 
-from .examples import MIN_AREA, Example, Examples, draw_species, of_scene, place
+from .examples import DRAWN, MIN_AREA, Example, Examples, draw_species, of_scene, place
 from .pool import Pool, read_pool
 
 MODEL_FILE = Path(__file__).parents[1] / "nts" / "small" / "segmenter" / "small_sam2.yaml"
@@ -46,10 +46,11 @@ class SegmenterTraining:
     """Constants of the training."""
 
     images: int = 10  # of each process
-    clicks: int = 4
+    clicks: int = 5
     background_clicks: int = 1  # among the clicks
     boxes_every: int = 8  # every n-th step uses boxes instead of clicks
-    peak_rate: float = 8e-4
+    peak_rate: float = 6e-4
+    drawn: float = DRAWN  # fraction of drawn scenes as in the benchmark
     focal_weight: float = 20.0
     other_weight: float = 0.3  # of each answer but the object that was drawn for the click
     part_credit: float = 0.85  # factor of the IoU with the part under the click
@@ -342,7 +343,7 @@ def train(
     run: Path,
     config: SegmenterTraining,
     folder: Path,
-    initial: Path | None = None,
+    initial: dict[str, Tensor] | None = None,
     log_every: int = 100,
     check_every: int = 200,
     compiled: bool = False,
@@ -366,12 +367,12 @@ def train(
     pool, held_out = read_pool(folder, "train"), read_pool(folder, "validation")
     model = build_model()
     if initial is not None:
-        model.load_state_dict(torch.load(initial, weights_only=True)["model"])
+        model.load_state_dict(initial)
     training = start(model)
     if (run / "checkpoint.pt").exists():
         resume(training, run / "checkpoint.pt")
     rank = dist.get_rank() if dist.is_initialized() else 0
-    source = Examples(pool, seed, rank)
+    source = Examples(pool, seed, rank, config.drawn)
     encode = training.model.forward_image
     if compiled:
         encode = torch.compile(encode, dynamic=False)
@@ -400,6 +401,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", type=Path, required=True, help="folder of photographs with masks, in COCO's layout")
     parser.add_argument("--init", type=Path, help="weights to begin with, instead of random ones")
+    parser.add_argument(
+        "--average",
+        nargs=2,
+        metavar=("FILE", "SHARE"),
+        help="begin with a weighted mean: this share of other weights, and the rest of those of --init",
+    )
+    parser.add_argument("--drawn", type=float, default=DRAWN, help="fraction of drawn scenes (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=SegmenterTraining.peak_rate, help="peak (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -433,9 +442,24 @@ def _join_group(rank: int, meeting: Path, args: argparse.Namespace) -> None:
     dist.destroy_process_group()
 
 
+def _initial(args: argparse.Namespace) -> dict[str, Tensor] | None:
+    """Weights to begin with."""
+    if args.init is None:
+        return None
+    first = torch.load(args.init, weights_only=True)["model"]
+    if args.average is None:
+        return first
+    other, share = torch.load(args.average[0], weights_only=True)["model"], float(args.average[1])
+    return {
+        name: torch.lerp(value.float(), other[name].float(), share) if value.is_floating_point() else value
+        for name, value in first.items()
+    }
+
+
 def _train_and_export(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    training = train(args.steps, args.seed, args.run, SegmenterTraining(), args.pool, args.init, compiled=args.compile)
+    config = SegmenterTraining(peak_rate=args.rate, drawn=args.drawn)
+    training = train(args.steps, args.seed, args.run, config, args.pool, _initial(args), compiled=args.compile)
     if not dist.is_initialized() or dist.get_rank() == 0:
         export(training.average, args.out)
 

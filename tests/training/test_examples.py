@@ -45,7 +45,9 @@ def test_cut_outs_lie_inside_their_photograph(pool):
         assert mask[1:-1, 1:-1].sum() == mask.sum() >= 900
 
 
-@pytest.mark.parametrize("kind", [kind for kind, _ in examples.KINDS], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [examples.drawn, *(kind for kind, _ in examples.KINDS)], ids=lambda kind: kind.__name__
+)
 def test_examples_are_pure_functions_of_the_random_numbers(pool, kind):
     first, again, other = (kind(np.random.default_rng(seed), pool) for seed in (3, 3, 4))
     assert (first.image == again.image).all()
