@@ -9,7 +9,7 @@ from .base import SimpleOperator
 
 
 class CopyAccepted(SimpleOperator):
-    """See :func:`nts.fiftyone_adapter.copy_decided`."""
+    """See :func:`nts.fiftyone_adapter.decisions.copy_decided`."""
 
     @property
     def config(self):
@@ -23,7 +23,7 @@ class CopyAccepted(SimpleOperator):
 
     def __call__(self, sample_collection, predictions_field, to_field):
         """Copy from Python; returns the number of labels that were copied."""
-        from ..nts.fiftyone_adapter import copy_decided
+        from ..nts.fiftyone_adapter.decisions import copy_decided
 
         return copy_decided(sample_collection, predictions_field, to_field)
 

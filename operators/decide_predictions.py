@@ -21,7 +21,7 @@ DONE = {ACCEPT: "accepted", REJECT: "rejected", CHANGE: "corrected", CLEAR: "und
 
 
 class DecidePredictions(SimpleOperator):
-    """See :func:`nts.fiftyone_adapter.decide`."""
+    """See :func:`nts.fiftyone_adapter.decisions.decide`."""
 
     @property
     def config(self):
@@ -34,8 +34,8 @@ class DecidePredictions(SimpleOperator):
         )
 
     def __call__(self, sample_collection, predictions_field, decision, label_ids=None, *, class_name=None):
-        """Decide from Python; returns the earlier states, for :func:`nts.fiftyone_adapter.undo`."""
-        from ..nts.fiftyone_adapter import decide
+        """Decide from Python; returns the earlier states, for :func:`nts.fiftyone_adapter.decisions.undo`."""
+        from ..nts.fiftyone_adapter.decisions import decide
 
         return decide(sample_collection, predictions_field, decision, label_ids, class_name=class_name)
 

@@ -10,13 +10,13 @@ True
 
 Each task is a job, a generator that yields its progress (``segmentation_job``), and a function that runs the job to
 completion (``auto_segment_view``). Everything else is imported from the submodules: :mod:`.runs` lists and deletes
-stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` inspects memories.
+stored runs, :mod:`.evaluation_results` opens stored evaluations, :mod:`.inspecting` inspects memories,
+:mod:`.decisions` and :mod:`.teaching` are for reviews.
 """
 
 from .adding_negatives import add_negatives, negatives_job
 from .building import build_reference_memory, export_memory, import_memory, memory_job
 from .class_maps import class_maps_job, map_classes
-from .decisions import copy_decided, decide, undo
 from .errors import InputError
 from .heatmaps import heatmaps_job, similarity_heatmaps
 from .jobs import run
@@ -26,7 +26,6 @@ from .prompt_training import train_reference_prompt
 from .reviewing import tag_for_review
 from .runs import load_memory
 from .segmenting import auto_segment_view, segmentation_job
-from .teaching import teach, teaching_job
 
 __all__ = [
     "InputError",
@@ -35,8 +34,6 @@ __all__ = [
     "auto_segment_view",
     "build_reference_memory",
     "class_maps_job",
-    "copy_decided",
-    "decide",
     "evaluate_nap",
     "evaluation_job",
     "export_memory",
@@ -50,8 +47,5 @@ __all__ = [
     "segmentation_job",
     "similarity_heatmaps",
     "tag_for_review",
-    "teach",
-    "teaching_job",
     "train_reference_prompt",
-    "undo",
 ]

@@ -94,8 +94,7 @@ class ReviewPanel(foo.Panel):
 
     def on_undo(self, ctx) -> None:
         """Take back the last decision that was made in the panel."""
-        from ...nts.fiftyone_adapter import undo
-        from ...nts.fiftyone_adapter.decisions import LabelState
+        from ...nts.fiftyone_adapter.decisions import LabelState, undo
 
         steps = list(ctx.panel.get_state("undo") or [])
         if not steps:
@@ -109,7 +108,8 @@ class ReviewPanel(foo.Panel):
 
     def on_teach(self, ctx) -> None:
         """Teach the memory what was decided, and segment again."""
-        from ...nts.fiftyone_adapter import InputError, teach
+        from ...nts.fiftyone_adapter import InputError
+        from ...nts.fiftyone_adapter.teaching import teach
 
         field = choices.field(ctx)
         if not self._is_there(ctx):
@@ -166,7 +166,7 @@ class ReviewPanel(foo.Panel):
         return False
 
     def _decide(self, ctx, ids: list[str], decision: str | None) -> None:
-        from ...nts.fiftyone_adapter import decide
+        from ...nts.fiftyone_adapter.decisions import decide
 
         field = choices.field(ctx)
         before = decide(ctx.dataset, field, decision, ids)
