@@ -9,7 +9,7 @@ import torch
 from nts.encoder.colour import ColourDinov2Config, ColourDinov2Model, ColourHistogram
 from nts.images import normalise
 
-PATCH, INTENSITIES, OPPONENTS = 14, 6, 5
+PATCH, INTENSITIES, OPPONENTS = 14, 8, 9
 SHAPE = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56, "patch_size": PATCH}
 
 

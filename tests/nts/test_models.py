@@ -450,7 +450,7 @@ RELEASED_KEYS = {
     "dinov2_with_colour": "encoder.layer.1.attention.attention.query.weight",
     "dinov3_vit": "layer.1.attention.q_proj.weight",
 }
-COLOUR_SIZE = 64
+COLOUR_SIZE = 128
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

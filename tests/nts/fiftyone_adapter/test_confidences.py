@@ -103,7 +103,10 @@ def test_labels_of_a_person_stay_as_they_are(fo, drawn, targets, segment):
     assert list(after) == list(before)
     assert removed.id not in after
     assert after[renamed.id].label == other
-    assert after[renamed.id].confidence != before[renamed.id]
+    assert after[renamed.id].confidence == before[renamed.id], "a corrected label is not touched"
+    assert {after[each.id].decision for each in (renamed, drawn_by_hand, without_confidence)} == {"corrected"}
+    others = [each for each in after.values() if each.get_attribute_value("decision", None) is None]
+    assert any(each.confidence != before[each.id] for each in others), "the others are fitted to all images"
     assert after[drawn_by_hand.id].confidence == 0.123
     assert after[without_confidence.id].confidence is None
 
