@@ -293,7 +293,8 @@ def _is_declared(view: Collection, field: str) -> bool:
 def _declare(view: Collection, field: str, attributes: Mapping[str, type[fo.Field]]) -> None:
     """Declare attributes that a field of an earlier version lacks."""
     for name, field_type in attributes.items():
-        view._root_dataset.add_sample_field(f"{field}.detections.{name}", field_type)
+        if view._root_dataset.get_field(f"{field}.detections.{name}") is None:
+            view._root_dataset.add_sample_field(f"{field}.detections.{name}", field_type)
 
 
 def _states(view: Collection, field: str, label_ids: Sequence[str] | None) -> list[LabelState]:

@@ -52,8 +52,12 @@ class ReviewPanel(foo.Panel):
         self._choose(ctx, None)
 
     def on_change_selected(self, ctx) -> None:
-        """Other patches are selected: the buttons say how many."""
+        """Other patches are selected: the buttons say how many.
+
+        The App may send this with the state from before the last decision, so the labels are read again.
+        """
         ctx.panel.set_state("selected", len(ctx.selected or ()))
+        self._draw(ctx)
 
     def on_field(self, ctx) -> None:
         """Another field."""
@@ -177,7 +181,8 @@ class ReviewPanel(foo.Panel):
 
     def _refresh(self, ctx) -> None:
         self._draw(ctx)
-        ctx.ops.clear_selected_samples()
+        if ctx.selected:
+            ctx.ops.clear_selected_samples()
         ctx.panel.set_state("selected", 0)
         ctx.ops.reload_dataset()
         self._show(ctx)

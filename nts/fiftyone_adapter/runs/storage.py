@@ -6,11 +6,13 @@ its token, and uses it to check that the draft or the run is still its own.
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import fiftyone as fo
 
@@ -21,10 +23,35 @@ from .kinds import RunKind
 
 Collection = fo.core.collections.SampleCollection
 
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+logger = logging.getLogger(__name__)
+
 _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
+
+_ATTEMPTS = 5
 
 reading = threading.Lock()
 """FiftyOne reads results through one file object per run, which the threads of a process (two tabs) would share."""
+
+
+def _again_if_reloaded(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorator that repeats a function whose dataset was reloaded by another thread in the middle of it.
+
+    Every request of the App reloads the dataset that all threads of its server share, without our lock. FiftyOne then
+    raises a ReferenceError from the document that is gone. The function must do no harm if it is repeated.
+    """
+
+    @functools.wraps(function)
+    def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return function(*args, **kwargs)
+            except ReferenceError:
+                logger.debug("%s: the dataset was reloaded meanwhile", function.__name__)
+        return function(*args, **kwargs)
+
+    return repeated
 
 
 def all_images(view: Collection) -> Collection:
@@ -87,6 +114,7 @@ def store(
     return token
 
 
+@_again_if_reloaded
 @exclusive
 def begin(view: Collection, key: str, kind: RunKind, config: dict[str, Any]) -> str:
     """Register the draft of a run on a view. It replaces an earlier draft under the same key, but no run.
@@ -120,6 +148,7 @@ def complete(view: Collection, key: str, token: str, results: dict[str, Any] | N
     dataset.rename_run(draft, key)
 
 
+@_again_if_reloaded
 @exclusive
 def update(view: Collection, key: str, **changes: Any) -> None:
     """Change values in the configuration of the run ``key``."""
@@ -136,6 +165,7 @@ def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None
     update(view, _DRAFT + key, **changes)
 
 
+@_again_if_reloaded
 @exclusive
 def discard_draft(view: Collection, key: str) -> None:
     """Delete the draft under ``key``, if there is one."""

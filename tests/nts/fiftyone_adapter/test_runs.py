@@ -95,3 +95,30 @@ def test_deleting_a_segmentation_leaves_its_memory(nts_fo, drawn, targets, memor
     ]
     nts_fo.runs.delete_run(drawn, "nts_shapes", nts_fo.runs.SEGMENTATION)
     assert fields_and_runs(drawn) == before
+
+
+def test_a_dataset_that_the_app_reloads_in_between_does_not_stop_a_run(nts_fo, drawn, monkeypatch):
+    """FiftyOne raises a ReferenceError once the document of a dataset was replaced by another thread."""
+    from fiftyone.core.collections import SampleCollection
+
+    from nts.fiftyone_adapter import runs
+
+    register, calls = SampleCollection.register_run, []
+
+    def reloaded_meanwhile(view, *args, **kwargs):
+        calls.append(args)
+        if len(calls) < 3:
+            raise ReferenceError("weakly-referenced object no longer exists")
+        return register(view, *args, **kwargs)
+
+    monkeypatch.setattr(SampleCollection, "register_run", reloaded_meanwhile)
+    runs.store(drawn, "found", runs.SEGMENTATION, {"memory_key": "shapes"})
+    assert list(runs.list_runs(drawn, runs.SEGMENTATION)) == ["found"]
+    assert len(calls) == 3
+
+    def always(view, *args, **kwargs):
+        raise ReferenceError("weakly-referenced object no longer exists")
+
+    monkeypatch.setattr(SampleCollection, "register_run", always)
+    with pytest.raises(ReferenceError):
+        runs.store(drawn, "other", runs.SEGMENTATION, {"memory_key": "shapes"})
