@@ -1,4 +1,4 @@
-"""Review in the App: predictions as patches beside the panel; decisions, undo, and an update of the memory."""
+"""Review in the App: predictions as patches beside the panel, decisions, and undo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from app_page import JOB_PATIENCE, AppPage, cy
+from app_page import AppPage, cy
 from playwright.sync_api import Locator, expect
 
 FIELD = "nts_demo"
@@ -68,8 +68,3 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
     assert decided(segmented) == ["accepted"] * 2
     picture("review_panel", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})
-
-    click(panel, "Update (2 new)")
-    expect(panel).to_contain_text("2 references and 0 negatives added", timeout=JOB_PATIENCE)
-    expect(panel.get_by_role("button", name="Update (0 new)")).to_be_disabled()
-    assert decided(segmented) == ["accepted"] * 2
