@@ -65,6 +65,7 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     click(panel, "Reject 1 selected")
     expect(panel).to_contain_text(f"3 of {total} decided: 2 accepted, 1 rejected")
     click(panel, "Undo")
+    expect(app.page.get_by_text("1 label as before")).to_be_visible()
     expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
     assert decided(segmented) == ["accepted"] * 2
     picture("review_panel", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})
