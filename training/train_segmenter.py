@@ -350,7 +350,7 @@ def train(
 ) -> Training:
     """Train up to `steps`, resuming from the checkpoint in `run` if there is one.
 
-    In a process group of ``torch.distributed`` each process trains on examples of its own; the first writes the files.
+    In a process group of ``torch.distributed``, each process draws its own examples; the first one writes the files.
 
     Args:
         steps: in total.
@@ -419,7 +419,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=MODEL_FILE.with_suffix(".pt"))
     parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--processes", type=int, default=2, help="each trains on a batch of its own")
+    parser.add_argument("--processes", type=int, default=2, help="each draws its own batch; gradients are averaged")
     parser.add_argument("--compile", action="store_true", help="compile the image encoder")
     parser.add_argument(
         "--export-only", action="store_true", help="write the averaged weights of the checkpoint and stop"

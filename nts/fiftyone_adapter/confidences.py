@@ -25,8 +25,6 @@ from .label_writer import LabelWriter
 from .runs import Collection
 from .view_stages import without_stages_on
 
-_BATCH = 256  # images
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -60,7 +58,7 @@ def fit_confidences(
         RunEnded: if the job no longer owns the run.
     """
     field = writer.fields[0]
-    batches = list(_batches(sorted(writer.done())))
+    batches = list(runs.in_batches(sorted(writer.done())))
     memory = runs.config(view, field, runs.SEGMENTATION)["memory_fingerprint"]
     scores = _scores(score for ids in batches for score in _counted(view, field, ids, memory))
     if calibration is None:
@@ -182,8 +180,3 @@ def _values(view: Collection, field: str, sample_ids: Sequence[str], *attributes
 def _scores(values: Iterator[float | None]) -> Tensor:
     """Scores as float64 ``[n]``, without missing ones."""
     return torch.tensor([value for value in values if value is not None], dtype=torch.float64)
-
-
-def _batches(sample_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(sample_ids), _BATCH):
-        yield sample_ids[start : start + _BATCH]

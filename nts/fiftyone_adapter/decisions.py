@@ -11,7 +11,7 @@ digest of its class, box and mask (``written``), which tells the edited ones.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -44,9 +44,7 @@ DECISION_ATTRIBUTES = {
 """Attributes of a decided label."""
 
 DUPLICATE = 0.9
-"""IoU from which a label of the same class is a copy."""
-
-_BATCH = 256  # images
+"""IoU of the boxes from which a label of the same class is a copy."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def mark_edited(view: Collection, field: str) -> int:
     images = runs.all_images(view)
     _declare(images, field, {**DETECTION_ATTRIBUTES, **DECISION_ATTRIBUTES})
     edited = []
-    for ids in _batches(images.exists(field).values("id")):
+    for ids in runs.in_batches(images.exists(field).values("id")):
         names = ("id", "label", "bounding_box", "mask", "mask_path", "written", "score", runs.DECISION)
         columns = images.select(ids).values(["id", *(f"{field}.detections.{name}" for name in names)])
         for _, *of_image in zip(*columns, strict=True):
@@ -181,7 +179,7 @@ def decision_counts(view: Collection, field: str) -> dict[str, int]:
 def copy_decided(view: Collection, field: str, to_field: str) -> int:
     """Copy accepted and corrected labels to a field of their own, such as the ground truth.
 
-    Labels that were copied before, or that overlap a label of the same class there (IoU of 0.9), are left out.
+    Labels that were copied before, or that overlap a label of the same class there (boxes, IoU of 0.9), are left out.
 
     Args:
         view: dataset or view with the labels.
@@ -207,12 +205,12 @@ def copy_decided(view: Collection, field: str, to_field: str) -> int:
     dataset.add_sample_field(f"{to_field}.detections.copied_from", fo.StringField)
     chosen = view.filter_labels(field, fo.ViewField(runs.DECISION).is_in(["accepted", "corrected"]))
     copied = 0
-    for ids in _batches(chosen.values("id")):
+    for ids in runs.in_batches(chosen.values("id")):
         samples = chosen.select(ids)
+        known = dict(zip(*dataset.select(ids).values(["id", f"{to_field}.detections"]), strict=True))
         values = {}
         for sample_id, labels in zip(*samples.values(["id", f"{field}.detections"]), strict=True):
-            sample = dataset[sample_id]
-            there = list(sample[to_field].detections) if sample[to_field] is not None else []
+            there = known[sample_id] or []
             new = [label for label in labels if not _is_among(label, there)]
             if new:
                 values[sample_id] = fo.Detections(detections=[*there, *map(_copy, new)])
@@ -342,8 +340,3 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
                 for sample_id, label_id in pairs:
                     labels.setdefault(ObjectId(sample_id), []).append(ObjectId(label_id))
                 change(tag, field, ids=list(labels), label_ids=list(labels.values()))
-
-
-def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _BATCH):
-        yield ids[start : start + _BATCH]

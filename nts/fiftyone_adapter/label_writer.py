@@ -18,6 +18,7 @@ import fiftyone as fo
 from fiftyone import ViewField as F
 
 from . import checks, runs
+from .decisions import mark_edited
 from .errors import InputError, RunEnded
 from .locking import exclusive, locked
 from .runs import Collection, RunKind
@@ -306,7 +307,7 @@ def take_over(
 ) -> dict[str, Any] | None:
     """Return the configuration of the earlier run to resume; delete one with other settings. Call it under the lock.
 
-    Predictions that a person has decided about stay.
+    Predictions that a person has decided about or edited stay.
 
     Args:
         view: dataset or view.
@@ -319,6 +320,8 @@ def take_over(
         InputError: if there is an earlier run with other settings and ``overwrite`` is off.
     """
     earlier = runs.list_runs(view, kind).get(key)
+    if earlier is not None and kind is runs.SEGMENTATION:
+        mark_edited(view, key)
     if earlier is None or not differences(earlier, settings):
         return earlier
     if not overwrite:

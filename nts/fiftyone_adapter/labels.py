@@ -384,10 +384,13 @@ DETECTION_ATTRIBUTES = {
 """Attributes that :func:`to_detections` writes beside FiftyOne's own."""
 
 
-def label_digest(label: str, box: Sequence[float], mask: np.ndarray | None) -> str:
-    """Digest of what a person can change about a detection: class, box and mask."""
-    digest = hashlib.blake2b(label.encode(), digest_size=8)
-    digest.update(np.round(np.asarray(box, np.float64), 9).tobytes())
+def label_digest(label: str | None, box: Sequence[float] | None, mask: np.ndarray | None) -> str:
+    """Digest of what a person can change about a detection: class, box and mask, whatever they are by now."""
+    digest = hashlib.blake2b((label or "").encode(), digest_size=8)
+    try:
+        digest.update(np.round(np.asarray(box, np.float64), 9).tobytes())
+    except (TypeError, ValueError):
+        digest.update(repr(box).encode())
     if mask is not None:
         digest.update(repr(mask.shape).encode())
         digest.update(np.packbits(mask != 0).tobytes())

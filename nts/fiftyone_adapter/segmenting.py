@@ -26,7 +26,7 @@ from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
-from .decisions import DECISION_ATTRIBUTES, DecidedLabels, mark_edited
+from .decisions import DECISION_ATTRIBUTES, DecidedLabels
 from .errors import RunEnded
 from .image_job import image_job, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
@@ -145,8 +145,6 @@ def segmentation_job(
     scorer = make_scorer(config.scorer, bank, *models, prompt, plan.preset)
     engine = ReferenceSegmenter(bank, *models, plan.preset, scorer=scorer)
     calibration = engine.calibration
-    if plan.key in runs.list_runs(view, runs.SEGMENTATION):
-        mark_edited(view, plan.key)
     writer = _writer(view, plan, config, bank, engine, prompt)
     decided = DecidedLabels(view, plan.key, bank.classes)
     colours.set_class_colours(view, [plan.key], bank.classes)

@@ -13,6 +13,7 @@ from typing import Any
 import fiftyone as fo
 import numpy as np
 from fiftyone import ViewField as F
+from pycocotools import mask as coco_mask
 
 from ..building import Skipped, encode_references
 from ..cache import default_cache
@@ -38,7 +39,7 @@ _OPTIONS = ("score_threshold", "max_instances", "scorer", "reference_prompt", "s
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the decisions in a field can teach its memory, and it does not know yet.
+    """Decisions in a field that its memory does not know yet.
 
     Attributes:
         references: ids of accepted and corrected labels to add.
@@ -82,7 +83,7 @@ class TeachingReport:
 
 
 def lessons(view: Collection, field: str) -> Lessons:
-    """What the decisions in a field of predictions can teach its memory.
+    """Find the decisions in a field that its memory does not know yet.
 
     Args:
         view: dataset or view; the labels of the whole dataset count.
@@ -231,15 +232,12 @@ def _shown(view: Collection, field: str, made: Mapping[str, Any]) -> Boxes:
 
 def _without_match(boxes: Boxes, others: Boxes) -> int:
     """Number of boxes without one of the same image and class that overlaps it."""
-    return sum(
-        sum(max((_iou(box, other) for other in others.get(key, ())), default=0.0) < _SAME for box in of_key)
-        for key, of_key in boxes.items()
-    )
-
-
-def _iou(first: Sequence[float], second: Sequence[float]) -> float:
-    (x1, y1, w1, h1), (x2, y2, w2, h2) = first, second
-    shared = np.clip(min(x1 + w1, x2 + w2) - max(x1, x2), 0, None) * np.clip(
-        min(y1 + h1, y2 + h2) - max(y1, y2), 0, None
-    )
-    return float(shared / (w1 * h1 + w2 * h2 - shared))
+    count = 0
+    for key, of_key in boxes.items():
+        candidates = others.get(key)
+        if candidates is None:
+            count += len(of_key)
+        else:
+            overlaps = coco_mask.iou(np.array(of_key), np.array(candidates), [0] * len(candidates))
+            count += int((overlaps.max(1) < _SAME).sum())
+    return count

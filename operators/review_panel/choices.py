@@ -63,11 +63,11 @@ def labels(ctx):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the panel tells of the predictions, read once per event.
+    """Facts about the predictions that the panel shows, read once per event.
 
     Attributes:
         decisions: number of labels by decision.
-        classes: classes of all labels.
+        classes: names of the classes of all labels.
         shown: number of labels to review.
         precision: expected precision of these; ``None`` if unknown.
         histogram: number of labels to review, by confidence, in :data:`BINS` bins, whatever the threshold.
@@ -92,10 +92,10 @@ def read_facts(ctx) -> Facts:
         for label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
             now = of_label or UNDECIDED
             counts[now] += 1
-            classes.add(label)
+            classes.update([label] if label else [])
             if now != decided or of_class not in (ALL, label):
                 continue
-            if confidence is not None:
+            if confidence is not None and 0 <= confidence <= 1:
                 histogram[min(BINS - 1, int(confidence * BINS))] += 1
             if decided != UNDECIDED or confidence is None or confidence >= least:
                 shown.append(confidence)

@@ -17,7 +17,7 @@ from . import choices
 
 NAME = "review_panel"
 ASK_ABOVE = 50
-"""Decisions about more labels than these are confirmed in a form, unless they are selected."""
+"""Decisions about more labels than these are confirmed first, unless they are selected."""
 
 UNDO_STEPS = 20
 
@@ -84,15 +84,22 @@ class ReviewPanel(foo.Panel):
         ids = label_ids(choices.labels(ctx), field) if chosen is None else chosen
         if not ids:
             ctx.ops.notify("There is nothing to decide about", variant="warning")
-        elif chosen is None and len(ids) > ASK_ABOVE:
-            params = {"predictions_field": field, "action": decision or "clear"}
-            ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
+        elif chosen is None and len(ids) > ASK_ABOVE and ctx.panel.get_state("asking") != [decision, len(ids)]:
+            ctx.panel.set_state("asking", [decision, len(ids)])
         else:
             self._decide(ctx, ids, decision)
 
+    def on_cancel(self, ctx) -> None:
+        """Decide nothing after all."""
+        ctx.panel.set_state("asking", None)
+
     def on_change_class(self, ctx) -> None:
         """Open the form with the classes, for the selected predictions."""
-        if self._is_there(ctx):
+        if not self._is_there(ctx):
+            return
+        if selected_labels(ctx, choices.field(ctx)) is None:
+            ctx.ops.notify("Select the predictions of another class first", variant="warning")
+        else:
             params = {"predictions_field": choices.field(ctx), "action": "corrected"}
             ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
 
@@ -122,6 +129,7 @@ class ReviewPanel(foo.Panel):
             report = teach(ctx.dataset.exists(field), field)
         except (InputError, ValueError, RuntimeError) as error:
             ctx.ops.notify(sentence(error), variant="error")
+            self._draw(ctx)
             return
         ctx.panel.set_state("undo", [])
         ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
@@ -169,14 +177,14 @@ class ReviewPanel(foo.Panel):
         self._choose(ctx, None)
         return False
 
-    def _decide(self, ctx, ids: list[str], decision: str | None) -> None:
+    def _decide(self, ctx, ids: list[str], decision: str) -> None:
         from ...nts.fiftyone_adapter.decisions import decide
 
         field = choices.field(ctx)
         before = decide(ctx.dataset, field, decision, ids)
         steps = [*(ctx.panel.get_state("undo") or []), {"field": field, "states": [_stored(each) for each in before]}]
         ctx.panel.set_state("undo", steps[-UNDO_STEPS:])
-        ctx.ops.notify(f"{_labels(len(before))} {decision or choices.UNDECIDED}", variant="success")
+        ctx.ops.notify(f"{_labels(len(before))} {decision}", variant="success")
         self._refresh(ctx)
 
     def _refresh(self, ctx) -> None:
@@ -184,6 +192,7 @@ class ReviewPanel(foo.Panel):
         if ctx.selected:
             ctx.ops.clear_selected_samples()
         ctx.panel.set_state("selected", 0)
+        # Without it, the App goes on with the patches from before: a selection among the new ones finds no label.
         ctx.ops.reload_dataset()
         self._show(ctx)
 
@@ -208,6 +217,7 @@ class ReviewPanel(foo.Panel):
         declare_decisions(ctx.dataset, field)
         facts = choices.read_facts(ctx)
         ctx.panel.set_state("facts", asdict(facts))
+        ctx.panel.set_state("asking", None)
         edges = [i / choices.BINS for i in range(choices.BINS + 1)]
         details = [(count,) for count in facts.histogram]
         bars = charts.columns(edges, facts.histogram, charts.MASKS, details, "%{customdata[0]} predictions")
@@ -301,6 +311,14 @@ class ReviewPanel(foo.Panel):
                 disabled=nothing,
             )
         row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
+        if asking := ctx.panel.get_state("asking"):
+            decision, count = asking
+            verb = {"accepted": "Accept", "rejected": "Reject"}[decision]
+            confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
+            panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
+            decide = {"on_click": self.on_decide, "params": {"decision": decision}}
+            confirm.btn("yes", f"{verb} {count}", variant="contained", **decide)
+            confirm.btn("no", "Cancel", on_click=self.on_cancel, variant="outlined")
         more = panel.h_stack("more", gap=1, componentsProps=template)
         steps = ctx.panel.get_state("undo") or []
         more.btn("undo", "Undo", icon="undo", on_click=self.on_undo, variant="outlined", disabled=not steps)
@@ -332,7 +350,7 @@ def _facts(ctx) -> choices.Facts:
 
 
 def _taught(report) -> str:
-    """What an update has changed, in a line."""
+    """Summary of an update in one line."""
     words = f"{report.references} references and {report.negatives} negatives added: "
     words += f"{report.appeared} predictions new, {report.disappeared} gone"
     recommended = report.segmentation.recommendation

@@ -7,62 +7,7 @@ import json
 import pytest
 from drawn_dataset import CLASSES, PLUGIN
 from made_up_predictions import predict
-
-
-class Panel:
-    """Panel of a dataset as driven by the App: holds the state, and collects the messages of each event."""
-
-    def __init__(self, dataset):
-        self.dataset, self.state, self.data, self.layout = dataset, {}, {}, None
-        self.sent: list[tuple[str, dict]] = []
-
-    def event(self, method: str, **params):
-        import fiftyone.operators as foo
-        import pydash
-
-        context = {
-            "dataset": self.dataset,
-            "params": {"__method__": method, "panel_id": "panel", "panel_state": self.state, **params},
-        }
-        result = foo.execute_operator(f"{PLUGIN}/nap_panel", context)
-        assert result.error is None, result.error
-        self.sent = [
-            (request["operator_uri"].rpartition("/")[2], request["params"])
-            for request in (each.to_json() for each in result.executor._requests)
-        ]
-        for name, sent in self.sent:
-            if name == "patch_panel_state":
-                for path, value in sent["state"].items():
-                    pydash.set_(self.state, path, value)
-            elif name == "patch_panel_data":
-                for path, value in sent["data"].items():
-                    pydash.set_(self.data, path, value)
-            elif name == "show_panel_output":
-                self.layout = sent["output"]
-        json.dumps(self.sent, allow_nan=False)  # the App parses JSON, which has no NaN
-        return self
-
-    def choose(self, path: str, value):
-        return self.event("on_choice", path=path, value=value)
-
-    def tab(self, name: str):
-        return self.event("on_tab", value=name)
-
-    @property
-    def words(self) -> str:
-        return json.dumps(self.layout)
-
-    def shown(self):
-        """View shown in the grid by the last event."""
-        import fiftyone as fo
-        from bson import json_util
-
-        (stages,) = [sent["view"] for name, sent in self.sent if name == "set_view"]
-        return fo.DatasetView._build(self.dataset, json_util.loads(json.dumps(stages)))
-
-    def prompted(self) -> dict:
-        (prompt,) = [sent for name, sent in self.sent if name == "prompt_user_for_operation"]
-        return prompt
+from panel_driver import Panel
 
 
 @pytest.fixture
@@ -76,7 +21,7 @@ def evaluated(nts_fo, drawn):
 
 @pytest.fixture
 def panel(evaluated):
-    return Panel(evaluated).event("on_load")
+    return Panel(evaluated, "nap_panel").event("on_load")
 
 
 def test_opens_on_the_newest_evaluation(nts_fo, evaluated, panel):
@@ -128,7 +73,7 @@ def test_a_heading_orders_the_table(panel):
 
 
 def test_curves(panel):
-    panel.tab("curves")
+    panel.event("on_tab", value="curves")
     assert panel.data["curves"]["plot"][0]["name"] == "All novel"
     panel.choose("curves.choices.classes", [CLASSES[0]])
     panel.choose("curves.choices.iou", "0.5")
@@ -143,7 +88,7 @@ def test_curves(panel):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8])
 def test_confidence_moves_precision_and_recall(evaluated, panel, threshold):
-    panel.tab("confidence").choose("confidence.choices.threshold", threshold)
+    panel.event("on_tab", value="confidence").choose("confidence.choices.threshold", threshold)
     path = "second.detections"
     outcomes, scores = evaluated.values([f"{path}.nap_second", f"{path}.confidence"], unwind=True)
     right = sum(o == "tp" and s >= threshold for o, s in zip(outcomes, scores, strict=True))
@@ -161,7 +106,7 @@ def test_confidence_moves_precision_and_recall(evaluated, panel, threshold):
 
 
 def test_reliability_is_the_share_of_right_predictions_by_confidence(evaluated, panel):
-    panel.tab("confidence")
+    panel.event("on_tab", value="confidence")
     path = "second.detections"
     outcomes, scores = evaluated.values([f"{path}.nap_second", f"{path}.confidence"], unwind=True)
     (bars,) = panel.data["confidence"]["reliability"]
@@ -189,7 +134,7 @@ def test_recommended_confidence_is_marked_on_the_curve(nts_fo, evaluated):
         info = evaluated.get_run_info(key)
         info.config.recommendation = recommendation
         evaluated.update_run_config(key, info.config)
-    panel = Panel(evaluated).event("on_load").tab("confidence")
+    panel = Panel(evaluated, "nap_panel").event("on_load").event("on_tab", value="confidence")
     layout = panel.layout["type"]["properties"]["confidence"]["type"]["properties"]["plot"]["view"]["layout"]
     (label,) = layout["annotations"]
     assert (label["text"], label["x"]) == ("recommended", 0.5)
@@ -200,7 +145,7 @@ def test_recommended_confidence_is_marked_on_the_curve(nts_fo, evaluated):
 
 
 def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
-    panel.choose("header.iou_type", "boxes").tab("confidence")
+    panel.choose("header.iou_type", "boxes").event("on_tab", value="confidence")
     assert "choose masks to see the samples" in panel.words
     panel.event("on_outcome", outcome="tp")
     assert [sent["variant"] for name, sent in panel.sent if name == "notify"] == ["error"]
@@ -208,7 +153,8 @@ def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
 
 
 def test_views_list_no_labels(evaluated, panel):
-    panel.tab("confidence").choose("confidence.choices.threshold", 0.5)
+    panel.event("on_tab", value="confidence")
+        .choose("confidence.choices.threshold", 0.5)
     for outcome in ("tp", "fp", "fn"):
         panel.event("on_outcome", outcome=outcome)
         stages = json.dumps([sent["view"] for name, sent in panel.sent if name == "set_view"])
@@ -221,7 +167,12 @@ def test_missed_where_some_samples_have_no_predictions(evaluated, nts_fo):
     sample["second"] = None
     sample.save()
     nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="sparse")
-    panel = Panel(evaluated).event("on_load").tab("confidence").choose("confidence.choices.threshold", 0.5)
+    panel = (
+        Panel(evaluated, "nap_panel")
+        .event("on_load")
+        .event("on_tab", value="confidence")
+        .choose("confidence.choices.threshold", 0.5)
+    )
     panel.event("on_outcome", outcome="fn")
     assert panel.state["header"]["run"] == "sparse"
     missed = [view for view in panel.shown() if view.id == sample.id]
@@ -232,7 +183,7 @@ def test_a_cell_of_very_many_labels_shows_the_first(panel, monkeypatch):
     from fiftyone.plugins.orgs.nts.reference_segmentation.nts.fiftyone_adapter import evaluation_results
 
     monkeypatch.setattr(evaluation_results, "MAX_LABELS", 1)
-    heat = panel.tab("errors").data["errors"]["confusion"][0]
+    heat = panel.event("on_tab", value="errors").data["errors"]["confusion"][0]
     found = {name: heat["z"][heat["y"].index(name)][heat["x"].index(name)] or 0 for name in CLASSES}
     name = max(found, key=found.__getitem__)
     assert found[name] > 1
@@ -242,7 +193,7 @@ def test_a_cell_of_very_many_labels_shows_the_first(panel, monkeypatch):
 
 
 def test_errors_and_confusions_show_their_samples(nts_fo, evaluated, panel):
-    panel.tab("errors")
+    panel.event("on_tab", value="errors")
     bars = panel.data["errors"]["kinds"]
     assert len(panel.data["errors"]["oracles"][0]["x"]) == 3
     counts = dict(zip(bars[0]["y"], bars[0]["x"], strict=True))
@@ -266,12 +217,12 @@ def test_errors_and_confusions_show_their_samples(nts_fo, evaluated, panel):
 
 
 def test_shots_need_two_numbers_of_references(nts_fo, evaluated, panel):
-    assert "One number of references so far" in panel.tab("shots").words
+    assert "One number of references so far" in panel.event("on_tab", value="shots").words
     for key, shots in (("nap_first", [1, 1]), ("nap_second", [3, 3])):
         info = evaluated.get_run_info(key)
         info.config.shots = shots
         evaluated.update_run_config(key, info.config)
-    panel = Panel(evaluated).event("on_load").tab("shots")
+    panel = Panel(evaluated, "nap_panel").event("on_load").event("on_tab", value="shots")
     single, mean = panel.data["shots"]["plot"]
     assert single["x"] == mean["x"] == [1, 3]
     assert mean["error_y"]["array"] == [0.0, 0.0]
@@ -280,7 +231,7 @@ def test_shots_need_two_numbers_of_references(nts_fo, evaluated, panel):
 
 
 def test_two_evaluations_compared(nts_fo, evaluated, panel):
-    assert "Choose another evaluation" in panel.tab("compare").words
+    assert "Choose another evaluation" in panel.event("on_tab", value="compare").words
     assert "Choose another evaluation" not in panel.choose("compare.choices.other", "nap_first").words
     first, second = (
         nts_fo.evaluation_results.open_evaluation(evaluated, f"nap_{name}") for name in ("first", "second")
@@ -311,7 +262,7 @@ def test_a_comparison_is_made_once_and_with_fewer_draws_of_many_predictions(nts_
 
 def test_evaluations_of_other_classes_are_not_compared(nts_fo, evaluated):
     nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="one_class", classes=CLASSES[:1])
-    panel = Panel(evaluated).event("on_load").tab("compare")
+    panel = Panel(evaluated, "nap_panel").event("on_load").event("on_tab", value="compare")
     assert "These two cannot be compared" in panel.choose("compare.choices.other", "nap_first").words
 
 
@@ -324,7 +275,7 @@ def test_runs_are_listed_with_their_status(nts_fo, evaluated, panel):
         nts_fo.evaluate_nap(evaluated, "first", "ground_truth", eval_key="broken")
     job = nts_fo.evaluation_job(evaluated, "second", "ground_truth", eval_key="going")
     next(job)
-    rows = {row["key"]: row for row in panel.tab("runs").data["runs"]["table"]}
+    rows = {row["key"]: row for row in panel.event("on_tab", value="runs").data["runs"]["table"]}
     assert rows["nap_second"]["status"] == "complete"
     assert rows["going"]["status"] == "running"
     assert rows["broken"]["status"].startswith("failed: a prediction")
@@ -344,7 +295,7 @@ def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
 
     made = {"memory_key": "shapes", "classes": list(CLASSES), "fields": [f"shapes_{name}" for name in CLASSES]}
     runs.store(evaluated, "shapes_similarity", runs.HEATMAPS, made)
-    row = panel.tab("runs").data["runs"]["table"][0]
+    row = panel.event("on_tab", value="runs").data["runs"]["table"][0]
     assert row["what"] == f"Set of heat maps. memory shapes: {', '.join(CLASSES)}"
     assert row["status"] == "2 fields"
     (button,) = panel.layout["type"]["properties"]["runs"]["type"]["properties"]["table"]["view"]["row_actions"]
@@ -363,7 +314,7 @@ def test_prompts_and_class_maps_are_listed_and_can_be_deleted(evaluated, panel):
     mapped = {"memory_key": "shapes", "reference_prompt": "birds", "status": "incomplete", "segmented": 3, "failed": 1}
     runs.store(evaluated, "maps", runs.CLASS_MAPS, mapped)
     runs.begin(evaluated, "going", runs.PROMPT, {"label_field": "truth", "steps": 40, "status": "running"})
-    rows = panel.tab("runs").data["runs"]["table"]
+    rows = panel.event("on_tab", value="runs").data["runs"]["table"]
     listed = {row["key"]: (row["what"], row["status"]) for row in rows}
     words = "Reference prompt. 3 classes, encoder small, segmenter small"
     assert listed["birds"] == listed["imported"] == (words, "complete")
@@ -382,7 +333,7 @@ def test_prompts_and_class_maps_are_listed_and_can_be_deleted(evaluated, panel):
 
 
 def test_says_what_to_do_where_there_is_nothing(drawn):
-    panel = Panel(drawn).event("on_load")
+    panel = Panel(drawn, "nap_panel").event("on_load")
     assert "No evaluation yet" in panel.words
     assert "build a reference memory" in panel.words
     panel.event("on_next_step")
@@ -393,7 +344,7 @@ def test_evaluations_of_an_earlier_version_are_listed(evaluated):
     info = evaluated.get_run_info("nap_second")
     info.config.schema = 1
     evaluated.update_run_config("nap_second", info.config)
-    panel = Panel(evaluated).event("on_load").event("on_run", value="nap_second")
+    panel = Panel(evaluated, "nap_panel").event("on_load").event("on_run", value="nap_second")
     assert "This evaluation cannot be shown" in panel.words
     assert "evaluate again" in panel.words
     assert "nap_first" in panel.words
@@ -401,14 +352,14 @@ def test_evaluations_of_an_earlier_version_are_listed(evaluated):
 
 def test_says_when_what_came_of_each_object_is_gone(evaluated, panel):
     evaluated.delete_evaluation("nap_second")
-    panel.tab("confidence").event("on_outcome", outcome="fp")
+    panel.event("on_tab", value="confidence").event("on_outcome", outcome="fp")
     ((_, note),) = [(name, sent) for name, sent in panel.sent if name == "notify"]
     assert note["variant"] == "error"
     assert "evaluate again" in note["message"]
 
 
 def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel):
-    panel.tab("runs")
+    panel.event("on_tab", value="runs")
     listed = [row["key"] for row in panel.data["runs"]["table"]]
     nts_fo.runs.delete_run(evaluated, "nap_second", nts_fo.runs.EVALUATION)
     panel.event("on_delete_run", row=listed.index("nap_second"))
@@ -416,7 +367,7 @@ def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel)
         "There is no evaluation nap_second any more"
     ]
     assert "nap_second" not in [row["key"] for row in panel.data["runs"]["table"]]
-    panel.tab("summary").event("on_class_bar", y=CLASSES[0])
+    panel.event("on_tab", value="summary").event("on_class_bar", y=CLASSES[0])
     assert panel.state["header"]["run"] == "nap_first"
 
 
@@ -453,11 +404,11 @@ def test_class_names_that_look_like_numbers_are_names(nts_fo, evaluated):
         labels = evaluated.values(f"{field}.detections.label")
         evaluated.set_values(f"{field}.detections.label", [[names[label] for label in of] for of in labels])
     nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="numbers")
-    panel = Panel(evaluated).event("on_load")
+    panel = Panel(evaluated, "nap_panel").event("on_load")
     assert '"type": "category"' in panel.words
     panel.event("on_class_bar", y=1)
     assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
-    panel.tab("errors")
+    panel.event("on_tab", value="errors")
     assert panel.words.count('"type": "category"') == 2
     panel.event("on_confusion_cell", x=1, y=1)
     assert panel.shown().distinct("ground_truth.detections.label") == ["1"]
@@ -467,7 +418,7 @@ def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
     scores = evaluated.values("second.detections.confidence")
     evaluated.set_values("second.detections.confidence", [[10 * score - 5 for score in of] for of in scores])
     nts_fo.evaluate_nap(evaluated, "second", "ground_truth", eval_key="scores")
-    panel = Panel(evaluated).event("on_load").tab("confidence")
+    panel = Panel(evaluated, "nap_panel").event("on_load").event("on_tab", value="confidence")
     lines = panel.data["confidence"]["plot"][0]["x"]
     assert min(lines) < 0 < 1 < max(lines)
     assert f'"range": [{min(lines)}, {max(lines)}]' in panel.words
@@ -478,7 +429,7 @@ def test_confidences_may_be_scores_beyond_one(nts_fo, evaluated):
 def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
     best = nts_fo.evaluation_results.open_evaluation(evaluated, "nap_second").best_threshold("masks")
     assert best - 0.001 < panel.state["confidence"]["choices"]["threshold"] <= best
-    panel.tab("confidence").choose("confidence.choices.threshold", 0.125).event("on_refresh")
+    panel.event("on_tab", value="confidence").choose("confidence.choices.threshold", 0.125).event("on_refresh")
     assert panel.state["confidence"]["choices"]["threshold"] == 0.125
     panel.event("on_run", value="nap_first")
     assert panel.state["confidence"]["choices"]["threshold"] != 0.125

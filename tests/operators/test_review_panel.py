@@ -2,79 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 
 import pytest
 from drawn_dataset import CLASSES, PLUGIN
+from panel_driver import Panel
 
 FIELD = "nts_shapes"
-
-
-class Panel:
-    """Panel of a dataset as driven by the App: state, data, layout, the grid and its selection."""
-
-    def __init__(self, dataset):
-        self.dataset, self.state, self.data, self.layout = dataset, {}, {}, None
-        self.sent: list[tuple[str, dict]] = []
-        self.grid, self.selected, self.selected_labels = None, [], []
-
-    def event(self, method: str, **params):
-        import fiftyone.operators as foo
-        import pydash
-        from bson import json_util
-
-        context = {
-            "dataset": self.dataset,
-            "params": {"__method__": method, "panel_id": "panel", "panel_state": self.state, **params},
-            "selected": self.selected,
-            "selected_labels": self.selected_labels,
-        }
-        if self.grid is not None:
-            context["view"] = self.grid
-        result = foo.execute_operator(f"{PLUGIN}/review_panel", context)
-        assert result.error is None, result.error
-        self.sent = [
-            (request["operator_uri"].rpartition("/")[2], request["params"])
-            for request in (each.to_json() for each in result.executor._requests)
-        ]
-        for name, sent in self.sent:
-            if name == "patch_panel_state":
-                for path, value in sent["state"].items():
-                    pydash.set_(self.state, path, value)
-            elif name == "patch_panel_data":
-                for path, value in sent["data"].items():
-                    pydash.set_(self.data, path, value)
-            elif name == "show_panel_output":
-                self.layout = sent["output"]
-            elif name == "set_view":
-                import fiftyone as fo
-
-                self.grid = fo.DatasetView._build(self.dataset, json_util.loads(json.dumps(sent["view"])))
-            elif name == "clear_view":
-                self.grid = None
-            elif name == "clear_selected_samples":
-                self.selected = []
-        json.dumps(self.sent, allow_nan=False)
-        return self
-
-    def choose(self, path: str, value):
-        return self.event("on_choice", path=path, value=value)
-
-    def select(self, *patches: str):
-        self.selected = list(patches)
-        return self.event("on_change_selected")
-
-    @property
-    def words(self) -> str:
-        return json.dumps(self.layout, ensure_ascii=False)
-
-    @property
-    def notices(self) -> list[str]:
-        return [sent["message"] for name, sent in self.sent if name == "notify"]
-
-    def prompted(self) -> dict:
-        (prompt,) = [sent for name, sent in self.sent if name == "prompt_user_for_operation"]
-        return prompt
 
 
 @pytest.fixture
@@ -86,7 +20,7 @@ def segmented(nts_fo, drawn, references, targets):
 
 @pytest.fixture
 def panel(segmented):
-    return Panel(segmented).event("on_load")
+    return Panel(segmented, "review_panel").event("on_load")
 
 
 def decisions_of(dataset) -> dict[str, str | None]:
@@ -167,15 +101,52 @@ def test_all_that_is_shown_is_decided_without_a_selection(segmented, panel, monk
 
 
 def test_very_many_are_asked_about(segmented, panel, monkeypatch):
-    import importlib
-
     module = importlib.import_module(type(_registered()).__module__)
     monkeypatch.setattr(module, "ASK_ABOVE", 1)
     panel.event("on_start")
+    shown = labels_in(panel.grid)
     panel.event("on_decide", decision="accepted")
     assert set(decisions_of(segmented).values()) == {None}
+    assert f"Accept {len(shown)} labels at once?" in panel.words
+    panel.event("on_cancel")
+    assert "at once?" not in panel.words
+    panel.event("on_decide", decision="accepted")
+    panel.event("on_decide", decision="rejected")
+    assert set(decisions_of(segmented).values()) == {None}, "another decision is asked about again"
+    panel.event("on_decide", decision="rejected")
+    assert {each for each, decision in decisions_of(segmented).items() if decision == "rejected"} == set(shown)
+    panel.event("on_undo")
+    assert set(decisions_of(segmented).values()) == {None}
+
+
+def test_what_is_shown_is_decided_even_if_the_grid_shows_something_else(segmented, panel):
+    """The panel may be open beside the whole dataset."""
+    panel.event("on_decide", decision="accepted")
+    accepted = [each for each, decision in decisions_of(segmented).items() if decision == "accepted"]
+    assert len(accepted) == segmented.get_run_info(FIELD).config.recommendation["instances"]
+    assert len(accepted) < len(decisions_of(segmented))
+
+
+def test_another_class_needs_a_selection(segmented, panel):
+    panel.event("on_start")
+    panel.event("on_change_class")
+    assert panel.notices == ["Select the predictions of another class first"]
+    panel.select(panel.grid.first().id)
+    panel.event("on_change_class")
     assert panel.prompted()["operator_uri"] == f"{PLUGIN}/decide_predictions"
-    assert panel.prompted()["params"] == {"predictions_field": FIELD, "action": "accepted"}
+
+
+def test_labels_without_a_class_or_with_odd_confidences_do_not_stop_the_panel(segmented, panel):
+    import fiftyone as fo
+
+    sample = segmented.exists(FIELD).first()
+    for confidence in (None, 7.0, float("nan")):
+        label = fo.Detection(bounding_box=[0.1, 0.1, 0.2, 0.2], confidence=confidence)
+        sample[FIELD].detections.append(label)
+    sample.save()
+    total = len(decisions_of(segmented))
+    panel.event("on_start")
+    assert f"0 of {total} decided" in panel.words
 
 
 def _registered():
@@ -197,9 +168,7 @@ def test_update_teaches_and_says_what_changed(segmented, panel):
 
 
 def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel):
-    from importlib import import_module
-
-    runs = import_module("nts.fiftyone_adapter.runs")
+    runs = importlib.import_module("nts.fiftyone_adapter.runs")
     panel.event("on_start")
     runs.delete_run(segmented, FIELD, runs.SEGMENTATION)
     panel.event("on_decide", decision="accepted")
@@ -209,16 +178,14 @@ def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel):
 
 def test_a_memory_that_was_deleted_meanwhile_leaves_the_review(segmented, panel):
     """Its predictions go with it."""
-    from importlib import import_module
-
-    runs = import_module("nts.fiftyone_adapter.runs")
+    runs = importlib.import_module("nts.fiftyone_adapter.runs")
     runs.delete_run(segmented, "shapes", runs.MEMORY)
     panel.event("on_teach")
     assert f"There is no segmentation {FIELD} any more" in panel.notices
 
 
 def test_without_predictions_the_panel_says_what_to_do(drawn):
-    panel = Panel(drawn).event("on_load")
+    panel = Panel(drawn, "review_panel").event("on_load")
     assert "No predictions yet" in panel.words
     panel.event("on_segment")
     assert panel.prompted()["operator_uri"] == f"{PLUGIN}/auto_segment_view"

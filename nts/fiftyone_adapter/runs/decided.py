@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import fiftyone as fo
 from fiftyone import ViewField as F
 
-from .storage import Collection, all_images
+from .storage import Collection, all_images, in_batches
 
 DECISION = "decision"
 """Attribute of a label: ``"accepted"``, ``"rejected"`` or ``"corrected"``; none while undecided."""
 
 UNFINISHED = "unfinished"
 """Attribute of an image's labels: only the decided ones are left, and a run has yet to add its predictions."""
-
-_BATCH = 256  # images
 
 
 def with_decisions(view: Collection, field: str) -> fo.DatasetView:
@@ -34,7 +30,7 @@ def keep_decided(view: Collection, field: str) -> None:
     """Remove the undecided labels of a field from the whole dataset. Call it under the lock."""
     dataset = view._root_dataset
     dataset.add_sample_field(f"{field}.{UNFINISHED}", fo.BooleanField)
-    for ids in _in_batches(all_images(view).exists(field).values("id")):
+    for ids in in_batches(all_images(view).exists(field).values("id")):
         samples = with_decisions(view, field).select(ids)
         kept = dict(zip(*samples.values(["id", f"{field}.detections"]), strict=True))
         values = {
@@ -42,8 +38,3 @@ def keep_decided(view: Collection, field: str) -> None:
             for sample_id in ids
         }
         dataset.set_values(field, values, key_field="id")
-
-
-def _in_batches(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _BATCH):
-        yield ids[start : start + _BATCH]

@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -58,6 +58,12 @@ def all_images(view: Collection) -> Collection:
     """Every image of a view's dataset, of all slices if it is a grouped one."""
     dataset = view._root_dataset
     return dataset.select_group_slices(media_type="image") if dataset.media_type == "group" else dataset
+
+
+def in_batches(sample_ids: Sequence[str], size: int = 256) -> Iterator[Sequence[str]]:
+    """Ids of images in parts that are read and written at once."""
+    for start in range(0, len(sample_ids), size):
+        yield sample_ids[start : start + size]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

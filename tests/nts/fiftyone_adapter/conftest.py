@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ def predicted(drawn: fiftyone.Dataset) -> fiftyone.Dataset:
     """Drawn scenes with synthetic predictions in `found`."""
     predict(drawn)
     return drawn
+
+
+@pytest.fixture
+def decisions(nts_fo: ModuleType) -> ModuleType:
+    """Module of decisions about predictions."""
+    return importlib.import_module("nts.fiftyone_adapter.decisions")
 
 
 @pytest.fixture

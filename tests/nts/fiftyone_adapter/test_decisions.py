@@ -14,11 +14,6 @@ FIELD = "nts_shapes"
 
 
 @pytest.fixture
-def decisions(nts_fo) -> ModuleType:
-    return importlib.import_module("nts.fiftyone_adapter.decisions")
-
-
-@pytest.fixture
 def runs(nts_fo) -> ModuleType:
     return importlib.import_module("nts.fiftyone_adapter.runs")
 
@@ -131,7 +126,8 @@ def test_decided_labels_outlive_another_run(nts_fo, drawn, segmented, memory, qu
     assert drawn.get_run_info(FIELD).config.score_threshold == 0.01
 
 
-def test_the_same_object_is_not_found_twice(nts_fo, segmented, memory, quick, decisions):
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_the_same_object_is_not_found_twice(nts_fo, segmented, memory, quick, decisions, preset):
     """Accepted: by no class. Rejected: not by the class that was rejected."""
     samples = {sample.id: sample for sample in segmented}
     accepted, rejected = [], []
@@ -141,7 +137,7 @@ def test_the_same_object_is_not_found_twice(nts_fo, segmented, memory, quick, de
         rejected.append(second.id)
     decisions.decide(segmented, FIELD, "accepted", accepted)
     decisions.decide(segmented, FIELD, "rejected", rejected)
-    again(nts_fo, segmented, memory, quick)
+    again(nts_fo, segmented, memory, quick if preset == "default" else "paper")
     for sample in segmented:
         size = (sample.metadata.height, sample.metadata.width) if sample.metadata else (256, 256)
         by_id = {label.id: label for label in sample[FIELD].detections}
@@ -204,7 +200,7 @@ def test_a_decision_made_during_a_run_is_kept(nts_fo, drawn, segmented, memory, 
     assert label.decision == "rejected"
 
 
-@pytest.mark.parametrize("change", ["class", "box", "mask", "drawn by hand"])
+@pytest.mark.parametrize("change", ["class", "no class", "box", "mask", "drawn by hand"])
 def test_labels_that_a_person_edits_count_as_corrected(nts_fo, drawn, segmented, memory, quick, change):
     import fiftyone as fo
 
@@ -212,6 +208,8 @@ def test_labels_that_a_person_edits_count_as_corrected(nts_fo, drawn, segmented,
     label = sample[FIELD].detections[0]
     if change == "class":
         label.label = "other"
+    elif change == "no class":
+        label.label = None
     elif change == "box":
         x, y, width, height = label.bounding_box
         label.bounding_box = [x, y, width * 0.9, height]

@@ -11,11 +11,6 @@ FIELD = "nts_shapes"
 
 
 @pytest.fixture
-def decisions(nts_fo) -> ModuleType:
-    return importlib.import_module("nts.fiftyone_adapter.decisions")
-
-
-@pytest.fixture
 def teaching(nts_fo) -> ModuleType:
     return importlib.import_module("nts.fiftyone_adapter.teaching")
 
