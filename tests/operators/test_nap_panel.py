@@ -153,8 +153,7 @@ def test_outcomes_of_boxes_are_not_taken_for_those_of_masks(panel):
 
 
 def test_views_list_no_labels(evaluated, panel):
-    panel.event("on_tab", value="confidence")
-        .choose("confidence.choices.threshold", 0.5)
+    panel.event("on_tab", value="confidence").choose("confidence.choices.threshold", 0.5)
     for outcome in ("tp", "fp", "fn"):
         panel.event("on_outcome", outcome=outcome)
         stages = json.dumps([sent["view"] for name, sent in panel.sent if name == "set_view"])
