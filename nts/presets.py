@@ -62,6 +62,7 @@ class Preset:
 
 DEFAULT = Preset(
     "default",
+    proposals=ProposalConfig(connected=True),
     method=Method(similarity="soft-maximum", rank="combined", crops=True, negatives=True, consensus=True),
 )
 PAPER = Preset(
@@ -76,7 +77,7 @@ PAPER = Preset(
 FAST = Preset(
     "fast",
     precision="fast",
-    proposals=ProposalConfig(guidance=Guidance()),
+    proposals=ProposalConfig(guidance=Guidance(), connected=True),
     method=Method(similarity="soft-maximum", rank="combined", negatives=True, consensus=True),
 )
 """Half of the prompts, no crops, and half precision where it is faster."""
@@ -104,6 +105,8 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
         del settings["method"]
     if not preset.proposals.voters:
         del settings["proposals"]["voters"]
+    if not preset.proposals.connected:
+        del settings["proposals"]["connected"]
     if not preset.proposals.scales:
         del settings["proposals"]["scales"]
     if settings["proposals"]["guidance"] is not None:

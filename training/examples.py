@@ -13,6 +13,7 @@ from scipy import ndimage
 from synthetic.natural import draw_natural_scene, draw_surface, lay, photograph, spectral_noise
 from synthetic.scenes import SIDE, TRAIN_SPECIES, Scene, Sprite, draw_scene
 
+from .bodies import arrange
 from .pool import Photograph, Pool, resize
 
 ZOOM = (0.35, 2.0)
@@ -157,6 +158,13 @@ def pasted(rng: np.random.Generator, pool: Pool) -> Example:
     return _finish(rng, scene.image, np.concatenate([scene.masks, uncovered]), exhaustive)
 
 
+def arranged(rng: np.random.Generator, pool: Pool) -> Example:
+    """Bodies of few kinds on a surface or a blurred photograph, many of which touch."""
+    background = _backdrop(rng, pool) if rng.uniform() < 0.3 else draw_surface(rng, SIDE)
+    scene = arrange(rng, background, [pool.draw(rng).image() for _ in range(3)])
+    return _finish(rng, scene.image, scene.masks, exhaustive=True)
+
+
 def paste(rng: np.random.Generator, pool: Pool, background: np.ndarray) -> Scene:
     """Paste cut-outs on a background; ``species`` are indices of ``pool.cut_outs``.
 
@@ -239,9 +247,10 @@ def _finish(rng: np.random.Generator, image: np.ndarray, masks: np.ndarray, exha
 
 
 KINDS: tuple[tuple[Callable[[np.random.Generator, Pool], Example], float], ...] = (
-    (natural, 0.14),
-    (pasted, 0.18),
-    (zoomed, 0.66),
+    (natural, 0.12),
+    (pasted, 0.16),
+    (arranged, 0.22),
+    (zoomed, 0.48),
     (mosaic, 0.02),
 )
 """Kinds of examples and their frequency, beside scenes as in the benchmark."""

@@ -53,8 +53,9 @@ class SegmenterTraining:
     drawn: float = DRAWN  # fraction of drawn scenes as in the benchmark
     focal_weight: float = 20.0
     other_weight: float = 0.3  # of each answer but the object that was drawn for the click
+    region_weight: float = 0.12  # the same for regions of even colour
     part_credit: float = 0.85  # factor of the IoU with the part under the click
-    region_credit: float = 0.6  # the same for regions of even colour
+    region_credit: float = 0.35  # the same for regions: a region is better than nothing, and worse than any object
     mean_weight: float = 0.1
     single_weight: float = 0.2
     iou_weight: float = 2.0
@@ -249,7 +250,11 @@ def step_loss(
     answers = prompts.answers[real]
     losses = mask_loss(logits[real], answers[:, 0], config.focal_weight)
     whole = losses[:, 1:].amin(1).mean()
-    others = sum(_best_for(logits[real, 1:], answers[:, a], config.focal_weight) for a in range(1, ANSWERS))
+    others = sum(
+        (config.region_weight if a in REGIONS else config.other_weight)
+        * _best_for(logits[real, 1:], answers[:, a], config.focal_weight)
+        for a in range(1, ANSWERS)
+    )
     with torch.no_grad():
         truth = torch.stack([mask_iou(logits, prompts.answers[:, a]) for a in range(ANSWERS)], 2)
         truth[:, :, PART] *= config.part_credit
@@ -259,7 +264,7 @@ def step_loss(
     presence = F.binary_cross_entropy_with_logits(objectness[:, 0], real.float())
     loss = (
         whole
-        + config.other_weight * others
+        + others
         + config.mean_weight * losses[:, 1:].mean()
         + config.single_weight * losses[:, 0].mean()
         + config.iou_weight * iou_error

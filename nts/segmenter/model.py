@@ -20,6 +20,7 @@ from torch import Tensor
 from ..consensus import VOTER_PREDICTED_IOU, Voters, as_votes
 from ..utils.devices import autocast
 from ..utils.threads import in_one_thread, is_small, map_chunks
+from .components import keep_clicked
 from .decoder import Prompted, SharedDecoder, SharedImage
 from .guidance import Guidance
 
@@ -48,6 +49,7 @@ class ProposalConfig:
             published code does not.
         guidance: prompt a subset of the grid selected by the prototypes; ``None`` for the whole grid.
         voters: also draw all masks that may vote on outlines, see :mod:`nts.consensus`.
+        connected: cut every mask to the piece that was clicked, see :mod:`nts.segmenter.components`.
         scales: sides of shrunken copies of the image that are prompted too, in ``(0, 1)``, see
             :mod:`nts.segmenter.scales`.
         prompts_per_chunk: prompts decoded at a time; ``None`` to choose by device. Does not change the result.
@@ -61,6 +63,7 @@ class ProposalConfig:
     add_no_mem_embed: bool = True
     guidance: Guidance | None = None
     voters: bool = False
+    connected: bool = False
     scales: tuple[float, ...] = ()
     prompts_per_chunk: int | None = None
 
@@ -272,12 +275,15 @@ class Segmenter:
     ) -> Proposals:
         shared = self._look(embedding)
 
-        def draw(prompted: Prompted, chosen: Tensor) -> Tensor:
+        def draw(prompted: Prompted, chosen: Tensor, prompts: Tensor) -> Tensor:
             logits = self._draw(shared, prompted, chosen)
             side = self.mask_side
-            if cells == side or len(logits) == 0:
+            if cells != side and len(logits):
+                logits = F.interpolate(logits[..., :cells, :cells], size=(side, side), mode="bilinear")
+            if not config.connected:
                 return logits
-            return F.interpolate(logits[..., :cells, :cells], size=(side, side), mode="bilinear")
+            clicked = prompts * (side / self.input_size) * (side / cells)
+            return keep_clicked(logits, clicked.long().clamp(0, side - 1))
 
         def decode(prompts: Tensor) -> tuple[Tensor, ...]:
             labels = torch.ones(len(prompts), 1, device=self.device)
@@ -287,13 +293,14 @@ class Segmenter:
             keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
             if not config.voters:
                 return (
-                    draw(prompted[keep], 1 + best[keep, None])[:, 0],
+                    draw(prompted[keep], 1 + best[keep, None], prompts[keep])[:, 0],
                     predicted_iou[keep],
                     prompts[keep],
                 )
             # A prompt with any voter is drawn with all three masks: they share nearly all of the work.
             voting = (predicted_iou > min(config.iou_threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
-            drawn = draw(prompted[voting], torch.arange(1, 4, device=self.device).expand(len(voting), 3))
+            three = torch.arange(1, 4, device=self.device).expand(len(voting), 3)
+            drawn = draw(prompted[voting], three, prompts[voting])
             proposed = torch.isin(voting, keep)
             own = drawn[proposed, best[keep]]
             votes = of_tokens[voting] > VOTER_PREDICTED_IOU
