@@ -27,6 +27,7 @@ from .review_panel import OpenReviewPanel, ReviewPanel
 from .similarity_heatmaps import SimilarityHeatmaps
 from .tag_for_review import TagForReview
 from .train_reference_prompt import TrainReferencePrompt
+from .update_predictions import UpdatePredictions
 
 OPERATORS = (
     BuildReferenceMemory,
@@ -43,6 +44,7 @@ OPERATORS = (
     MapClasses,
     DecidePredictions,
     CopyAccepted,
+    UpdatePredictions,
     TagForReview,
     TrainReferencePrompt,
     DeleteEvaluation,

@@ -10,14 +10,21 @@ from . import forms
 from .base import SimpleOperator
 from .label_selection import label_ids, selected_labels
 
-ACCEPT, REJECT, CHANGE, CLEAR = "accepted", "rejected", "corrected", "clear"
+ACCEPT, REJECT, OUTLINE, CHANGE, CLEAR = "accepted", "rejected", "wrong outline", "corrected", "clear"
 ACTIONS = {
     ACCEPT: ("Accept", "Right class, good outline"),
     REJECT: ("Reject", "Not an object of this class"),
+    OUTLINE: ("Wrong outline", "An object of this class, not well outlined: it teaches nothing"),
     CHANGE: ("Change class", "Good outline, another class"),
     CLEAR: ("Undecided", "Take decisions back"),
 }
-DONE = {ACCEPT: "accepted", REJECT: "rejected", CHANGE: "corrected", CLEAR: "undecided again"}
+DONE = {
+    ACCEPT: "accepted",
+    REJECT: "rejected",
+    OUTLINE: "rejected for their outline",
+    CHANGE: "corrected",
+    CLEAR: "undecided again",
+}
 
 
 class DecidePredictions(SimpleOperator):

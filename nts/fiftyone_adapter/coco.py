@@ -17,7 +17,7 @@ from ..metrics.crowds import is_crowd
 from ..references import InvalidReference
 from .checks import InputError
 from .labels import box_pixels, detections, label_mask
-from .runs import DECISION
+from .runs import DECISION, REFUSED
 
 
 @dataclass
@@ -84,7 +84,7 @@ class CocoData:
             self.without_predictions += 1
         for label, shape in self.shapes(sample, predictions_field, self.classes, size):
             decision = label.get_attribute_value(DECISION, None)
-            if decision == "rejected":
+            if decision in REFUSED:
                 self.rejected += 1
                 continue
             if decision is not None and label.confidence is None:  # drawn by the person who decided

@@ -1,4 +1,4 @@
-"""Decisions of a person about predictions: accepted, rejected or corrected.
+"""Decisions of a person about predictions: accepted, rejected, rejected for the outline only, or corrected.
 
 A decision is stored on the label: as the attribute ``decision``, with the time (``decided_at``) and the memory that the
 prediction came from (``decided_from``), and as a label tag of the same name, for the filters of the App and for
@@ -33,7 +33,7 @@ from .runs import Collection
 
 logger = logging.getLogger(__name__)
 
-Decision = Literal["accepted", "rejected", "corrected"]
+Decision = Literal["accepted", "rejected", "wrong outline", "corrected"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 DECISION_ATTRIBUTES = {
@@ -267,7 +267,7 @@ class DecidedLabels:
             except InvalidReference as error:
                 logger.warning("a decided label of sample %s does not keep predictions away: %s", sample_id, error)
                 continue
-            blocked = np.full(len(self._index), label[runs.DECISION] != "rejected")
+            blocked = np.full(len(self._index), label[runs.DECISION] not in runs.REFUSED)
             if label.label in self._index:
                 blocked[self._index[label.label]] = True
             classes.append(blocked)

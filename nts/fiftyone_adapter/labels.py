@@ -16,6 +16,7 @@ from typing import Any
 import fiftyone as fo
 import fiftyone.core.fields as fof
 import numpy as np
+import torch.nn.functional as F
 from PIL import Image
 
 from ..calibration import Calibration
@@ -331,7 +332,8 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
     Every detection carries its mask (cropped to the box), ``score``, ``confidence`` (the probability that the
     calibration gives to the score, or else the score), ``similarity`` (the similarity before merging: a cosine, or the
     score of another scorer), ``margin`` (over the second best class), ``predicted_iou``, ``reference_id``, the label id
-    of the nearest reference, and ``written``, the :func:`label_digest`.
+    of the nearest reference, ``feature`` (half precision ``[C]``, of length 1: what was compared with the references),
+    and ``written``, the :func:`label_digest`.
     """
     height, width = instances.image_size
     # In double precision, so that different scores have different probabilities: an evaluation ranks by them.
@@ -346,6 +348,7 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
         instances.margins.tolist(),
         instances.predicted_iou.tolist(),
         instances.references.tolist(),
+        F.normalize(instances.compared.float(), dim=1).half().cpu().numpy(),
         strict=True,
     )
     return fo.Detections(
@@ -362,13 +365,14 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
                 margin=margin,
                 predicted_iou=predicted_iou,
                 reference_id=memory.entries[reference].label_id,
+                feature=feature,
             )
             for crop, (
                 x1,
                 y1,
                 x2,
                 y2,
-            ), label, score, confidence, similarity, margin, predicted_iou, reference in columns
+            ), label, score, confidence, similarity, margin, predicted_iou, reference, feature in columns
         ]
     )
 
@@ -379,6 +383,7 @@ DETECTION_ATTRIBUTES = {
     "margin": fo.FloatField,
     "predicted_iou": fo.FloatField,
     "reference_id": fo.StringField,
+    "feature": fo.VectorField,
     "written": fo.StringField,
 }
 """Attributes that :func:`to_detections` writes beside FiftyOne's own."""

@@ -186,9 +186,11 @@ def _lessons(view: Collection, field: str, bank: MemoryBank) -> Lessons:
             if label_id in rejected or known.get(label_id, label) != label:
                 stale.append(label_id)
         else:
-            if label_id not in rejected:
+            # A wrong outline of the right object is neither a reference nor a negative.
+            is_negative = decision == "rejected"
+            if is_negative and label_id not in rejected:
                 negatives.append(label_id)
-            if label_id in known:
+            if label_id in known or (label_id in rejected and not is_negative):
                 stale.append(label_id)
     return Lessons(tuple(references), tuple(negatives), tuple(stale))
 

@@ -8,13 +8,16 @@ from typing import Any
 
 ALL = "all classes"
 UNDECIDED = "undecided"
-DECISIONS = (UNDECIDED, "accepted", "rejected", "corrected")
-ORDERS = {"confident": "Most confident", "unsure": "Least sure", "class": "By class"}
+DECISIONS = (UNDECIDED, "accepted", "rejected", "wrong outline", "corrected")
+TEACH = "teach"
+ORDERS = {TEACH: "Teach me first", "confident": "Most confident", "unsure": "Least sure", "class": "By class"}
 
 BINS = 25  # of the histogram
 
 FIELD, CLASS, DECISION = "header.field", "choices.class", "choices.decision"
 ORDER, THRESHOLD = "choices.order", "threshold"
+QUEUE = "queue"
+"""Ids of the predictions that are reviewed next, if those that teach most come first."""
 
 
 def segmentations(ctx) -> dict[str, dict[str, Any]]:
@@ -47,8 +50,19 @@ def recommended(ctx) -> float:
     return math.floor(1000 * about.get("threshold", 0.0)) / 1000
 
 
+def in_batches(ctx) -> bool:
+    """Whether the undecided predictions are reviewed in batches of those that teach most."""
+    return ctx.panel.get_state(ORDER) == TEACH and decision(ctx) == UNDECIDED
+
+
 def labels(ctx):
     """The predictions to review, as a view of the whole dataset with these labels only."""
+    view = candidates(ctx)
+    return view.select_labels(ids=ctx.panel.get_state(QUEUE) or [], fields=field(ctx)) if in_batches(ctx) else view
+
+
+def candidates(ctx):
+    """The predictions of the chosen class, decision and confidence, as a view with these labels only."""
     from fiftyone import ViewField as F
 
     name, of_class, decided = field(ctx), ctx.panel.get_state(CLASS) or ALL, decision(ctx)
@@ -68,7 +82,7 @@ class Facts:
     Attributes:
         decisions: number of labels by decision.
         classes: names of the classes of all labels.
-        shown: number of labels to review.
+        shown: number of labels to review now.
         precision: expected precision of these; ``None`` if unknown.
         histogram: number of labels to review, by confidence, in :data:`BINS` bins, whatever the threshold.
         new: number of decisions that the memory does not know.
@@ -85,11 +99,11 @@ class Facts:
 def read_facts(ctx) -> Facts:
     """Read all labels of the chosen field, but no mask."""
     name, of_class, decided, least = field(ctx), ctx.panel.get_state(CLASS) or ALL, decision(ctx), threshold(ctx)
-    columns = ctx.dataset.values([f"{name}.detections.{each}" for each in ("label", "decision", "confidence")])
+    columns = ctx.dataset.values([f"{name}.detections.{each}" for each in ("id", "label", "decision", "confidence")])
     counts, classes, histogram = dict.fromkeys(DECISIONS, 0), set(), [0] * BINS
-    shown: list[float | None] = []
+    shown: dict[str, float | None] = {}
     for of_image in zip(*columns, strict=True):
-        for label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
+        for label_id, label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
             now = of_label or UNDECIDED
             counts[now] += 1
             classes.update([label] if label else [])
@@ -98,11 +112,29 @@ def read_facts(ctx) -> Facts:
             if confidence is not None and 0 <= confidence <= 1:
                 histogram[min(BINS - 1, int(confidence * BINS))] += 1
             if decided != UNDECIDED or confidence is None or confidence >= least:
-                shown.append(confidence)
-    known = [confidence for confidence in shown if confidence is not None]
+                shown[label_id] = confidence
+    if in_batches(ctx):
+        shown = _batch(ctx, shown)
+    known = [confidence for confidence in shown.values() if confidence is not None]
     has_probabilities = decided == UNDECIDED and recommended(ctx) and known
     precision = sum(known) / len(known) if has_probabilities else None
     return Facts(counts, sorted(classes), len(shown), precision, histogram, _new_lessons(ctx, name))
+
+
+def _batch(ctx, undecided: dict[str, float | None]) -> dict[str, float | None]:
+    """Those of the queue that are undecided; if there are none left, the next ones."""
+    from ...nts.fiftyone_adapter.errors import RunNotFound
+    from ...nts.fiftyone_adapter.review_queue import BATCH, review_queue
+    from ...nts.memory import MemoryFileError
+
+    queue = [each for each in ctx.panel.get_state(QUEUE) or [] if each in undecided]
+    if not queue and undecided:
+        try:
+            queue = review_queue(candidates(ctx), field(ctx))
+        except (RunNotFound, MemoryFileError):  # nothing can be taught
+            queue = sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
+    ctx.panel.set_state(QUEUE, queue)
+    return {each: undecided[each] for each in queue}
 
 
 def _new_lessons(ctx, name: str) -> int:
@@ -124,6 +156,9 @@ def patches(ctx):
     name = field(ctx)
     view = labels(ctx).to_patches(name)
     order = ctx.panel.get_state(ORDER) or "confident"
+    if in_batches(ctx):
+        there = set(view.values("id"))
+        return view.select([each for each in ctx.panel.get_state(QUEUE) or [] if each in there], ordered=True)
     if order == "unsure":
         return view.sort_by((F(f"{name}.confidence") - 0.5).abs())
     if order == "class":

@@ -66,7 +66,12 @@ class ReviewPanel(foo.Panel):
 
     def on_choice(self, ctx) -> None:
         """Another class, decision, order or confidence."""
-        ctx.panel.set_state(ctx.params["path"], ctx.params["value"])
+        path, value = ctx.params["path"], ctx.params["value"]
+        if path == choices.ORDER and choices.TEACH in (value, ctx.panel.get_state(path)):
+            # Much can be learnt from predictions of little confidence.
+            ctx.panel.set_state(choices.THRESHOLD, 0.0 if value == choices.TEACH else choices.recommended(ctx))
+        ctx.panel.set_state(choices.QUEUE, [])
+        ctx.panel.set_state(path, value)
         self._draw(ctx)
         self._show(ctx)
 
@@ -118,24 +123,23 @@ class ReviewPanel(foo.Panel):
         self._refresh(ctx)
 
     def on_teach(self, ctx) -> None:
-        """Teach the memory what was decided, and segment again."""
-        from ...nts.fiftyone_adapter import InputError
-        from ...nts.fiftyone_adapter.teaching import teach
+        """Teach the memory what was decided, and segment again: a job with its own progress."""
+        if self._is_there(ctx):
+            ctx.prompt(
+                f"{panels.PLUGIN}/update_predictions",
+                params={"predictions_field": choices.field(ctx)},
+                on_success=self.on_taught,
+                on_error=self.on_refresh,
+                skip_prompt=True,
+            )
 
-        field = choices.field(ctx)
-        if not self._is_there(ctx):
-            return
-        try:
-            report = teach(ctx.dataset.exists(field), field)
-        except (InputError, ValueError, RuntimeError) as error:
-            ctx.ops.notify(sentence(error), variant="error")
-            self._draw(ctx)
-            return
+    def on_taught(self, ctx) -> None:
+        """Show the new predictions, from the recommended confidence on."""
         ctx.panel.set_state("undo", [])
-        ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
-        ctx.panel.set_state("taught", _taught(report))
-        ctx.ops.notify(_taught(report), variant="success")
-        self._refresh(ctx)
+        ctx.panel.set_state(choices.QUEUE, [])
+        if not choices.in_batches(ctx):
+            ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
+        self.on_refresh(ctx)
 
     def on_copy(self, ctx) -> None:
         """Open the form that copies accepted predictions to another field."""
@@ -162,7 +166,7 @@ class ReviewPanel(foo.Panel):
             ctx.panel.set_state("reviewed", name)
             ctx.panel.set_state(choices.CLASS, choices.ALL)
             ctx.panel.set_state("undo", [])
-            ctx.panel.set_state("taught", None)
+            ctx.panel.set_state(choices.QUEUE, [])
             ctx.panel.set_state(choices.FIELD, name)
             ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
         ctx.panel.set_state(choices.FIELD, name)
@@ -250,8 +254,6 @@ class ReviewPanel(foo.Panel):
         each = ", ".join(f"{count} {name}" for name, count in counts.items() if name != choices.UNDECIDED and count)
         words = f"{decided} of {sum(counts.values())} decided" + (f": {each}" if each else "")
         panels.text(panel, "progress", words, color="text.primary")
-        if taught := ctx.panel.get_state("taught"):
-            panels.caption(panel, "taught", taught)
 
     def _render_choices(self, ctx, panel: types.Object) -> None:
         template = panels.columns("repeat(3, minmax(0, 1fr))")
@@ -300,6 +302,7 @@ class ReviewPanel(foo.Panel):
         for name, label, icon, decision in (
             ("accept", "Accept", "check", "accepted"),
             ("reject", "Reject", "close", "rejected"),
+            ("outline", "Wrong outline:", "gesture", "wrong outline"),
         ):
             row.btn(
                 name,
@@ -313,7 +316,7 @@ class ReviewPanel(foo.Panel):
         row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
         if asking := ctx.panel.get_state("asking"):
             decision, count = asking
-            verb = {"accepted": "Accept", "rejected": "Reject"}[decision]
+            verb = {"accepted": "Accept", "rejected": "Reject", "wrong outline": "Wrong outline:"}[decision]
             confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
             panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
             decide = {"on_click": self.on_decide, "params": {"decision": decision}}
@@ -347,17 +350,6 @@ class OpenReviewPanel(panels.PanelButton):
 def _facts(ctx) -> choices.Facts:
     """The facts that the last event has read."""
     return choices.Facts(**ctx.panel.get_state("facts"))
-
-
-def _taught(report) -> str:
-    """Summary of an update in one line."""
-    words = f"{report.references} references and {report.negatives} negatives added: "
-    words += f"{report.appeared} predictions new, {report.disappeared} gone"
-    recommended = report.segmentation.recommendation
-    if recommended is not None and recommended.precision is not None:
-        before = "" if report.precision_before is None else f"{report.precision_before:.0%} → "
-        words += f", expected precision {before}{recommended.precision:.0%}"
-    return words
 
 
 def _stored(state) -> dict[str, Any]:

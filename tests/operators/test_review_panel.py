@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from app_requests import in_the_app
 from drawn_dataset import CLASSES, PLUGIN
 from panel_driver import Panel
 
@@ -161,10 +162,46 @@ def test_update_teaches_and_says_what_changed(segmented, panel):
     panel.event("on_decide", decision="accepted")
     assert "Update (2 new)" in panel.words
     panel.event("on_teach")
-    assert any("2 references and 0 negatives added" in notice for notice in panel.notices)
-    assert "2 references and 0 negatives added" in panel.words
+    prompt = panel.prompted()
+    assert (prompt["operator_uri"], prompt["skip_prompt"]) == (f"{PLUGIN}/update_predictions", True)
+    told = in_the_app("update_predictions", segmented, **prompt["params"])
+    (words,) = [sent["message"] for name, sent in told if name.endswith("notify")]
+    assert words.startswith("2 references and 0 negatives added: ")
+    assert not any(name.endswith("show_output") for name, _ in told)
+    panel.event("on_taught")
     assert "Update (0 new)" in panel.words
+    recommended = segmented.get_run_info(FIELD).config.recommendation["threshold"]
+    assert panel.state["threshold"] == pytest.approx(recommended, abs=1e-3)
     assert [*decisions_of(segmented).values()].count("accepted") == 2
+
+
+def test_those_that_teach_most_come_in_batches(segmented, panel):
+    queue = importlib.import_module("nts.fiftyone_adapter.review_queue")
+    first = queue.review_queue(segmented, FIELD)
+    panel.choose("choices.order", "teach")
+    assert panel.state["threshold"] == 0
+    assert labels_in(panel.grid) == first
+    assert f"{len(first)} labels shown" in panel.words
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.event("on_decide", decision="accepted")
+    assert labels_in(panel.grid) == first[2:], "the rest of the batch stays"
+    panel.event("on_decide", decision="wrong outline")
+    assert {each for each, decision in decisions_of(segmented).items() if decision} == set(first)
+    assert "Update (2 new)" in panel.words, "a wrong outline teaches nothing"
+    following = labels_in(panel.grid)
+    assert len(following) == min(queue.BATCH, len(decisions_of(segmented)) - len(first))
+    assert not set(following) & set(first)
+    panel.choose("choices.order", "confident")
+    assert panel.state["threshold"] > 0
+    assert len(panel.grid) != len(following)
+
+
+def test_batches_of_a_memory_that_is_gone_are_the_most_confident(segmented, panel):
+    segmented.delete_run("shapes")  # by FiftyOne, which leaves the predictions
+    panel.choose("choices.order", "teach")
+    confidences = panel.grid.values(f"{FIELD}.confidence")
+    assert confidences == sorted(confidences, reverse=True)
+    assert max(confidences) == max(segmented.values(f"{FIELD}.detections.confidence", unwind=True))
 
 
 def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel):
@@ -192,7 +229,7 @@ def test_without_predictions_the_panel_says_what_to_do(drawn):
 
 
 def test_accepted_predictions_are_copied_by_a_form(operator, segmented, panel):
-    from app_requests import form, in_the_app
+    from app_requests import form
 
     copying = operator("copy_accepted")
     assert form(copying, segmented)["problem"]["view"]["label"] == "Nothing accepted"

@@ -16,7 +16,7 @@ plugin is not installed:
 everything made with it; the other modules hold the stored format of one kind each.
 """
 
-from .decided import DECISION, UNFINISHED, count_decided, with_decisions
+from .decided import DECISION, REFUSED, UNFINISHED, count_decided, with_decisions
 from .deletion import delete_predictions, delete_run, run_contents
 from .kinds import (
     CLASS_MAPS,
@@ -87,6 +87,7 @@ __all__ = [
     "METRIC",
     "PENDING",
     "PROMPT",
+    "REFUSED",
     "REVIEW_VIEW",
     "RUN_KINDS",
     "SEGMENTATION",

@@ -8,7 +8,10 @@ from fiftyone import ViewField as F
 from .storage import Collection, all_images, in_batches
 
 DECISION = "decision"
-"""Attribute of a label: ``"accepted"``, ``"rejected"`` or ``"corrected"``; none while undecided."""
+"""Attribute of a label: ``"accepted"``, ``"corrected"``, or one of :data:`REFUSED`; none while undecided."""
+
+REFUSED = ("rejected", "wrong outline")
+"""Decisions against a label: it is not used, in evaluations and copies."""
 
 UNFINISHED = "unfinished"
 """Attribute of an image's labels: only the decided ones are left, and a run has yet to add its predictions."""

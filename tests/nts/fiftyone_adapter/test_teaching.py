@@ -77,6 +77,32 @@ def test_a_decision_that_changes_is_unlearnt(nts_fo, decisions, teaching, drawn,
     assert label not in {negative.label_id for negative in nts_fo.load_memory(drawn, "shapes").negatives}
 
 
+def test_a_wrong_outline_teaches_nothing_and_does_not_come_back(nts_fo, decisions, teaching, drawn, segmented):
+    label = segmented.first()[FIELD].detections[0]
+    decisions.decide(segmented, FIELD, "wrong outline", [label.id])
+    assert len(teaching.lessons(drawn, FIELD)) == 0
+    with pytest.raises(nts_fo.InputError, match="no decision in"):
+        teaching.teach(segmented, FIELD)
+    decisions.decide(segmented, FIELD, "accepted", [label.id])
+    teaching.teach(segmented, FIELD)
+    decisions.decide(segmented, FIELD, "wrong outline", [label.id])
+    report = teaching.teach(segmented, FIELD)
+    assert (report.references, report.negatives, report.removed) == (0, 0, 1)
+    undecided = [
+        each
+        for each in segmented.first()[FIELD].detections
+        if each.label == label.label and not each.get_attribute_value("decision", None)
+    ]
+    assert all(fo_iou(label, each) < 0.5 for each in undecided)
+
+
+def fo_iou(first, second) -> float:
+    """IoU of the boxes of two detections."""
+    import fiftyone.utils.iou as foui
+
+    return float(foui.compute_ious([first], [second])[0, 0])
+
+
 def test_the_report_tells_what_changed(decisions, teaching, drawn, segmented):
     """A rejected prediction stands for its class: whatever looks like it goes."""
 

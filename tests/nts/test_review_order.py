@@ -1,0 +1,49 @@
+"""The queue of the most instructive predictions, against its definition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from nts.review_order import most_instructive
+
+
+def slowly(scores, features, known, most):
+    """One prediction after the other, with every cosine computed again."""
+    queue = []
+    for _ in range(min(most, len(scores))):
+        best, value = -1, -float("inf")
+        for i in range(len(scores)):
+            if i in queue:
+                continue
+            others = [*known, *(features[j] for j in queue)]
+            resemblance = max((float(F.cosine_similarity(features[i], other, dim=0)) for other in others), default=0.0)
+            worth = float(scores[i]) * (1 - max(0.0, resemblance))
+            if worth > value + 1e-7:
+                best, value = i, worth
+        queue.append(best)
+    return queue
+
+
+def test_the_queue_is_the_slow_one():
+    generator = torch.Generator().manual_seed(3)
+    for known in (0, 4):
+        scores = torch.rand(25, generator=generator)
+        features = torch.randn(25, 6, generator=generator)
+        others = torch.randn(known, 6, generator=generator)
+        assert most_instructive(scores, features, others, 12).tolist() == slowly(scores, features, others, 12)
+
+
+def test_copies_come_last():
+    features = torch.eye(3)[[0, 0, 1, 2]]
+    queue = most_instructive(torch.tensor([0.9, 0.9, 0.5, 0.4]), features, torch.eye(3)[2:], 4)
+    assert queue.tolist() == [0, 2, 1, 3]
+
+
+def test_no_predictions_are_no_queue():
+    assert most_instructive(torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, 4), 10).tolist() == []
+
+
+def test_a_prediction_without_a_feature_counts_as_new():
+    features = torch.stack([torch.zeros(4), torch.ones(4)])
+    assert most_instructive(torch.tensor([0.5, 0.9]), features, torch.ones(1, 4), 2).tolist() == [0, 1]
