@@ -19,6 +19,7 @@ from .delete_runs import (
 )
 from .evaluate_nap import EvaluateNAP
 from .exchange import ExportMemory, ExportReferencePrompt, ImportMemory, ImportReferencePrompt
+from .index_predictions import IndexPredictions
 from .map_classes import MapClasses
 from .memory_panel import MemoryPanel, OpenMemoryPanel
 from .nap_metric import NAPMetric
@@ -45,6 +46,7 @@ OPERATORS = (
     DecidePredictions,
     CopyAccepted,
     UpdatePredictions,
+    IndexPredictions,
     TagForReview,
     TrainReferencePrompt,
     DeleteEvaluation,

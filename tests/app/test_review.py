@@ -46,6 +46,8 @@ def select(app: AppPage, *numbers: int) -> None:
 
 
 def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, picture):
+    from nts.fiftyone_adapter import load_memory
+
     shown = segmented.get_run_info(FIELD).config.recommendation["instances"]
     total = segmented.count(f"{FIELD}.detections")
     app.open(segmented.name)
@@ -69,3 +71,11 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
     assert decided(segmented) == ["accepted"] * 2
     picture("review_panel", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})
+
+    references = len(load_memory(segmented, "demo").entries)
+    click(panel, "Update (2 new)")
+    expect(app.page.get_by_text("2 references and 0 negatives added")).to_be_visible(timeout=240_000)
+    expect(panel).to_contain_text("Update (0 new)")
+    assert len(load_memory(segmented, "demo").entries) == references + 2
+    assert decided(segmented) == ["accepted"] * 2
+    picture("review_updated", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})

@@ -16,6 +16,7 @@ plugin is not installed:
 everything made with it; the other modules hold the stored format of one kind each.
 """
 
+from .brain_runs import EMBEDDINGS, SIMILARITY, brain_runs, delete_brain_runs
 from .decided import DECISION, REFUSED, UNFINISHED, count_decided, with_decisions
 from .deletion import delete_predictions, delete_run, run_contents
 from .kinds import (
@@ -80,6 +81,7 @@ __all__ = [
     "CONFIDENT_VIEW",
     "COUNT_SUFFIXES",
     "DECISION",
+    "EMBEDDINGS",
     "EVALUATION",
     "HEATMAPS",
     "LOCK_FILE",
@@ -91,12 +93,14 @@ __all__ = [
     "REVIEW_VIEW",
     "RUN_KINDS",
     "SEGMENTATION",
+    "SIMILARITY",
     "UNFINISHED",
     "Collection",
     "FieldView",
     "RunKind",
     "all_images",
     "begin",
+    "brain_runs",
     "check_draft",
     "check_editable",
     "check_field_view",
@@ -106,6 +110,7 @@ __all__ = [
     "config",
     "count_decided",
     "created",
+    "delete_brain_runs",
     "delete_field_view",
     "delete_native_evaluation",
     "delete_predictions",

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from .. import colours
 from ..locking import exclusive
+from .brain_runs import delete_brain_runs
 from .decided import count_decided, keep_decided
 from .kinds import EVALUATION, RUN_KINDS, SEGMENTATION, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
@@ -56,6 +57,7 @@ def delete_predictions(view: Collection, key: str) -> None:
     _delete_fields(view, [name for name in SEGMENTATION.fields(made) if name != made["output_field"]])
     for each in FIELD_VIEWS:
         delete_field_view(view, made["output_field"], each)
+    delete_brain_runs(view, made["output_field"])
     keep_decided(view, made["output_field"])
 
 
@@ -120,6 +122,7 @@ def _delete_fields(view: Collection, names: Sequence[str]) -> None:
     for name in names:
         for each in FIELD_VIEWS:
             delete_field_view(view, name, each)
+        delete_brain_runs(view, name)
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
         if name in dataset.mask_targets:

@@ -102,8 +102,15 @@ def config(view: Collection, key: str, kind: RunKind) -> dict[str, Any]:
 def results(view: Collection, key: str, kind: RunKind) -> dict[str, Any]:
     """Results of the run ``key``; raises as :func:`config`."""
     config(view, key, kind)
-    with reading:
-        stored = view.load_run_results(key, cache=False, load_view=False)
+    try:
+        with reading:
+            stored = view.load_run_results(key, cache=False, load_view=False)
+    except AttributeError:
+        # FiftyOne's answer if the file of the results is gone: another process has replaced the run.
+        view._root_dataset.reload()
+        config(view, key, kind)
+        with reading:
+            stored = view.load_run_results(key, cache=False, load_view=False)
     return {} if stored is None else {name: value for name, value in stored.serialize().items() if name != "cls"}
 
 

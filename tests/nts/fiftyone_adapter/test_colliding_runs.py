@@ -101,6 +101,20 @@ def test_a_memory_that_is_deleted_or_built_again_while_models_load_is_noticed(
     assert drawn.list_runs() == []
 
 
+def test_a_memory_that_another_process_has_replaced_is_read_as_it_is_now(nts_fo, drawn, memory):
+    count = len(nts_fo.load_memory(drawn, memory))
+    in_another_process(
+        drawn,
+        f"""
+        from nts.fiftyone_adapter import runs
+        bank = nts_fo.load_memory(dataset, {memory!r})
+        bank.remove(label_ids=[bank.entries[0].label_id])
+        runs.replace_memory(dataset, {memory!r}, bank)
+        """,
+    )
+    assert len(nts_fo.load_memory(drawn, memory)) == count - 1
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.0])
 def test_the_older_of_two_segmentations_of_a_field_ends(nts_fo, drawn, targets, memory, threshold):
     first = begin(nts_fo.segmentation_job(targets, memory, "p", use_cache=False))
