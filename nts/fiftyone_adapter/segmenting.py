@@ -24,6 +24,7 @@ from ..transduction import ConfidentPredictions
 from ..utils.prefetch import prefetch
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
+from .annotation import set_up_annotation
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
 from .decisions import DECISION_ATTRIBUTES, DecidedLabels
@@ -148,6 +149,7 @@ def segmentation_job(
     writer = _writer(view, plan, config, bank, engine, prompt)
     decided = DecidedLabels(view, plan.key, bank.classes)
     colours.set_class_colours(view, [plan.key], bank.classes)
+    set_up_annotation(view, plan.key, bank.classes)
     cache = default_cache() if config.use_cache else None
     if plan.preset.method.transductive and config.scorer in UNPROMPTED:
         engine = yield from _transduced(engine, cache, list(islice(paths.values(), config.limit)))
