@@ -59,7 +59,7 @@ class BuildReferenceMemory(JobOperator):
             forms.classes(inputs, counts.classes, description="Default: all classes of the label field")
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
-        forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name")
+        forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name", suggested="references")
         if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
             forms.overwrite(inputs, f"Replace the memory {key!r}")
         forms.option(inputs, MemoryConfig, "encoder")

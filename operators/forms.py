@@ -147,12 +147,13 @@ def classes(
     return inputs.list(name, types.String(), default=None, required=False, view=dropdown)
 
 
-def run_name(ctx, inputs: types.Object, name: str, kind: RunKind, *, label: str) -> None:
-    """The name of a run in the dataset, checked while it is typed."""
+def run_name(ctx, inputs: types.Object, name: str, kind: RunKind, *, label: str, suggested: str) -> None:
+    """The name of a run, checked while it is typed; ``suggested`` is filled in, with a number if it is taken."""
     from ..nts.fiftyone_adapter import InputError
-    from ..nts.fiftyone_adapter.checks import check_key
+    from ..nts.fiftyone_adapter.checks import check_key, suggest_key
 
-    prop = inputs.str(name, label=label, description="Name in the dataset", required=True)
+    default = suggest_key(ctx.dataset, suggested)
+    prop = inputs.str(name, label=label, description="Name in the dataset", required=True, default=default)
     if key := ctx.params.get(name):
         try:
             check_key(ctx.dataset, key, kind, overwrite=bool(ctx.params.get("overwrite")))

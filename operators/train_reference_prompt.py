@@ -55,7 +55,7 @@ class TrainReferencePrompt(JobOperator):
         if leaked:
             forms.mark_invalid(tested, f"{', '.join(leaked)}: training and test classes overlap")
         _advise(inputs, counts, set(ctx.params.get("test_classes") or ()))
-        forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name")
+        forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name", suggested="prompt")
         forms.option(inputs, PromptConfig, "overwrite")
         forms.multiple_choice(inputs, PromptConfig, "kinds", KINDS)
         for name in ("steps", "most_shots", "seed", "encoder", "segmenter", "preset", "device"):

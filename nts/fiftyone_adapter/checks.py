@@ -294,6 +294,12 @@ def suggest_output_field(view: Collection, memory_key: str, kind: RunKind = runs
     return next(name for name in itertools.chain([base], _numbered(base)) if suits(name))
 
 
+def suggest_key(view: Collection, base: str) -> str:
+    """Return ``base``, or with a number appended where that name is taken by a run."""
+    taken = view._root_dataset.list_runs()
+    return next(name for name in itertools.chain([base], _numbered(base)) if name not in taken)
+
+
 def _numbered(base: str) -> Iterator[str]:
     return (f"{base}_{number}" for number in itertools.count(2))
 

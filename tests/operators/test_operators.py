@@ -346,6 +346,7 @@ def test_form_refuses_a_name_that_is_taken_or_no_name(operator, references, memo
     shown = form(build, references, memory_key=memory)
     assert shown["memory_key"]["error_message"].startswith("The memory 'shapes' exists already")
     assert not form(build, references, memory_key=memory, overwrite=True)["memory_key"]["invalid"]
+    assert form(build, references)["memory_key"]["default"] == "references"
     shown = form(build, references, memory_key="my birds")
     assert shown["memory_key"]["error_message"].startswith("'my birds' cannot be the name of a memory: use letters")
     assert "overwrite" not in shown
