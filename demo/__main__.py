@@ -1,6 +1,6 @@
 """Label a few images, find the rest: on drawn scenes, on photographs that come with scikit-image, or on your own.
 
-python -m demo                   run the steps that are not done yet, on drawn scenes
+python -m demo                   run the steps that are not done yet, on drawn scenes; then as --coins
 python -m demo --app             and open the FiftyOne App on the result
 python -m demo --coins           label three coins of a photograph, find the others
 python -m demo --photos FOLDER   the same on a folder of images with a COCO file, or on a FiftyOne dataset
@@ -29,7 +29,7 @@ def main() -> None:
         prog="python -m demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--app", action="store_true", help="open the FiftyOne App on the result")
-    parser.add_argument("--coins", action="store_true", help="find the objects in photographs of scikit-image")
+    parser.add_argument("--coins", action="store_true", help="only find the coins in a photograph")
     parser.add_argument(
         "--targets", type=int, help=f"images to segment ({scenes.TARGETS}; of your photographs {own_photos.TARGETS})"
     )
@@ -59,6 +59,7 @@ def main() -> None:
         dataset = photographs.run(arguments.out)
     else:
         dataset = scenes.run(arguments.out, arguments.targets or scenes.TARGETS)
+        photographs.run(arguments.out)
     if arguments.app:
         session = fo.launch_app(dataset)
         address = f"http://localhost:{session.server_port}"

@@ -30,6 +30,8 @@ RIGHT_IOU = 0.5
 """A prediction is right if its class is, and its IoU with the object is at least this."""
 DOUBT = 0.1
 """Weight of a negative that the guard doubts: many of these may be unlabelled objects of a class, or none."""
+LEAST_SLOPE = 0.1
+"""Probabilities never fall with the score: if the negatives score higher than the references, they hardly rise."""
 FALSE_PER_IMAGE = 0.5
 """With one reference per class: negatives per image above the recommended score."""
 MOST_SCORES = 10_000
@@ -194,6 +196,10 @@ class _Items:
         background = None
         if len(exemplars.negatives):
             own = of_negatives[:, None] == everything[exemplars.trusted]
+            # Where no other image has negatives, only the negative itself is left out: without any, it would score
+            # higher than the references, which are compared with all.
+            itself = torch.tensor(used)[:, None] == exemplars.trusted
+            own = torch.where(own.all(1, keepdim=True), itself, own)
             cosines = (found @ exemplars.negatives.T).masked_fill(own, -torch.inf)
             background = soft_maximum_of_all(cosines, scale.tau_negatives)
         quality = torch.tensor([memory.negatives[row].predicted_iou for row in used])
@@ -213,6 +219,8 @@ class _Items:
 
     def fit(self) -> Line:
         slope, offset = fit_logistic(_logit(self.scores), self.right, self.weight)
+        if slope < LEAST_SLOPE:
+            slope, offset = LEAST_SLOPE, fit_offset(_logit(self.scores), self.right, self.weight, LEAST_SLOPE)
         low = 0.5 / len(self.right)
         share = float((self.weight * self.right).sum() / self.weight.sum())
         return Line(slope, offset, min(max(share, low), 1 - low))
@@ -262,6 +270,16 @@ def fit_logistic(
             step = step / 2
         line, improvement, loss = line - step, loss - new, new
     return float(line[0]), float(line[1])
+
+
+def fit_offset(inputs: Tensor, right: Tensor, weights: Tensor, slope: float, ridge: float = RIDGE) -> float:
+    """The offset of :func:`fit_logistic` for a given slope, by bisection of the gradient."""
+    low, high = -100.0, 100.0
+    for _ in range(60):
+        offset = (low + high) / 2
+        residuals = weights.double() * ((slope * inputs.double() + offset).sigmoid() - right.double())
+        low, high = (low, offset) if float(residuals.sum()) + 2 * ridge * offset > 0 else (offset, high)
+    return (low + high) / 2
 
 
 def _found(memory: MemoryBank) -> float | None:

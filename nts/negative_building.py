@@ -170,7 +170,7 @@ class NegativeEncoder:
             segmenter=segmenter.fingerprint,
             segmenter_precision=segmenter.precision,
             points=self._proposals.points_per_side or segmenter.points_per_side,
-            iou_threshold=self._proposals.iou_threshold,
+            iou_threshold=segmenter.threshold(self._proposals),
             add_no_mem_embed=self._proposals.add_no_mem_embed,
             **({"scales": self._proposals.scales} if self._proposals.scales else {}),
         )

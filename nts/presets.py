@@ -62,7 +62,7 @@ class Preset:
 
 DEFAULT = Preset(
     "default",
-    proposals=ProposalConfig(connected=True),
+    proposals=ProposalConfig(iou_threshold=None, connected=True),
     method=Method(similarity="soft-maximum", rank="combined", crops=True, negatives=True, consensus=True),
 )
 PAPER = Preset(
@@ -77,7 +77,7 @@ PAPER = Preset(
 FAST = Preset(
     "fast",
     precision="fast",
-    proposals=ProposalConfig(guidance=Guidance(), connected=True),
+    proposals=ProposalConfig(iou_threshold=None, guidance=Guidance(), connected=True),
     method=Method(similarity="soft-maximum", rank="combined", negatives=True, consensus=True),
 )
 """Half of the prompts, no crops, and half precision where it is faster."""

@@ -105,7 +105,7 @@ def test_options_reach_the_model(zoo, memory):
 def test_without_a_memory_a_model_computes_embeddings_but_refuses_to_segment(zoo, targets):
     model = zoo.load_zoo_model(SMALL, device="cpu")
     embeddings = targets.compute_embeddings(model)
-    assert embeddings.shape == (len(targets), 192)
+    assert embeddings.shape == (len(targets), 320)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(targets.compute_embeddings(model, batch_size=2), embeddings, atol=1e-4)
     with pytest.raises(ValueError, match=r"no reference memory.*memory="):

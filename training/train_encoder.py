@@ -114,7 +114,7 @@ class EncoderTraining:
     peak_rate: float = 1e-3
     temperature: float = 0.1
     tutor_weight: float = 0.5
-    colour_weight: float = 1.4  # deviation of the colours relative to that of the other features, at the start
+    colour_weight: float = 0.4  # deviation of the colours relative to that of the other features, at the start
 
     def stage(self, step: int, steps: int) -> Stage:
         """Stage of a step."""

@@ -39,6 +39,7 @@ def target_settings(
     if preset.method.mirrored:
         proposals["mirrored"] = True
     proposals["points_per_side"] = preset.proposals.points_per_side or segmenter.points_per_side
+    proposals["iou_threshold"] = segmenter.threshold(preset.proposals)
     guided_by = None if preset.proposals.guidance is None or prototypes is None else digest(prototypes.cpu().numpy())
     return {
         "encoder": encoder.info.fingerprint,

@@ -44,7 +44,8 @@ class ProposalConfig:
 
     Attributes:
         points_per_side: side of the point grid; ``None`` for the segmenter's default (32 for SAM2, as published).
-        iou_threshold: proposals must have a predicted IoU *above* this.
+        iou_threshold: proposals must have a predicted IoU *above* this; ``None`` for the segmenter's default (0.4 for
+            SAM2, as published).
         add_no_mem_embed: add SAM2's "no memory" embedding to the image features, as its image predictor does. The
             published code does not.
         guidance: prompt a subset of the grid selected by the prototypes; ``None`` for the whole grid.
@@ -59,7 +60,7 @@ class ProposalConfig:
     """
 
     points_per_side: int | None = None
-    iou_threshold: float = 0.4
+    iou_threshold: float | None = 0.4
     add_no_mem_embed: bool = True
     guidance: Guidance | None = None
     voters: bool = False
@@ -70,7 +71,7 @@ class ProposalConfig:
     def __post_init__(self) -> None:
         if self.points_per_side is not None and self.points_per_side < 1:
             raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}")
-        if not 0 <= self.iou_threshold <= 1:
+        if self.iou_threshold is not None and not 0 <= self.iou_threshold <= 1:
             raise ValueError(f"iou_threshold must lie in [0, 1], got {self.iou_threshold}")
         if not all(0 < scale < 1 for scale in self.scales):
             raise ValueError(f"scales must lie between 0 and 1, got {self.scales}")
@@ -173,6 +174,7 @@ class Segmenter:
         fingerprint: hash of the weights.
         input_size: side of the square input in pixels.
         points_per_side: default side of the point grid.
+        iou_threshold: default threshold on the predicted IoU.
         device: device of the model.
         precision: name of the dtype that it computes in, as in torch.
         is_small: the image encoder runs with one intra-op thread on a CPU, see :mod:`nts.utils.threads`.
@@ -193,6 +195,8 @@ class Segmenter:
         self.input_size: int = model.image_size
         # The published density is one prompt per eight pixels of the low-resolution mask; small models use four.
         self.points_per_side = 32 if model.image_size >= 512 else 16
+        # A small model, trained on few photographs, is less sure of good masks.
+        self.iou_threshold = 0.4 if model.image_size >= 512 else 0.3
         self.device = device
         self._most_prompts = 256
         self._dtype = dtype
@@ -236,6 +240,10 @@ class Segmenter:
         return features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
 
     @torch.inference_mode()
+    def threshold(self, config: ProposalConfig) -> float:
+        """The threshold on the predicted IoU that a configuration means."""
+        return self.iou_threshold if config.iou_threshold is None else config.iou_threshold
+
     def propose(
         self,
         embedding: ImageEmbedding,
@@ -274,6 +282,7 @@ class Segmenter:
         self, embedding: ImageEmbedding, points: Tensor, config: ProposalConfig, chunk: int, cells: int
     ) -> Proposals:
         shared = self._look(embedding)
+        threshold = self.threshold(config)
 
         def draw(prompted: Prompted, chosen: Tensor, prompts: Tensor) -> Tensor:
             logits = self._draw(shared, prompted, chosen)
@@ -290,7 +299,7 @@ class Segmenter:
             prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
             of_tokens = self._predicted_iou(shared, prompted)[:, 1:]
             predicted_iou, best = of_tokens.max(1)
-            keep = (predicted_iou > config.iou_threshold).nonzero()[:, 0]
+            keep = (predicted_iou > threshold).nonzero()[:, 0]
             if not config.voters:
                 return (
                     draw(prompted[keep], 1 + best[keep, None], prompts[keep])[:, 0],
@@ -298,7 +307,7 @@ class Segmenter:
                     prompts[keep],
                 )
             # A prompt with any voter is drawn with all three masks: they share nearly all of the work.
-            voting = (predicted_iou > min(config.iou_threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
+            voting = (predicted_iou > min(threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
             three = torch.arange(1, 4, device=self.device).expand(len(voting), 3)
             drawn = draw(prompted[voting], three, prompts[voting])
             proposed = torch.isin(voting, keep)

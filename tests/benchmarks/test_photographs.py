@@ -64,7 +64,7 @@ def test_optimised_prompts_move_the_mask(small_segmenter):
     assert (masks["one object"] <= truth).all()
     embedding = prompt_oracle.embed(small_segmenter, images)
     first, later = (
-        prompt_oracle.optimise(small_segmenter, embedding, truth, tokens=2, steps=steps).mean() for steps in (1, 30)
+        prompt_oracle.optimise(small_segmenter, embedding, truth, tokens=8, steps=steps).mean() for steps in (1, 30)
     )
-    assert later > first + 0.1
+    assert later > first + 0.4
     assert torch.isfinite(prompt_oracle.clicked(small_segmenter, images, truth)).all()

@@ -19,6 +19,7 @@ from nts.calibration import (
     _Items,
     calibrate,
     fit_logistic,
+    fit_offset,
 )
 from nts.exemplars import Exemplars
 from nts.memory import MemoryBank, Negative
@@ -68,6 +69,50 @@ def test_logistic_regression_equals_a_brute_force_minimiser(case):
     found = fit_logistic(torch.tensor(inputs, dtype=torch.float64), torch.tensor(right, dtype=torch.bool))
     assert found == pytest.approx(expected, abs=1e-3)
     assert all(map(math.isfinite, found))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_offset_of_a_given_slope_equals_a_brute_force_minimiser(case):
+    inputs, right = list(map(float, CASES[case][0])), list(map(bool, CASES[case][1]))
+    best, reach = 0.0, 64.0
+    while reach > 1e-6:
+        at = min((best + reach * k / 4 for k in range(-4, 5)), key=lambda offset: loss(0.1, offset, inputs, right))
+        best, reach = at, (reach / 2 if at == best else reach)
+    found = fit_offset(torch.tensor(inputs), torch.tensor(right), torch.ones(len(inputs)), 0.1)
+    assert found == pytest.approx(best, abs=1e-4)
+
+
+def test_probabilities_never_fall_with_the_score():
+    """Negatives that look like the references score higher than these."""
+    scores = torch.tensor([0.3, 0.35, 0.4, 0.8, 0.85, 0.9])
+    right = torch.arange(6) < 3
+    items = _Items(scores, right, ~right, torch.ones(6), torch.arange(6))
+    line = items.fit()
+    assert line.slope > 0
+    probabilities = line.probabilities(torch.linspace(0.05, 0.95, 20))
+    assert (probabilities.diff() > 0).all()
+
+
+def test_negatives_of_the_only_image_are_compared_with_the_others_of_it():
+    """Without any, they would score higher than the references, which are compared with all."""
+    memory = made_up_memory({"a": 3, "b": 3})
+    first = memory.entries[0]
+    alone = MemoryBank(memory.encoder, memory.preset)
+    for entry in memory.entries:
+        alone.add(replace(entry, sample_id="image", file="", predicted_iou=0.9, proposal_iou=0.9))
+    generator = torch.Generator().manual_seed(5)
+    things = torch.randn(8, CHANNELS, generator=generator) * 0.2 - first.prototype
+    alone.add_negatives(Negative(each, "reference image", True, sample_id="image") for each in things)
+    exemplars = Exemplars.of_memory(alone, METHOD)
+    items = _Items.of_memory(alone, exemplars, METHOD)
+    cosines = torch.nn.functional.normalize(things, dim=1) @ exemplars.negatives.T
+    for row in range(len(things)):
+        others = [float(cosines[row, k]) for k in range(len(things)) if k != row]
+        tau = exemplars.scale.tau_negatives
+        background = math.log(sum(math.exp(tau * c) for c in others) / len(others)) / tau
+        similarity = float(exemplars.crop_similarity(torch.nn.functional.normalize(things[row : row + 1], dim=1)).max())
+        expected = similarity / (1 + math.exp(-exemplars.scale.slope * (similarity - min(1, max(0, background)))))
+        assert float(items.scores[items.negative][row]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_logistic_regression_of_nothing_is_the_identity():

@@ -11,26 +11,40 @@ from nts.cache.targets import target_key, target_settings
 from nts.matching import MatchingConfig
 from nts.method import PARTS, PUBLISHED
 from nts.presets import DEFAULT, FAST, PAPER, Preset, get_preset, preset_fingerprint
+from nts.segmenter import ProposalConfig
+from nts.segmenter.guidance import Guidance
+
+BEFORE_PARTS = {
+    "default": replace(DEFAULT, method=PUBLISHED, proposals=ProposalConfig()),
+    "fast": replace(FAST, method=PUBLISHED, proposals=ProposalConfig(guidance=Guidance())),
+}
+"""The presets of version 0.2.0, whose proposals were the published ones."""
 
 FINGERPRINTS = {
     PAPER: "4d8f1a4cb2d302729e8b1aeb77361473b0c24e8169ba0f5e74401be5d04db568",
     replace(PAPER, matching=MatchingConfig(nms_iou=0.6)): (
         "fc88d4aa7d478598996e19776c2a557ac729b1b095036fb94bfa5d460800ee3e"
     ),
-    replace(DEFAULT, method=PUBLISHED): "d2b5df9106bd0afeb32ae2cfdb70d19b61f5f24d20a1e4b3b485a9bc9c70ccfd",
-    replace(FAST, method=PUBLISHED): "187447b2788e4949530d054e7cb40ac83a244ea290b236cd119d0bfe36b5f1e3",
+    BEFORE_PARTS["default"]: "d2b5df9106bd0afeb32ae2cfdb70d19b61f5f24d20a1e4b3b485a9bc9c70ccfd",
+    BEFORE_PARTS["fast"]: "187447b2788e4949530d054e7cb40ac83a244ea290b236cd119d0bfe36b5f1e3",
 }
 """As version 0.2.0 computed them, before there were parts: runs in datasets store them."""
 
 KEYS = {
     PAPER: "target-ec05bd3433ca8639f437b50229cf2eba4cded3c4",
-    replace(DEFAULT, method=PUBLISHED): "target-a9128840ad794b7e2594ce8030f676b95facb4fc",
-    replace(FAST, method=PUBLISHED): "target-dbe13bed6fae422a3e25d7dca862b723f5dfe1ed",
+    BEFORE_PARTS["default"]: "target-a9128840ad794b7e2594ce8030f676b95facb4fc",
+    BEFORE_PARTS["fast"]: "target-dbe13bed6fae422a3e25d7dca862b723f5dfe1ed",
 }
 """The same of targets in the cache, with these models."""
 
 ENCODER = SimpleNamespace(info=SimpleNamespace(fingerprint="e" * 8, input_size=336), precision="float32")
-SEGMENTER = SimpleNamespace(fingerprint="s" * 8, input_size=256, precision="float32", points_per_side=16)
+SEGMENTER = SimpleNamespace(
+    fingerprint="s" * 8,
+    input_size=256,
+    precision="float32",
+    points_per_side=16,
+    threshold=lambda proposals: 0.4 if proposals.iou_threshold is None else proposals.iou_threshold,
+)
 
 
 def key(preset: Preset) -> str:

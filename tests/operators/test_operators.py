@@ -540,7 +540,7 @@ def test_form_of_decisions_says_what_it_will_decide_about(operator, drawn, targe
     count = targets.count("nts_shapes.detections")
     shown = form(operation, targets)
     assert shown["count"]["view"]["label"] == f"{count} labels in view"
-    assert values(shown["action"]) == ["accepted", "rejected", "corrected", "clear"]
+    assert values(shown["action"]) == ["accepted", "rejected", "wrong outline", "corrected", "clear"]
     assert "class_name" not in shown
     assert set(values(form(operation, targets, action="corrected")["class_name"])) == set(CLASSES)
     assert form(operation, targets.limit(0))["problem"]["view"]["label"] == "No labels"

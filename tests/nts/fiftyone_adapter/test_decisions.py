@@ -66,6 +66,7 @@ def test_a_decision_is_stored_on_the_label(nts_fo, drawn, segmented, decisions):
         "undecided": len(rest),
         "accepted": 1,
         "rejected": 1,
+        "wrong outline": 0,
         "corrected": 0,
     }
     assert drawn.count_label_tags(label_fields=FIELD) == {"accepted": 1, "rejected": 1}
@@ -250,7 +251,7 @@ def test_a_deletion_says_how_many_decided_labels_go(nts_fo, drawn, segmented, de
 
 
 def test_what_cannot_be_decided_is_refused(nts_fo, segmented, decisions):
-    with pytest.raises(nts_fo.InputError, match="there is no decision 'good'; there are accepted, rejected, corrected"):
+    with pytest.raises(nts_fo.InputError, match="there is no decision 'good'; there are accepted, rejected, wrong"):
         decisions.decide(segmented, FIELD, "good")
     with pytest.raises(nts_fo.InputError, match="only a corrected label has another class"):
         decisions.decide(segmented, FIELD, "accepted", class_name="other")
@@ -296,14 +297,13 @@ def test_copies_join_labels_that_are_there_already(nts_fo, decisions, drawn, seg
     """One that a person drew before is no duplicate of itself; others stay."""
     sample = segmented.first()
     same = sample[FIELD].detections[0]
-    before = len(sample.ground_truth.detections)
     twin = same.copy()
     twin.label = same.label
-    sample.ground_truth.detections.append(twin)
+    sample.ground_truth.detections = [twin]
     sample.save()
     decisions.decide(segmented, FIELD, "accepted", [same.id, sample[FIELD].detections[1].id])
     assert decisions.copy_decided(segmented, FIELD, "ground_truth") == 1
-    assert len(drawn[sample.id].ground_truth.detections) == before + 2
+    assert len(drawn[sample.id].ground_truth.detections) == 2
 
 
 def test_predictions_are_not_copied_to_predictions(nts_fo, decisions, segmented):

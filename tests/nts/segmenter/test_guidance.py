@@ -95,7 +95,7 @@ def test_guided_prompts_find_the_confident_instances(memory):
     engine = ReferenceSegmenter(memory, preset=replace(DEFAULT, method=PUBLISHED))
     fast = ReferenceSegmenter(memory, preset=replace(FAST, method=PUBLISHED))
     found = expected = 0
-    for scene in target_scenes(6):
+    for scene in target_scenes(12):
         exact, quick = engine.segment(scene.image), fast.segment(scene.image)
         for k in (exact.scores > 0.7).nonzero()[:, 0].tolist():
             expected += 1
