@@ -37,7 +37,15 @@ LEASE = 30.0
 """Seconds after which the lease of a process that is gone can be taken over. It is renewed while it is held."""
 
 _PATIENCE = 300.0  # seconds; deleting a field of millions of samples takes a while
-_RELOADED = ("sample_fields", "runs", "evaluations", "saved_views")
+_RELOADED = (
+    "sample_fields",
+    "runs",
+    "evaluations",
+    "brain_methods",
+    "saved_views",
+    "label_schemas",
+    "active_label_schemas",
+)
 
 
 class _Held(threading.local):
