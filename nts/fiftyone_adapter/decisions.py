@@ -139,6 +139,8 @@ def mark_edited(view: Collection, field: str) -> int:
         number of labels that were not marked before.
     """
     images = runs.all_images(view)
+    if images.get_field(field) is None:  # a run that was killed before it made its field
+        return 0
     _declare(images, field, {**DETECTION_ATTRIBUTES, **DECISION_ATTRIBUTES})
     edited = []
     for ids in runs.in_batches(images.exists(field).values("id")):

@@ -306,6 +306,14 @@ def test_copies_join_labels_that_are_there_already(nts_fo, decisions, drawn, seg
     assert len(drawn[sample.id].ground_truth.detections) == 2
 
 
+def test_a_run_without_its_field_is_started_again(nts_fo, decisions, drawn, segmented):
+    """As one that was killed between the two leaves it."""
+    drawn.delete_sample_field(FIELD)
+    assert decisions.mark_edited(drawn, FIELD) == 0
+    nts_fo.auto_segment_view(segmented, "shapes", FIELD, overwrite=True)
+    assert segmented.count(f"{FIELD}.detections") > 0
+
+
 def test_predictions_are_not_copied_to_predictions(nts_fo, decisions, segmented):
     with pytest.raises(nts_fo.InputError, match="'nts_shapes' holds predictions of a segmentation"):
         decisions.copy_decided(segmented, FIELD, FIELD)
