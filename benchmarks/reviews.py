@@ -54,7 +54,7 @@ class Prediction:
     Attributes:
         image: index of the reviewed scene.
         label: index of its class.
-        score: its score.
+        score: its probability of being right.
         feature: ``[C]``, of its crop.
         mask: bool ``[H, W]``.
     """
@@ -134,11 +134,16 @@ class Review:
         return len(self.encoded.scenes) // 2
 
     def predictions(self, engine: ReferenceSegmenter) -> list[Prediction]:
-        """What is found in the reviewed half, and undecided."""
+        """What is found in the reviewed half, and undecided; with probabilities, as the Review panel has them."""
+        targets = self.encoded.targets[DEFAULT.name][: self._reviewed]
+        of_images = [engine.match(target, self._settled(image)) for image, target in enumerate(targets)]
+        scores = [found.scores for found in of_images]
+        if engine.calibration is not None:
+            calibration = engine.calibration.shifted(torch.cat(scores))
+            scores = [calibration.probabilities(each) for each in scores]
         return [
-            Prediction(image, int(found.labels[k]), float(found.scores[k]), found.compared[k], found.masks[k])
-            for image, target in enumerate(self.encoded.targets[DEFAULT.name][: self._reviewed])
-            for found in [engine.match(target, self._settled(image))]
+            Prediction(image, int(found.labels[k]), float(scores[image][k]), found.compared[k], found.masks[k])
+            for image, found in enumerate(of_images)
             for k in range(len(found))
         ]
 
