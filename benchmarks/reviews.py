@@ -134,7 +134,7 @@ class Review:
         return len(self.encoded.scenes) // 2
 
     def predictions(self, engine: ReferenceSegmenter) -> list[Prediction]:
-        """What is found in the reviewed half, and undecided; with probabilities, as the Review panel has them."""
+        """Undecided predictions on the reviewed half, with probabilities as scores, as in the Review panel."""
         targets = self.encoded.targets[DEFAULT.name][: self._reviewed]
         of_images = [engine.match(target, self._settled(image)) for image, target in enumerate(targets)]
         scores = [found.scores for found in of_images]

@@ -1,7 +1,7 @@
 """Calibration: from scores to probabilities of being right at IoU 0.5, without any label of a target.
 
 The references and the negatives are scored as if they were found in targets: a reference with its own exemplar left
-out, a negative with those of its own image left out. A reference is right if its class wins and SAM2's best proposal
+out, a negative without the negatives of its own image. A reference is right if its class wins and SAM2's best proposal
 for it has an IoU of 0.5, a negative never is. A logistic regression on these gives probabilities for images like the
 reference images. Expectation maximisation then shifts the share of right predictions to that of the target view.
 

@@ -172,6 +172,7 @@ class NegativeEncoder:
             points=self._proposals.points_per_side or segmenter.points_per_side,
             iou_threshold=segmenter.threshold(self._proposals),
             add_no_mem_embed=self._proposals.add_no_mem_embed,
+            **({"connected": True} if self._proposals.connected else {}),
             **({"scales": self._proposals.scales} if self._proposals.scales else {}),
         )
 

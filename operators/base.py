@@ -141,11 +141,10 @@ class JobOperator(PluginOperator):
         yield ctx.trigger("reload_dataset")
         if (view := self.view_to_show(ctx, report)) is not None:
             yield ctx.ops.set_view(view)
-        results, words = self.results(report), f"{self.config.label}: done"
+        results = self.results(report)
         if self.shows_output:
             yield ctx.ops.show_output(self.outcome_form().to_json(), results)
-        else:
-            words = self.summary(report)
+        words = f"{self.config.label}: done" if self.shows_output else results["summary"]
         yield ctx.ops.notify(words, variant="success")
 
 

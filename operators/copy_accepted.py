@@ -32,20 +32,10 @@ class CopyAccepted(SimpleOperator):
         from ..nts.fiftyone_adapter.decisions import decision_counts
         from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
-        made = [] if ctx.dataset is None else list(list_runs(ctx.dataset, SEGMENTATION))
-        if not made:
-            forms.refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
+        chosen = forms.predictions(ctx, inputs, description="The field with the accepted predictions")
+        if chosen is None:
             return
-        forms.choice(
-            inputs,
-            "predictions_field",
-            made,
-            label="Predictions",
-            description="The field with the accepted predictions",
-            default=made[-1],
-            required=False,
-        )
-        counts = decision_counts(ctx.dataset, ctx.params.get("predictions_field") or made[-1])
+        counts = decision_counts(ctx.dataset, chosen)
         count = counts["accepted"] + counts["corrected"]
         if not count:
             forms.refuse(inputs, "Nothing accepted", "accept or correct some predictions first")
@@ -53,6 +43,7 @@ class CopyAccepted(SimpleOperator):
         words = f"{counts['undecided']} are still undecided" if counts["undecided"] else "None is left undecided"
         inputs.view("count", types.Notice(label=f"{count} accepted or corrected labels", description=words))
         dropdown = types.AutocompleteView(label="Copy to", description="An existing field, or the name of a new one")
+        made = list_runs(ctx.dataset, SEGMENTATION)
         for name in detections_fields(ctx.dataset):
             if name not in made:
                 dropdown.add_choice(name, label=name)

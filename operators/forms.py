@@ -76,6 +76,19 @@ def detections_field(
     )
 
 
+def predictions(ctx, inputs: types.Object, *, description: str) -> str | None:
+    """A drop-down of the fields of segmentations, the newest chosen; returns the chosen one, or ``None``."""
+    from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
+
+    made = [] if ctx.dataset is None else list(list_runs(ctx.dataset, SEGMENTATION))
+    if not made:
+        refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
+        return None
+    facts = {"label": "Predictions", "description": description}
+    choice(inputs, "predictions_field", made, **facts, default=made[-1], required=False)
+    return ctx.params.get("predictions_field") or made[-1]
+
+
 def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, description: str):
     """A drop-down of the fields with labels for references, and the number of labels of each type.
 

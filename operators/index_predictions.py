@@ -34,21 +34,8 @@ class IndexPredictions(SimpleOperator):
         return index_predictions(sample_collection, predictions_field, projection)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
-
-        made = [] if ctx.dataset is None else list(list_runs(ctx.dataset, SEGMENTATION))
-        if not made:
-            forms.refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
+        if forms.predictions(ctx, inputs, description="Those of the whole dataset") is None:
             return
-        forms.choice(
-            inputs,
-            "predictions_field",
-            made,
-            label="Predictions",
-            description="Those of the whole dataset",
-            default=made[-1],
-            required=False,
-        )
         radio = types.RadioGroup(label="Projection", description="Of the map in the Embeddings panel")
         for name, (label, description) in PROJECTIONS.items():
             radio.add_choice(name, label=label, description=description)

@@ -33,21 +33,7 @@ class UpdatePredictions(JobOperator):
         return teach(sample_collection, predictions_field)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
-
-        made = [] if ctx.dataset is None else list(list_runs(ctx.dataset, SEGMENTATION))
-        if not made:
-            forms.refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
-            return
-        forms.choice(
-            inputs,
-            "predictions_field",
-            made,
-            label="Predictions",
-            description="The field whose decisions are taught",
-            default=made[-1],
-            required=False,
-        )
+        forms.predictions(ctx, inputs, description="The field whose decisions are taught")
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter.teaching import teaching_job

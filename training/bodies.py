@@ -28,7 +28,7 @@ _TRIES = 12
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """What the bodies of a kind have in common.
+    """Shared properties of the bodies of a kind.
 
     Attributes:
         elongation: length over width.

@@ -7,6 +7,7 @@ carry their features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import fiftyone.brain as fob
@@ -57,12 +58,14 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
         raise InputError(
             f"there is no projection {projection!r}; there are {', '.join(PROJECTIONS)}", option="projection"
         )
+    if projection == "umap" and find_spec("umap") is None:
+        raise InputError("the projection 'umap' needs the package umap-learn: install it", option="projection")
     if field not in runs.list_runs(view, runs.SEGMENTATION):
         raise InputError(f"{field!r} is not a field of predictions that a segmentation made", option="field")
     checks.check_detections_field(view, field, "predictions field")
     dataset, keys = view._root_dataset, [pattern.format(field) for pattern in (runs.EMBEDDINGS, runs.SIMILARITY)]
-    for key in keys:
-        if key in dataset.list_brain_runs() and key not in runs.brain_runs(view, field):
+    for key in set(dataset.list_brain_runs()) - set(runs.brain_runs(view, field)):
+        if key in keys:
             raise InputError(f"the brain key {key!r} is taken by a run on something else: rename or delete it first")
     total = view.count(f"{field}.detections")
     if dataset.get_field(f"{field}.detections.feature") is None:
@@ -77,11 +80,6 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
         )
     runs.delete_brain_runs(view, field)
     options = {"patches_field": field, "embeddings": "feature"}
-    try:
-        fob.compute_visualization(labels, brain_key=keys[0], method=projection, **options)
-    except ImportError as error:
-        raise InputError(
-            f"the projection {projection!r} needs another package: {error}", option="projection"
-        ) from error
+    fob.compute_visualization(labels, brain_key=keys[0], method=projection, **options)
     fob.compute_similarity(labels, brain_key=keys[1], backend="sklearn", metric="cosine", **options)
     return SearchReport(*keys, found, total - found)

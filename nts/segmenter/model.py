@@ -239,11 +239,11 @@ class Segmenter:
             return features
         return features + self._model.no_mem_embed.reshape(1, -1, 1, 1)
 
-    @torch.inference_mode()
     def threshold(self, config: ProposalConfig) -> float:
         """The threshold on the predicted IoU that a configuration means."""
         return self.iou_threshold if config.iou_threshold is None else config.iou_threshold
 
+    @torch.inference_mode()
     def propose(
         self,
         embedding: ImageEmbedding,

@@ -195,6 +195,17 @@ def test_the_cache_gives_the_same_without_a_model(small_encoder, small_segmenter
         assert replace(a, prototype=b.prototype).__dict__ == b.__dict__
 
 
+def test_keys_of_the_cache_change_with_the_proposals(small_encoder, small_segmenter):
+    configs = [
+        DEFAULT.proposals,
+        *(replace(DEFAULT.proposals, **change) for change in ({"connected": False}, {"iou_threshold": 0.5})),
+        replace(DEFAULT.proposals, scales=(0.5,)),
+    ]
+    presets = [replace(DEFAULT, proposals=config) for config in configs]
+    keys = {NegativeEncoder(small_encoder, small_segmenter, each)._key(SCENE.image, [], []) for each in presets}
+    assert len(keys) == len(configs)
+
+
 def test_keys_of_the_cache_change_with_the_labels(negatives):
     one, two = SCENE.masks[:1], SCENE.masks[:2]
     keys = [

@@ -107,7 +107,7 @@ def results(view: Collection, key: str, kind: RunKind) -> dict[str, Any]:
             stored = view.load_run_results(key, cache=False, load_view=False)
     except AttributeError:
         # FiftyOne's answer if the file of the results is gone: another process has replaced the run.
-        view._root_dataset.reload()
+        refresh(view)
         config(view, key, kind)
         with reading:
             stored = view.load_run_results(key, cache=False, load_view=False)

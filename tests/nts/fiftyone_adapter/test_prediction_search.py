@@ -66,6 +66,15 @@ def test_what_cannot_be_mapped_is_refused(nts_fo, search, drawn, segmented):
         search.index_predictions(drawn.limit_labels(f"{FIELD}.detections", 1).limit(2), FIELD)
 
 
+def test_a_missing_package_leaves_the_earlier_map(nts_fo, search, drawn, segmented, monkeypatch):
+    search.index_predictions(drawn, FIELD)
+    before = drawn.list_brain_runs()
+    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    with pytest.raises(nts_fo.InputError, match="needs the package umap-learn"):
+        search.index_predictions(drawn, FIELD, "umap")
+    assert drawn.list_brain_runs() == before
+
+
 def test_a_brain_run_of_the_user_is_not_replaced(nts_fo, search, drawn, segmented):
     import fiftyone.brain as fob
 

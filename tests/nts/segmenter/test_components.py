@@ -67,6 +67,7 @@ def test_proposals_hold_one_piece_each(small_segmenter, extent, voters):
     side = small_segmenter.mask_side
     cells = (found.points * side / small_segmenter.input_size).long()
     assert len(found) == len(whole) > 0
+    assert found.mask_logits.is_inference()
     for mask, before, (column, row) in zip(found.mask_logits, whole.mask_logits, cells.tolist(), strict=True):
         inside = (before > 0).numpy()
         expected = flood(inside, column, row) if inside[row, column] else inside
