@@ -76,8 +76,6 @@ class JobOperator(PluginOperator):
 
     columns: tuple[tuple[str, str], ...] = ()
     """Key and heading of every column of the result table."""
-    shows_output = True
-    """Whether the App shows the result in a dialog; else the summary is a notification."""
 
     def job(self, ctx):
         """The engine's generator for the values in ``ctx.params``."""
@@ -141,11 +139,8 @@ class JobOperator(PluginOperator):
         yield ctx.trigger("reload_dataset")
         if (view := self.view_to_show(ctx, report)) is not None:
             yield ctx.ops.set_view(view)
-        results = self.results(report)
-        if self.shows_output:
-            yield ctx.ops.show_output(self.outcome_form().to_json(), results)
-        words = f"{self.config.label}: done" if self.shows_output else results["summary"]
-        yield ctx.ops.notify(words, variant="success")
+        yield ctx.ops.show_output(self.outcome_form().to_json(), self.results(report))
+        yield ctx.ops.notify(f"{self.config.label}: done", variant="success")
 
 
 async def _advance(job):

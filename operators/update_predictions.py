@@ -9,8 +9,6 @@ from .base import JobOperator, bullets, paragraphs
 class UpdatePredictions(JobOperator):
     """See :func:`nts.fiftyone_adapter.teaching.teach`. The review panel runs it without its form."""
 
-    shows_output = False
-
     @property
     def config(self):
         return self.settings(

@@ -78,4 +78,3 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     expect(panel).to_contain_text("Update (0 new)")
     assert len(load_memory(segmented, "demo").entries) == references + 2
     assert decided(segmented) == ["accepted"] * 2
-    picture("review_updated", app.page, clip={"x": 0, "y": 0, "width": 1600, "height": 800})
