@@ -4,6 +4,7 @@ The engine brings torch along, so it is imported where it is used and not here: 
 every plugin whenever it starts.
 """
 
+from .add_references import AddReferences
 from .auto_segment_view import AutoSegmentView
 from .build_reference_memory import BuildReferenceMemory
 from .clear_cache import ClearCache
@@ -22,9 +23,11 @@ from .exchange import ExportMemory, ExportReferencePrompt, ImportMemory, ImportR
 from .index_predictions import IndexPredictions
 from .map_classes import MapClasses
 from .memory_panel import MemoryPanel, OpenMemoryPanel
+from .move_reference import MoveReference
 from .nap_metric import NAPMetric
 from .nap_panel import NAPPanel, OpenNAPPanel
 from .review_panel import OpenReviewPanel, ReviewPanel
+from .runs_panel import OpenRunsPanel, RunsPanel
 from .similarity_heatmaps import SimilarityHeatmaps
 from .tag_for_review import TagForReview
 from .train_reference_prompt import TrainReferencePrompt
@@ -33,14 +36,18 @@ from .update_predictions import UpdatePredictions
 OPERATORS = (
     BuildReferenceMemory,
     AutoSegmentView,
+    AddReferences,
+    MoveReference,
     EvaluateNAP,
     NAPMetric,
     NAPPanel,
     MemoryPanel,
     ReviewPanel,
+    RunsPanel,
     OpenMemoryPanel,
     OpenNAPPanel,
     OpenReviewPanel,
+    OpenRunsPanel,
     SimilarityHeatmaps,
     MapClasses,
     DecidePredictions,

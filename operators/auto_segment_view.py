@@ -5,7 +5,10 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .outcomes import NextStep
+from .words import bullets, paragraphs
 
 SHOW = {
     "recommended": ("The recommended instances", "More likely right than wrong"),
@@ -27,7 +30,7 @@ class AutoSegmentView(JobOperator):
         return self.settings(
             "auto_segment_view",
             "Auto-segment view",
-            "Segment every object of a memory's classes",
+            "Find and segment objects of a memory's classes",
             risk_level="MEDIUM",
             icon="segment",
             execute_as_generator=True,
@@ -51,7 +54,7 @@ class AutoSegmentView(JobOperator):
         from ..nts.fiftyone_adapter.plan import plan_segmentation
         from ..nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
 
-        view = forms.target_view(ctx, inputs, "Segment")
+        view = forms.target_view(ctx, inputs, "Segment", default=_default_target(ctx))
         if view is None:
             return
         key = forms.memory(ctx, inputs, description="Its classes are searched for")
@@ -59,12 +62,14 @@ class AutoSegmentView(JobOperator):
             return
         forms.output_field(ctx, inputs, suggest_output_field(ctx.dataset, key), list_runs(ctx.dataset, SEGMENTATION))
         _shown(ctx, inputs)
-        for name in ("score_threshold", "max_instances", "limit", "segmenter"):
-            forms.option(inputs, SegmentationConfig, name)
-        _scorer(ctx, inputs, key)
-        forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
-        for name in ("device", "precision"):
-            forms.option(inputs, SegmentationConfig, name)
+        forms.option(inputs, SegmentationConfig, "limit")
+        if forms.advanced(ctx, inputs, _ADVANCED):
+            for name in ("score_threshold", "max_instances", "segmenter"):
+                forms.option(inputs, SegmentationConfig, name)
+            _scorer(ctx, inputs, key)
+            forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
+            for name in ("device", "precision"):
+                forms.option(inputs, SegmentationConfig, name)
 
         plan = forms.plan(
             ctx,
@@ -74,11 +79,29 @@ class AutoSegmentView(JobOperator):
         if plan is not None:
             forms.earlier_run(inputs, plan)
 
+    def makes(self, ctx) -> str | None:
+        from ..nts.fiftyone_adapter.checks import suggest_output_field
+
+        memory = forms.chosen_memory(ctx)
+        if memory is None:
+            return None
+        return ctx.params.get("output_field") or suggest_output_field(ctx.dataset, memory)
+
+    def next_steps(self, ctx, report) -> list[NextStep]:
+        field = report.output_field
+        return [
+            NextStep("Review", panel="review_panel", params={"header": {"field": field}}),
+            NextStep("Evaluate nAP", operator="evaluate_nap", params={"predictions_field": field}),
+        ]
+
+    def new_fields(self, report) -> list[str]:
+        return [report.output_field]
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter import segmentation_job
 
         return segmentation_job(
-            ctx.target_view(),
+            target(ctx),
             ctx.params["memory_key"],
             ctx.params.get("output_field") or None,
             config=_config(ctx.params),
@@ -95,7 +118,7 @@ class AutoSegmentView(JobOperator):
         if report.empty:
             words += f" {report.empty} images have no instances."
         if report.from_cache:
-            words += f" {report.from_cache} images came from the cache, without running the models."
+            words += f" {report.from_cache} came from the cache."
         if report.resumed:
             words += f" {report.resumed} images were skipped: already segmented with the same settings."
         confident = report.shown.words
@@ -125,9 +148,40 @@ def _shown(ctx, inputs) -> None:
         forms.option(inputs, SegmentationConfig, "min_precision", default=0.9)
 
 
+_ADVANCED = (
+    "score_threshold",
+    "max_instances",
+    "segmenter",
+    "scorer",
+    "reference_prompt",
+    "preset",
+    "device",
+    "precision",
+)
+
+
+def _default_target(ctx) -> str | None:
+    """The dataset, if all selected samples are those that the references of the memory come from."""
+    from ..nts.fiftyone_adapter.inspecting import reference_samples
+    from ..nts.memory import MemoryFileError
+
+    memory = None if ctx.dataset is None else forms.chosen_memory(ctx)
+    if memory is None or not ctx.selected:
+        return None
+    try:
+        samples = reference_samples(ctx.dataset, memory)
+    except MemoryFileError:  # the run will say so
+        return None
+    if not set(ctx.selected) <= samples:
+        return None
+    return "CURRENT_VIEW" if ctx.has_custom_view else "DATASET"
+
+
 def _config(params):
     """Config of the values of a form; those of a choice that was left again are ignored."""
     from ..nts.fiftyone_adapter.config import SegmentationConfig
+
+    params = forms.without_advanced(params, _ADVANCED)
 
     of_choice = {
         "recommended": {"shown": "recommended", "min_precision": None},

@@ -8,11 +8,10 @@ from typing import Any
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-
-def sentence(message: object) -> str:
-    """Capitalise a message for the App."""
-    text = str(message)
-    return text[:1].upper() + text[1:]
+from . import outcomes
+from .forms import busy
+from .outcomes import NextStep, Outcome
+from .words import sentence
 
 
 class PluginOperator(foo.Operator):
@@ -70,15 +69,23 @@ class SimpleOperator(PluginOperator):
 class JobOperator(PluginOperator):
     """An operator whose work is a job of the engine: a generator that yields its progress and returns a report.
 
-    A subclass has a form, builds its job from the form's values (:meth:`job`), and presents the report as words and one
-    table (:meth:`summary`, :meth:`rows`).
+    A subclass has a form, builds its job from the form's values (:meth:`job`), and presents the report as words, one
+    table, and perhaps a plot (:meth:`summary`, :meth:`rows`, :meth:`plot`). In the App, the Runs panel shows the
+    progress and the outcome: a form would block the App until its operator ends.
     """
 
     columns: tuple[tuple[str, str], ...] = ()
     """Key and heading of every column of the result table."""
 
+    opens_runs = True
+    """Whether the form opens the Runs panel; not if the panel that runs the operator shows the progress itself."""
+
     def job(self, ctx):
         """The engine's generator for the values in ``ctx.params``."""
+        raise NotImplementedError
+
+    def makes(self, ctx) -> str | None:
+        """Name of the field or run that the job makes; ``None`` as long as the form does not tell."""
         raise NotImplementedError
 
     def summary(self, report) -> str:
@@ -89,16 +96,33 @@ class JobOperator(PluginOperator):
         """A report as rows of a table with :attr:`columns`."""
         return []
 
+    def plot(self, report) -> tuple[list[dict[str, Any]], dict[str, Any]] | None:
+        """Traces and layout of a plot of the report, if there is one."""
+
+    def next_steps(self, ctx, report) -> list[NextStep]:
+        """What a person may want to do next."""
+        return []
+
+    def new_fields(self, report) -> list[str]:
+        """Fields that the App should show from now on."""
+        return []
+
     def view_to_show(self, ctx, report):
         """The view that the App shows at the end; ``None`` to stay where it is."""
 
+    def resolve_input(self, ctx):
+        prop = super().resolve_input(ctx)
+        if ctx.dataset is not None and (makes := self.makes(ctx)) is not None:
+            busy(prop.type, ctx.dataset, makes)
+        return prop
+
     def execute(self, ctx):
         """A generator of messages to the App; in a delegated run, the result."""
-        return self._delegated(ctx) if ctx.delegated else self._immediate(ctx)
-
-    def outcome_form(self) -> types.Property:
-        """Layout of the result."""
-        return output_form(self.config.label, self.columns)
+        if ctx.delegated:
+            return self._delegated(ctx)
+        if ctx.prompt_id is not None and not ctx.params.get(_STARTED):
+            return self._start(ctx)
+        return self._immediate(ctx)
 
     def results(self, report) -> dict[str, Any]:
         """The result as plain values."""
@@ -106,41 +130,86 @@ class JobOperator(PluginOperator):
 
     def resolve_output(self, ctx):
         """Layout of the result of a delegated run."""
-        return self.outcome_form()
+        return output_form(self.config.label, self.columns)
 
     def schedule(self, sample_collection, **params: Any):
         """Schedule a delegated run; returns FiftyOne's record of the operation."""
         context = {"view": sample_collection.view(), "params": params, "request_delegation": True}
         return foo.execute_operator(self.uri, context)
 
+    def _announced(self, ctx):
+        """The job, which other tabs see and can stop."""
+        from ..nts.fiftyone_adapter.running import announced
+
+        return announced(ctx.dataset, self.config.label, self.makes(ctx) or "", self.job(ctx))
+
+    def _outcome(self, ctx, report) -> Outcome:
+        return Outcome(
+            label=self.config.label,
+            status="done",
+            summary=self.summary(report),
+            columns=self.columns,
+            rows=self.rows(report),
+            plot=self.plot(report),
+            next_steps=self.next_steps(ctx, report),
+        )
+
+    def _ended(self, status: str, message: str) -> Outcome:
+        return Outcome(label=self.config.label, status=status, summary=message)
+
     def _delegated(self, ctx) -> dict[str, Any]:
         from ..nts.fiftyone_adapter import run
+        from ..nts.fiftyone_adapter.errors import JobStopped
 
-        report = run(self.job(ctx), lambda step: ctx.set_progress(progress=step.fraction, label=step.label))
+        try:
+            report = run(self._announced(ctx), lambda step: ctx.set_progress(progress=step.fraction, label=step.label))
+        except JobStopped as stopped:
+            outcomes.keep(ctx, self._ended("stopped", sentence(stopped)))
+            return {"summary": sentence(stopped), "rows": []}
+        outcomes.keep(ctx, self._outcome(ctx, report))
         return self.results(report)
 
+    async def _start(self, ctx):
+        """Start the operator once more, without its form, which closes."""
+        if self.opens_runs:
+            yield ctx.ops.open_panel(outcomes.PANEL, layout="horizontal", is_active=True)
+        yield ctx.trigger(self.uri, {**ctx.params, _STARTED: True})
+
     async def _immediate(self, ctx):
+        from ..nts.fiftyone_adapter.colours import stored_scheme
+        from ..nts.fiftyone_adapter.errors import JobStopped
+
+        label = self.config.label
+        colours = stored_scheme(ctx.dataset)
         try:
-            job = self.job(ctx)
+            job = self._announced(ctx)
             step, report = await _advance(job)
             while step is not None:
-                yield ctx.ops.set_progress(progress=step.fraction, label=step.label)
                 step, report = await _advance(job)
-        except GeneratorExit:
-            job.close()
-            raise
+        except JobStopped as stopped:
+            outcomes.keep(ctx, self._ended("stopped", sentence(stopped)))
+            yield ctx.trigger("reload_dataset")
+            yield ctx.ops.notify(f"{label}: {stopped}", variant="info")
+            return
         except Exception as error:
-            # The App shows no exception, and does not remove the progress bar: the message goes first. A caller from
-            # Python gets the exception itself.
-            message = _words(error)
-            yield ctx.ops.notify(f"{self.config.label} failed", variant="error")
-            yield ctx.ops.show_output(_error_form(self.config.label, message).to_json(), {})
+            # The App shows no exception of a generator. A caller from Python gets the exception itself.
+            outcomes.keep(ctx, self._ended("failed", _words(error)))
+            yield ctx.ops.notify(f"{label} failed: {_words(error)}", variant="error")
             raise
+        outcomes.keep(ctx, self._outcome(ctx, report))
         yield ctx.trigger("reload_dataset")
+        if (scheme := stored_scheme(ctx.dataset)) != colours:
+            # The App goes on with the scheme that it has read, in which the new classes are all of one colour.
+            yield ctx.trigger("set_color_scheme", scheme)
+        if new := [name for name in self.new_fields(report) if name not in ctx.active_fields]:
+            yield ctx.ops.set_active_fields([*ctx.active_fields, *new])
         if (view := self.view_to_show(ctx, report)) is not None:
             yield ctx.ops.set_view(view)
-        yield ctx.ops.show_output(self.outcome_form().to_json(), self.results(report))
-        yield ctx.ops.notify(f"{self.config.label}: done", variant="success")
+        yield ctx.ops.notify(f"{label}: done", variant="success")
+
+
+_STARTED = "started"
+"""Parameter of an operator that its form has started."""
 
 
 async def _advance(job):
@@ -184,28 +253,7 @@ def output_form(label: str, columns: tuple[tuple[str, str], ...] = ()) -> types.
     return types.Property(outputs, view=types.View(label=label))
 
 
-def _error_form(label: str, message: str) -> types.Property:
-    outputs = types.Object()
-    outputs.view("error", types.Error(label=f"{label} failed", description=message))
-    return types.Property(outputs, view=types.View(label=label))
-
-
 def _words(error: Exception) -> str:
     """An error as the App shows it, with its type unless it is one of ours or a ValueError."""
     foreign = type(error).__module__ == "builtins" and not isinstance(error, ValueError)
     return f"{type(error).__name__}: {error}" if foreign else sentence(error)
-
-
-def bullets(title: str, items: list[str], most: int = 10) -> str:
-    """Markdown list under a title; empty for no items."""
-    if not items:
-        return ""
-    shown = [f"- {item}" for item in items[:most]]
-    if len(items) > most:
-        shown.append(f"- and {len(items) - most} more")
-    return "\n".join([f"**{title}**", "", *shown])
-
-
-def paragraphs(*texts: str) -> str:
-    """Join the texts that are not empty as paragraphs of Markdown."""
-    return "\n\n".join(text for text in texts if text)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .outcomes import NextStep
+from .words import bullets, paragraphs
 
 
 class BuildReferenceMemory(JobOperator):
@@ -41,7 +46,7 @@ class BuildReferenceMemory(JobOperator):
         from ..nts.fiftyone_adapter.config import MemoryConfig
         from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
-        view = forms.target_view(ctx, inputs, "Take the references from")
+        view = forms.target_view(ctx, inputs, "Take the references from", labels=True)
         if view is None:
             return
         chosen = forms.reference_field(
@@ -55,14 +60,19 @@ class BuildReferenceMemory(JobOperator):
         if chosen is None:
             return
         _, counts = chosen
-        if counts.classes:  # of segmentations whose values have no names, they are known when those are read
-            forms.classes(inputs, counts.classes, description="Default: all classes of the label field")
+        _content(inputs, counts, ctx.params.get("classes"))
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
         forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name", suggested="references")
         if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
             forms.overwrite(inputs, f"Replace the memory {key!r}")
+        if not forms.advanced(ctx, inputs, _ADVANCED):
+            return
+        if counts.classes:  # of segmentations whose values have no names, they are known when those are read
+            forms.classes(inputs, counts.classes, description="Default: all classes of the label field")
         forms.option(inputs, MemoryConfig, "encoder")
+        if ctx.params.get("encoder", "small") == "small":
+            inputs.view("small", types.Notice(label="The small models come with the plugin", description=_SMALL))
         draws_masks = counts.weak and ctx.params.get("weak_labels", "promoted") == "promoted"
         if draws_masks:
             forms.option(inputs, MemoryConfig, "segmenter", label="Segmenter that draws the masks")
@@ -74,14 +84,25 @@ class BuildReferenceMemory(JobOperator):
         for name in ("keep_images", "preset", "device", "precision"):
             forms.option(inputs, MemoryConfig, name)
 
+    def makes(self, ctx) -> str | None:
+        return ctx.params.get("memory_key")
+
+    def next_steps(self, ctx, report) -> list[NextStep]:
+        key = report.memory_key
+        return [
+            NextStep("Segment the rest", "auto_segment_view", params={"memory_key": key}, rest_of=key),
+            NextStep("See the references", panel="memory_panel", params={"header": {"memory": key}}),
+        ]
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter import memory_job
         from ..nts.fiftyone_adapter.config import MemoryConfig
 
         # A preset that was chosen afterwards may have no use for them.
-        unused = () if _uses_negatives(ctx.params) else ("complete_labels", "background")
-        config = MemoryConfig.from_params({name: ctx.params[name] for name in ctx.params if name not in unused})
-        return memory_job(ctx.target_view(), ctx.params["label_field"], ctx.params["memory_key"], config=config)
+        params = forms.without_advanced(ctx.params, _ADVANCED)
+        unused = () if _uses_negatives(params) else ("complete_labels", "background")
+        config = MemoryConfig.from_params({name: params[name] for name in params if name not in unused})
+        return memory_job(target(ctx), ctx.params["label_field"], ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
         from ..nts.fiftyone_adapter.checks import count_kinds
@@ -111,6 +132,38 @@ class BuildReferenceMemory(JobOperator):
 
     def rows(self, report):
         return [{"class": name, "references": count} for name, count in report.shots.items()]
+
+
+_ADVANCED = (
+    "classes",
+    "encoder",
+    "segmenter",
+    "complete_labels",
+    "background",
+    "keep_images",
+    "preset",
+    "device",
+    "precision",
+)
+
+_SMALL = (
+    "They know clear objects: parts, fruit, animals, cells. For crowded photographs and fine differences between "
+    "classes, choose released models, such as dinov2-large here and sam2.1_hiera_large in Auto-segment view"
+)
+
+
+def _content(inputs, counts, chosen: Sequence[str] | None) -> None:
+    """Notice of the references that the memory will hold, and of the classes with a single one."""
+    shots = {name: count for name, count in counts.shots.items() if not chosen or name in chosen}
+    if not shots:  # segmentations: their objects are known when their pixels are read
+        return
+    listed = [f"{name} {count}" for name, count in sorted(shots.items(), key=lambda item: (-item[1], item[0]))]
+    words = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more classes" if len(listed) > 12 else "")
+    single = [name for name, count in shots.items() if count == 1]
+    if single:
+        which = ", ".join(single) if len(single) < 5 else f"{len(single)} classes"
+        words += f". One reference only: {which}. With two or more, confidences become probabilities"
+    inputs.view("content", types.Notice(label=f"{counts.words} become references", description=words))
 
 
 def _uses_negatives(params) -> bool:

@@ -17,6 +17,7 @@ class ClearCache(SimpleOperator):
             "Clear cache of encoded images",
             "Delete the stored encodings of images and references; datasets are not changed",
             risk_level="LOW",
+            unlisted=True,
         )
 
     def __call__(self):

@@ -18,7 +18,7 @@ class CopyAccepted(SimpleOperator):
             "Copy accepted predictions",
             "Copy accepted and corrected predictions to a field of their own, without duplicates",
             risk_level="LOW",
-            icon="review",
+            icon="copy",
         )
 
     def __call__(self, sample_collection, predictions_field, to_field):

@@ -37,7 +37,7 @@ class DecidePredictions(SimpleOperator):
             "Accept or reject predictions",
             "Decided predictions are kept: later segmentations neither change nor repeat them",
             risk_level="LOW",
-            icon="review",
+            icon="accept",
         )
 
     def __call__(self, sample_collection, predictions_field, decision, label_ids=None, *, class_name=None):

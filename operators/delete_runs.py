@@ -5,7 +5,8 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import SimpleOperator, bullets
+from .base import SimpleOperator
+from .words import bullets
 
 
 class DeleteRun(SimpleOperator):
@@ -30,7 +31,7 @@ class DeleteRun(SimpleOperator):
 
     @property
     def config(self):
-        return self.settings(self.name, self.label, self.description, risk_level="HIGH", icon=self.icon)
+        return self.settings(self.name, self.label, self.description, risk_level="HIGH", icon=self.icon, unlisted=True)
 
     def delete(self, sample_collection, key):
         """Delete the run ``key``; returns what was deleted, in words."""

@@ -7,7 +7,10 @@ from dataclasses import replace
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .outcomes import NextStep
+from .words import bullets, paragraphs
 
 
 class EvaluateNAP(JobOperator):
@@ -109,6 +112,13 @@ class EvaluateNAP(JobOperator):
             forms.option(inputs, EvaluationConfig, "diagnose_models")
         _name(ctx, inputs, predictions_field, ground_truth_field)
 
+    def makes(self, ctx) -> str | None:
+        predictions = ctx.params.get("predictions_field")
+        return ctx.params.get("eval_key") or (predictions and f"nap_{predictions}")
+
+    def next_steps(self, ctx, report) -> list[NextStep]:
+        return [NextStep("Open the nAP panel", panel="nap_panel", params={"header": {"run": report.eval_key}})]
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter import evaluation_job
         from ..nts.fiftyone_adapter.config import EvaluationConfig
@@ -117,7 +127,7 @@ class EvaluateNAP(JobOperator):
         if ctx.params.get("crowds_as_objects"):
             config = replace(config, crowd=None)
         fields = ctx.params["predictions_field"], ctx.params["ground_truth_field"]
-        return evaluation_job(ctx.target_view(), *fields, config=config)
+        return evaluation_job(target(ctx), *fields, config=config)
 
     def summary(self, report) -> str:
         from ..nts.fiftyone_adapter.words import percent

@@ -81,7 +81,7 @@ class ExportMemory(ExportRun):
     @property
     def config(self):
         return self.settings(
-            "export_memory", "Export memory", "Write a reference memory to a file", risk_level="MEDIUM"
+            "export_memory", "Export memory", "Write a reference memory to a file", risk_level="MEDIUM", unlisted=True
         )
 
     def __call__(self, sample_collection, memory_key, path, *, overwrite=False):
@@ -102,7 +102,7 @@ class ImportMemory(ImportRun):
     @property
     def config(self):
         return self.settings(
-            "import_memory", "Import memory", "Read a reference memory from a file", risk_level="MEDIUM"
+            "import_memory", "Import memory", "Read a reference memory from a file", risk_level="MEDIUM", unlisted=True
         )
 
     def __call__(self, sample_collection, path, memory_key=None, *, overwrite=False):
@@ -129,6 +129,7 @@ class ExportReferencePrompt(ExportRun):
             "Write a trained reference prompt to a file",
             risk_level="MEDIUM",
             icon="prompt",
+            unlisted=True,
         )
 
     def __call__(self, sample_collection, prompt_key, path, *, overwrite=False):
@@ -154,6 +155,7 @@ class ImportReferencePrompt(ImportRun):
             "Read a trained reference prompt from a file",
             risk_level="MEDIUM",
             icon="prompt",
+            unlisted=True,
         )
 
     def __call__(self, sample_collection, path, prompt_key=None, *, overwrite=False):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import fiftyone.operators.types as types
 from fiftyone.operators.cache import execution_cache
 
-from .base import sentence
+from .label_selection import THIS_SAMPLE, target
+from .words import sentence
 
 if TYPE_CHECKING:
     from ..nts.fiftyone_adapter.plan import Plan
@@ -28,16 +29,33 @@ def mark_invalid(prop: types.Property, reason: object) -> None:
     prop.error_message = sentence(reason)
 
 
-def target_view(ctx, inputs: types.Object, action: str):
-    """The radio for dataset, view or selection; returns the chosen view, or ``None`` if it cannot be used."""
+def target_view(ctx, inputs: types.Object, action: str, *, labels: bool = False, default: str | None = None):
+    """The radio for dataset, view, selection or the open sample; returns the view, or ``None`` if it cannot be used.
+
+    Args:
+        ctx: the execution context.
+        inputs: the form.
+        action: verb for the descriptions.
+        labels: offer the selected labels.
+        default: the choice to begin with, if it is offered; otherwise the most selective one.
+    """
     from ..nts.fiftyone_adapter import InputError
     from ..nts.fiftyone_adapter.checks import check_view
 
     if ctx.dataset is None:
         refuse(inputs, "No dataset", "open a dataset first")
         return None
-    inputs.view_target(ctx, action_description=action)
-    view = ctx.target_view()
+    prop = inputs.view_target(ctx, action_description=action, allow_selected_labels=labels, default_target=default)
+    if ctx.current_sample and not ctx.view._is_generated:
+        choices = prop.options.choices_view
+        choices.add_choice(THIS_SAMPLE, label="This sample", description="The one that is open")
+        prop.type, prop.view = types.Enum(choices.values()), choices
+        if not (labels and ctx.selected_labels):
+            prop.default = THIS_SAMPLE
+    # The App sends the default only after the first look at the form.
+    if ctx.params.get("view_target") is None:
+        ctx.params["view_target"] = prop.default
+    view = target(ctx)
     try:
         check_view(view)
     except InputError as error:
@@ -58,6 +76,8 @@ def choice(
     descriptions: dict[str, str] | None = None,
 ) -> types.Property:
     """A drop-down of ``values``."""
+    # With a default, an input that must have a value would be red until the App has filled it in.
+    required = required and default is None
     dropdown = types.DropdownView(label=label, description=description)
     for value in values:
         dropdown.add_choice(value, label=value, description=(descriptions or {}).get(value))
@@ -80,13 +100,13 @@ def predictions(ctx, inputs: types.Object, *, description: str) -> str | None:
     """A drop-down of the fields of segmentations, the newest chosen; returns the chosen one, or ``None``."""
     from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
-    made = [] if ctx.dataset is None else list(list_runs(ctx.dataset, SEGMENTATION))
+    made = [] if ctx.dataset is None else list(reversed(list_runs(ctx.dataset, SEGMENTATION)))
     if not made:
         refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
         return None
     facts = {"label": "Predictions", "description": description}
-    choice(inputs, "predictions_field", made, **facts, default=made[-1], required=False)
-    return ctx.params.get("predictions_field") or made[-1]
+    choice(inputs, "predictions_field", made, **facts, default=made[0], required=False)
+    return ctx.params.get("predictions_field") or made[0]
 
 
 def reference_field(ctx, inputs: types.Object, view, name: str, *, label: str, description: str):
@@ -147,7 +167,7 @@ def _counts(ctx, view, counter: str):
 def _counted_once(ctx, stages: str, counter: str):
     from ..nts.fiftyone_adapter import checks
 
-    return getattr(checks, counter)(ctx.target_view())
+    return getattr(checks, counter)(target(ctx))
 
 
 def classes(
@@ -275,8 +295,18 @@ def earlier_run(inputs: types.Object, made: Plan) -> None:
     )
 
 
+def chosen_memory(ctx) -> str | None:
+    """The memory that a form has chosen, by default the newest; ``None`` if there is none of this name."""
+    from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
+
+    memories = list_runs(ctx.dataset, MEMORY)
+    newest = max(memories, key=lambda key: memories[key]["created"], default=None)
+    chosen = ctx.params.get("memory_key") or newest
+    return chosen if chosen in memories else None
+
+
 def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
-    """A drop-down of the dataset's memories; returns the name of the chosen one."""
+    """A drop-down of the dataset's memories, the newest first; returns the name of the chosen one."""
     from ..nts.fiftyone_adapter.runs import MEMORY, list_runs
 
     memories = list_runs(ctx.dataset, MEMORY)
@@ -287,18 +317,18 @@ def memory(ctx, inputs: types.Object, *, description: str) -> str | None:
         key: f"{sum(config['shots'])} references of {len(config['classes'])} classes, encoder {config['encoder']}"
         for key, config in memories.items()
     }
-    newest = max(memories, key=lambda key: memories[key]["created"])
+    by_age = sorted(memories, key=lambda key: memories[key]["created"], reverse=True)
     choice(
         inputs,
         "memory_key",
-        list(memories),
+        by_age,
         label="Memory",
         description=description,
-        default=newest,
+        default=by_age[0],
+        required=False,
         descriptions=words,
     )
-    chosen = ctx.params.get("memory_key") or newest
-    return chosen if chosen in memories else None
+    return chosen_memory(ctx)
 
 
 def reference_prompt(ctx, inputs: types.Object, memory_key: str) -> None:
@@ -365,6 +395,29 @@ def prompt(ctx, inputs: types.Object, *, description: str, unfinished: bool = Fa
     )
     chosen = ctx.params.get("prompt_key") or first
     return chosen if chosen in words else None
+
+
+def advanced(ctx, inputs: types.Object, names: Collection[str]) -> bool:
+    """Switch that shows the options ``names``; it is on from the start if one of them has a value."""
+    default = any(ctx.params.get(name) not in (None, "", []) for name in names)
+    inputs.bool("advanced", label="Advanced", description="Show all options", default=default, view=types.SwitchView())
+    return bool(ctx.params.get("advanced", default))
+
+
+def without_advanced(params: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Values of a form without those of options that it hides; their defaults hold."""
+    hidden = params.get("advanced") is False  # not in the parameters of a call from Python
+    return {name: value for name, value in params.items() if not (hidden and name in names)}
+
+
+def busy(inputs: types.Object, dataset, makes: str) -> bool:
+    """Refuse a form while another job makes the same field or run; returns whether it does."""
+    from ..nts.fiftyone_adapter.running import running_on
+
+    job = running_on(dataset, makes)
+    if job is not None:
+        refuse(inputs, f"{job.label} is at work on {makes}", "wait for it, or stop it in the Runs panel")
+    return job is not None
 
 
 def given(params: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import SimpleOperator, paragraphs
+from .base import SimpleOperator
+from .words import paragraphs
 
 PROJECTIONS = {
     "pca": ("PCA", "Needs no further package"),
@@ -24,7 +25,7 @@ class IndexPredictions(SimpleOperator):
             "Map and search predictions",
             "Show predictions in the Embeddings panel, and sort them by similarity; no model runs",
             risk_level="LOW",
-            icon="review",
+            icon="map",
         )
 
     def __call__(self, sample_collection, predictions_field, projection="pca"):

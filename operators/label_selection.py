@@ -1,6 +1,21 @@
-"""The labels of a field that a person has selected in the App: in a sample, or as patches in the grid."""
+"""The samples and labels that a person has chosen in the App: in the grid, as patches, or in an open sample."""
 
 from __future__ import annotations
+
+THIS_SAMPLE = "THIS_SAMPLE"
+"""Choice of a target view beside FiftyOne's own: the sample that is open."""
+
+
+def target(ctx):
+    """The chosen target view, as whole images: of patches, the images with the labels of these patches only."""
+    if ctx.params.get("view_target") == THIS_SAMPLE:
+        return ctx.dataset.select(ctx.current_sample)
+    view = ctx.target_view()
+    if not getattr(view, "_is_patches", False):
+        return view
+    fields = list(view._label_fields)
+    ids = [label_id for field in fields for label_id in label_ids(view, field) if label_id is not None]
+    return ctx.dataset.select_labels(ids=ids, fields=fields)
 
 
 def selected_labels(ctx, field: str) -> list[str] | None:

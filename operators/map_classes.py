@@ -5,7 +5,9 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .words import bullets, paragraphs
 
 
 class MapClasses(JobOperator):
@@ -72,12 +74,26 @@ class MapClasses(JobOperator):
         if plan is not None and ctx.params.get("output") != "heatmaps":
             forms.earlier_run(inputs, plan)
 
+    def makes(self, ctx) -> str | None:
+        from ..nts.fiftyone_adapter.checks import suggest_output_field
+        from ..nts.fiftyone_adapter.runs import CLASS_MAPS, heatmaps_key
+
+        memory = forms.chosen_memory(ctx)
+        if memory is None:
+            return None
+        if ctx.params.get("output") == "heatmaps":
+            return heatmaps_key(memory, "probability")
+        return _output_field(ctx.params) or suggest_output_field(ctx.dataset, memory, CLASS_MAPS)
+
+    def new_fields(self, report) -> list[str]:
+        return list(report.fields)
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter import class_maps_job
         from ..nts.fiftyone_adapter.config import ClassMapsConfig
 
         config = ClassMapsConfig.from_params(ctx.params)
-        return class_maps_job(ctx.target_view(), ctx.params["memory_key"], _output_field(ctx.params), config=config)
+        return class_maps_job(target(ctx), ctx.params["memory_key"], _output_field(ctx.params), config=config)
 
     def summary(self, report) -> str:
         words = f"**{', '.join(report.fields)}**: {report.mapped} images mapped, {report.seconds:.0f} s."

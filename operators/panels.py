@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -116,11 +116,13 @@ def send(ctx, path: str, value: Any) -> None:
     ctx.panel.set_data(path, value)
 
 
-def show(ctx, view, content: str, where: str = "in this dataset") -> None:
-    """Show a view in the grid, or notify that it is empty."""
+def show(ctx, view, content: str, where: str = "in this dataset", fields: Sequence[str] | None = None) -> None:
+    """Show a view in the grid, with the labels of some fields only if they are given, or notify that it is empty."""
     count = view.count()
     if count:
         ctx.ops.set_view(view)
+        if fields is not None:
+            ctx.ops.set_active_fields(list(fields))
     ctx.ops.notify(f"{count} samples with {content}" if count else f"No samples with {content} {where}")
 
 
@@ -134,7 +136,7 @@ class PanelButton(PluginOperator):
     def button(self, label: str, description: str, icon: str):
         """The configuration of the operator ``open_<panel>``."""
         name = f"open_{self.panel}"
-        return self.settings(name, label, description, risk_level="LOW", icon=icon, view_target=False)
+        return self.settings(name, label, description, risk_level="LOW", icon=icon, view_target=False, unlisted=True)
 
     def resolve_input(self, ctx) -> None:
         """No form: the panel opens at once."""

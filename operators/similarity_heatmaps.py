@@ -7,7 +7,9 @@ from functools import partial
 import fiftyone.operators.types as types
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .words import bullets, paragraphs
 
 
 class SimilarityHeatmaps(JobOperator):
@@ -72,12 +74,21 @@ class SimilarityHeatmaps(JobOperator):
             )
             forms.plan(ctx, inputs, make)
 
+    def makes(self, ctx) -> str | None:
+        from ..nts.fiftyone_adapter.runs import heatmaps_key
+
+        memory = forms.chosen_memory(ctx)
+        return None if memory is None else heatmaps_key(memory)
+
+    def new_fields(self, report) -> list[str]:
+        return list(report.fields.values())
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter import heatmaps_job
         from ..nts.fiftyone_adapter.config import HeatmapsConfig
 
         config = HeatmapsConfig.from_params(ctx.params)
-        return heatmaps_job(ctx.target_view(), ctx.params["memory_key"], config=config)
+        return heatmaps_job(target(ctx), ctx.params["memory_key"], config=config)
 
     def summary(self, report) -> str:
         words = f"**{len(report.fields)} heat maps** for each of {report.mapped} images, {report.seconds:.0f} s."

@@ -7,6 +7,7 @@ from fiftyone.operators.cache import execution_cache
 
 from . import forms
 from .base import SimpleOperator
+from .label_selection import target
 
 TAG, CLEAR = "tag", "clear"
 REASONS = {
@@ -26,6 +27,7 @@ class TagForReview(SimpleOperator):
             "Tag predictions with a small margin or a low score, and save a view of them",
             risk_level="LOW",
             icon="review",
+            unlisted=True,
         )
 
     def __call__(self, sample_collection, predictions_field, *, margin_below=None, score_below=None, clear=False):
@@ -38,20 +40,10 @@ class TagForReview(SimpleOperator):
         return tag_for_review(sample_collection, predictions_field, margin_below=margin_below, score_below=score_below)
 
     def form(self, ctx, inputs) -> None:
-        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
-
         view = forms.target_view(ctx, inputs, "Review")
         if view is None:
             return
-        predictions = forms.detections_field(
-            ctx,
-            inputs,
-            view,
-            "predictions_field",
-            label="Predictions",
-            description="The field to review",
-            default=next(reversed(list_runs(ctx.dataset, SEGMENTATION)), None),
-        )
+        predictions = forms.predictions(ctx, inputs, description="The field to review")
         if predictions is None:
             return
         actions = types.RadioGroup(label="Action")
@@ -59,12 +51,12 @@ class TagForReview(SimpleOperator):
         actions.add_choice(CLEAR, label="Remove these tags")
         inputs.enum("action", actions.values(), default=TAG, required=False, view=actions)
         if ctx.params.get("action") != CLEAR:
-            _thresholds(ctx, inputs, view, predictions[0])
+            _thresholds(ctx, inputs, view, predictions)
 
     def do(self, ctx) -> str:
         from ..nts.fiftyone_adapter.reviewing import suggest_thresholds
 
-        view, field = ctx.target_view(), ctx.params["predictions_field"]
+        view, field = target(ctx), ctx.params["predictions_field"]
         if ctx.params.get("action") == CLEAR:
             return f"Removed the tags of {self(view, field, clear=True)} labels of **{field}**."
         report = self(view, field, **_given(ctx, suggest_thresholds(view, field)))
@@ -128,14 +120,14 @@ def _counts(ctx, view, field: str, thresholds: dict[str, float]) -> dict[str, in
 def _suggested_once(ctx, stages: str, field: str):
     from ..nts.fiftyone_adapter.reviewing import suggest_thresholds
 
-    return suggest_thresholds(ctx.target_view(), field)
+    return suggest_thresholds(target(ctx), field)
 
 
 @execution_cache(prompt_scoped=True, residency="ephemeral")
 def _counted_once(ctx, stages: str, field: str, margin_below: float | None, score_below: float | None):
     from ..nts.fiftyone_adapter.reviewing import count_for_review
 
-    return count_for_review(ctx.target_view(), field, margin_below=margin_below, score_below=score_below)
+    return count_for_review(target(ctx), field, margin_below=margin_below, score_below=score_below)
 
 
 def _stages(view) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fiftyone.operators.types as types
 
 from . import charts, forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .label_selection import target
+from .words import bullets, paragraphs
 
 
 class TrainReferencePrompt(JobOperator):
@@ -61,12 +65,15 @@ class TrainReferencePrompt(JobOperator):
         for name in ("steps", "most_shots", "seed", "encoder", "segmenter", "preset", "device"):
             forms.option(inputs, PromptConfig, name)
 
+    def makes(self, ctx) -> str | None:
+        return ctx.params.get("prompt_key")
+
     def job(self, ctx):
         from ..nts.fiftyone_adapter.config import PromptConfig
         from ..nts.fiftyone_adapter.prompt_training import prompt_job
 
         config = PromptConfig.from_params(ctx.params)
-        return prompt_job(ctx.target_view(), ctx.params["label_field"], ctx.params["prompt_key"], config=config)
+        return prompt_job(target(ctx), ctx.params["label_field"], ctx.params["prompt_key"], config=config)
 
     def summary(self, report) -> str:
         miou = 100 * report.validation_miou
@@ -78,25 +85,20 @@ class TrainReferencePrompt(JobOperator):
         left_out = bullets("Left out", report.left_out)
         return paragraphs(words, *(f"**Note**: {warning}." for warning in report.warnings), left_out)
 
-    def outcome_form(self) -> types.Property:
-        form = super().outcome_form()
+    def plot(self, report) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         layout = charts.layout(
             260,
             xaxis=charts.axis("step"),
             yaxis=charts.axis("loss", rangemode="tozero"),
             yaxis2=charts.axis("mIoU, percent", overlaying="y", side="right", showgrid=False, range=[0, 100]),
         )
-        form.type.plot("curves", layout=layout, config=charts.CONFIG)
-        return form
-
-    def results(self, report) -> dict:
         steps = [entry["step"] for entry in report.log]
         miou = [100 * entry["validation_miou"] for entry in report.log]
         curves = [
             charts.line("loss", steps, [entry["loss"] for entry in report.log], charts.MASKS),
             charts.line("mIoU on validation classes", steps, miou, charts.BOXES) | {"yaxis": "y2"},
         ]
-        return {**super().results(report), "curves": curves}
+        return curves, layout
 
 
 def _advise(inputs, counts, tested: set[str]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from . import forms
-from .base import JobOperator, bullets, paragraphs
+from .base import JobOperator
+from .outcomes import NextStep
+from .words import bullets, paragraphs
 
 
 class UpdatePredictions(JobOperator):
     """See :func:`nts.fiftyone_adapter.teaching.teach`. The review panel runs it without its form."""
+
+    opens_runs = False  # the review panel shows its progress
 
     @property
     def config(self):
@@ -32,6 +36,13 @@ class UpdatePredictions(JobOperator):
 
     def form(self, ctx, inputs) -> None:
         forms.predictions(ctx, inputs, description="The field whose decisions are taught")
+
+    def makes(self, ctx) -> str | None:
+        return ctx.params.get("predictions_field")
+
+    def next_steps(self, ctx, report) -> list[NextStep]:
+        field = report.segmentation.output_field
+        return [NextStep("Review", panel="review_panel", params={"header": {"field": field}})]
 
     def job(self, ctx):
         from ..nts.fiftyone_adapter.teaching import teaching_job

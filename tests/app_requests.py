@@ -36,6 +36,13 @@ def in_the_app(name: str, view, told: list | None = None, **params) -> list[tupl
     return told
 
 
+def outcome(view) -> dict:
+    """Outcome of the last job of a dataset, as kept for the Runs panel."""
+    from fiftyone.operators.store import ExecutionStore
+
+    return ExecutionStore.create("nts_outcomes", view._root_dataset._doc.id).get("last")
+
+
 def form(operator, view, **params) -> dict:
     """Inputs of an operator's form as the App receives them: `{name: property}`."""
     from fiftyone.operators.executor import ExecutionContext

@@ -9,7 +9,7 @@ import itertools
 import keyword
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -110,11 +110,13 @@ class ReferenceCounts:
     Attributes:
         kinds: number of labels of each kind that occurs.
         classes: their classes; of segmentations, those that the dataset names.
+        shots: number of labels of every class; of segmentations, none.
         segmentations: whether the labels are segmentations, each of which may hold several classes.
     """
 
     kinds: dict[Kind, int]
     classes: tuple[str, ...]
+    shots: dict[str, int] = field(default_factory=dict)
     segmentations: bool = False
 
     @property
@@ -192,7 +194,9 @@ def _reference_counts(
         masks = 0
     kinds: dict[Kind, int] = {"mask": masks, kind: labels - masks}
     return ReferenceCounts(
-        {kind: count for kind, count in kinds.items() if count}, tuple(sorted(name for name in classes if name))
+        {kind: count for kind, count in kinds.items() if count},
+        tuple(sorted(name for name in classes if name)),
+        {name: count for name, count in classes.items() if name},
     )
 
 
@@ -245,11 +249,11 @@ def check_output_field(view: Collection, name: str, kind: RunKind = runs.SEGMENT
     check_not_reserved(dataset, (name, runs.error_field(name)))
     runs.check_editable(dataset, (name, runs.error_field(name)))
     made_by_us = runs.list_runs(dataset, kind)
-    for field, field_type in ((name, kind.label_type), (runs.error_field(name), "StringField")):
-        existing = dataset.get_field(field)
+    for each, field_type in ((name, kind.label_type), (runs.error_field(name), "StringField")):
+        existing = dataset.get_field(each)
         if existing is not None and (name not in made_by_us or _type_name(existing) != field_type):
             raise InputError(
-                f"the field {field!r} exists, is of type {_type_name(existing)}, and was not made by "
+                f"the field {each!r} exists, is of type {_type_name(existing)}, and was not made by "
                 f"{kind.made_by}: it is never overwritten; choose another output field"
             )
     if name not in made_by_us and name in view.list_runs():

@@ -70,6 +70,12 @@ def label_colours(view: Collection, field: str | None, classes: Iterable[str]) -
     return defaults | {str(value["value"]): value["color"] for value in values if _is_readable(value.get("color"))}
 
 
+def stored_scheme(view: Collection) -> dict[str, Any] | None:
+    """The colour scheme of the dataset in the database, as parameters of the App's operator ``set_color_scheme``."""
+    scheme = _scheme(view)
+    return None if scheme is None else {"color_by": scheme.color_by, "fields": scheme.fields or []}
+
+
 @exclusive
 def forget_colours(view: Collection, fields: Iterable[str]) -> None:
     """Remove deleted fields from the colour scheme."""

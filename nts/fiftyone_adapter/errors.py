@@ -35,3 +35,7 @@ class RunNotFound(ValueError):
 
 class RunEnded(RunNotFound):
     """A running job lost its run: it was deleted, or started again elsewhere."""
+
+
+class JobStopped(Exception):
+    """A job was stopped on request. What it had finished is stored."""

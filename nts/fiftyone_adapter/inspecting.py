@@ -177,6 +177,16 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     return [pictures.get(id(entry), missing) for entry in entries]
 
 
+def reference_samples(view: Collection, memory_key: str) -> set[str]:
+    """Ids of the samples that the references of a memory come from."""
+    return {entry.sample_id for entry in inspect_memory(view, memory_key).entries}
+
+
+def rest_of(view: Collection, memory_key: str) -> fo.DatasetView:
+    """The images of the dataset that no reference of a memory comes from."""
+    return runs.all_images(view).exclude(_valid(reference_samples(view, memory_key)))
+
+
 def missing_samples(view: Collection, inspection: MemoryInspection) -> int:
     """Number of references of a memory without a sample in this dataset."""
     ids = _valid(entry.sample_id for entry in inspection.entries)

@@ -206,7 +206,7 @@ class _Lease:
         if holder is None:
             return False
         same_holder = {"_id": self._key, "owner": holder["owner"]}
-        if holder["machine"] != _machine() or _is_running(holder["process"]):
+        if holder["machine"] != machine_name() or is_running(holder["process"]):
             same_holder["$expr"] = {"$lt": ["$until", "$$NOW"]}
         return _collection().update_one(same_holder, self._values()).modified_count == 1
 
@@ -219,22 +219,23 @@ class _Lease:
 
     def _values(self) -> list[dict[str, Any]]:
         until = {"$add": ["$$NOW", int(1000 * LEASE)]}
-        return [{"$set": {"owner": self._owner, "machine": _machine(), "process": os.getpid(), "until": until}}]
+        return [{"$set": {"owner": self._owner, "machine": machine_name(), "process": os.getpid(), "until": until}}]
 
 
 def _collection() -> Any:
     return foo.get_db_conn()["nts.locks"]
 
 
-def _machine() -> str:
-    """Name of the machine, or the container, in which process ids are unique."""
+def machine_name() -> str:
+    """Return the name of the machine, or the container, in which process ids are unique."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # no Linux
         return socket.gethostname()
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of this id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

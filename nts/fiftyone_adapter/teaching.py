@@ -15,14 +15,14 @@ import numpy as np
 from fiftyone import ViewField as F
 from pycocotools import mask as coco_mask
 
-from ..building import Skipped, encode_references
-from ..cache import default_cache
+from ..building import Skipped
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..negative_building import NegativeEncoder
 from ..presets import get_preset
 from . import runs
 from .adding_negatives import rejected_labels
+from .adding_references import encode_labels
 from .config import MemoryConfig, SegmentationConfig
 from .decisions import declare_decisions, mark_edited
 from .errors import InputError
@@ -130,18 +130,9 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
     precision = preset.precision_for("auto")
     encoder = load_encoder(bank.encoder.name, device, precision)
     bank.check_encoder(encoder.info)
-    skipped: list[Skipped] = []
-    learnt = MemoryBank(encoder.info, bank.preset)
     labels = LabelledImages(_of(view, field, new.references), field, MemoryConfig(), exif=preset.exif, everything=False)
     references = (reference for image in labels for reference in image.references)
-    kept = encode_references(references, encoder, preset, keep_images=bank.has_whole_images, cache=default_cache())
-    for result in kept:
-        if isinstance(result, Skipped):
-            labels.skipped.append(result)
-        else:
-            learnt.add(result)
-        yield Progress(len(learnt), len(new), f"{len(learnt)} references added")
-    skipped += labels.explained()
+    learnt, skipped = yield from encode_labels(labels, references, encoder, preset, keep_images=bank.has_whole_images)
     if new.negatives:
         negatives = NegativeEncoder(encoder, load_segmenter(made["segmenter"], device, precision), preset)
         _, left_out = yield from rejected_labels(

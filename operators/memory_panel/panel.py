@@ -9,12 +9,13 @@ import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
 from .. import panels
+from ..words import sentence
 from . import checks, references, similarity
 from .state import ALL, inspect, memories, memory_key, origin, page
 
 NAME = "memory_panel"
 TABS = {"references": references, "classes": similarity, "checks": checks}
-LABELS = {"references": "References", "classes": "Similarity of classes", "checks": "Leave one out"}
+LABELS = {"references": "References", "classes": "Similarity of classes", "checks": "Check references"}
 
 
 class MemoryPanel(foo.Panel):
@@ -78,9 +79,44 @@ class MemoryPanel(foo.Panel):
         """Open the form of build reference memory."""
         ctx.prompt(f"{panels.PLUGIN}/build_reference_memory", on_success=self.on_refresh)
 
+    def on_rebuild(self, ctx) -> None:
+        """Open the form of build reference memory, with the name and the field of this one."""
+        key = memory_key(ctx)
+        field = memories(ctx)[key]["label_field"]
+        params = {"memory_key": key, "overwrite": True} | ({"label_field": field} if field else {})
+        ctx.prompt(f"{panels.PLUGIN}/build_reference_memory", params=params, on_success=self.on_refresh)
+
     def on_reference(self, ctx) -> None:
-        """A picture shows its sample."""
+        """A picture shows its sample, and chooses the reference for the buttons below the header."""
+        entry = inspect(ctx).entries[ctx.params["entry"]]
+        ctx.panel.set_state("chosen", [entry.sample_id, entry.label_id])
         self._show(ctx, [ctx.params["entry"]])
+
+    def on_remove(self, ctx) -> None:
+        """Remove the chosen reference from the memory."""
+        from ...nts.fiftyone_adapter import InputError
+        from ...nts.fiftyone_adapter.adding_references import remove_references
+
+        if (entry := self._chosen(ctx)) is None:
+            return
+        try:
+            remove_references(ctx.dataset, memory_key(ctx), [entry])
+        except InputError as error:
+            ctx.ops.notify(sentence(error), variant="error")
+            return
+        ctx.panel.set_state("chosen", None)
+        ctx.ops.notify(f"A reference of {entry.class_name} was removed from {memory_key(ctx)}", variant="success")
+        self._draw(ctx)
+
+    def on_move(self, ctx) -> None:
+        """Open the form that gives the chosen reference another class."""
+        if (entry := self._chosen(ctx)) is not None:
+            params = {"memory_key": memory_key(ctx), "label_id": entry.label_id}
+            ctx.prompt(f"{panels.PLUGIN}/move_reference", params=params, on_success=self.on_refresh)
+
+    def on_release(self, ctx) -> None:
+        """Choose no reference."""
+        ctx.panel.set_state("chosen", None)
 
     def on_row(self, ctx) -> None:
         """A row shows its sample."""
@@ -108,6 +144,7 @@ class MemoryPanel(foo.Panel):
         if key != memory_key(ctx):
             ctx.panel.set_state("references.choices.class", ALL)
             ctx.panel.set_state("page", 0)
+            ctx.panel.set_state("chosen", None)
         ctx.panel.set_state("header.memory", key)
         self._draw(ctx)
 
@@ -119,6 +156,16 @@ class MemoryPanel(foo.Panel):
         names = ", ".join(dict.fromkeys(entry.class_name for entry in chosen))
         content = f"references of {names if len(names) < 80 else f'{len(inspection.classes)} classes'}"
         panels.show(ctx, references_view(ctx.dataset, memory_key(ctx), chosen), content)
+
+    def _chosen(self, ctx):
+        """The chosen reference; ``None``, after a notification, if it is not in the memory any more."""
+        inspection, chosen = inspect(ctx), ctx.panel.get_state("chosen")
+        entries = () if inspection is None else inspection.entries
+        found = next((entry for entry in entries if [entry.sample_id, entry.label_id] == chosen), None)
+        if found is None:
+            ctx.panel.set_state("chosen", None)
+            ctx.ops.notify("This reference is not in the memory any more", variant="warning")
+        return found
 
     def _draw(self, ctx) -> None:
         """Send the data of the tab in front."""
@@ -147,21 +194,41 @@ class MemoryPanel(foo.Panel):
                 panels.empty(panel, "This memory cannot be read", ctx.panel.get_state("problem"))
             else:
                 self._render_facts(ctx, panel, inspection)
+                self._render_chosen(ctx, panel, inspection)
                 content = panel.v_stack(_tab(ctx), gap=2, componentsProps=panels.FITTING)
                 TABS[_tab(ctx)].render(self, ctx, inspection, content)
         return types.Property(panel, view=panels.root())
 
     def _render_header(self, ctx, panel: types.Object) -> None:
-        template = panels.columns("minmax(0, 1fr) auto auto auto")
+        template = panels.columns("minmax(0, 1fr) auto")
         header = panel.h_stack("header", gap=2, align_y="end", componentsProps=template)
         names = types.DropdownView(label="Memory")
         for key, config in memories(ctx).items():
             words = f"{sum(config['shots'])} references of {len(config['classes'])} classes"
             names.add_choice(key, label=key, description=words)
         header.enum("memory", names.values(), view=names, on_change=self.on_memory)
-        header.btn("refresh", "Refresh", icon="refresh", on_click=self.on_refresh, variant="outlined")
-        header.btn("all", "Show in grid", icon="grid_view", on_click=self.on_all, variant="outlined")
-        header.btn("build", "Build", icon="add", on_click=self.on_build, variant="outlined")
+        refresh = types.IconButtonView(icon="refresh", title="Refresh", operator=self.on_refresh, variant="outlined")
+        header.view("refresh", refresh)
+        buttons = panel.h_stack(
+            "buttons", gap=1, componentsProps=panels.columns("repeat(auto-fit, minmax(120px, max-content))")
+        )
+        buttons.btn("all", "Show in grid", icon="grid_view", on_click=self.on_all, variant="outlined")
+        buttons.btn("rebuild", "Rebuild…", icon="replay", on_click=self.on_rebuild, variant="outlined")
+        buttons.btn("build", "New…", icon="add", on_click=self.on_build, variant="outlined")
+
+    def _render_chosen(self, ctx, panel: types.Object, inspection) -> None:
+        chosen = ctx.panel.get_state("chosen")
+        entry = next((each for each in inspection.entries if [each.sample_id, each.label_id] == chosen), None)
+        if entry is None:
+            return
+        row = panel.h_stack(
+            "chosen", gap=1, align_y="center", componentsProps=panels.columns("minmax(0, 1fr) auto auto auto")
+        )
+        panels.text(row, "words", f"Chosen: a reference of {entry.class_name}", color="text.primary")
+        row.btn("remove", "Remove this reference", icon="delete", on_click=self.on_remove, variant="outlined")
+        row.btn("move", "Move to class…", icon="label", on_click=self.on_move, variant="outlined")
+        release = types.IconButtonView(icon="close", title="Choose none", operator=self.on_release)
+        row.view("release", release)
 
     def _render_facts(self, ctx, panel: types.Object, inspection) -> None:
         from ...nts.fiftyone_adapter.inspecting import WITHOUT_NEGATIVES, count_negatives, missing_samples

@@ -7,7 +7,7 @@ import math
 import fiftyone.operators.types as types
 
 from .. import charts, panels
-from ..base import sentence
+from ..words import sentence
 from .state import ALL, DISAGREEING, class_choice, memory_key, page, signed
 
 _PER_PAGE = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..base import sentence
+from ..words import sentence
 
 ALL, DISAGREEING = "all classes", "references that disagree"
 

@@ -30,15 +30,17 @@ def forget_other_classes(ctx, path: str, classes: Sequence[str]) -> None:
 
 
 def evaluations(dataset) -> dict[str, str]:
-    """Complete evaluations, the newest first, with time and status in words."""
+    """Complete evaluations, the newest first, in words: name, nAP of masks in percent, and time."""
     from ...nts.fiftyone_adapter.run_overview import run_statuses
+    from ...nts.fiftyone_adapter.runs import EVALUATION, list_runs
+    from ...nts.fiftyone_adapter.words import percent
 
-    found = [run for run in run_statuses(dataset) if run.kind == "evaluation"]
-    return {
-        run.key: f"{run.created.replace('T', ' ')[:16]}   {run.status}"
-        for run in found
-        if run.status == "complete" or run.status.startswith("made by")
-    }
+    made, words = list_runs(dataset, EVALUATION), {}
+    for run in run_statuses(dataset):
+        if run.kind == "evaluation" and run.key in made:
+            score = percent(made[run.key]["masks_ap"]) if run.status == "complete" else run.status
+            words[run.key] = f"{run.key} · {score} · {run.created.replace('T', ' ')[:16]}"
+    return words
 
 
 def next_step(dataset) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone.operators.types as types
 
 from .. import charts, panels
-from ..base import sentence
+from ..words import sentence
 from .choices import evaluations, iou_type
 from .figures import MAX_BARS, ends, percent, signed
 

@@ -8,7 +8,7 @@ from typing import Any
 import fiftyone.operators.types as types
 
 from .. import charts, panels
-from ..base import sentence
+from ..words import sentence
 from .choices import ALL, class_name, iou_type
 from .figures import colour, number, percent
 
@@ -20,7 +20,7 @@ LINES = {
 }
 
 _NO_BOXES = "the outcome of each label is stored by IoU of masks: choose masks to see the samples"
-_CLASS, _THRESHOLD = "confidence.choices.class", "confidence.choices.threshold"
+_CLASS, THRESHOLD = "confidence.choices.class", "confidence.choices.threshold"
 
 
 def begin(ctx, evaluation) -> None:
@@ -29,7 +29,7 @@ def begin(ctx, evaluation) -> None:
     if ctx.panel.get_state("threshold_of") != of:
         ctx.panel.set_state("threshold_of", of)
         # Rounded up, it would leave out the predictions that have just this confidence.
-        ctx.panel.set_state(_THRESHOLD, math.floor(1000 * evaluation.best_threshold(iou_type(ctx))) / 1000)
+        ctx.panel.set_state(THRESHOLD, math.floor(1000 * evaluation.best_threshold(iou_type(ctx))) / 1000)
 
 
 def draw(ctx, evaluation) -> None:
@@ -45,7 +45,7 @@ def draw(ctx, evaluation) -> None:
 
 
 def render(panel, ctx, evaluation, content: types.Object) -> None:
-    template = panels.columns("minmax(0, 1fr) 220px")
+    template = panels.columns("minmax(0, 1fr) minmax(110px, 220px)")
     choices = content.h_stack("choices", gap=2, align_y="center", componentsProps=template)
     slider = types.SliderView(label="Confidence", value_precision=3)
     low, high = _range(evaluation, iou_type(ctx))
@@ -145,5 +145,5 @@ def _range(evaluation, kind: str) -> tuple[float, float]:
 
 
 def _threshold(ctx, evaluation) -> float:
-    chosen = ctx.panel.get_state(_THRESHOLD)
+    chosen = ctx.panel.get_state(THRESHOLD)
     return evaluation.best_threshold(iou_type(ctx)) if chosen is None else float(chosen)

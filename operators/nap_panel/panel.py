@@ -10,11 +10,11 @@ import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
 from .. import panels
-from ..base import sentence
-from . import choices, compare, confidence, curves, errors, runs, shots, summary
+from ..words import sentence
+from . import choices, compare, confidence, curves, errors, shots, summary
 
 NAME = "nap_panel"
-OF_AN_EVALUATION = {
+TABS = {
     "summary": summary,
     "curves": curves,
     "confidence": confidence,
@@ -22,7 +22,7 @@ OF_AN_EVALUATION = {
     "shots": shots,
     "compare": compare,
 }
-TABS = {name: name.capitalize() for name in (*OF_AN_EVALUATION, "runs")}
+LABELS = {name: name.capitalize() for name in TABS}
 
 
 class NAPPanel(foo.Panel):
@@ -62,10 +62,14 @@ class NAPPanel(foo.Panel):
         """Another value of one of the inputs."""
         ctx.panel.set_state(ctx.params["path"], ctx.params["value"])
         self._draw(ctx)
+        shown = ctx.panel.get_state("outcome")
+        if ctx.params["path"] == confidence.THRESHOLD and shown:  # the grid follows the slider
+            self._show(ctx, confidence.samples_of_outcome, shown)
 
     def on_tab(self, ctx) -> None:
         """Another tab."""
         if ctx.params["value"] != _tab(ctx):
+            ctx.panel.set_state("outcome", None)
             ctx.panel.set_state("tab", ctx.params["value"])
             self._draw(ctx)
 
@@ -97,6 +101,7 @@ class NAPPanel(foo.Panel):
 
     def on_outcome(self, ctx) -> None:
         """Show right, wrong or missed objects at the chosen confidence."""
+        ctx.panel.set_state("outcome", ctx.params["outcome"])
         self._show(ctx, confidence.samples_of_outcome, ctx.params["outcome"])
 
     def on_error_bar(self, ctx) -> None:
@@ -113,24 +118,6 @@ class NAPPanel(foo.Panel):
         key = shots.evaluation_of_point(ctx, ctx.params["trace_idx"], ctx.params["idx"])
         if key is not None:
             self._choose(ctx, key)
-
-    def on_open_run(self, ctx) -> None:
-        """Open an evaluation of the list."""
-        if (run := self._listed(ctx)) is None:
-            return
-        if run.kind == "evaluation" and run.status == "complete":
-            ctx.panel.set_state("tab", "summary")
-            # The App's row of tabs holds its own choice: only a new row shows another.
-            ctx.panel.set_state("tabs_made", (ctx.panel.get_state("tabs_made") or 0) + 1)
-            self._choose(ctx, run.key)
-        else:
-            ctx.ops.notify(f"{sentence(run.kind)} {run.key}: {run.status}", variant="info")
-
-    def on_delete_run(self, ctx) -> None:
-        """Open the form that deletes a run of the list."""
-        if (run := self._listed(ctx)) is not None:
-            operator, argument = runs.DELETING[run.kind]
-            ctx.prompt(f"{panels.PLUGIN}/{operator}", params={argument: run.key}, on_success=self.on_refresh)
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -170,13 +157,6 @@ class NAPPanel(foo.Panel):
             self._choose(ctx, None)
         return evaluation
 
-    def _listed(self, ctx):
-        """The run in the row that was clicked; if it was deleted since it was listed, draw the list again."""
-        run = runs.of_row(ctx, ctx.params["row"])
-        if run is None:
-            self._draw(ctx)
-        return run
-
     def _show(self, ctx, samples_of: Callable[..., tuple[Any, str]], *clicked: Any, **how: Any) -> None:
         """Show the samples of a click, or notify why they cannot be shown."""
         from ...nts.fiftyone_adapter import InputError
@@ -188,15 +168,14 @@ class NAPPanel(foo.Panel):
         except InputError as error:
             ctx.ops.notify(sentence(error), variant="error")
         else:
-            panels.show(ctx, view, content, where="in this evaluation")
+            fields = [evaluation.config["ground_truth_field"], evaluation.config["predictions_field"]]
+            panels.show(ctx, view, content, where="in this evaluation", fields=fields)
 
     def _draw(self, ctx) -> None:
         """Send the data of the tab in front."""
         tab = _tab(ctx)
-        if tab == "runs":
-            runs.draw(ctx)
-        elif (evaluation := self._evaluation(ctx)) is not None:
-            OF_AN_EVALUATION[tab].draw(ctx, evaluation)
+        if (evaluation := self._evaluation(ctx)) is not None:
+            TABS[tab].draw(ctx, evaluation)
 
     # ---- layout ------------------------------------------------------------------------------------------------------
 
@@ -204,7 +183,7 @@ class NAPPanel(foo.Panel):
         panel = types.Object()
         if ctx.dataset is None:
             panels.empty(panel, "No dataset", "Open a dataset to see its evaluations.")
-        elif not runs.there_are(ctx):
+        elif not choices.evaluations(ctx.dataset):
             self._render_next_step(ctx, panel)
         else:
             self._render_header(ctx, panel)
@@ -216,11 +195,11 @@ class NAPPanel(foo.Panel):
         panels.empty(content, "No evaluation yet", text, button=label, on_click=self.on_next_step)
 
     def _render_header(self, ctx, panel: types.Object) -> None:
-        template = panels.columns("minmax(0, 1fr) 110px auto auto")
-        header = panel.h_stack("header", gap=2, align_y="end", componentsProps=template)
+        template = panels.columns("minmax(0, 1fr) 100px auto auto")
+        header = panel.h_stack("header", gap=1, align_y="end", componentsProps=template)
         names = types.DropdownView(label="Evaluation")
         for key, words in choices.evaluations(ctx.dataset).items():
-            names.add_choice(key, label=f"{key}   {words}")
+            names.add_choice(key, label=words)
         header.enum("run", names.values(), view=names, on_change=self.on_run)
         kinds = types.DropdownView(label="IoU of")
         for key, label in choices.IOU_TYPES.items():
@@ -228,17 +207,15 @@ class NAPPanel(foo.Panel):
         header.enum("iou_type", kinds.values(), default="masks", view=kinds, on_change=self.on_choice)
         refresh = types.IconButtonView(icon="refresh", title="Refresh", operator=self.on_refresh, variant="outlined")
         header.view("refresh", refresh)
-        header.btn("evaluate", "Evaluate nAP", icon="add", on_click=self.on_evaluate, variant="outlined")
-        name = f"tabs_{ctx.panel.get_state('tabs_made') or 0}"
-        panels.tabs(panel, name, TABS, default=_tab(ctx), on_change=self.on_tab)
+        new = types.IconButtonView(icon="add", title="Evaluate nAP", operator=self.on_evaluate, variant="outlined")
+        header.view("evaluate", new)
+        panels.tabs(panel, "tabs", LABELS, default=_tab(ctx), on_change=self.on_tab)
 
     def _render_tab(self, ctx, panel: types.Object) -> None:
         tab = _tab(ctx)
         content = panel.v_stack(tab, gap=2, componentsProps=panels.FITTING)
-        if tab == "runs":
-            runs.render(self, content)
-        elif (evaluation := self._evaluation(ctx)) is not None:
-            OF_AN_EVALUATION[tab].render(self, ctx, evaluation, content)
+        if (evaluation := self._evaluation(ctx)) is not None:
+            TABS[tab].render(self, ctx, evaluation, content)
         elif ctx.panel.get_state("header.run") is None:
             self._render_next_step(ctx, content)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import fiftyone.operators.types as types
 
 from .. import charts, panels
-from ..base import sentence
+from ..words import sentence
 from .choices import ALL, iou_type
 from .figures import MAX_BARS, by_ap, colour, percent
 

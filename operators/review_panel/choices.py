@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..label_selection import selected_labels
+
 ALL = "all classes"
 UNDECIDED = "undecided"
 DECISIONS = (UNDECIDED, "accepted", "rejected", "wrong outline", "corrected")
@@ -147,6 +149,17 @@ def _new_lessons(ctx, name: str) -> int:
         return len(lessons(ctx.dataset, name))
     except (RunNotFound, MemoryFileError):
         return 0
+
+
+def first_selected(ctx) -> tuple[str, str] | None:
+    """Sample and id of the first selected prediction of the chosen field."""
+    name = field(ctx)
+    selected = selected_labels(ctx, name)
+    if not selected:
+        return None
+    view = ctx.dataset.select_labels(ids=selected[:1], fields=name)
+    (sample_id,) = view.values("id")
+    return sample_id, selected[0]
 
 
 def patches(ctx):

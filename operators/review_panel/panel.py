@@ -10,16 +10,23 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
-from .. import charts, panels
-from ..base import sentence
+from .. import charts, job_progress, panels
 from ..label_selection import label_ids, selected_labels
-from . import choices
+from ..words import sentence
+from . import choices, modal
 
 NAME = "review_panel"
 ASK_ABOVE = 50
 """Decisions about more labels than these are confirmed first, unless they are selected."""
 
 UNDO_STEPS = 20
+
+BUTTONS = {
+    "accept": ("Accept", "check", "accepted", "Right class, good outline"),
+    "reject": ("Reject", "close", "rejected", "Not an object of this class"),
+    "outline": ("Bad outline:", "gesture", "wrong outline", "Right object, bad outline: teaches nothing"),
+}
+"""Label, icon, decision and explanation of the buttons that decide."""
 
 
 class ReviewPanel(foo.Panel):
@@ -36,7 +43,7 @@ class ReviewPanel(foo.Panel):
             light_icon="/assets/review-light.svg",
             dark_icon="/assets/review-dark.svg",
             category=Categories.CURATE,
-            surfaces="grid",
+            surfaces="grid modal",
             allow_multiple=False,
             help_markdown="Accept, reject or correct predictions, and teach the memory",
         )
@@ -45,6 +52,7 @@ class ReviewPanel(foo.Panel):
 
     def on_load(self, ctx) -> None:
         """Open on the field that was chosen before, or the newest."""
+        ctx.panel.set_state(modal.STATE, ctx.current_sample is not None)
         self._choose(ctx, choices.field(ctx))
 
     def on_change_dataset(self, ctx) -> None:
@@ -58,6 +66,20 @@ class ReviewPanel(foo.Panel):
         """
         ctx.panel.set_state("selected", len(ctx.selected or ()))
         self._draw(ctx)
+
+    def on_change_selected_labels(self, ctx) -> None:
+        """Other labels are selected in the open sample."""
+        modal.read_selection(ctx)
+
+    def on_look(self, ctx) -> None:
+        """Look at the running update; when it has ended, read the predictions again."""
+        if job_progress.look(ctx, makes=choices.field(ctx)):
+            self._draw(ctx)
+
+    def on_stop(self, ctx) -> None:
+        """Ask the running update to stop."""
+        job_progress.stop(ctx)
+        job_progress.look(ctx, makes=choices.field(ctx))
 
     def on_field(self, ctx) -> None:
         """Another field."""
@@ -107,6 +129,25 @@ class ReviewPanel(foo.Panel):
         else:
             params = {"predictions_field": choices.field(ctx), "action": "corrected"}
             ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
+
+    def on_edit(self, ctx) -> None:
+        """Open the sample of a selected prediction in FiftyOne's annotation, with the prediction selected."""
+        if not self._is_there(ctx):
+            return
+        found = choices.first_selected(ctx)
+        if found is None:
+            ctx.ops.notify("Select the prediction to edit first", variant="warning")
+            return
+        sample_id, label_id = found
+        if not ctx.panel.get_state(modal.STATE):
+            # Patches cannot be annotated.
+            ctx.ops.set_view(ctx.dataset.select(sample_id))
+        ctx.trigger("open_sample", {"id": sample_id, "mode": "annotate"})
+        ctx.ops.set_selected_labels([{"label_id": label_id, "sample_id": sample_id, "field": choices.field(ctx)}])
+
+    def on_use(self, ctx) -> None:
+        """Open the form that adds the selected labels to a memory, as references or negatives."""
+        ctx.prompt(f"{panels.PLUGIN}/add_references", params={"use_as": ctx.params["use_as"]})
 
     def on_undo(self, ctx) -> None:
         """Take back the last decision that was made in the panel."""
@@ -193,6 +234,11 @@ class ReviewPanel(foo.Panel):
 
     def _refresh(self, ctx) -> None:
         self._draw(ctx)
+        if ctx.panel.get_state(modal.STATE):
+            # The grid stays as it is below the open sample.
+            ctx.ops.clear_selected_labels()
+            ctx.ops.reload_samples()
+            return
         if ctx.selected:
             ctx.ops.clear_selected_samples()
         ctx.panel.set_state("selected", 0)
@@ -207,6 +253,8 @@ class ReviewPanel(foo.Panel):
         view = choices.patches(ctx)
         if view.count():
             ctx.ops.set_view(view)
+            # Other fields would cover the prediction that is reviewed.
+            ctx.ops.set_active_fields([choices.field(ctx)])
         else:
             ctx.ops.clear_view()
             ctx.ops.notify("Nothing left to show here", variant="info")
@@ -219,6 +267,7 @@ class ReviewPanel(foo.Panel):
         if field not in choices.segmentations(ctx):
             return
         declare_decisions(ctx.dataset, field)
+        job_progress.look(ctx, makes=field)
         facts = choices.read_facts(ctx)
         ctx.panel.set_state("facts", asdict(facts))
         ctx.panel.set_state("asking", None)
@@ -236,10 +285,14 @@ class ReviewPanel(foo.Panel):
         elif choices.field(ctx) not in choices.segmentations(ctx):
             words = "Segment some images with a memory, then accept or reject what was found."
             panels.empty(panel, "No predictions yet", words, button="Auto-segment view", on_click=self.on_segment)
+        elif ctx.panel.get_state(modal.STATE):
+            modal.render(self, ctx, panel)
         else:
             self._render_header(ctx, panel)
+            job_progress.render(ctx, panel, self.on_stop)
             self._render_choices(ctx, panel)
             self._render_buttons(ctx, panel)
+            job_progress.watch(ctx, panel, self.on_look)
         return types.Property(panel, view=panels.root())
 
     def _render_header(self, ctx, panel: types.Object) -> None:
@@ -299,11 +352,7 @@ class ReviewPanel(foo.Panel):
         template = panels.columns("repeat(auto-fit, minmax(130px, 1fr))")
         row = panel.h_stack("decide", gap=1, componentsProps=template)
         nothing = not selected and not facts.shown
-        for name, label, icon, decision in (
-            ("accept", "Accept", "check", "accepted"),
-            ("reject", "Reject", "close", "rejected"),
-            ("outline", "Wrong outline:", "gesture", "wrong outline"),
-        ):
+        for name, (label, icon, decision, words) in BUTTONS.items():
             row.btn(
                 name,
                 f"{label} {which}",
@@ -312,11 +361,21 @@ class ReviewPanel(foo.Panel):
                 params={"decision": decision},
                 variant="contained" if name == "accept" else "outlined",
                 disabled=nothing,
+                title=words,
             )
         row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
+        row.btn(
+            "edit",
+            "Edit outline",
+            icon="edit",
+            on_click=self.on_edit,
+            variant="outlined",
+            disabled=not selected,
+            title="Open the sample in FiftyOne's annotation. An edited prediction counts as corrected",
+        )
         if asking := ctx.panel.get_state("asking"):
             decision, count = asking
-            verb = {"accepted": "Accept", "rejected": "Reject", "wrong outline": "Wrong outline:"}[decision]
+            verb = next(label for label, _, of_button, _ in BUTTONS.values() if of_button == decision)
             confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
             panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
             decide = {"on_click": self.on_decide, "params": {"decision": decision}}

@@ -265,72 +265,6 @@ def test_evaluations_of_other_classes_are_not_compared(nts_fo, evaluated):
     assert "These two cannot be compared" in panel.choose("compare.choices.other", "nap_first").words
 
 
-def test_runs_are_listed_with_their_status(nts_fo, evaluated, panel):
-    sample = evaluated.first()
-    sample.first.detections.append(sample.first.detections[0].copy())
-    sample.first.detections[-1].confidence = None
-    sample.save()
-    with pytest.raises(nts_fo.InputError):
-        nts_fo.evaluate_nap(evaluated, "first", "ground_truth", eval_key="broken")
-    job = nts_fo.evaluation_job(evaluated, "second", "ground_truth", eval_key="going")
-    next(job)
-    rows = {row["key"]: row for row in panel.event("on_tab", value="runs").data["runs"]["table"]}
-    assert rows["nap_second"]["status"] == "complete"
-    assert rows["going"]["status"] == "running"
-    assert rows["broken"]["status"].startswith("failed: a prediction")
-    job.close()
-    assert "going" not in [row["key"] for row in panel.event("on_refresh").data["runs"]["table"]]
-
-    listed = [row["key"] for row in panel.data["runs"]["table"]]
-    panel.event("on_open_run", row=listed.index("nap_first"))
-    assert (panel.state["header"]["run"], panel.state["tab"]) == ("nap_first", "summary")
-    panel.event("on_delete_run", row=listed.index("broken"))
-    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_evaluation"
-    assert panel.prompted()["params"] == {"eval_key": "broken"}
-
-
-def test_heat_maps_are_listed_and_can_be_deleted(evaluated, panel):
-    from nts.fiftyone_adapter import runs
-
-    made = {"memory_key": "shapes", "classes": list(CLASSES), "fields": [f"shapes_{name}" for name in CLASSES]}
-    runs.store(evaluated, "shapes_similarity", runs.HEATMAPS, made)
-    row = panel.event("on_tab", value="runs").data["runs"]["table"][0]
-    assert row["what"] == f"Set of heat maps. memory shapes: {', '.join(CLASSES)}"
-    assert row["status"] == "2 fields"
-    (button,) = panel.layout["type"]["properties"]["runs"]["type"]["properties"]["table"]["view"]["row_actions"]
-    assert (button["name"], button["tooltip"]) == ("delete", "Delete …")
-    panel.event("on_delete_run", row=0)
-    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/delete_similarity_heatmaps"
-    assert panel.prompted()["params"] == {"heatmaps_key": "shapes_similarity"}
-
-
-def test_prompts_and_class_maps_are_listed_and_can_be_deleted(evaluated, panel):
-    from nts.fiftyone_adapter import runs
-
-    trained = {"classes": ["wren", "owl", "gull"], "encoder": "small", "segmenter": "small"}
-    runs.store(evaluated, "birds", runs.PROMPT, {**trained, "status": "complete"})
-    runs.store(evaluated, "imported", runs.PROMPT, trained)
-    mapped = {"memory_key": "shapes", "reference_prompt": "birds", "status": "incomplete", "segmented": 3, "failed": 1}
-    runs.store(evaluated, "maps", runs.CLASS_MAPS, mapped)
-    runs.begin(evaluated, "going", runs.PROMPT, {"label_field": "truth", "steps": 40, "status": "running"})
-    rows = panel.event("on_tab", value="runs").data["runs"]["table"]
-    listed = {row["key"]: (row["what"], row["status"]) for row in rows}
-    words = "Reference prompt. 3 classes, encoder small, segmenter small"
-    assert listed["birds"] == listed["imported"] == (words, "complete")
-    assert listed["maps"] == (
-        "Set of class maps. memory shapes, reference prompt birds, 3 images, 1 failed",
-        "incomplete",
-    )
-    assert listed["going"] == ("Reference prompt. truth, 40 steps", "running")
-    for key, operator, parameter in (
-        ("maps", "delete_class_maps", "output_field"),
-        ("going", "delete_reference_prompt", "prompt_key"),
-    ):
-        panel.event("on_delete_run", row=[row["key"] for row in rows].index(key))
-        assert panel.prompted()["operator_uri"] == f"{PLUGIN}/{operator}"
-        assert panel.prompted()["params"] == {parameter: key}
-
-
 def test_says_what_to_do_where_there_is_nothing(drawn):
     panel = Panel(drawn, "nap_panel").event("on_load")
     assert "No evaluation yet" in panel.words
@@ -358,14 +292,7 @@ def test_says_when_what_came_of_each_object_is_gone(evaluated, panel):
 
 
 def test_says_when_what_is_shown_was_deleted_elsewhere(nts_fo, evaluated, panel):
-    panel.event("on_tab", value="runs")
-    listed = [row["key"] for row in panel.data["runs"]["table"]]
     nts_fo.runs.delete_run(evaluated, "nap_second", nts_fo.runs.EVALUATION)
-    panel.event("on_delete_run", row=listed.index("nap_second"))
-    assert [sent["message"] for name, sent in panel.sent if name == "notify"] == [
-        "There is no evaluation nap_second any more"
-    ]
-    assert "nap_second" not in [row["key"] for row in panel.data["runs"]["table"]]
     panel.event("on_tab", value="summary").event("on_class_bar", y=CLASSES[0])
     assert panel.state["header"]["run"] == "nap_first"
 

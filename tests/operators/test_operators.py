@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from app_requests import form, in_the_app, request, values
-from drawn_dataset import CLASSES, PLUGIN, REFERENCES, TARGETS, truncate
+from app_requests import form, in_the_app, outcome, request, values
+from drawn_dataset import CLASSES, PLUGIN, TARGETS, truncate
 from paths import ROOT
 
 import nts
@@ -77,36 +77,37 @@ def test_whole_job_in_the_app(fo, drawn, references, targets, tmp_path):
     told = in_the_app(
         "build_reference_memory", references, label_field="ground_truth", memory_key="shapes", encoder="small"
     )
-    assert [call for call, _ in told[:-3]] == ["set_progress"] * (REFERENCES + 1)
-    assert [call for call, _ in told[-3:]] == ["reload_dataset", "show_output", "notify"]
-    output = told[-2][1]
+    # The classes have colours now, and the App goes on with the scheme from before.
+    assert [call for call, _ in told] == ["reload_dataset", "set_color_scheme", "notify"]
+    assert [entry["path"] for entry in told[1][1]["fields"]] == ["ground_truth"]
+    output = outcome(drawn)
     assert re.fullmatch(
         r"The memory \*\*shapes\*\* holds 4 references of 2 classes; (\d+) negatives \(\1 of reference images\)\.",
-        output["results"]["summary"],
+        output["summary"],
     )
-    assert output["results"]["rows"] == [{"class": name, "references": 2} for name in CLASSES]
-    columns = output["outputs"]["type"]["properties"]["rows"]["view"]["columns"]
-    assert [column["key"] for column in columns] == ["class", "references"]
+    assert output["rows"] == [{"class": name, "references": 2} for name in CLASSES]
+    assert [key for key, _ in output["columns"]] == ["class", "references"]
+    assert [step["label"] for step in output["next_steps"]] == ["Segment the rest", "See the references"]
 
     told = in_the_app("auto_segment_view", targets, memory_key="shapes")
-    progress = [params["progress"] for call, params in told if call == "set_progress"]
-    assert progress == sorted(progress)
-    assert progress[-1] == 1
     drawn.reload()
-    summary = told[-2][1]["results"]["summary"]
+    summary = outcome(drawn)["summary"]
     assert summary.startswith("**nts_shapes**: ")
     words = drawn.get_run_info("nts_shapes").config.recommendation["words"]
     assert f"{words} The saved view **nts_shapes · confident** shows them." in summary
     # The App reloads, and then shows the saved view.
-    assert [call for call, _ in told[-4:]] == ["reload_dataset", "set_view", "show_output", "notify"]
-    shown = fo.DatasetView._build(drawn, told[-3][1]["view"])
+    calls = [call for call, _ in told]
+    assert calls == ["reload_dataset", "set_color_scheme", "set_active_fields", "set_view", "notify"]
+    assert told[2][1]["fields"] == ["nts_shapes"]
+    shown = fo.DatasetView._build(drawn, told[3][1]["view"])
     confident = drawn.load_saved_view("nts_shapes · confident")
     assert shown.values("nts_shapes.detections.id") == confident.values("nts_shapes.detections.id")
     assert drawn.exists("nts_shapes").count() == TARGETS
 
     fields = {"predictions_field": "nts_shapes", "ground_truth_field": "ground_truth"}
     told = in_the_app("evaluate_nap", drawn, **fields)
-    results = told[-2][1]["results"]
+    assert [call for call, _ in told] == ["reload_dataset", "notify"]
+    results = outcome(drawn)
     assert results["summary"].startswith("**nAP of masks ")
     assert "4 reference samples were left out. Stored as **nap_nts_shapes**: see" in results["summary"]
     assert [row["class"] for row in results["rows"]] == ["all", *CLASSES]
@@ -167,15 +168,17 @@ def test_whole_job_delegated(fo, operator, drawn, references, targets):
 # ---- in the App ------------------------------------------------------------------------------------------------------
 
 
-def test_error_is_shown_in_the_app_instead_of_a_frozen_bar(targets, memory):
+def test_error_is_shown_in_the_app(targets, memory):
     told = []
     with pytest.raises(RuntimeError, match="there is no segmenter 'nowhere'"):
         in_the_app("auto_segment_view", targets, told, memory_key=memory, segmenter="nowhere")
-    assert [call for call, _ in told] == ["set_progress", "notify", "show_output"]
-    assert told[1][1] == {"message": "Auto-segment view failed", "variant": "error"}
-    shown = told[2][1]["outputs"]["type"]["properties"]["error"]["view"]
-    assert shown["label"] == "Auto-segment view failed"
-    assert shown["description"].startswith("There is no segmenter 'nowhere': it is neither one of small, ")
+    ((call, said),) = told
+    assert (call, said["variant"]) == ("notify", "error")
+    failed = "There is no segmenter 'nowhere': it is neither one of small, "
+    assert said["message"].startswith(f"Auto-segment view failed: {failed}")
+    ended = outcome(targets)
+    assert ended["status"] == "failed"
+    assert ended["summary"].startswith(failed)
 
 
 def test_error_reaches_a_caller_in_python(targets, memory):
@@ -190,22 +193,23 @@ def test_error_reaches_a_caller_in_python(targets, memory):
 def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory):
     from fiftyone.operators.executor import execute_or_delegate_operator
 
+    from nts.fiftyone_adapter import running
     from nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
 
     async def watch_one_image_and_close_the_tab() -> None:
         asked = execute_or_delegate_operator(f"{PLUGIN}/auto_segment_view", request(targets, memory_key=memory))
         messages = (await asked).result
-        one_image_done = asyncio.Event()
 
         async def watch() -> None:
-            async for message in messages:
-                if message.body.params["label"].startswith("1/"):
-                    one_image_done.set()
+            async for _ in messages:
+                pass
 
         tab = asyncio.create_task(watch())
-        await one_image_done.wait()
-        tab.cancel()  # `messages` is neither closed nor released, as in FiftyOne's server
         deadline = asyncio.get_running_loop().time() + 60
+        while not any(job.fraction > 0 for job in running.running_jobs(drawn)):
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
+        tab.cancel()  # `messages` is neither closed nor released, as in FiftyOne's server
         while status() == "running":
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.05)
@@ -224,8 +228,8 @@ def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn,
 def test_failures_are_listed_in_the_summary(targets, memory):
     path = targets.first().filepath
     truncate(path)
-    told = in_the_app("auto_segment_view", targets, memory_key=memory)
-    summary = told[-2][1]["results"]["summary"]
+    in_the_app("auto_segment_view", targets, memory_key=memory)
+    summary = outcome(targets)["summary"]
     assert "**1 images could not be segmented (see the field nts_shapes_error)**" in summary
     assert f"- the image {path} cannot be decoded" in summary
 
@@ -243,7 +247,7 @@ def test_form_offers_only_fields_that_fit(fo, operator, drawn, references):
     sample.save()
     build = operator("build_reference_memory")
 
-    shown = form(build, references)
+    shown = form(build, references, advanced=True)
     assert values(shown["label_field"]) == ["ground_truth", "boxes"]
     described = [choice["description"] for choice in shown["label_field"]["view"]["choices"]]
     assert described == ["4 masks", "1 box"]
@@ -268,6 +272,9 @@ def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator
     sample.save()
     build = operator("build_reference_memory")
     shown = form(build, references)
+    assert shown["content"]["view"]["label"] == "4 masks become references"
+    assert shown["content"]["view"]["description"] == ", ".join(f"{name} 2" for name in CLASSES)
+    assert not shown.keys() & {"classes", "encoder", "preset"}, "they are advanced"
     words = {choice["value"]: choice["description"] for choice in shown["label_field"]["view"]["choices"]}
     assert words == {
         "ground_truth": "4 masks",
@@ -277,11 +284,11 @@ def test_form_offers_labels_of_every_type_with_their_kinds_in_words(fo, operator
     }
     assert form(build, references, label_field="strokes")["weak_labels"]["view"]["label"] == "1 scribble without a mask"
     # The values of this segmentation have no names, so its classes are unknown until it is read.
-    shown = form(build, references, label_field="regions")
+    shown = form(build, references, label_field="regions", advanced=True)
     assert not shown.keys() & {"classes", "weak_labels"}
     drawn.default_mask_targets = {1: "leaf"}
     drawn.save()
-    assert values(form(build, references, label_field="regions")["classes"]) == ["leaf"]
+    assert values(form(build, references, label_field="regions", advanced=True)["classes"]) == ["leaf"]
 
 
 def test_labels_are_counted_once_while_a_form_is_open(operator, references, monkeypatch):
@@ -298,23 +305,23 @@ def test_labels_are_counted_once_while_a_form_is_open(operator, references, monk
 
 def test_form_asks_for_complete_labels_and_background_images(operator, nts_fo, drawn, references, targets):
     build = operator("build_reference_memory")
-    shown = form(build, references)
+    shown = form(build, references, advanced=True)
     assert shown["complete_labels"]["view"]["label"].startswith("Is every object of the classes labelled")
     assert "would teach the memory to reject its own class" in shown["complete_labels"]["view"]["description"]
     assert "background" not in shown, "there is no saved view"
     drawn.save_view("the rest", targets)
-    assert values(form(build, references)["background"]) == ["the rest"]
+    assert values(form(build, references, advanced=True)["background"]) == ["the rest"]
     assert not form(build, references, background="the rest")["background"]["invalid"]
     assert form(build, references, preset="fast").keys() >= {"complete_labels", "background"}
     assert not form(build, references, preset="paper").keys() & {"complete_labels", "background"}
 
     asked = {"label_field": "ground_truth", "complete_labels": True, "background": "the rest"}
-    told = in_the_app("build_reference_memory", references, memory_key="plain", preset="paper", **asked)
-    assert "negatives" not in told[-2][1]["results"]["summary"], "they were asked for another preset"
+    in_the_app("build_reference_memory", references, memory_key="plain", preset="paper", **asked)
+    assert "negatives" not in outcome(drawn)["summary"], "they were asked for another preset"
     targets.set_values("ground_truth", [None] * TARGETS)
     truncate(targets.last().filepath)
-    told = in_the_app("build_reference_memory", references, memory_key="shapes", **asked)
-    summary = told[-2][1]["results"]["summary"]
+    in_the_app("build_reference_memory", references, memory_key="shapes", **asked)
+    summary = outcome(drawn)["summary"]
     assert f"; {TARGETS - 1} background images were used." in summary
     assert "**1 background images left out**" in summary
     assert all(negative.sure for negative in nts_fo.load_memory(drawn, "shapes").negatives)
@@ -418,7 +425,7 @@ def test_app_shows_what_the_form_asks_for(fo, drawn, targets, memory, params, th
         assert views == drawn.list_saved_views() == []
     else:
         (stages,) = views
-        assert f"at least {threshold:.2g}." in told[-2][1]["results"]["summary"]
+        assert f"at least {threshold:.2g}." in outcome(drawn)["summary"]
         confidences = drawn.values("nts_shapes.detections.confidence", unwind=True)
         shown = fo.DatasetView._build(drawn, stages)
         assert shown.count("nts_shapes.detections") == sum(each >= threshold for each in confidences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from app_requests import in_the_app
+from app_requests import in_the_app, outcome
 from drawn_dataset import CLASSES, PLUGIN
 from panel_driver import Panel
 
@@ -164,9 +164,8 @@ def test_update_teaches_and_says_what_changed(segmented, panel):
     panel.event("on_teach")
     prompt = panel.prompted()
     assert (prompt["operator_uri"], prompt["skip_prompt"]) == (f"{PLUGIN}/update_predictions", True)
-    told = in_the_app("update_predictions", segmented, **prompt["params"])
-    (shown,) = [sent["results"] for name, sent in told if name.endswith("show_output")]
-    assert shown["summary"].startswith("2 references and 0 negatives added: ")
+    in_the_app("update_predictions", segmented, **prompt["params"])
+    assert outcome(segmented)["summary"].startswith("2 references and 0 negatives added: ")
     panel.event("on_taught")
     assert "Update (0 new)" in panel.words
     recommended = segmented.get_run_info(FIELD).config.recommendation["threshold"]

@@ -78,7 +78,7 @@ def _dead_process() -> int:
 
 
 def test_that_of_a_process_that_is_gone_is_taken_over(locking, sampled):
-    _hold(locking, sampled, machine=locking._machine(), process=_dead_process(), seconds=3600)
+    _hold(locking, sampled, machine=locking.machine_name(), process=_dead_process(), seconds=3600)
     with locking.locked(sampled, patience=0):
         pass
 
@@ -93,7 +93,7 @@ def test_that_of_another_machine_is_taken_over_when_it_has_run_out(locking, samp
 def test_that_of_a_process_at_work_is_waited_for_and_then_told_of(locking, sampled, machine):
     from nts.fiftyone_adapter import InputError
 
-    name = locking._machine() if machine == "this one" else machine
+    name = locking.machine_name() if machine == "this one" else machine
     _hold(locking, sampled, machine=name, process=os.getppid(), seconds=3600)
     with pytest.raises(InputError, match="has been locked by another process"), locking.locked(sampled, patience=0):
         pass

@@ -1,11 +1,11 @@
-"""The tab with the runs that the plugin stores in the dataset."""
+"""The list of the runs that the plugin stores in the dataset."""
 
 from __future__ import annotations
 
 import fiftyone.operators.types as types
 
 from .. import panels
-from ..base import sentence
+from ..words import sentence
 
 COLUMNS = {"key": "Name", "what": "Description", "status": "Status", "created": "Created (UTC)"}
 DELETING = {
@@ -18,18 +18,30 @@ DELETING = {
 }
 """For each kind of run the operator that deletes it, and the operator's parameter with its key."""
 
+EXPORTING = {
+    "memory": ("export_memory", "memory_key"),
+    "reference prompt": ("export_reference_prompt", "prompt_key"),
+}
+"""The same for the operator that writes it to a file, where there is one."""
+
+PANELS = {
+    "memory": ("memory_panel", "memory"),
+    "segmentation": ("review_panel", "field"),
+    "evaluation": ("nap_panel", "run"),
+}
+"""For each kind of run the panel that shows it, and the name of its choice in the panel's header."""
+
 
 def draw(ctx) -> None:
     runs = there_are(ctx)
     ctx.panel.set_state("listed", [[run.kind, run.key] for run in runs])
-    panels.send(ctx, "runs.table", [_printed(run) for run in runs])
+    panels.send(ctx, "stored.table", [_printed(run) for run in runs])
 
 
 def render(panel, content: types.Object) -> None:
-    title = "Memories, reference prompts, segmentations, maps and evaluations"
-    panels.heading(content, "title", title, "Click a row to open an evaluation.")
-    actions = {"delete": (panel.on_delete_run, "Delete …")}
-    panels.table(content, COLUMNS, actions, on_click_row=panel.on_open_run, actions_label=" ")
+    panels.heading(content, "title", "Stored in this dataset", "Click a row to open it.")
+    actions = {"download": (panel.on_export, "Export …"), "delete": (panel.on_delete, "Delete …")}
+    panels.table(content, COLUMNS, actions, on_click_row=panel.on_open, actions_label=" ")
 
 
 def there_are(ctx) -> list:
