@@ -8,7 +8,7 @@ from typing import Any
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from . import outcomes
+from . import outcomes, panels_beside
 from .forms import busy
 from .outcomes import NextStep, Outcome
 from .words import sentence
@@ -77,9 +77,6 @@ class JobOperator(PluginOperator):
     columns: tuple[tuple[str, str], ...] = ()
     """Key and heading of every column of the result table."""
 
-    opens_runs = True
-    """Whether the form opens the Runs panel; not if the panel that runs the operator shows the progress itself."""
-
     def job(self, ctx):
         """The engine's generator for the values in ``ctx.params``."""
         raise NotImplementedError
@@ -120,7 +117,7 @@ class JobOperator(PluginOperator):
         """A generator of messages to the App; in a delegated run, the result."""
         if ctx.delegated:
             return self._delegated(ctx)
-        if ctx.prompt_id is not None and not ctx.params.get(_STARTED):
+        if ctx.spaces is not None and not ctx.params.get(STARTED):  # only the App has spaces
             return self._start(ctx)
         return self._immediate(ctx)
 
@@ -171,9 +168,9 @@ class JobOperator(PluginOperator):
 
     async def _start(self, ctx):
         """Start the operator once more, without its form, which closes."""
-        if self.opens_runs:
-            yield ctx.ops.open_panel(outcomes.PANEL, layout="horizontal", is_active=True)
-        yield ctx.trigger(self.uri, {**ctx.params, _STARTED: True})
+        if ctx.current_sample is None:
+            yield panels_beside.open_panel(ctx, outcomes.PANEL)
+        yield ctx.trigger(self.uri, {**ctx.params, STARTED: True})
 
     async def _immediate(self, ctx):
         from ..nts.fiftyone_adapter.colours import stored_scheme
@@ -208,8 +205,8 @@ class JobOperator(PluginOperator):
         yield ctx.ops.notify(f"{label}: done", variant="success")
 
 
-_STARTED = "started"
-"""Parameter of an operator that its form has started."""
+STARTED = "started"
+"""Parameter of an operator that does its job. Without it, the App is told to start it, and the form closes."""
 
 
 async def _advance(job):

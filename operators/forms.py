@@ -186,7 +186,7 @@ def run_name(ctx, inputs: types.Object, name: str, kind: RunKind, *, label: str,
     from ..nts.fiftyone_adapter.checks import check_key, suggest_key
 
     default = suggest_key(ctx.dataset, suggested)
-    prop = inputs.str(name, label=label, description="Name in the dataset", required=True, default=default)
+    prop = inputs.str(name, label=label, description="Name in the dataset", required=False, default=default)
     if key := ctx.params.get(name):
         try:
             check_key(ctx.dataset, key, kind, overwrite=bool(ctx.params.get("overwrite")))

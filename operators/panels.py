@@ -9,6 +9,7 @@ from typing import Any
 import fiftyone.operators.types as types
 
 from .base import PluginOperator, grid_button
+from .panels_beside import open_panel
 
 PLUGIN = "@nts/reference-segmentation"
 
@@ -145,4 +146,4 @@ class PanelButton(PluginOperator):
         return grid_button(self.config, prompt=False)
 
     def execute(self, ctx) -> None:
-        ctx.ops.open_panel(self.panel, layout="horizontal", is_active=True)
+        open_panel(ctx, self.panel)

@@ -11,8 +11,6 @@ from .words import bullets, paragraphs
 class UpdatePredictions(JobOperator):
     """See :func:`nts.fiftyone_adapter.teaching.teach`. The review panel runs it without its form."""
 
-    opens_runs = False  # the review panel shows its progress
-
     @property
     def config(self):
         return self.settings(

@@ -6,6 +6,7 @@ first one starts a private mongod.
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -109,6 +110,15 @@ def nts_fo(fo: ModuleType) -> ModuleType:
 def operator(fo: ModuleType) -> Callable[[str], fiftyone.operators.Operator]:
     """`operator(name)`: an operator of the plugin, as registered with FiftyOne."""
     return lambda name: fo.operators.get_operator(f"@nts/reference-segmentation/{name}")
+
+
+@pytest.fixture
+def every_step(operator: Callable, nts_fo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running jobs announce every step, and not two a second."""
+    plugin = type(operator("auto_segment_view")).__module__.partition(".operators")[0]
+    for package in ("", f"{plugin}."):
+        running = importlib.import_module(f"{package}nts.fiftyone_adapter.running")
+        monkeypatch.setattr(running, "_UPDATE_AFTER", 0.0)
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def _register(view: Collection, key: str, method: DetectionEvaluation, token: st
         runs.delete_native_evaluation(view, key)
         # If this is interrupted before the stamp is there, the registered evaluation is known to be ours.
         runs.update_draft(view, key, token, model_evaluation=runs.PENDING)
-        method.register_run(view, key)
+        runs.change_runs(view, lambda: method.register_run(view, key), lambda keys: key in keys, "evaluations")
         stamp = runs.native_stamp(view, key)
         runs.update_draft(view, key, token, model_evaluation=stamp)
         method.register_samples(view, key)

@@ -11,6 +11,7 @@ import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
 from .. import charts, job_progress, panels
+from ..base import STARTED
 from ..label_selection import label_ids, selected_labels
 from ..words import sentence
 from . import choices, modal
@@ -168,7 +169,7 @@ class ReviewPanel(foo.Panel):
         if self._is_there(ctx):
             ctx.prompt(
                 f"{panels.PLUGIN}/update_predictions",
-                params={"predictions_field": choices.field(ctx)},
+                params={"predictions_field": choices.field(ctx), STARTED: True},
                 on_success=self.on_taught,
                 on_error=self.on_refresh,
                 skip_prompt=True,

@@ -16,12 +16,14 @@ WINDOW = (1280, 800)
 
 _NO_ADVERTISEMENT = 'localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")'
 
-# A dialog's progress changes faster than polling: a script in the page records every text.
+RUNS = "runs_panel"
+
+# Progress changes faster than polling: a script in the page records every text.
 _WRITE_DOWN_PROGRESS = """() => {
-    window.dialogTexts = [];
+    window.panelTexts = [];
     const look = () => {
-        const text = document.querySelector('[data-cy="operators-prompt-view-modal"]')?.innerText;
-        if (text && text !== window.dialogTexts.at(-1)) window.dialogTexts.push(text);
+        const text = document.querySelector('[data-cy="panel-content-runs_panel"]')?.innerText;
+        if (text && text !== window.panelTexts.at(-1)) window.panelTexts.push(text);
     };
     new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
 }"""
@@ -132,6 +134,7 @@ class Form:
         expect(self.button).to_be_enabled()
         self.page.evaluate(_WRITE_DOWN_PROGRESS)
         self.button.click()
+        expect(self.dialog).to_be_hidden()
         return Outcome(self.page)
 
     def cancel(self) -> None:
@@ -143,30 +146,35 @@ class Form:
 
 
 class Outcome:
-    """Dialog that follows a form: a progress bar with a text, then the outcome."""
+    """The panel of runs, which follows a form: the progress of the job, then its outcome."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.dialog = page.locator(cy("operators-prompt-view-modal"))
-        expect(self.dialog).to_be_visible()
+        self.panel = page.locator(cy(f"panel-content-{RUNS}"))
+        expect(self.panel).to_be_visible()
 
     def expect_text(self, text: str | re.Pattern[str]) -> None:
-        expect(self.dialog).to_contain_text(text, timeout=JOB_PATIENCE)
+        expect(self.panel).to_contain_text(text, timeout=JOB_PATIENCE)
 
     def expect_failure(self, operator: str, reason: str | re.Pattern[str]) -> None:
         """Expect an error message as the outcome."""
-        self.expect_text(f"{operator} failed")
+        self.expect_text(f"{operator}: failed")
         self.expect_text(reason)
 
     def table(self) -> list[list[str]]:
-        """Rows of the outcome's table, without its header."""
-        expect(self.dialog.locator("tbody tr").first).to_be_visible()
-        return [row.locator("td").all_inner_texts() for row in self.dialog.locator("tbody tr").all()]
+        """Rows of the outcome's table, without its header. The list of stored runs is another table."""
+        table = self.panel.locator("table").first
+        expect(table.locator("tbody tr").first).to_be_visible()
+        return [row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()]
 
     def texts(self) -> list[str]:
-        """All texts that the dialog has shown, in order."""
-        return self.page.evaluate("window.dialogTexts")
+        """All texts that the panel has shown, in order."""
+        return self.page.evaluate("window.panelTexts")
+
+    def button(self, name: str) -> Locator:
+        return self.panel.get_by_role("button", name=name)
 
     def done(self) -> None:
-        self.dialog.get_by_role("button", name="Done", exact=True).click()
-        expect(self.dialog).to_be_hidden()
+        """Dismiss the outcome."""
+        self.button("Dismiss").click()
+        expect(self.button("Dismiss")).to_be_hidden()

@@ -190,7 +190,7 @@ def test_error_reaches_a_caller_in_python(targets, memory):
         foo.execute_operator(f"{PLUGIN}/auto_segment_view", context)
 
 
-def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory):
+def test_run_stops_when_the_tab_is_closed_and_keeps_what_it_has(operator, drawn, targets, memory, every_step):
     from fiftyone.operators.executor import execute_or_delegate_operator
 
     from nts.fiftyone_adapter import running
@@ -500,8 +500,8 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
     with pytest.raises(ValueError, match="it has a box but no mask; add masks to the labels"):
         build(references, "ground_truth", "boxes", weak_labels="skip")
     assert build(references, "ground_truth", "boxes", weak_labels="raw").promoted == 0
-    told = in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
-    assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them; " in told[-2][1]["results"]["summary"]
+    in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="b2")
+    assert "references of 2 classes (4 boxes); SAM2 drew the masks of 4 of them; " in outcome(drawn)["summary"]
 
 
 # ---- decisions about predictions -------------------------------------------------------------------------------------

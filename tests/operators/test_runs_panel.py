@@ -11,6 +11,8 @@ from made_up_predictions import predict
 from panel_driver import Panel
 
 FIELD = "nts_shapes"
+SPACES = {"_cls": "Space", "component_id": "root", "children": []}
+"""Layout of panels, which every request of the App has."""
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_a_form_starts_the_operator_and_closes(drawn, references):
     """In the App, a form that waits for its operator covers everything."""
     from fiftyone.operators.executor import execute_or_delegate_operator
 
-    asked = request(references, label_field="ground_truth", memory_key="shapes") | {"prompt_id": "a form"}
+    asked = request(references, label_field="ground_truth", memory_key="shapes") | {"spaces": SPACES}
 
     async def messages() -> list[tuple[str, dict]]:
         result = await execute_or_delegate_operator(f"{PLUGIN}/build_reference_memory", asked)
@@ -152,7 +154,9 @@ def test_a_form_starts_the_operator_and_closes(drawn, references):
     assert drawn.list_runs() == ["shapes"]
 
 
-def test_a_running_job_is_shown_and_stopped_and_the_next_one_resumes(nts_fo, operator, drawn, references, targets):
+def test_a_running_job_is_shown_and_stopped_and_the_next_one_resumes(
+    nts_fo, operator, drawn, references, targets, every_step
+):
     from nts.fiftyone_adapter import running
     from nts.fiftyone_adapter.errors import JobStopped
 
@@ -163,7 +167,7 @@ def test_a_running_job_is_shown_and_stopped_and_the_next_one_resumes(nts_fo, ope
     panel = Panel(drawn, "runs_panel").event("on_load")
     assert f"Auto-segment view: {FIELD}" in panel.words
     (shown,) = panel.state["jobs"]
-    assert 0 <= shown["fraction"] < 1
+    assert 0 < shown["fraction"] < 1
 
     # Another tab is told, and refuses to start the same.
     from app_requests import form
@@ -203,7 +207,7 @@ def test_a_job_whose_process_is_gone_is_not_shown(drawn):
     assert [job.makes for job in running.running_jobs(drawn)] == ["other"]
 
 
-def test_a_stopped_job_says_how_far_it_came(nts_fo, drawn, references, targets):
+def test_a_stopped_job_says_how_far_it_came(nts_fo, drawn, references, targets, every_step):
     import threading
     import time
 

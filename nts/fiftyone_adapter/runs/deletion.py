@@ -15,7 +15,7 @@ from .decided import count_decided, keep_decided
 from .kinds import EVALUATION, RUN_KINDS, SEGMENTATION, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
 from .saved_views import FIELD_VIEWS, delete_field_view, field_views
-from .storage import Collection, check_editable, config, discard_draft, list_drafts, list_runs
+from .storage import Collection, check_editable, config, discard_draft, list_drafts, list_runs, remove
 from .trained_prompts import LOCK_FILE
 
 
@@ -113,7 +113,7 @@ def _delete(view: Collection, key: str, kind: RunKind) -> None:
     for name, dependant in _dependants(view, key, kind):  # first: evaluations have attributes in the fields
         _delete(view, name, dependant)
     _delete_fields(view, kind.fields(made))
-    view._root_dataset.delete_run(key)
+    remove(view, key)
 
 
 def _delete_fields(view: Collection, names: Sequence[str]) -> None:

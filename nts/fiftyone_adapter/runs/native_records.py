@@ -12,7 +12,7 @@ import fiftyone as fo
 
 from ..locking import exclusive
 from .kinds import EVALUATION
-from .storage import Collection, list_drafts, list_runs, reading
+from .storage import Collection, change_runs, list_drafts, list_runs, reading
 
 METRIC = "@nts/reference-segmentation/nap"
 """nAP as a metric of FiftyOne's evaluations."""
@@ -86,7 +86,7 @@ def delete_native_evaluation(view: Collection, key: str) -> None:
     if key in dataset.list_evaluations() and not ours:  # by now it is somebody else's
         attributes = {path for path in attributes if path.endswith("_error")}
     if ours:
-        dataset.delete_evaluation(key)
+        change_runs(view, lambda: dataset.delete_evaluation(key), lambda keys: key not in keys, "evaluations")
     if left := [path for path in sorted(attributes) if dataset.has_field(path)]:
         dataset.delete_sample_fields(left)
 

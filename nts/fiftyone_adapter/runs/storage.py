@@ -12,9 +12,10 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import fiftyone as fo
+import fiftyone.core.odm as foo
 
 from ... import __version__
 from ..errors import InputError, RunEnded, RunNotFound
@@ -52,6 +53,47 @@ def _again_if_reloaded(function: Callable[_P, _R]) -> Callable[_P, _R]:
         return function(*args, **kwargs)
 
     return repeated
+
+
+def change_runs(
+    view: Collection,
+    change: Callable[[], object],
+    holds: Callable[[set[str]], bool],
+    among: Literal["runs", "evaluations"] = "runs",
+) -> None:
+    """Change which runs a dataset has, until the database says so. Call it under the lock.
+
+    FiftyOne changes the dataset's document in memory, and then saves it. A request of the App that reloads the dataset
+    in between replaces the document: the change is lost without a word.
+
+    Args:
+        view: dataset or view.
+        change: makes the change; it may be called again.
+        holds: whether the names of the stored runs are those that the change makes.
+        among: custom runs, or FiftyOne's own evaluations.
+
+    Raises:
+        RuntimeError: if the change is lost every time.
+    """
+    dataset = view._root_dataset
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            change()
+        except ReferenceError:
+            if attempt == _ATTEMPTS:
+                raise
+        if holds(_stored_keys(dataset, among)):
+            refresh(dataset)
+            return
+        logger.info("the dataset was reloaded while its runs were changed: they are changed once more")
+        refresh(dataset)
+    raise RuntimeError(f"the runs of the dataset {dataset.name!r} could not be stored: it is reloaded all the time")
+
+
+def _stored_keys(dataset: fo.Dataset, among: str) -> set[str]:
+    """Names of the runs in the database."""
+    stored = foo.get_db_conn().datasets.find_one({"_id": dataset._doc.id}, {among: 1})
+    return set((stored or {}).get(among, {}))
 
 
 def all_images(view: Collection) -> Collection:
@@ -138,7 +180,7 @@ def begin(view: Collection, key: str, kind: RunKind, config: dict[str, Any]) -> 
     discard_draft(view, key)
     dataset, token = view._root_dataset, uuid.uuid4().hex
     run = dataset.init_run(method=kind.method, schema=kind.schema, plugin_version=__version__, token=token, **config)
-    view.register_run(_DRAFT + key, run)
+    change_runs(view, lambda: view.register_run(_DRAFT + key, run), lambda keys: _DRAFT + key in keys)
     return token
 
 
@@ -156,9 +198,8 @@ def complete(view: Collection, key: str, token: str, results: dict[str, Any] | N
     if results is not None:
         run_results = dataset.init_run_results(draft, **results)
         dataset.save_run_results(draft, run_results, cache=False)
-    if key in dataset.list_runs():
-        dataset.delete_run(key)
-    dataset.rename_run(draft, key)
+    remove(view, key)
+    change_runs(view, lambda: dataset.rename_run(draft, key), lambda keys: key in keys and draft not in keys)
 
 
 @_again_if_reloaded
@@ -182,8 +223,22 @@ def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None
 @exclusive
 def discard_draft(view: Collection, key: str) -> None:
     """Delete the draft under ``key``, if there is one."""
-    if _DRAFT + key in view.list_runs():
-        view._root_dataset.delete_run(_DRAFT + key)
+    remove(view, _DRAFT + key)
+
+
+@exclusive
+def remove(view: Collection, key: str) -> None:
+    """Remove the stored run of a name, and nothing that was made with it, if there is one."""
+    dataset = view._root_dataset
+
+    def delete() -> None:
+        try:
+            dataset.delete_run(key)
+        except ValueError:  # a first attempt has deleted the run itself, and the reference to it is left
+            foo.get_db_conn().datasets.update_one({"_id": dataset._doc.id}, {"$unset": {f"runs.{key}": ""}})
+
+    if key in dataset.list_runs():
+        change_runs(view, delete, lambda keys: key not in keys)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------

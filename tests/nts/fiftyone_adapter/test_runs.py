@@ -122,3 +122,35 @@ def test_a_dataset_that_the_app_reloads_in_between_does_not_stop_a_run(nts_fo, d
     monkeypatch.setattr(SampleCollection, "register_run", always)
     with pytest.raises(ReferenceError):
         runs.store(drawn, "other", runs.SEGMENTATION, {"memory_key": "shapes"})
+
+
+@pytest.mark.parametrize("lost", ["register_run", "rename_run", "delete_run"])
+def test_a_run_is_stored_though_the_dataset_is_reloaded_in_the_middle(nts_fo, dataset, monkeypatch, lost):
+    """Any request of the App reloads the dataset that the threads of its server share."""
+    runs = nts_fo.runs
+    runs.store(dataset, "shapes", runs.MEMORY, {"version": 1})
+    original, reloads = type(dataset).save, []
+    within = []
+
+    def save(self, *args, **kwargs):
+        if within and not reloads:
+            reloads.append(1)
+            self.reload()  # another thread, between the change in memory and this
+        return original(self, *args, **kwargs)
+
+    method = getattr(type(dataset), lost)
+
+    def interrupted(self, *args, **kwargs):
+        within.append(1)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            within.pop()
+
+    monkeypatch.setattr(type(dataset), "save", save)
+    monkeypatch.setattr(type(dataset), lost, interrupted)
+    runs.store(dataset, "shapes", runs.MEMORY, {"version": 2})
+    assert reloads
+    dataset.reload()
+    assert dataset.list_runs() == ["shapes"]
+    assert runs.config(dataset, "shapes", runs.MEMORY)["version"] == 2
