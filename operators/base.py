@@ -136,8 +136,9 @@ class JobOperator(PluginOperator):
 
     def _announced(self, ctx):
         """The job, which other tabs see and can stop."""
-        from ..nts.fiftyone_adapter.running import announced
+        from ..nts.fiftyone_adapter.running import announced, own_dataset
 
+        ctx._dataset, ctx._view = own_dataset(ctx.dataset), None
         return announced(ctx.dataset, self.config.label, self.makes(ctx) or "", self.job(ctx))
 
     def _outcome(self, ctx, report) -> Outcome:

@@ -284,7 +284,9 @@ def earlier_run(inputs: types.Object, made: Plan) -> None:
         return
     description = "The settings are the same: these images are skipped"
     if made.different:
-        description = f"The settings differ ({', '.join(made.different)}): these results are deleted"
+        description = f"The settings differ ({', '.join(made.different)}): these results are replaced"
+        if made.kind.noun == "segmentation":
+            description += ", but for those that a person has decided about"
     images, memory_key = made.earlier.get("segmented", 0), made.earlier["memory_key"]
     inputs.view(
         "earlier",

@@ -22,6 +22,12 @@ def columns(template: str) -> dict[str, Any]:
     return {"grid": {"sx": {"gridTemplateColumns": template}}}
 
 
+def wrapping(width: int) -> dict[str, Any]:
+    """Columns of a horizontal stack that go on in the next row: as many as fit, each at least `width` pixels wide."""
+    sx = {"gridTemplateColumns": f"repeat(auto-fit, minmax({width}px, 1fr))", "gridAutoFlow": "row"}
+    return {"grid": {"sx": sx}}
+
+
 def root() -> types.GridView:
     """View of a panel's outermost object: a vertical stack."""
     return types.GridView(orientation="vertical", gap=2, pad=2, componentsProps=FITTING)
@@ -48,8 +54,7 @@ def heading(content: types.Object, name: str, title: str, words: str = "") -> No
 
 def tiles(content: types.Object, figures: Mapping[str, tuple[str, str]]) -> None:
     """Large numbers side by side, each between its name and a caption: ``{name: (number, caption)}``."""
-    sx = {"gridTemplateColumns": "repeat(auto-fit, minmax(104px, 1fr))", "gridAutoFlow": "row"}
-    row = content.h_stack("tiles", gap=1, align_y="stretch", componentsProps={"grid": {"sx": sx}})
+    row = content.h_stack("tiles", gap=1, align_y="stretch", componentsProps=wrapping(104))
     for number, (label, (value, words)) in enumerate(figures.items()):
         tile = row.v_stack(f"tile{number}", gap=0, variant="outline", pad=1.5)
         text(tile, "label", label, font_size="0.85rem")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import fiftyone as fo
+
 
 def open_panel(ctx, name: str, state: dict[str, Any] | None = None):
     """Open a panel beside the grid: as a further tab where panels stand already, else in a column of its own.
@@ -18,15 +20,14 @@ def open_panel(ctx, name: str, state: dict[str, Any] | None = None):
     Returns:
         the message to the App.
     """
-    beside = _column_beside(ctx.spaces)
-    if state is None and beside is not None and not _has(ctx.spaces, name):
-        import fiftyone as fo
-
-        panel = fo.Panel(type=name)
-        beside.children.append(panel)
-        beside.active_child = panel.component_id
-        return ctx.ops.set_spaces(ctx.spaces)
-    return ctx.ops.open_panel(name, layout="horizontal" if beside is None else None, is_active=True, state=state)
+    spaces = ctx.spaces
+    beside = _column_beside(spaces)
+    if beside is None or _has(spaces, name):
+        return ctx.ops.open_panel(name, layout="horizontal", is_active=True, state=state)
+    panel = fo.Panel(type=name, state=state or {})
+    beside.children.append(panel)
+    beside.active_child = panel.component_id
+    return ctx.ops.set_spaces(spaces)
 
 
 def _column_beside(spaces):

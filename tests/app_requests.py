@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from drawn_dataset import PLUGIN
 
 
-def request(view, **params) -> dict:
+def request(view, selected_labels: Sequence[dict] = (), **params) -> dict:
     """Request to run an operator, or to resolve its form, on a view."""
     dataset = view._root_dataset
     stages = view._serialize() if view is not dataset else []
-    return {"dataset_name": dataset.name, "view": stages, "params": params}
+    return {"dataset_name": dataset.name, "view": stages, "params": params, "selected_labels": list(selected_labels)}
 
 
-def in_the_app(name: str, view, told: list | None = None, **params) -> list[tuple[str, dict]]:
+def in_the_app(
+    name: str, view, told: list | None = None, selected_labels: Sequence[dict] = (), **params
+) -> list[tuple[str, dict]]:
     """Run an operator as the App does, and return the messages to the App: operators to trigger, with their parameters.
 
     They are also appended to `told` as they arrive, including those before a failure.
@@ -22,7 +25,7 @@ def in_the_app(name: str, view, told: list | None = None, **params) -> list[tupl
     from fiftyone.operators.executor import execute_or_delegate_operator
 
     told = [] if told is None else told
-    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/{name}", request(view, **params)))
+    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/{name}", request(view, selected_labels, **params)))
     result.raise_exceptions()
     if not result.is_generator:
         calls = result.executor.to_json()["requests"]

@@ -13,12 +13,14 @@ class Panel:
     Args:
         dataset: the open dataset.
         name: of the panel.
+        sample: id of the open sample that the panel stands beside.
     """
 
-    def __init__(self, dataset, name: str):
+    def __init__(self, dataset, name: str, sample: str | None = None):
         self.dataset, self.name, self.state, self.data, self.layout = dataset, name, {}, {}, None
         self.sent: list[tuple[str, dict]] = []
         self.grid, self.selected = None, []
+        self.sample, self.selected_labels = sample, []
 
     def event(self, method: str, **params):
         import fiftyone.operators as foo
@@ -28,6 +30,8 @@ class Panel:
             "dataset": self.dataset,
             "params": {"__method__": method, "panel_id": "panel", "panel_state": self.state, **params},
             "selected": self.selected,
+            "selected_labels": self.selected_labels,
+            "current_sample": self.sample,
         }
         if self.grid is not None:
             context["view"] = self.grid
@@ -52,6 +56,8 @@ class Panel:
                 self.grid = None
             elif name == "clear_selected_samples":
                 self.selected = []
+            elif name == "clear_selected_labels":
+                self.selected_labels = []
         json.dumps(self.sent, allow_nan=False)  # the App parses JSON, which has no NaN
         return self
 
@@ -71,6 +77,13 @@ class Panel:
         """Select samples or patches in the grid."""
         self.selected = list(samples)
         return self.event("on_change_selected")
+
+    def select_labels(self, field: str, *label_ids: str):
+        """Select labels in the open sample."""
+        self.selected_labels = [
+            {"label_id": label_id, "sample_id": self.sample, "field": field} for label_id in label_ids
+        ]
+        return self.event("on_change_selected_labels")
 
     def shown(self):
         """View shown in the grid by the last event."""

@@ -148,7 +148,7 @@ class SegmentationConfig(Options):
         stored=True,
     )
     max_instances: int = option(
-        100, "Maximal number per image, highest scores first", label="Max instances", type=int, min=1, stored=True
+        100, "Those of the highest scores are kept", label="Maximum objects per image", type=int, min=1, stored=True
     )
     shown: str | float = option(
         "recommended",
@@ -170,8 +170,8 @@ class SegmentationConfig(Options):
     )
     limit: int | None = option(
         None,
-        "Segment only the first images of the view, as a trial; a later run continues. Default: all",
-        label="Only the first images",
+        "How many, for a trial; a later run continues with the others. Default: all",
+        label="Try on the first images",
         type=int,
         min=1,
     )

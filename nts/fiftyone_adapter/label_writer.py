@@ -339,6 +339,13 @@ def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings
         holder, alternative = f"the field {key!r}", "choose another output field, or "
         if kind is runs.HEATMAPS:
             holder, alternative = f"the set of heat maps {key!r}", ""
+        if kind is runs.SEGMENTATION and different == ["another memory"]:
+            raise InputError(
+                f"the memory {earlier['memory_key']!r} was changed since the predictions in {key!r} were made, or they "
+                "come from another memory: switch on overwrite to replace the undecided ones, or choose another output "
+                "field",
+                option="output_field",
+            )
         raise InputError(
             f"{holder} holds results with other settings ({', '.join(different)}): {alternative}switch on overwrite to "
             "delete them and start over",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import fiftyone as fo
 from fiftyone.operators.store import ExecutionStore
 
 from .errors import JobStopped
@@ -85,6 +86,15 @@ def announced(view: Collection, label: str, makes: str, job: Job[Report]) -> Job
         job.close()
         for prefix in (_JOB, _STOP):
             store.delete(prefix + entry.id)
+
+
+def own_dataset(dataset: fo.Dataset) -> fo.Dataset:
+    """Open a dataset once more, for a job.
+
+    All threads of a process share one object of a dataset, and every request of the App reloads it: its document is
+    replaced, and what a job has changed in it and not saved yet is lost. An object of its own is not reloaded.
+    """
+    return fo.Dataset._make_instance(name=dataset.name, _create=False)
 
 
 def running_jobs(view: Collection) -> list[RunningJob]:

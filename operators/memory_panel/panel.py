@@ -209,9 +209,7 @@ class MemoryPanel(foo.Panel):
         header.enum("memory", names.values(), view=names, on_change=self.on_memory)
         refresh = types.IconButtonView(icon="refresh", title="Refresh", operator=self.on_refresh, variant="outlined")
         header.view("refresh", refresh)
-        buttons = panel.h_stack(
-            "buttons", gap=1, componentsProps=panels.columns("repeat(auto-fit, minmax(120px, max-content))")
-        )
+        buttons = panel.h_stack("buttons", gap=1, componentsProps=panels.wrapping(120))
         buttons.btn("all", "Show in grid", icon="grid_view", on_click=self.on_all, variant="outlined")
         buttons.btn("rebuild", "Rebuild…", icon="replay", on_click=self.on_rebuild, variant="outlined")
         buttons.btn("build", "New…", icon="add", on_click=self.on_build, variant="outlined")

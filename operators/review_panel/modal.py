@@ -31,13 +31,13 @@ def render(panel, ctx, content: types.Object) -> None:
         panels.text(content, "none", "Select labels in the image: then accept, reject or correct them here.")
         return
     panels.text(content, "count", f"{count} selected", color="text.primary", bold=True)
-    template = panels.columns("repeat(auto-fit, minmax(130px, 1fr))")
+    template = panels.wrapping(130)
     if ctx.panel.get_state("decidable"):
         row = content.h_stack("decide", gap=1, componentsProps=template)
         for name, (label, icon, decision, words) in BUTTONS.items():
             row.btn(
                 name,
-                label.rstrip(":"),
+                label,
                 icon=icon,
                 on_click=panel.on_decide,
                 params={"decision": decision},

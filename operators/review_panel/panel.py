@@ -25,7 +25,7 @@ UNDO_STEPS = 20
 BUTTONS = {
     "accept": ("Accept", "check", "accepted", "Right class, good outline"),
     "reject": ("Reject", "close", "rejected", "Not an object of this class"),
-    "outline": ("Bad outline:", "gesture", "wrong outline", "Right object, bad outline: teaches nothing"),
+    "outline": ("Wrong outline", "gesture", "wrong outline", "Right object, bad outline: teaches nothing"),
 }
 """Label, icon, decision and explanation of the buttons that decide."""
 
@@ -350,13 +350,13 @@ class ReviewPanel(foo.Panel):
         panels.text(panel, "shown", words)
         selected = ctx.panel.get_state("selected") or 0
         which = f"{selected} selected" if selected else f"all {facts.shown}"
-        template = panels.columns("repeat(auto-fit, minmax(130px, 1fr))")
+        template = panels.wrapping(130)
         row = panel.h_stack("decide", gap=1, componentsProps=template)
         nothing = not selected and not facts.shown
         for name, (label, icon, decision, words) in BUTTONS.items():
             row.btn(
                 name,
-                f"{label} {which}",
+                label if name == "outline" else f"{label} {which}",
                 icon=icon,
                 on_click=self.on_decide,
                 params={"decision": decision},

@@ -40,7 +40,7 @@ def render(panel, ctx, content: types.Object) -> None:
     if outcome["plot"]:
         content.plot("plot", layout=outcome["plot"][1], config=charts.CONFIG)
     if outcome["next_steps"]:
-        row = content.h_stack("next", gap=1, componentsProps=panels.columns("repeat(auto-fit, minmax(150px, 1fr))"))
+        row = content.h_stack("next", gap=1, componentsProps=panels.wrapping(150))
         for number, step in enumerate(outcome["next_steps"]):
             row.btn(
                 f"step{number}",

@@ -9,6 +9,7 @@ import fiftyone.operators.types as types
 from fiftyone.operators.categories import Categories
 
 from .. import job_progress, outcomes, panels
+from ..panels_beside import open_panel
 from ..words import sentence
 from . import outcome, stored
 
@@ -65,7 +66,7 @@ class RunsPanel(foo.Panel):
         if step.rest_of is not None:
             self._show_rest(ctx, step.rest_of)
         if step.panel is not None:
-            ctx.ops.open_panel(step.panel, is_active=True, state=step.params)
+            open_panel(ctx, step.panel, step.params)
         else:
             self._prompt(ctx, step.operator, step.params)
 
@@ -76,7 +77,7 @@ class RunsPanel(foo.Panel):
             return
         if run.kind in stored.PANELS and run.status in ("complete", "incomplete"):
             panel, choice = stored.PANELS[run.kind]
-            ctx.ops.open_panel(panel, is_active=True, state={"header": {choice: run.key}})
+            open_panel(ctx, panel, {"header": {choice: run.key}})
         else:
             ctx.ops.notify(f"{sentence(run.kind)} {run.key}: {run.status}", variant="info")
 
@@ -140,7 +141,7 @@ class RunsPanel(foo.Panel):
             panels.empty(panel, "No dataset", "Open a dataset to see its runs.")
             return types.Property(panel, view=panels.root())
         job_progress.render(ctx, panel, self.on_stop)
-        if ctx.panel.get_state("outcome"):
+        if ctx.panel.get_state("outcome") and not ctx.panel.get_state(job_progress.JOBS):
             outcome.render(self, ctx, panel.v_stack("outcome_of_last", gap=1, componentsProps=panels.FITTING))
         if ctx.panel.get_state("listed"):
             stored.render(self, panel.v_stack("stored", gap=2, componentsProps=panels.FITTING))
@@ -152,7 +153,7 @@ class RunsPanel(foo.Panel):
         return types.Property(panel, view=panels.root())
 
     def _render_tools(self, panel: types.Object) -> None:
-        row = panel.h_stack("tools", gap=1, componentsProps=panels.columns("repeat(auto-fit, minmax(150px, 1fr))"))
+        row = panel.h_stack("tools", gap=1, componentsProps=panels.wrapping(150))
         for operator, label, icon in (
             ("import_memory", "Import memory…", "upload"),
             ("import_reference_prompt", "Import reference prompt…", "upload"),

@@ -64,6 +64,16 @@ class AppPage:
         expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
         expect(self.page.locator(cy("looker")).first).to_be_visible()
 
+    def expect_patches(self, count: int) -> None:
+        """Expect this many patches in the grid."""
+        words = re.compile(rf"(^|\D){count} patch(es)?\b")
+        expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
+
+    def select(self, *numbers: int) -> None:
+        """Select samples or patches in the grid."""
+        for number in numbers:
+            self.page.locator(cy("looker")).nth(number).click(position={"x": 10, "y": 10})
+
     def expect_view(self, stage: str) -> None:
         """Expect a stage in the view of the grid."""
         expect(self.page.locator(cy("view-bar"))).to_contain_text(stage)
@@ -136,6 +146,12 @@ class Form:
         self.button.click()
         expect(self.dialog).to_be_hidden()
         return Outcome(self.page)
+
+    def submit(self) -> None:
+        """Run an operator that is no job, and close its short summary."""
+        self.button.click()
+        self.dialog.get_by_role("button", name="Close", exact=True).click()
+        expect(self.dialog).to_be_hidden()
 
     def cancel(self) -> None:
         self.dialog.get_by_role("button", name="Cancel", exact=True).click()

@@ -34,7 +34,7 @@ def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
     outcome = form.execute()
     outcome.expect_text("The reference prompt follow")
     outcome.expect_text("Note")
-    expect(outcome.dialog.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(2)
+    expect(outcome.panel.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(2)
     assert any("step 2/3, loss" in text for text in outcome.texts())
     outcome.done()
     labelled.reload()

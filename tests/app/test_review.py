@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from app_page import AppPage, cy
+from app_page import JOB_PATIENCE, AppPage, cy
 from playwright.sync_api import Locator, expect
 
 FIELD = "nts_demo"
@@ -39,12 +39,6 @@ def click(panel: Locator, name: str | re.Pattern[str]) -> None:
     panel.get_by_role("button", name=name).click()
 
 
-def select(app: AppPage, *numbers: int) -> None:
-    """Select patches in the grid."""
-    for number in numbers:
-        app.page.locator(cy("looker")).nth(number).click(position={"x": 10, "y": 10})
-
-
 def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, picture):
     from nts.fiftyone_adapter import load_memory
 
@@ -57,13 +51,13 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     click(panel, "Show in grid")
     expect(app.page.locator(cy("entry-counts"))).to_contain_text(f"{shown} patches")
 
-    select(app, 0, 1)
+    app.select(0, 1)
     click(panel, "Accept 2 selected")
     expect(panel).to_contain_text(f"2 of {total} decided: 2 accepted")
     expect(app.page.locator(cy("entry-counts"))).to_contain_text(f"{shown - 2} patches")
     assert decided(segmented) == ["accepted"] * 2
 
-    select(app, 0)
+    app.select(0)
     click(panel, "Reject 1 selected")
     expect(panel).to_contain_text(f"3 of {total} decided: 2 accepted, 1 rejected")
     click(panel, "Undo")
@@ -74,7 +68,16 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
 
     references = len(load_memory(segmented, "demo").entries)
     click(panel, "Update (2 new)")
-    expect(app.page.get_by_text("2 references and 0 negatives added")).to_be_visible(timeout=240_000)
-    expect(panel).to_contain_text("Update (0 new)")
+    expect(panel).to_contain_text("Update (0 new)", timeout=JOB_PATIENCE)
     assert len(load_memory(segmented, "demo").entries) == references + 2
     assert decided(segmented) == ["accepted"] * 2
+
+    # Patches are not annotated: the sample is opened in their place.
+    click(panel, "Show in grid")
+    expect(app.page.locator(cy("entry-counts"))).to_contain_text("patches")
+    app.select(0)
+    click(panel, "Edit outline")
+    modal = app.page.locator(cy("modal"))
+    expect(modal).to_be_visible()
+    expect(app.page.locator(cy("entry-counts"))).to_contain_text("1 sample")
+    picture("edit_outline", app.page)

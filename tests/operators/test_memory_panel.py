@@ -299,3 +299,46 @@ def run_in_the_app(name: str, view, **params) -> list[tuple[str, dict]]:
     result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/{name}", asked))
     result.raise_exceptions()
     return [(call["operator_uri"], call["params"]) for call in result.executor.to_json()["requests"]]
+
+
+# ---- single references -----------------------------------------------------------------------------------------------
+
+
+def test_a_picture_offers_to_remove_its_reference(panel, drawn, nts_fo):
+    entry = nts_fo.load_memory(drawn, "shapes").entries[1]
+    panel.call("on_reference", entry=1)
+    assert f"Chosen: a reference of {entry.class_name}" in words(panel.layout)
+    panel.call("on_remove")
+    left = nts_fo.load_memory(drawn, "shapes").entries
+    assert entry.label_id not in {each.label_id for each in left}
+    assert len(left) == REFERENCES - 1
+    assert not any(text.startswith("Chosen") for text in words(panel.layout))
+
+
+def test_a_reference_is_moved_by_a_form(panel, drawn, nts_fo):
+    import fiftyone.operators as foo
+
+    entry = nts_fo.load_memory(drawn, "shapes").entries[0]
+    panel.call("on_reference", entry=0)
+    panel.call("on_move")
+    ((_, asked),) = panel.told
+    assert asked["operator_uri"] == f"{PLUGIN}/move_reference"
+    assert asked["params"] == {"memory_key": "shapes", "label_id": entry.label_id}
+    run_in_the_app("move_reference", drawn.view(), class_name="unicorn", **asked["params"])
+    assert nts_fo.load_memory(drawn, "shapes").shots["unicorn"] == 1
+    assert foo.get_operator(f"{PLUGIN}/move_reference").config.unlisted
+
+
+def test_a_reference_that_is_gone_is_told(panel, drawn, nts_fo):
+    panel.call("on_reference", entry=0)
+    nts_fo.runs.delete_run(drawn, "shapes", nts_fo.runs.MEMORY)
+    nts_fo.build_reference_memory(drawn.match_tags("reference").skip(2), "ground_truth", "shapes")
+    panel.call("on_remove")
+    said = [values["message"] for name, values in panel.told if name == "notify"]
+    assert said == ["This reference is not in the memory any more"]
+
+
+def test_rebuild_opens_the_form_with_name_and_field(panel):
+    panel.call("on_rebuild")
+    ((_, asked),) = panel.told
+    assert asked["params"] == {"memory_key": "shapes", "overwrite": True, "label_field": "ground_truth"}

@@ -359,3 +359,23 @@ def test_a_threshold_stays_where_it_was_put(nts_fo, evaluated, panel):
     assert panel.state["confidence"]["choices"]["threshold"] == 0.125
     panel.event("on_run", value="nap_first")
     assert panel.state["confidence"]["choices"]["threshold"] != 0.125
+
+
+def test_clicks_show_ground_truth_and_predictions_alone(panel):
+    panel.event("on_class_bar", y=CLASSES[0])
+    ((_, active),) = [(name, sent) for name, sent in panel.sent if name == "set_active_fields"]
+    assert active["fields"] == ["ground_truth", "second"]
+
+
+def test_the_grid_follows_the_slider_after_a_click(panel):
+    panel.event("on_tab", value="confidence").choose("confidence.choices.threshold", 0.0)
+    assert "set_view" not in [name for name, _ in panel.sent], "nothing was clicked yet"
+    panel.event("on_outcome", outcome="fp")
+    every = panel.shown().count("second.detections")
+    panel.choose("confidence.choices.threshold", 0.6)
+    fewer = panel.shown()
+    assert 0 < fewer.count("second.detections") < every
+    assert fewer.bounds("second.detections.confidence")[0] >= 0.6
+    panel.event("on_tab", value="curves").event("on_tab", value="confidence")
+    panel.choose("confidence.choices.threshold", 0.5)
+    assert "set_view" not in [name for name, _ in panel.sent], "another tab was in front"

@@ -386,7 +386,7 @@ def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
         segment(targets, memory, score_threshold=0.5)
     shown = form(segment, targets, score_threshold=0.5, overwrite=True)
     assert not shown["output_field"]["invalid"]
-    assert "these results are deleted" in shown["earlier"]["view"]["description"]
+    assert "these results are replaced, but for those" in shown["earlier"]["view"]["description"]
     assert form(segment, targets, max_instances=0)["max_instances"]["error_message"].startswith("Max_instances must be")
 
 

@@ -240,3 +240,100 @@ def test_accepted_predictions_are_copied_by_a_form(operator, segmented, panel):
     assert said[-1][1]["results"]["summary"] == f"**{count} labels** of {FIELD} were copied to finished."
     segmented.reload()
     assert segmented.count("finished.detections") == count
+
+
+# ---- beside an open sample -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(segmented, targets):
+    return Panel(segmented, "review_panel", targets.first().id).event("on_load")
+
+
+def test_labels_selected_in_an_open_sample_are_decided(segmented, targets, beside):
+    assert "Select labels in the image" in beside.words
+    first, second, *_ = targets.first()[FIELD].detections
+    beside.select_labels(FIELD, first.id, second.id)
+    assert "2 selected" in beside.words
+    beside.event("on_decide", decision="accepted")
+    decided = {label: decision for label, decision in decisions_of(segmented).items() if decision}
+    assert decided == {first.id: "accepted", second.id: "accepted"}
+    calls = [name for name, _ in beside.sent]
+    assert "set_view" not in calls, "the grid below stays as it is"
+    assert "clear_selected_labels" in calls
+    beside.event("on_undo")
+    assert not any(decisions_of(segmented).values())
+
+
+def test_other_labels_become_references_or_negatives(nts_fo, segmented, targets, beside):
+    label = targets.first().ground_truth.detections[0]
+    beside.select_labels("ground_truth", label.id)
+    assert "Accept" not in beside.words, "it is no prediction"
+    beside.event("on_use", use_as="reference")
+    prompt = beside.prompted()
+    assert (prompt["operator_uri"], prompt["params"]) == (f"{PLUGIN}/add_references", {"use_as": "reference"})
+    before = len(nts_fo.load_memory(segmented, "shapes"))
+    params = {"view_target": "SELECTED_LABELS", "label_field": "ground_truth", "memory_key": "shapes"}
+    labels = beside.selected_labels
+    in_the_app("add_references", segmented.view(), selected_labels=labels, **params)
+    memory = nts_fo.load_memory(segmented, "shapes")
+    assert len(memory) == before + 1
+    assert memory.entries[-1].label_id == label.id
+    in_the_app("add_references", segmented.view(), selected_labels=labels, use_as="negative", **params)
+
+
+def test_an_outline_is_edited_in_fiftyones_annotation(segmented, panel):
+    panel.event("on_start")
+    panel.event("on_edit")
+    assert panel.notices == ["Select the prediction to edit first"]
+    patch = panel.grid.first()
+    panel.select(patch.id)
+    panel.event("on_edit")
+    sent = dict(panel.sent)
+    assert sent["open_sample"] == {"id": patch.sample_id, "mode": "annotate"}
+    assert [label["label_id"] for label in sent["set_selected_labels"]["labels"]] == [patch[FIELD].id]
+    assert panel.grid.values("id") == [patch.sample_id], "patches cannot be annotated"
+
+
+def test_a_running_update_is_shown_and_its_end_shows_the_new_predictions(segmented, panel, every_step):
+    from nts.fiftyone_adapter import running
+    from nts.fiftyone_adapter.teaching import teaching_job
+
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.event("on_decide", decision="accepted")
+    job = running.announced(segmented, "Update predictions", FIELD, teaching_job(segmented, FIELD))
+    next(job)
+    panel.event("on_look")
+    assert f"Update predictions: {FIELD}" in panel.words
+    for _ in job:
+        pass
+    panel.event("on_look")
+    assert panel.state["jobs"] == []
+    assert "Update (0 new)" in panel.words
+
+
+def test_nothing_is_left_after_the_last_decision(segmented, panel):
+    panel.choose("threshold", 0.0)
+    panel.event("on_decide", decision="accepted")
+    if panel.state["asking"]:
+        panel.event("on_decide", decision="accepted")
+    assert "Nothing left to show here" in panel.notices
+    total = len(decisions_of(segmented))
+    assert f"{total} of {total} decided" in panel.words
+    assert panel.grid is None
+
+
+def test_a_label_that_was_edited_elsewhere_is_not_lost(nts_fo, segmented, panel):
+    """The panel shows it as it is; the next update marks it as corrected, and keeps it."""
+    panel.event("on_start")
+    patch = panel.grid.first()
+    sample = segmented[patch.sample_id]
+    (label,) = [each for each in sample[FIELD].detections if each.id == patch[FIELD].id]
+    label.label = "unicorn"
+    sample.save()
+    panel.event("on_refresh")
+    assert "unicorn" in panel.words
+    importlib.import_module("nts.fiftyone_adapter.teaching").teach(segmented, FIELD)
+    assert decisions_of(segmented)[label.id] == "corrected"
+    assert "unicorn" in nts_fo.load_memory(segmented, "shapes").classes

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
+import textwrap
 from collections import Counter
 from types import ModuleType
 
 import numpy as np
 import pytest
 from drawn_dataset import CLASSES
+from paths import ROOT
 
 FIELD = "nts_shapes"
 
@@ -317,3 +321,42 @@ def test_a_run_without_its_field_is_started_again(nts_fo, decisions, drawn, segm
 def test_predictions_are_not_copied_to_predictions(nts_fo, decisions, segmented):
     with pytest.raises(nts_fo.InputError, match="'nts_shapes' holds predictions of a segmentation"):
         decisions.copy_decided(segmented, FIELD, FIELD)
+
+
+def test_two_reviewers_at_once_keep_the_decisions_of_both(nts_fo, drawn, segmented, decisions):
+    """Label by label, while the other writes to the same images."""
+    ids = [label for of_image in segmented.values(f"{FIELD}.detections.id") for label in of_image]
+    ours, theirs = ids[::2], ids[1::2]
+    code = f"""
+        import fiftyone as fo
+        from nts.fiftyone_adapter.decisions import decide
+
+        dataset = fo.load_dataset({drawn.name!r})
+        print("ready", flush=True)
+        input()
+        for label in {theirs!r}:
+            decide(dataset, {FIELD!r}, "rejected", [label])
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("\n")
+    other.stdin.flush()
+    for label in ours:
+        decisions.decide(segmented, FIELD, "accepted", [label])
+    assert other.wait(timeout=120) == 0
+    drawn.reload()
+    found = dict(
+        zip(
+            drawn.values(f"{FIELD}.detections.id", unwind=True),
+            drawn.values(f"{FIELD}.detections.decision", unwind=True),
+            strict=True,
+        )
+    )
+    assert found == dict.fromkeys(ours, "accepted") | dict.fromkeys(theirs, "rejected")
+    assert drawn.count_label_tags() == {"accepted": len(ours), "rejected": len(theirs)}
