@@ -45,7 +45,8 @@ def render(panel, ctx, content: types.Object) -> None:
                 title=words,
             )
         row.btn("change", "Change class…", icon="label", on_click=panel.on_change_class, variant="outlined")
-        row.btn("edit", "Edit outline", icon="edit", on_click=panel.on_edit, variant="outlined")
+        if not ctx.view._is_generated:
+            row.btn("edit", "Edit outline", icon="edit", on_click=panel.on_edit, variant="outlined")
         steps = ctx.panel.get_state("undo") or []
         row.btn("undo", "Undo", icon="undo", on_click=panel.on_undo, variant="outlined", disabled=not steps)
     row = content.h_stack("use", gap=1, componentsProps=template)

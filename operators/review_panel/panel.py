@@ -139,12 +139,19 @@ class ReviewPanel(foo.Panel):
         if found is None:
             ctx.ops.notify("Select the prediction to edit first", variant="warning")
             return
-        sample_id, label_id = found
-        if not ctx.panel.get_state(modal.STATE):
-            # Patches cannot be annotated.
-            ctx.ops.set_view(ctx.dataset.select(sample_id))
-        ctx.trigger("open_sample", {"id": sample_id, "mode": "annotate"})
-        ctx.ops.set_selected_labels([{"label_id": label_id, "sample_id": sample_id, "field": choices.field(ctx)}])
+        if ctx.view._is_generated:
+            # Patches cannot be annotated, and the App finds no sample that its view does not have yet.
+            ctx.panel.set_state("editing", list(found))
+            ctx.ops.set_view(ctx.dataset.select(found[0]))
+        else:
+            self._edit(ctx, *found)
+
+    def on_change_view(self, ctx) -> None:
+        """Once the grid shows the sample of the prediction to edit, open it."""
+        editing = ctx.panel.get_state("editing")
+        if editing and not ctx.view._is_generated:
+            ctx.panel.set_state("editing", None)
+            self._edit(ctx, *editing)
 
     def on_use(self, ctx) -> None:
         """Open the form that adds the selected labels to a memory, as references or negatives."""
@@ -232,6 +239,10 @@ class ReviewPanel(foo.Panel):
         ctx.panel.set_state("undo", steps[-UNDO_STEPS:])
         ctx.ops.notify(f"{_labels(len(before))} {decision}", variant="success")
         self._refresh(ctx)
+
+    def _edit(self, ctx, sample_id: str, label_id: str) -> None:
+        ctx.trigger("open_sample", {"id": sample_id, "mode": "annotate"})
+        ctx.ops.set_selected_labels([{"label_id": label_id, "sample_id": sample_id, "field": choices.field(ctx)}])
 
     def _refresh(self, ctx) -> None:
         self._draw(ctx)

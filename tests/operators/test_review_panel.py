@@ -289,10 +289,13 @@ def test_an_outline_is_edited_in_fiftyones_annotation(segmented, panel):
     patch = panel.grid.first()
     panel.select(patch.id)
     panel.event("on_edit")
+    assert panel.grid.values("id") == [patch.sample_id], "patches cannot be annotated"
+    assert "open_sample" not in dict(panel.sent), "the App does not have the sample yet"
+    panel.event("on_change_view")
     sent = dict(panel.sent)
     assert sent["open_sample"] == {"id": patch.sample_id, "mode": "annotate"}
     assert [label["label_id"] for label in sent["set_selected_labels"]["labels"]] == [patch[FIELD].id]
-    assert panel.grid.values("id") == [patch.sample_id], "patches cannot be annotated"
+    assert "open_sample" not in dict(panel.event("on_change_view").sent), "it is opened once"
 
 
 def test_a_running_update_is_shown_and_its_end_shows_the_new_predictions(segmented, panel, every_step):
