@@ -138,7 +138,8 @@ class JobOperator(PluginOperator):
         """The job, which other tabs see and can stop."""
         from ..nts.fiftyone_adapter.running import announced, own_dataset
 
-        ctx._dataset, ctx._view = own_dataset(ctx.dataset), None
+        if ctx.params.get(STARTED):  # in the App
+            ctx._dataset, ctx._view = own_dataset(ctx.dataset), None
         return announced(ctx.dataset, self.config.label, self.makes(ctx) or "", self.job(ctx))
 
     def _outcome(self, ctx, report) -> Outcome:
@@ -164,6 +165,9 @@ class JobOperator(PluginOperator):
         except JobStopped as stopped:
             outcomes.keep(ctx, self._ended("stopped", sentence(stopped)))
             return {"summary": sentence(stopped), "rows": []}
+        except Exception as error:
+            outcomes.keep(ctx, self._ended("failed", _words(error)))
+            raise
         outcomes.keep(ctx, self._outcome(ctx, report))
         return self.results(report)
 
@@ -171,6 +175,8 @@ class JobOperator(PluginOperator):
         """Start the operator once more, without its form, which closes."""
         if ctx.current_sample is None:
             yield panels_beside.open_panel(ctx, outcomes.PANEL)
+        else:
+            yield ctx.ops.notify(f"{self.config.label} has started: see the Runs panel beside the grid", variant="info")
         yield ctx.trigger(self.uri, {**ctx.params, STARTED: True})
 
     async def _immediate(self, ctx):

@@ -12,7 +12,7 @@ from . import panels
 JOBS = "jobs"
 """State of the panel: the running jobs."""
 
-_WHILE_RUNNING, _OTHERWISE = 1000, 4000  # milliseconds between two looks
+_WHILE_RUNNING, _OTHERWISE = 1000, 2000  # milliseconds between two looks
 
 
 def look(ctx, makes: str | None = None) -> bool:

@@ -40,10 +40,20 @@ class TagForReview(SimpleOperator):
         return tag_for_review(sample_collection, predictions_field, margin_below=margin_below, score_below=score_below)
 
     def form(self, ctx, inputs) -> None:
+        from ..nts.fiftyone_adapter.runs import SEGMENTATION, list_runs
+
         view = forms.target_view(ctx, inputs, "Review")
         if view is None:
             return
-        predictions = forms.predictions(ctx, inputs, description="The field to review")
+        predictions = forms.detections_field(
+            ctx,
+            inputs,
+            view,
+            "predictions_field",
+            label="Predictions",
+            description="The field to review",
+            default=next(reversed(list_runs(ctx.dataset, SEGMENTATION)), None),
+        )
         if predictions is None:
             return
         actions = types.RadioGroup(label="Action")
@@ -51,7 +61,7 @@ class TagForReview(SimpleOperator):
         actions.add_choice(CLEAR, label="Remove these tags")
         inputs.enum("action", actions.values(), default=TAG, required=False, view=actions)
         if ctx.params.get("action") != CLEAR:
-            _thresholds(ctx, inputs, view, predictions)
+            _thresholds(ctx, inputs, view, predictions[0])
 
     def do(self, ctx) -> str:
         from ..nts.fiftyone_adapter.reviewing import suggest_thresholds

@@ -43,6 +43,11 @@ def evaluations(dataset) -> dict[str, str]:
     return words
 
 
+def newest(dataset) -> str:
+    """The newest evaluation in words, which tell it from an earlier one of its name; empty if there is none."""
+    return next(iter(evaluations(dataset).values()), "")
+
+
 def next_step(dataset) -> tuple[str, str, str]:
     """The operator to run next, the label of its button, and an explanation."""
     from ...nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs

@@ -47,8 +47,8 @@ class NAPPanel(foo.Panel):
     # ---- events of the header ----------------------------------------------------------------------------------------
 
     def on_load(self, ctx) -> None:
-        """Open on the evaluation that was chosen before, or the newest."""
-        self._choose(ctx, ctx.panel.get_state("header.run"))
+        """Open on the evaluation that was chosen before, or the newest, if there is a new one since."""
+        self._choose(ctx, None if self._has_new(ctx) else ctx.panel.get_state("header.run"))
 
     def on_change_dataset(self, ctx) -> None:
         """Another dataset has other evaluations."""
@@ -75,7 +75,7 @@ class NAPPanel(foo.Panel):
 
     def on_refresh(self, ctx) -> None:
         """Read the evaluations again."""
-        self._choose(ctx, ctx.panel.get_state("header.run"))
+        self.on_load(ctx)
 
     def on_evaluate(self, ctx) -> None:
         """Open the form of evaluate nAP."""
@@ -126,6 +126,7 @@ class NAPPanel(foo.Panel):
         if ctx.dataset is None:
             return
         keys = choices.evaluations(ctx.dataset)
+        ctx.panel.set_state("newest", choices.newest(ctx.dataset))
         ctx.panel.set_state("header.run", key if key in keys else next(iter(keys), None))
         evaluation = self._evaluation(ctx)
         if evaluation is not None:
@@ -133,6 +134,11 @@ class NAPPanel(foo.Panel):
             for path in ("curves.choices.classes", "confidence.choices.class"):
                 choices.forget_other_classes(ctx, path, evaluation.classes)
         self._draw(ctx)
+
+    def _has_new(self, ctx) -> bool:
+        """Whether the newest evaluation is another one than when the panel was drawn before."""
+        seen = ctx.panel.get_state("newest")
+        return ctx.dataset is not None and seen is not None and seen != choices.newest(ctx.dataset)
 
     def _evaluation(self, ctx):
         """The chosen evaluation; ``None``, and the reason in the state, if there is none to show."""

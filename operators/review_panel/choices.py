@@ -14,6 +14,13 @@ DECISIONS = (UNDECIDED, "accepted", "rejected", "wrong outline", "corrected")
 TEACH = "teach"
 ORDERS = {TEACH: "Teach me first", "confident": "Most confident", "unsure": "Least sure", "class": "By class"}
 
+BUTTONS = {
+    "accept": ("Accept", "check", "accepted", "Right class, good outline"),
+    "reject": ("Reject", "close", "rejected", "Not an object of this class"),
+    "outline": ("Wrong outline", "gesture", "wrong outline", "Right object, bad outline: teaches nothing"),
+}
+"""Label, icon, decision and explanation of the buttons that decide."""
+
 BINS = 25  # of the histogram
 
 FIELD, CLASS, DECISION = "header.field", "choices.class", "choices.decision"

@@ -24,8 +24,6 @@ def read_selection(ctx) -> None:
 
 def render(panel, ctx, content: types.Object) -> None:
     """Lay out the buttons for the selected labels."""
-    from .panel import BUTTONS
-
     count = ctx.panel.get_state("selected") or 0
     if not count:
         panels.text(content, "none", "Select labels in the image: then accept, reject or correct them here.")
@@ -34,7 +32,7 @@ def render(panel, ctx, content: types.Object) -> None:
     template = panels.wrapping(130)
     if ctx.panel.get_state("decidable"):
         row = content.h_stack("decide", gap=1, componentsProps=template)
-        for name, (label, icon, decision, words) in BUTTONS.items():
+        for name, (label, icon, decision, words) in choices.BUTTONS.items():
             row.btn(
                 name,
                 label,

@@ -22,13 +22,6 @@ ASK_ABOVE = 50
 
 UNDO_STEPS = 20
 
-BUTTONS = {
-    "accept": ("Accept", "check", "accepted", "Right class, good outline"),
-    "reject": ("Reject", "close", "rejected", "Not an object of this class"),
-    "outline": ("Wrong outline", "gesture", "wrong outline", "Right object, bad outline: teaches nothing"),
-}
-"""Label, icon, decision and explanation of the buttons that decide."""
-
 
 class ReviewPanel(foo.Panel):
     """Reviews the predictions of a segmentation, see :mod:`nts.fiftyone_adapter.decisions`.
@@ -70,7 +63,10 @@ class ReviewPanel(foo.Panel):
 
     def on_change_selected_labels(self, ctx) -> None:
         """Other labels are selected in the open sample."""
-        modal.read_selection(ctx)
+        if ctx.panel.get_state(modal.STATE):
+            modal.read_selection(ctx)
+        else:
+            ctx.panel.set_state("selected", len(ctx.selected_labels or ctx.selected or ()))
 
     def on_look(self, ctx) -> None:
         """Look at the running update; when it has ended, read the predictions again."""
@@ -364,7 +360,7 @@ class ReviewPanel(foo.Panel):
         template = panels.wrapping(130)
         row = panel.h_stack("decide", gap=1, componentsProps=template)
         nothing = not selected and not facts.shown
-        for name, (label, icon, decision, words) in BUTTONS.items():
+        for name, (label, icon, decision, words) in choices.BUTTONS.items():
             row.btn(
                 name,
                 label if name == "outline" else f"{label} {which}",
@@ -387,7 +383,7 @@ class ReviewPanel(foo.Panel):
         )
         if asking := ctx.panel.get_state("asking"):
             decision, count = asking
-            verb = next(label for label, _, of_button, _ in BUTTONS.values() if of_button == decision)
+            verb = next(label for label, _, of_button, _ in choices.BUTTONS.values() if of_button == decision)
             confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
             panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
             decide = {"on_click": self.on_decide, "params": {"decision": decision}}

@@ -7,10 +7,15 @@ import fiftyone.operators.types as types
 from .. import charts, outcomes, panels
 
 
+def is_new(ctx) -> bool:
+    """Whether the outcome of the last job is another one than that in the panel's state."""
+    return _shown(ctx) != _id(_last(ctx))
+
+
 def draw(ctx) -> None:
     """Read the outcome of the last job, if it is a new one."""
-    last = None if ctx.dataset is None else outcomes.last(ctx)
-    if (ctx.panel.get_state("outcome") or {}).get("id") == (last and last.id):
+    last = _last(ctx)
+    if _shown(ctx) == _id(last):
         return
     ctx.panel.set_state("outcome", None if last is None else outcomes.as_plain(last))
     if last is not None:
@@ -23,12 +28,11 @@ def render(panel, ctx, content: types.Object) -> None:
     """Lay out the outcome in the panel's state."""
     outcome = ctx.panel.get_state("outcome")
     header = content.h_stack("header", gap=1, align_y="center", componentsProps=panels.columns("minmax(0, 1fr) auto"))
-    title = {"done": "done", "stopped": "stopped", "failed": "failed"}[outcome["status"]]
     panels.text(
         header,
         "title",
-        f"{outcome['label']}: {title}",
-        color="error.main" if title == "failed" else "text.primary",
+        f"{outcome['label']}: {outcome['status']}",
+        color="error.main" if outcome["status"] == "failed" else "text.primary",
         bold=True,
         font_size="1.05rem",
     )
@@ -49,3 +53,15 @@ def render(panel, ctx, content: types.Object) -> None:
                 params={"step": number},
                 variant="contained" if number == 0 else "outlined",
             )
+
+
+def _last(ctx) -> outcomes.Outcome | None:
+    return None if ctx.dataset is None else outcomes.last(ctx)
+
+
+def _id(outcome: outcomes.Outcome | None) -> str | None:
+    return None if outcome is None else outcome.id
+
+
+def _shown(ctx) -> str | None:
+    return (ctx.panel.get_state("outcome") or {}).get("id")

@@ -47,8 +47,11 @@ class RunsPanel(foo.Panel):
         self._draw(ctx)
 
     def on_look(self, ctx) -> None:
-        """Look at the running jobs; when one has begun or ended, read everything again."""
-        if job_progress.look(ctx):
+        """Look at the running jobs; when one has begun or ended, read everything again.
+
+        A short one may have done both since the last look: then it has left an outcome.
+        """
+        if job_progress.look(ctx) or outcome.is_new(ctx):
             self._draw(ctx)
 
     def on_stop(self, ctx) -> None:

@@ -131,6 +131,11 @@ class Form:
         self.dialog.get_by_text(label, exact=True).click()
         expect(self.dialog.get_by_role("radio", name=re.compile(rf"^{re.escape(label)}\b"))).to_be_checked()
 
+    def show_advanced(self) -> None:
+        """Show the options that stand behind a switch."""
+        self.dialog.get_by_text("Advanced", exact=True).click()
+        expect(self.dialog.get_by_text("Device", exact=True)).to_be_visible()
+
     def expect_refusal(self, message: str | re.Pattern[str]) -> None:
         """Expect a validation message and a disabled submit button."""
         expect(self.dialog).to_contain_text(message)

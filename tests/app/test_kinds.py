@@ -48,6 +48,7 @@ def test_a_memory_from_points_alone(clicked, app: AppPage):
     form = app.open_operator(BUILD)
     form.choose("Label field", "clicks")
     expect(form.dialog).to_contain_text(f"{REFERENCES} points without a mask")
+    form.show_advanced()
     expect(form.dialog).to_contain_text(DRAWS_THE_MASKS)
     form.tick("Use them without masks")
     expect(form.dialog).not_to_contain_text(DRAWS_THE_MASKS)

@@ -35,7 +35,7 @@ def test_a_prompt_is_trained_in_the_app(labelled, app: AppPage):
     outcome.expect_text("The reference prompt follow")
     outcome.expect_text("Note")
     expect(outcome.panel.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(2)
-    assert any("step 2/3, loss" in text for text in outcome.texts())
+    assert any("Train reference prompt: follow" in text for text in outcome.texts()), "its progress"
     outcome.done()
     labelled.reload()
     assert list_runs(labelled, PROMPT)["follow"]["steps"] == 3

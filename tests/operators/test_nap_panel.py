@@ -379,3 +379,11 @@ def test_the_grid_follows_the_slider_after_a_click(panel):
     panel.event("on_tab", value="curves").event("on_tab", value="confidence")
     panel.choose("confidence.choices.threshold", 0.5)
     assert "set_view" not in [name for name, _ in panel.sent], "another tab was in front"
+
+
+def test_a_new_evaluation_is_in_front_when_the_panel_is_opened_again(nts_fo, evaluated, panel):
+    panel.event("on_run", value="nap_first").event("on_load")
+    assert panel.state["header"]["run"] == "nap_first"
+    nts_fo.evaluate_nap(evaluated, "first", "ground_truth", eval_key="nap_third")
+    panel.event("on_load")
+    assert panel.state["header"]["run"] == "nap_third"

@@ -135,6 +135,14 @@ def test_an_outcome_leads_on_and_can_be_dismissed(drawn, references):
     assert "Build reference memory: done" not in panel.words
 
 
+def test_the_outcome_of_a_job_between_two_looks_is_shown(drawn, references):
+    panel = Panel(drawn, "runs_panel").event("on_load")
+    in_the_app("build_reference_memory", references, label_field="ground_truth", memory_key="shapes")
+    panel.event("on_look")
+    assert "Build reference memory: done" in panel.words
+    assert [row["key"] for row in panel.data["stored"]["table"]] == ["shapes"]
+
+
 def test_a_form_starts_the_operator_and_closes(drawn, references):
     """In the App, a form that waits for its operator covers everything."""
     from fiftyone.operators.executor import execute_or_delegate_operator

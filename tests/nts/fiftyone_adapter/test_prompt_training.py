@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from app_requests import form, in_the_app, values
+from app_requests import form, in_the_app, outcome, values
 from drawn_dataset import PLUGIN, training_samples, truncate
 
 from synthetic.scenes import species_name
@@ -204,18 +204,14 @@ def test_a_damaged_prompt_is_named(nts_fo, labelled):
 
 
 def test_the_app_trains_and_shows_the_curves(labelled, nts_fo):
-    told = in_the_app(
-        "train_reference_prompt", labelled, label_field="objects", prompt_key="shapes", steps=4, kinds=["mask"]
-    )
-    names = [uri.split("/")[-1] for uri, _ in told]
-    assert "set_progress" in names
-    shown = next(params for uri, params in told if uri.endswith("show_output"))
-    assert "**shapes**" in shown["results"]["summary"]
-    assert "**Note**" in shown["results"]["summary"]
-    loss, miou = shown["results"]["curves"]
+    in_the_app("train_reference_prompt", labelled, label_field="objects", prompt_key="shapes", steps=4, kinds=["mask"])
+    shown = outcome(labelled)
+    assert "**shapes**" in shown["summary"]
+    assert "**Note**" in shown["summary"]
+    (loss, miou), layout = shown["plot"]
     assert loss["x"] == miou["x"] == [1, 2, 3, 4]
     assert miou["yaxis"] == "y2"
-    assert "curves" in shown["outputs"]["type"]["properties"]
+    assert "yaxis2" in layout
     assert "shapes" in nts_fo.runs.list_runs(labelled, nts_fo.runs.PROMPT)
 
 

@@ -174,8 +174,8 @@ def test_names_that_the_database_allows_in_no_key_keep_their_presence(nts_fo, dr
 
 def test_form_offers_the_scorer_only_where_a_prompt_can_be_used(nts_fo, drawn, references, targets, memory):
     nts_fo.build_reference_memory(references, "ground_truth", "plain")
-    assert "scorer" not in form("auto_segment_view", targets, memory_key="plain")
-    shown = form("auto_segment_view", targets, memory_key=memory)
+    assert "scorer" not in form("auto_segment_view", targets, memory_key="plain", advanced=True)
+    shown = form("auto_segment_view", targets, memory_key=memory, advanced=True)
     assert "scorer" in shown
     assert "reference_prompt" not in shown
     shown = form("auto_segment_view", targets, memory_key=memory, scorer="vrp")
