@@ -58,6 +58,8 @@ class SimpleOperator(PluginOperator):
         raise NotImplementedError
 
     def execute(self, ctx):
+        if ctx.spaces is not None and ctx.dataset is not None:  # only the App has spaces
+            _work_on_own_dataset(ctx)
         # The App acts on triggers after this has returned, in their order: it reloads, and then sets a view.
         ctx.trigger("reload_dataset")
         return {"summary": self.do(ctx)}
@@ -136,10 +138,10 @@ class JobOperator(PluginOperator):
 
     def _announced(self, ctx):
         """The job, which other tabs see and can stop."""
-        from ..nts.fiftyone_adapter.running import announced, own_dataset
+        from ..nts.fiftyone_adapter.running import announced
 
         if ctx.params.get(STARTED):  # in the App
-            ctx._dataset, ctx._view = own_dataset(ctx.dataset), None
+            _work_on_own_dataset(ctx)
         return announced(ctx.dataset, self.config.label, self.makes(ctx) or "", self.job(ctx))
 
     def _outcome(self, ctx, report) -> Outcome:
@@ -214,6 +216,13 @@ class JobOperator(PluginOperator):
 
 STARTED = "started"
 """Parameter of an operator that does its job. Without it, the App is told to start it, and the form closes."""
+
+
+def _work_on_own_dataset(ctx) -> None:
+    """Let an operator work on an object of the dataset that no other request of the App reloads."""
+    from ..nts.fiftyone_adapter.running import own_dataset
+
+    ctx._dataset, ctx._view = own_dataset(ctx.dataset), None
 
 
 async def _advance(job):

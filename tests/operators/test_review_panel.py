@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 
 import pytest
@@ -240,6 +241,29 @@ def test_accepted_predictions_are_copied_by_a_form(operator, segmented, panel):
     assert said[-1][1]["results"]["summary"] == f"**{count} labels** of {FIELD} were copied to finished."
     segmented.reload()
     assert segmented.count("finished.detections") == count
+
+
+def test_a_copy_made_in_the_app_is_stored_though_the_dataset_is_reloaded(fo, segmented, panel, monkeypatch):
+    """Panels look for running jobs all the time, and every request of the App reloads the shared dataset."""
+    from app_requests import request
+    from fiftyone.operators.executor import execute_or_delegate_operator
+
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.event("on_decide", decision="accepted")
+    add = type(segmented).add_sample_field
+
+    def reloaded_meanwhile(dataset, *args, **kwargs):
+        segmented.reload()
+        return add(dataset, *args, **kwargs)
+
+    monkeypatch.setattr(type(segmented), "add_sample_field", reloaded_meanwhile)
+    asked = request(segmented, predictions_field=FIELD, to_field="finished")
+    asked["spaces"] = {"_cls": "Space", "component_id": "root", "children": []}
+    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/copy_accepted", asked))
+    result.raise_exceptions()
+    segmented.reload()
+    assert segmented.count("finished.detections") == 2
 
 
 # ---- beside an open sample -------------------------------------------------------------------------------------------
