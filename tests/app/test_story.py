@@ -119,7 +119,7 @@ def segment_the_rest(app: AppPage, dataset, outcome: Outcome, picture) -> Outcom
 
 
 def review(app: AppPage, dataset, outcome: Outcome) -> None:
-    """Accept what is shown of the most confident, reject one, and update."""
+    """Accept what is shown of the most confident, and update."""
     from nts.fiftyone_adapter import load_memory, runs
 
     shown = runs.list_runs(dataset, runs.SEGMENTATION)[PREDICTIONS]["recommendation"]["instances"]
@@ -132,18 +132,14 @@ def review(app: AppPage, dataset, outcome: Outcome) -> None:
     app.select(0, 1)
     panel.get_by_role("button", name="Accept 2 selected").click()
     app.expect_patches(shown - 2)
-    app.select(0)
-    panel.get_by_role("button", name="Reject 1 selected").click()
-    app.expect_patches(shown - 3)
     before = load_memory(dataset, MEMORY)
-    panel.get_by_role("button", name="Update (3 new)").click()
+    panel.get_by_role("button", name="Update (2 new)").click()
     expect(panel).to_contain_text("Update (0 new)", timeout=JOB_PATIENCE)
     expect(panel.get_by_role("button", name="Undo")).to_be_disabled()  # the panel has heard of the end
     after = load_memory(dataset, MEMORY)
     assert len(after) == len(before) + 2
-    assert after.negative_counts["rejected"] == 1
     decisions = [each for each in dataset.values(f"{PREDICTIONS}.detections.decision", unwind=True) if each]
-    assert sorted(decisions) == ["accepted", "accepted", "rejected"]
+    assert sorted(decisions) == ["accepted", "accepted"]
 
 
 def evaluate(app: AppPage, dataset, picture) -> None:
