@@ -16,7 +16,7 @@ SHOW = {
     "confidence": ("A confidence of at least …", ""),
     "precision": ("An expected precision of at least …", ""),
 }
-"""What the App shows at the end: labels and descriptions of the choices."""
+"""Labels and descriptions of the choices of what the App shows at the end."""
 
 
 class AutoSegmentView(JobOperator):

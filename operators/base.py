@@ -99,7 +99,7 @@ class JobOperator(PluginOperator):
         """Traces and layout of a plot of the report, if there is one."""
 
     def next_steps(self, ctx, report) -> list[NextStep]:
-        """What a person may want to do next."""
+        """Buttons of the outcome, for what usually comes next."""
         return []
 
     def new_fields(self, report) -> list[str]:

@@ -47,7 +47,6 @@ def stop(ctx) -> None:
     from ..nts.fiftyone_adapter.running import request_stop
 
     request_stop(ctx.dataset, ctx.params["job"])
-    look(ctx)
 
 
 def render(ctx, content: types.Object, on_stop: Callable) -> None:

@@ -8,7 +8,7 @@ import fiftyone as fo
 
 
 def open_panel(ctx, name: str, state: dict[str, Any] | None = None):
-    """Open a panel beside the grid: as a further tab where panels stand already, else in a column of its own.
+    """Open a panel beside the grid: as a tab of an existing column of panels, or else in a new column.
 
     FiftyOne's own operator would split the grid's column once more for every panel.
 

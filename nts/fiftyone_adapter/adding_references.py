@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Several
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from ..building import Skipped, encode_references
+from ..building import Skipped
 from ..cache import default_cache
-from ..encoder import Encoder
-from ..memory import MemoryBank, MemoryEntry
-from ..models import load_encoder, load_segmenter
-from ..presets import Preset, get_preset
-from ..promotion import promote
-from ..references import Reference
+from ..memory import MemoryEntry
+from ..models import load_encoder
+from ..presets import get_preset
 from . import checks, runs
+from .building import encode_labels, promoted
 from .config import MemoryConfig
 from .errors import InputError, RunEnded
 from .jobs import Job, OnProgress, Progress, first_few, run
@@ -83,21 +80,17 @@ def references_job(
     encoder = load_encoder(bank.encoder.name, device, precision)
     bank.check_encoder(encoder.info)
 
-    def drawn(references: Iterable[Reference]) -> Iterator[Reference]:
-        for reference in references:
-            if reference.kind == "mask":
-                yield reference
-            else:
-                yield from promote([reference], load_segmenter(segmenter, device, precision))
-
+    config = MemoryConfig(segmenter=segmenter, device=device)
     with runs.explained(view, label_field):
-        labels = LabelledImages(view, label_field, MemoryConfig(), exif=preset.exif, everything=False)
-        references = drawn(reference for image in labels for reference in image.references)
-        learnt, skipped = yield from encode_labels(
-            labels, references, encoder, preset, keep_images=bank.has_whole_images
+        labels = LabelledImages(view, label_field, config, exif=preset.exif, everything=False)
+        references = (each for image in promoted(labels, config, precision) for each in image.references)
+        keep, total = bank.has_whole_images, len(set(view.values("id")))
+        learnt = yield from encode_labels(
+            labels, references, encoder, preset, total, keep_images=keep, cache=default_cache()
         )
     if len(learnt) == 0:
-        raise InputError(f"no label could be used: {first_few(item.reason for item in skipped) or 'none is there'}")
+        reasons = first_few(item.reason for item in labels.explained())
+        raise InputError(f"no label could be used: {reasons or 'none is there'}")
     with locked(view):
         if memory_key not in runs.list_runs(view, runs.MEMORY):
             raise RunEnded(f"the memory {memory_key!r} was deleted meanwhile")
@@ -105,26 +98,7 @@ def references_job(
         bank.remove_negatives(label_ids=[entry.label_id for entry in learnt.entries])
         bank.merge(learnt)
         runs.replace_memory(view, memory_key, bank)
-    return ReferencesReport(memory_key, learnt.shots, skipped, bank.shots)
-
-
-def encode_labels(
-    labels: LabelledImages,
-    references: Iterable[Reference],
-    encoder: Encoder,
-    preset: Preset,
-    *,
-    keep_images: bool,
-) -> Job[tuple[MemoryBank, list[Skipped]]]:
-    """Encode references; returns a bank of them, and the labels that cannot be used, with the reasons."""
-    learnt = MemoryBank(encoder.info, preset.name)
-    for result in encode_references(references, encoder, preset, keep_images=keep_images, cache=default_cache()):
-        if isinstance(result, Skipped):
-            labels.skipped.append(result)
-        else:
-            learnt.add(result)
-        yield Progress(len(learnt), len(learnt) + 1, f"{len(learnt)} references encoded")
-    return learnt, labels.explained()
+    return ReferencesReport(memory_key, learnt.shots, labels.explained(), bank.shots)
 
 
 @exclusive

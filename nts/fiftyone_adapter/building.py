@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..building import Skipped, encode_references
-from ..cache import default_cache
+from ..cache import TensorCache, default_cache
+from ..encoder import Encoder
 from ..memory import MemoryBank, NegativeSource
 from ..models import load_encoder, load_segmenter
 from ..negative_building import NegativeEncoder
-from ..presets import get_preset
+from ..presets import Preset, get_preset
 from ..promotion import promote
 from ..references import KINDS, Kind, Reference
 from . import checks, colours, runs
@@ -115,7 +116,6 @@ def memory_job(
     yield Progress(0, total, f"loading the encoder {config.encoder}" + uses_negatives * f" and {config.segmenter}")
     precision = preset.precision_for(config.precision)
     encoder = load_encoder(config.encoder, config.device, precision)
-    bank = MemoryBank(encoder.info, preset.name)
     cache = default_cache() if config.use_cache else None
     negatives = None
     if uses_negatives:
@@ -123,14 +123,10 @@ def memory_job(
         negatives = NegativeEncoder(encoder, segmenter, preset, cache)
     with runs.explained(view, label_field):
         labels = LabelledImages(view, label_field, config, exif=preset.exif, everything=uses_negatives)
-        images = _promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
+        images = promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
         references = _references(images, negatives, complete=config.complete_labels)
-        for result in encode_references(references, encoder, preset, keep_images=config.keep_images, cache=cache):
-            if isinstance(result, Skipped):
-                labels.skipped.append(result)
-            else:
-                bank.add(result)
-            yield Progress(len(labels.seen), total, f"{len(bank)} references encoded, {len(labels.skipped)} left out")
+        keep = config.keep_images
+        bank = yield from encode_labels(labels, references, encoder, preset, total, keep_images=keep, cache=cache)
 
     if len(bank) == 0:
         if counts.segmentations and not labels.skipped:
@@ -167,7 +163,38 @@ def memory_job(
     return report
 
 
-def _promoted(images: Iterable[LabelledImage], config: MemoryConfig, precision: str) -> Iterator[LabelledImage]:
+def encode_labels(
+    labels: LabelledImages,
+    references: Iterable[Reference],
+    encoder: Encoder,
+    preset: Preset,
+    total: int,
+    *,
+    keep_images: bool,
+    cache: TensorCache | None,
+) -> Job[MemoryBank]:
+    """Encode the references of labels into a new bank; labels that cannot be encoded join those that were skipped.
+
+    Args:
+        labels: read while ``references`` is.
+        references: the references to encode.
+        encoder: encodes them.
+        preset: prepares them.
+        total: number of images with labels, for the progress.
+        keep_images: store the tokens of whole images.
+        cache: of encoded references.
+    """
+    bank = MemoryBank(encoder.info, preset.name)
+    for result in encode_references(references, encoder, preset, keep_images=keep_images, cache=cache):
+        if isinstance(result, Skipped):
+            labels.skipped.append(result)
+        else:
+            bank.add(result)
+        yield Progress(len(labels.seen), total, f"{len(bank)} references encoded, {len(labels.skipped)} left out")
+    return bank
+
+
+def promoted(images: Iterable[LabelledImage], config: MemoryConfig, precision: str) -> Iterator[LabelledImage]:
     """Images with the masks that SAM2 draws for references without; it is loaded for the first of them."""
     for image in images:
         if any(reference.kind != "mask" for reference in image.references):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import fiftyone as fo
 from fiftyone.operators.store import ExecutionStore
@@ -76,7 +74,7 @@ def announced(view: Collection, label: str, makes: str, job: Job[Report]) -> Job
             except StopIteration as end:
                 return end.value
             if time.monotonic() - last >= _UPDATE_AFTER or step.done in (0, step.total):
-                entry = RunningJob(**{**asdict(entry), "fraction": step.fraction, "words": step.label})
+                entry = replace(entry, fraction=step.fraction, words=step.label)
                 last = _write(store, entry)
                 if store.has(_STOP + entry.id):
                     job.close()
@@ -89,10 +87,10 @@ def announced(view: Collection, label: str, makes: str, job: Job[Report]) -> Job
 
 
 def own_dataset(dataset: fo.Dataset) -> fo.Dataset:
-    """Open a dataset once more, for a job.
+    """Open a second object of a dataset, for one job.
 
-    All threads of a process share one object of a dataset, and every request of the App reloads it: its document is
-    replaced, and what a job has changed in it and not saved yet is lost. An object of its own is not reloaded.
+    All threads of a process share one object per dataset, and every request of the App reloads it. That replaces its
+    document: changes that a job has not saved yet are lost. Nothing reloads the second object.
     """
     return fo.Dataset._make_instance(name=dataset.name, _create=False)
 
@@ -101,9 +99,9 @@ def running_jobs(view: Collection) -> list[RunningJob]:
     """Jobs at work on a dataset, the oldest first."""
     store = _store(view)
     keys = store.list_keys()
-    found = [(key, store.get(key)) for key in keys if key.startswith(_JOB)]
+    entries = [store.get(key) for key in keys if key.startswith(_JOB)]
     # One may have ended since its key was read.
-    jobs = [_read(entry, stopping=_STOP + entry["id"] in keys) for _, entry in found if entry is not None]
+    jobs = [RunningJob(**entry | {"stopping": _STOP + entry["id"] in keys}) for entry in entries if entry is not None]
     return sorted((job for job in jobs if _is_at_work(job)), key=lambda job: job.started)
 
 
@@ -121,10 +119,6 @@ def _write(store: ExecutionStore, job: RunningJob) -> float:
     """Store the state of a job; returns the time."""
     store.set(_JOB + job.id, asdict(job), ttl=_SILENCE)
     return time.monotonic()
-
-
-def _read(entry: Mapping[str, Any], *, stopping: bool) -> RunningJob:
-    return RunningJob(**{**entry, "stopping": stopping})
 
 
 def _is_at_work(job: RunningJob) -> bool:

@@ -16,13 +16,14 @@ from fiftyone import ViewField as F
 from pycocotools import mask as coco_mask
 
 from ..building import Skipped
+from ..cache import default_cache
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
 from ..negative_building import NegativeEncoder
 from ..presets import get_preset
 from . import runs
 from .adding_negatives import rejected_labels
-from .adding_references import encode_labels
+from .building import encode_labels
 from .config import MemoryConfig, SegmentationConfig
 from .decisions import declare_decisions, mark_edited
 from .errors import InputError
@@ -130,9 +131,14 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
     precision = preset.precision_for("auto")
     encoder = load_encoder(bank.encoder.name, device, precision)
     bank.check_encoder(encoder.info)
-    labels = LabelledImages(_of(view, field, new.references), field, MemoryConfig(), exif=preset.exif, everything=False)
+    accepted = _of(view, field, new.references)
+    labels = LabelledImages(accepted, field, MemoryConfig(), exif=preset.exif, everything=False)
     references = (reference for image in labels for reference in image.references)
-    learnt, skipped = yield from encode_labels(labels, references, encoder, preset, keep_images=bank.has_whole_images)
+    keep, total = bank.has_whole_images, accepted.count()
+    learnt = yield from encode_labels(
+        labels, references, encoder, preset, total, keep_images=keep, cache=default_cache()
+    )
+    skipped = labels.explained()
     if new.negatives:
         negatives = NegativeEncoder(encoder, load_segmenter(made["segmenter"], device, precision), preset)
         _, left_out = yield from rejected_labels(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 ALL = "All novel"
 IOU_TYPES = {"masks": "Masks", "boxes": "Boxes"}
@@ -43,9 +43,9 @@ def evaluations(dataset) -> dict[str, str]:
     return words
 
 
-def newest(dataset) -> str:
-    """The newest evaluation in words, which tell it from an earlier one of its name; empty if there is none."""
-    return next(iter(evaluations(dataset).values()), "")
+def newest(found: Mapping[str, str]) -> str:
+    """The newest of :func:`evaluations` in words, which tell it from an earlier one of its name; empty if none."""
+    return next(iter(found.values()), "")
 
 
 def next_step(dataset) -> tuple[str, str, str]:

@@ -126,7 +126,7 @@ class NAPPanel(foo.Panel):
         if ctx.dataset is None:
             return
         keys = choices.evaluations(ctx.dataset)
-        ctx.panel.set_state("newest", choices.newest(ctx.dataset))
+        ctx.panel.set_state("newest", choices.newest(keys))
         ctx.panel.set_state("header.run", key if key in keys else next(iter(keys), None))
         evaluation = self._evaluation(ctx)
         if evaluation is not None:
@@ -138,7 +138,7 @@ class NAPPanel(foo.Panel):
     def _has_new(self, ctx) -> bool:
         """Whether the newest evaluation is another one than when the panel was drawn before."""
         seen = ctx.panel.get_state("newest")
-        return ctx.dataset is not None and seen is not None and seen != choices.newest(ctx.dataset)
+        return ctx.dataset is not None and seen is not None and seen != choices.newest(choices.evaluations(ctx.dataset))
 
     def _evaluation(self, ctx):
         """The chosen evaluation; ``None``, and the reason in the state, if there is none to show."""

@@ -360,7 +360,7 @@ class ReviewPanel(foo.Panel):
         template = panels.wrapping(130)
         row = panel.h_stack("decide", gap=1, componentsProps=template)
         nothing = not selected and not facts.shown
-        for name, (label, icon, decision, words) in choices.BUTTONS.items():
+        for name, (label, icon, decision, tooltip) in choices.BUTTONS.items():
             row.btn(
                 name,
                 label if name == "outline" else f"{label} {which}",
@@ -369,7 +369,7 @@ class ReviewPanel(foo.Panel):
                 params={"decision": decision},
                 variant="contained" if name == "accept" else "outlined",
                 disabled=nothing,
-                title=words,
+                title=tooltip,
             )
         row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
         row.btn(

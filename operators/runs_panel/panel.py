@@ -57,6 +57,7 @@ class RunsPanel(foo.Panel):
     def on_stop(self, ctx) -> None:
         """Ask a job to stop."""
         job_progress.stop(ctx)
+        job_progress.look(ctx)
 
     def on_dismiss(self, ctx) -> None:
         """Forget the outcome."""

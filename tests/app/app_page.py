@@ -11,7 +11,7 @@ import re
 from playwright.sync_api import Browser, Locator, Page, expect
 
 PATIENCE = 60_000  # ms
-JOB_PATIENCE = 240_000  # ms, for the outcome of an operator that runs the models
+JOB_PATIENCE = 600_000  # ms, for the outcome of an operator that runs the models: 40 images at up to 10 s
 WINDOW = (1280, 800)
 
 _NO_ADVERTISEMENT = 'localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")'

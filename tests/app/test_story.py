@@ -119,7 +119,7 @@ def segment_the_rest(app: AppPage, dataset, outcome: Outcome, picture) -> Outcom
 
 
 def review(app: AppPage, dataset, outcome: Outcome) -> None:
-    """Accept what is shown of the most confident, and update."""
+    """Accept what is shown of the most confident, reject one, update, and copy what was accepted."""
     from nts.fiftyone_adapter import load_memory, runs
 
     shown = runs.list_runs(dataset, runs.SEGMENTATION)[PREDICTIONS]["recommendation"]["instances"]
@@ -132,14 +132,27 @@ def review(app: AppPage, dataset, outcome: Outcome) -> None:
     app.select(0, 1)
     panel.get_by_role("button", name="Accept 2 selected").click()
     app.expect_patches(shown - 2)
+    app.select(0)
+    panel.get_by_role("button", name="Reject 1 selected").click()
+    app.expect_patches(shown - 3)
     before = load_memory(dataset, MEMORY)
-    panel.get_by_role("button", name="Update (2 new)").click()
+    panel.get_by_role("button", name="Update (3 new)").click()
     expect(panel).to_contain_text("Update (0 new)", timeout=JOB_PATIENCE)
     expect(panel.get_by_role("button", name="Undo")).to_be_disabled()  # the panel has heard of the end
     after = load_memory(dataset, MEMORY)
     assert len(after) == len(before) + 2
+    assert after.negative_counts["rejected"] == 1
     decisions = [each for each in dataset.values(f"{PREDICTIONS}.detections.decision", unwind=True) if each]
-    assert sorted(decisions) == ["accepted", "accepted"]
+    assert sorted(decisions) == ["accepted", "accepted", "rejected"]
+
+    panel.get_by_role("button", name="Copy accepted to…").click()
+    form = Form(app.page, "Copy accepted predictions")
+    expect(form.dialog).to_contain_text("2 accepted or corrected labels")
+    form.fill("Copy to", "finished")
+    form.expect_no_refusal()
+    form.submit()
+    dataset.reload()
+    assert dataset.count("finished.detections") == 2
 
 
 def evaluate(app: AppPage, dataset, picture) -> None:
@@ -193,7 +206,9 @@ def explore(app: AppPage, dataset, picture) -> None:
 def inspect_the_memory(app: AppPage, dataset, picture) -> None:
     references = dataset.load_saved_view("references")
     shots = references.count_values("ground_truth.detections.label")
-    panel = app.open_panel("memory_panel")
+    app.page.locator(cy("panel-tab-runs_panel")).click()
+    app.page.locator(cy("panel-content-runs_panel")).locator("tr").filter(has_text="Memory.").click()
+    panel = app.page.locator(cy("panel-content-memory_panel"))
     expect(panel).to_contain_text(f"{sum(shots.values())} references of {len(shots)} classes")
     expect(panel.get_by_role("img").first).to_be_visible()
     picture("memory_panel", panel)
@@ -209,8 +224,14 @@ def inspect_the_memory(app: AppPage, dataset, picture) -> None:
 
 
 def _samples_with(dataset, name: str) -> int:
-    """Number of targets with an object of a class, labelled or predicted; rejected predictions do not count."""
-    targets = dataset.load_saved_view("targets").iter_samples()
+    """Number of evaluated targets with an object of a class, labelled or predicted.
+
+    Rejected predictions do not count, nor do images whose accepted predictions became references.
+    """
+    from nts.fiftyone_adapter.inspecting import reference_samples
+
+    references = reference_samples(dataset, MEMORY)
+    targets = (each for each in dataset.load_saved_view("targets").iter_samples() if each.id not in references)
     labels = ([sample[field] for field in ("ground_truth", PREDICTIONS) if sample[field]] for sample in targets)
     return sum(
         any(

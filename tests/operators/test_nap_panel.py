@@ -6,17 +6,7 @@ import json
 
 import pytest
 from drawn_dataset import CLASSES, PLUGIN
-from made_up_predictions import predict
 from panel_driver import Panel
-
-
-@pytest.fixture
-def evaluated(nts_fo, drawn):
-    """Two evaluations of the drawn scenes, `second` the newer."""
-    for seed, key in enumerate(("first", "second")):
-        predict(drawn, key, seed)
-        nts_fo.evaluate_nap(drawn, key, "ground_truth", eval_key=f"nap_{key}")
-    return drawn
 
 
 @pytest.fixture

@@ -303,7 +303,11 @@ def test_other_labels_become_references_or_negatives(nts_fo, segmented, targets,
     memory = nts_fo.load_memory(segmented, "shapes")
     assert len(memory) == before + 1
     assert memory.entries[-1].label_id == label.id
+
+    other = targets.first().ground_truth.detections[1]
+    labels = beside.select_labels("ground_truth", other.id).selected_labels
     in_the_app("add_references", segmented.view(), selected_labels=labels, use_as="negative", **params)
+    assert other.id in {each.label_id for each in nts_fo.load_memory(segmented, "shapes").negatives}
 
 
 def test_an_outline_is_edited_in_fiftyones_annotation(segmented, panel):

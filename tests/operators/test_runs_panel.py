@@ -7,21 +7,11 @@ import asyncio
 import pytest
 from app_requests import in_the_app, outcome, request
 from drawn_dataset import CLASSES, PLUGIN, TARGETS
-from made_up_predictions import predict
 from panel_driver import Panel
 
 FIELD = "nts_shapes"
 SPACES = {"_cls": "Space", "component_id": "root", "children": []}
 """Layout of panels, which every request of the App has."""
-
-
-@pytest.fixture
-def evaluated(nts_fo, drawn):
-    """Two evaluations of the drawn scenes, `second` the newer."""
-    for seed, key in enumerate(("first", "second")):
-        predict(drawn, key, seed)
-        nts_fo.evaluate_nap(drawn, key, "ground_truth", eval_key=f"nap_{key}")
-    return drawn
 
 
 @pytest.fixture

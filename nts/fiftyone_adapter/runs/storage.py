@@ -6,13 +6,12 @@ its token, and uses it to check that the draft or the run is still its own.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import fiftyone as fo
 import fiftyone.core.odm as foo
@@ -24,8 +23,6 @@ from .kinds import RunKind
 
 Collection = fo.core.collections.SampleCollection
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
-
 logger = logging.getLogger(__name__)
 
 _DRAFT = "_draft_of_"  # no name of a user's begins with an underscore
@@ -34,25 +31,6 @@ _ATTEMPTS = 5
 
 reading = threading.Lock()
 """FiftyOne reads results through one file object per run, which the threads of a process (two tabs) would share."""
-
-
-def _again_if_reloaded(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorator that repeats a function whose dataset was reloaded by another thread in the middle of it.
-
-    Every request of the App reloads the dataset that all threads of its server share, without our lock. FiftyOne then
-    raises a ReferenceError from the document that is gone. The function must do no harm if it is repeated.
-    """
-
-    @functools.wraps(function)
-    def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return function(*args, **kwargs)
-            except ReferenceError:
-                logger.debug("%s: the dataset was reloaded meanwhile", function.__name__)
-        return function(*args, **kwargs)
-
-    return repeated
 
 
 def change_runs(
@@ -169,7 +147,6 @@ def store(
     return token
 
 
-@_again_if_reloaded
 @exclusive
 def begin(view: Collection, key: str, kind: RunKind, config: dict[str, Any]) -> str:
     """Register the draft of a run on a view. It replaces an earlier draft under the same key, but no run.
@@ -202,14 +179,19 @@ def complete(view: Collection, key: str, token: str, results: dict[str, Any] | N
     change_runs(view, lambda: dataset.rename_run(draft, key), lambda keys: key in keys and draft not in keys)
 
 
-@_again_if_reloaded
 @exclusive
 def update(view: Collection, key: str, **changes: Any) -> None:
     """Change values in the configuration of the run ``key``."""
-    run = view.get_run_info(key).config
-    for name, value in changes.items():
-        setattr(run, name, value)
-    view._root_dataset.update_run_config(key, run)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            run = view.get_run_info(key).config
+            for name, value in changes.items():
+                setattr(run, name, value)
+            view._root_dataset.update_run_config(key, run)
+            return
+        except ReferenceError:  # another thread has reloaded the dataset, and the document of the run is gone
+            if attempt == _ATTEMPTS:
+                raise
 
 
 @exclusive
@@ -219,7 +201,6 @@ def update_draft(view: Collection, key: str, token: str, **changes: Any) -> None
     update(view, _DRAFT + key, **changes)
 
 
-@_again_if_reloaded
 @exclusive
 def discard_draft(view: Collection, key: str) -> None:
     """Delete the draft under ``key``, if there is one."""

@@ -174,16 +174,17 @@ def test_apply_model_takes_the_options_of_fiftyone(nts_fo, predicted, options):
     predicted.apply_model(model, label_field="applied", **options)
     found = predicted.values("applied.detections", unwind=True)
 
-    def confidence(detection) -> float:
-        """Of the memory: a model sees one image, and cannot fit confidences to a view."""
-        return float(model.segmenter.calibration.probabilities(torch.tensor(detection.score, dtype=torch.float64)))
-
-    expected = [
-        (detection.label, detection.score, confidence(detection))
-        for detection in predicted.values("p.detections", unwind=True)
-        if confidence(detection) >= options.get("confidence_thresh", 0)
-        and detection.label in options.get("classes", CLASSES)
-    ]
+    # Of the memory: a model sees one image, and cannot fit confidences to a view. All scores of an image at once, since
+    # vectorised functions may round a single number differently.
+    expected = []
+    for detections in predicted.values("p.detections"):
+        scores = torch.tensor([d.score for d in detections], dtype=torch.float64)
+        confidences = model.segmenter.calibration.probabilities(scores).tolist()
+        expected += [
+            (d.label, d.score, confidence)
+            for d, confidence in zip(detections, confidences, strict=True)
+            if confidence >= options.get("confidence_thresh", 0) and d.label in options.get("classes", CLASSES)
+        ]
     assert [(d.label, d.score, d.confidence) for d in found] == expected
     assert model.config.classes == CLASSES
 
