@@ -64,8 +64,9 @@ class BuildReferenceMemory(JobOperator):
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
         forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name", suggested="references")
-        if (key := ctx.params.get("memory_key")) in list_runs(ctx.dataset, MEMORY):
-            forms.overwrite(inputs, f"Replace the memory {key!r}")
+        key = ctx.params.get("memory_key")
+        if (existing := list_runs(ctx.dataset, MEMORY).get(key)) is not None:
+            forms.overwrite(inputs, f"Replace the memory {key!r}{_lost(existing, ctx.params['label_field'])}")
         if not forms.advanced(ctx, inputs, _ADVANCED):
             return
         if counts.classes:  # of segmentations whose values have no names, they are known when those are read
@@ -150,6 +151,19 @@ _SMALL = (
     "They know clear objects: parts, fruit, animals, cells. For crowded photographs and fine differences between "
     "classes, choose released models, such as dinov2-large here and sam2.1_hiera_large in Auto-segment view"
 )
+
+
+def _lost(existing, label_field: str) -> str:
+    """Which references of the existing memory a new one from this field will not have, in words."""
+    from ..nts.fiftyone_adapter.runs import label_fields
+
+    others = [field for field in label_fields(existing) if field != label_field]
+    if not others:
+        return ""
+    return (
+        f". References added from {' and '.join(others)} are lost; add them again with Add references, or with Update "
+        "in the Review panel"
+    )
 
 
 def _content(inputs, counts, chosen: Sequence[str] | None) -> None:

@@ -97,7 +97,7 @@ def references_job(
         bank = runs.load_memory(view, memory_key)  # another process may have changed it
         bank.remove_negatives(label_ids=[entry.label_id for entry in learnt.entries])
         bank.merge(learnt)
-        runs.replace_memory(view, memory_key, bank)
+        runs.replace_memory(view, memory_key, bank, field=label_field)
     return ReferencesReport(memory_key, learnt.shots, labels.explained(), bank.shots)
 
 

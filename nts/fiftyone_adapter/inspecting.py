@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -130,16 +131,16 @@ def describe_check(check: LeaveOneOut) -> str:
 
 
 def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]) -> fo.DatasetView:
-    """Samples of some references, with these references alone in the memory's label field.
+    """Samples of some references, with these references alone in the memory's label fields.
 
     They are in the order of the references, unless there are very many.
     """
     ids = _valid(entry.sample_id for entry in entries)
     samples = runs.all_images(view).select(ids, ordered=len(ids) <= _MAX_ORDERED)
-    field = runs.config(view, memory_key, runs.MEMORY)["label_field"]
-    if field is None or not view._root_dataset.has_sample_field(field):
+    fields = _present_fields(view._root_dataset, runs.config(view, memory_key, runs.MEMORY))
+    if not fields:
         return samples
-    return samples.select_labels(ids=_valid(label_id_in_dataset(entry.label_id) for entry in entries), fields=field)
+    return samples.select_labels(ids=_valid(label_id_in_dataset(entry.label_id) for entry in entries), fields=fields)
 
 
 def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:
@@ -153,11 +154,10 @@ def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry]
     """
     config = runs.config(view, memory_key, runs.MEMORY)
     dataset = view._root_dataset
-    field = config["label_field"]
     # A memory from a file names no field; its labels may be in this dataset all the same.
-    fields = [name for name in ([field] if field else checks.reference_fields(view)) if dataset.has_sample_field(name)]
+    fields = _present_fields(dataset, config) if config["label_field"] else checks.reference_fields(view)
     names = {name: names_of_values(dataset, name) for name in fields}
-    colours = label_colours(dataset, field, config["classes"])
+    colours = label_colours(dataset, config["label_field"], config["classes"])
     wanted: dict[str, list[MemoryEntry]] = {}
     for entry in entries:
         wanted.setdefault(entry.sample_id, []).append(entry)
@@ -192,6 +192,11 @@ def missing_samples(view: Collection, inspection: MemoryInspection) -> int:
     ids = _valid(entry.sample_id for entry in inspection.entries)
     there = set(runs.all_images(view).select(ids).values("id"))
     return sum(entry.sample_id not in there for entry in inspection.entries)
+
+
+def _present_fields(dataset: fo.Dataset, config: Mapping[str, Any]) -> list[str]:
+    """Label fields of a memory that the dataset still has."""
+    return [name for name in runs.label_fields(config) if dataset.has_sample_field(name)]
 
 
 def _valid(ids: Iterable[str]) -> list[str]:

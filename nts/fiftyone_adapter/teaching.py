@@ -153,7 +153,7 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
         bank.merge(learnt)
         if len(bank) == 0:
             raise InputError(f"all references of the memory {memory_key!r} were rejected: it would be empty")
-        runs.replace_memory(view, memory_key, bank)
+        runs.replace_memory(view, memory_key, bank, field=field if len(learnt) else None)
     options = {name: made[name] for name in _OPTIONS if name in made}
     config = SegmentationConfig(preset=made["preset"], overwrite=True, device=device, **options)
     segmentation = yield from segmentation_job(view, memory_key, field, config=config)

@@ -51,7 +51,10 @@ def origin(config: dict[str, Any]) -> str:
     """Size and origin of a memory in one line."""
     shots = sorted(set(config["shots"]))
     per_class = f"{shots[0]}" if len(shots) == 1 else f"{shots[0]} to {shots[-1]}"
-    source = f"labels of {config['label_field']}" if config["label_field"] else f"the file {config['source']}"
+    from ...nts.fiftyone_adapter.runs import label_fields
+
+    fields = ", ".join(label_fields(config))
+    source = f"labels of {fields}" if config["label_field"] else f"the file {config['source']}"
     created = config["created"].replace("T", " ")[:16]
     size = f"{sum(config['shots'])} references of {len(config['classes'])} classes, {per_class} each"
     made = f"encoder {config['encoder']} · preset {config['preset']} · built {created} UTC from {source}"

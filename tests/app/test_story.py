@@ -204,12 +204,15 @@ def explore(app: AppPage, dataset, picture) -> None:
 
 
 def inspect_the_memory(app: AppPage, dataset, picture) -> None:
-    references = dataset.load_saved_view("references")
-    shots = references.count_values("ground_truth.detections.label")
+    from nts.fiftyone_adapter import load_memory
+
+    bank = load_memory(dataset, MEMORY)
+    references = {entry.sample_id for entry in bank.entries}
     app.page.locator(cy("panel-tab-runs_panel")).click()
     app.page.locator(cy("panel-content-runs_panel")).locator("tr").filter(has_text="Memory.").click()
     panel = app.page.locator(cy("panel-content-memory_panel"))
-    expect(panel).to_contain_text(f"{sum(shots.values())} references of {len(shots)} classes")
+    expect(panel).to_contain_text(f"{len(bank)} references of {len(bank.classes)} classes")
+    expect(panel).not_to_contain_text("No picture")
     expect(panel.get_by_role("img").first).to_be_visible()
     picture("memory_panel", panel)
 

@@ -31,7 +31,15 @@ from .kinds import (
     error_field,
     heatmaps_key,
 )
-from .memories import check_memory, fingerprint, load_memory, reference_sources, replace_memory, store_memory
+from .memories import (
+    check_memory,
+    fingerprint,
+    label_fields,
+    load_memory,
+    reference_sources,
+    replace_memory,
+    store_memory,
+)
 from .native_records import (
     ATTRIBUTE_SUFFIXES,
     COUNT_SUFFIXES,
@@ -128,6 +136,7 @@ __all__ = [
     "in_batches",
     "is_draft",
     "label_attributes",
+    "label_fields",
     "list_drafts",
     "list_runs",
     "load_memory",

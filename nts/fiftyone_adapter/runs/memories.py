@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ...memory import MemoryBank, MemoryFileError
@@ -41,18 +42,32 @@ def store_memory(view: Collection, key: str, bank: MemoryBank, **origin: Any) ->
 
 
 @exclusive
-def replace_memory(view: Collection, key: str, bank: MemoryBank) -> None:
+def replace_memory(view: Collection, key: str, bank: MemoryBank, *, field: str | None = None) -> None:
     """Store a changed memory in place of the memory ``key``, on the same view and with what is known of its origin.
+
+    Args:
+        view: dataset, or a view of it.
+        key: name of the memory.
+        bank: the changed memory.
+        field: field that references were added from.
 
     Raises:
         RunNotFound: if there is none.
     """
     stored = config(view, key, MEMORY)
     origin = {name: stored[name] for name in _ORIGIN if name in stored}
+    if field is not None and field not in label_fields(stored):
+        origin["added_fields"] = [*stored.get("added_fields", ()), field]
     store_memory(view._root_dataset.load_run_view(key), key, bank, **origin)
 
 
-_ORIGIN = ("label_field", "weak_labels", "skipped", "source")
+def label_fields(config: Mapping[str, Any]) -> list[str]:
+    """Fields with the labels of a memory, by its configuration; none of a memory from a file."""
+    first = [config["label_field"]] if config["label_field"] else []
+    return [*first, *config.get("added_fields", ())]
+
+
+_ORIGIN = ("label_field", "added_fields", "weak_labels", "skipped", "source")
 """Values in the configuration of a memory that its content does not tell."""
 
 

@@ -52,6 +52,30 @@ def test_accepted_labels_become_references_and_rejected_ones_negatives(nts_fo, d
         teaching.teach(segmented, FIELD)
 
 
+def test_references_of_another_field_have_pictures_and_are_shown(nts_fo, decisions, teaching, drawn, segmented):
+    decisions.decide(segmented, FIELD, "rejected", label_ids(segmented)[:1])
+    teaching.teach(segmented, FIELD)
+    assert label_fields(nts_fo, drawn) == ["ground_truth"]
+    for _ in range(2):
+        decided = segmented.values(f"{FIELD}.detections.decision", unwind=True)
+        accepted = label_ids(segmented)[decided.index(None)]
+        decisions.decide(segmented, FIELD, "accepted", [accepted])
+        teaching.teach(segmented, FIELD)
+        assert label_fields(nts_fo, drawn) == ["ground_truth", FIELD]
+
+    entries = nts_fo.load_memory(drawn, "shapes").entries
+    (taught,) = [entry for entry in entries if entry.label_id == accepted]
+    assert all(shown.uri for shown in nts_fo.inspecting.thumbnails(drawn, "shapes", entries))
+    view = nts_fo.inspecting.references_view(drawn, "shapes", [entries[0], taught])
+    assert view.values("id") == [entries[0].sample_id, taught.sample_id]
+    assert view.values("ground_truth.detections.id", unwind=True) == [entries[0].label_id]
+    assert label_ids(view) == [accepted]
+
+
+def label_fields(nts_fo, drawn) -> list[str]:
+    return nts_fo.runs.label_fields(nts_fo.runs.list_runs(drawn, nts_fo.runs.MEMORY)["shapes"])
+
+
 def test_the_settings_of_the_segmentation_stay(nts_fo, decisions, teaching, drawn, targets, memory):
     nts_fo.auto_segment_view(targets, memory, preset="paper", max_instances=7, score_threshold=0.05)
     decisions.decide(targets, FIELD, "accepted", label_ids(targets)[:1])
