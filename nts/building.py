@@ -18,8 +18,17 @@ from .memory import MemoryBank, MemoryEntry, WholeImage, instance_prototype
 from .models import load_encoder, load_segmenter
 from .negative_building import NegativeEncoder
 from .presets import Preset, get_preset
-from .references import InvalidReference, Reference, annotation_weights, by_image, contradictions, prepare_reference
+from .references import (
+    InvalidReference,
+    Reference,
+    annotation_weights,
+    box_of_mask,
+    by_image,
+    contradictions,
+    prepare_reference,
+)
 from .segmenter import Segmenter
+from .tiling import ObjectSize
 from .utils.devices import halving
 
 
@@ -186,6 +195,10 @@ def _whole_image(reference: Reference, name: str, tokens: Tensor, grid: tuple[in
 
 
 def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntry:
+    size = None
+    if not reference.is_sparse:
+        *_, width, height = reference.box or box_of_mask(reference.mask)
+        size = ObjectSize((width * height) ** 0.5, max(reference.mask.shape))
     return MemoryEntry(
         class_name=reference.class_name,
         prototype=prototype,
@@ -197,4 +210,5 @@ def _entry(reference: Reference, prototype: Tensor, weight: float) -> MemoryEntr
         file=reference.file,
         predicted_iou=reference.predicted_iou,
         proposal_iou=reference.proposal_iou,
+        size=size,
     )

@@ -21,11 +21,12 @@ import numpy as np
 from .cache import TensorCache
 from .cache.targets import crops_key, read_crops, read_target, write_crops, write_target
 from .crops import TargetCrops
-from .images import PreparedImage, digest, digest_content, read_file, read_image
+from .images import PreparedImage, digest, digest_content, image_size, read_file, read_image
 from .instances import Instances
 from .pipeline import ReferenceSegmenter
 from .settled import Settled
 from .targets import EncodedTarget, Target
+from .tiling import TiledImage
 
 Content = TypeVar("Content")
 
@@ -39,7 +40,7 @@ class Fetched:
         key: of the target in the cache; ``None`` without a cache.
     """
 
-    target: Target | PreparedImage
+    target: Target | PreparedImage | TiledImage
     key: str | None
 
 
@@ -55,7 +56,7 @@ class Segmented:
     """
 
     instances: Instances
-    encoded: EncodedTarget | None
+    encoded: EncodedTarget | Target | None
     key: str | None
     crops: TargetCrops | None = None
 
@@ -78,21 +79,28 @@ class CachedSegmenter:
         Raises:
             ImageError: if the file cannot be read or is not an image.
         """
-        content = read_file(path)
+        content, exif = read_file(path), self.segmenter.preset.exif
         return self._fetch(
-            digest_content, content, lambda: read_image(path, exif=self.segmenter.preset.exif, content=content)
+            digest_content,
+            content,
+            lambda: image_size(path, exif=exif, content=content),
+            lambda: read_image(path, exif=exif, content=content),
         )
 
     def fetch(self, image: np.ndarray) -> Fetched:
         """As :meth:`fetch_file`, for an image in memory, uint8 ``[H, W, 3]``."""
-        return self._fetch(digest, image, lambda: image)
+        return self._fetch(digest, image, lambda: (image.shape[0], image.shape[1]), lambda: image)
 
     def _fetch(
-        self, digest_of: Callable[[Content], str], content: Content, decode: Callable[[], np.ndarray]
+        self,
+        digest_of: Callable[[Content], str],
+        content: Content,
+        size: Callable[[], tuple[int, int]],
+        decode: Callable[[], np.ndarray],
     ) -> Fetched:
         if self._cache is None:
             return Fetched(self.segmenter.prepare(decode()), None)
-        key = self.segmenter.target_key(digest_of(content))
+        key = self.segmenter.target_key(digest_of(content), size())
         target = read_target(self._cache, key)
         if target is None:
             return Fetched(self.segmenter.prepare(decode()), key)

@@ -92,12 +92,13 @@ def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | N
             return np.array(image.convert("RGB"))
 
 
-def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]:
+def image_size(path: str | os.PathLike, *, exif: bool = True, content: bytes | None = None) -> tuple[int, int]:
     """Read the size of an image from the header of its file, without decoding pixels.
 
     Args:
         path: the file.
         exif: return the size after applying the EXIF orientation, see :func:`read_image`.
+        content: see :func:`read_image`.
 
     Returns:
         ``(height, width)`` in pixels.
@@ -105,7 +106,7 @@ def image_size(path: str | os.PathLike, *, exif: bool = True) -> tuple[int, int]
     Raises:
         ImageError: if the file is missing, not an image, or too large to decode safely.
     """
-    with _errors_named(path), _opened(path) as stream:
+    with _errors_named(path), _opened(path, content) as stream:
         try:
             opened = Image.open(stream)
         except Image.UnidentifiedImageError:

@@ -17,6 +17,8 @@ from torch import Tensor
 TILE = 96
 """Side of a tile in pixels: small enough that most masks miss most tiles, large enough for efficient products."""
 
+_CELLS = 1 << 23
+
 
 def resize_matrix(source: int, target: int, *, antialias: bool = True, like: Tensor | None = None) -> Tensor:
     """Matrix ``R`` ``[target, source]`` of a 1-D bilinear resize with half-pixel centres: ``resized = R @ signal``.
@@ -53,6 +55,17 @@ def draw_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
     return masks
 
 
+def draw_window(logits: Tensor, image_size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
+    """The masks of :func:`draw_masks` in a window ``left, top, right, bottom`` of the image: bool ``[n, h, w]``."""
+    height, width = image_size
+    left, top, right, bottom = window
+    logits = logits.float()
+    resize_y = resize_matrix(logits.shape[1], height, like=logits)[top:bottom]
+    resize_x = resize_matrix(logits.shape[2], width, like=logits)[left:right]
+    rows, columns = _support(resize_y), _support(resize_x)
+    return resize_y[:, rows] @ logits[:, rows, columns] @ resize_x[:, columns].T > 0
+
+
 def draw_crops(logits: Tensor, image_size: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
     """The crops of :func:`each_crop`, and their boxes as int64 ``[n, 4]``."""
     drawn = list(each_crop(logits, image_size))
@@ -76,7 +89,10 @@ def each_crop(logits: Tensor, image_size: tuple[int, int]) -> Iterator[tuple[Ten
         top, bottom, left, right = top_of[y1], bottom_of[y2], left_of[x1], right_of[x2]
         weights_y, weights_x = resize_y[top:bottom], resize_x[left:right]
         below_y, below_x = _support(weights_y), _support(weights_x)
-        crop = weights_y[:, below_y] @ of_mask[below_y, below_x] @ weights_x[:, below_x].T > 0
+        below, across = of_mask[below_y, below_x], weights_x[:, below_x].T
+        # In strips: single precision for a mask of 100 megapixels would take 400 MB.
+        strips = weights_y[:, below_y].split(max(1, _CELLS // (right - left)))
+        crop = torch.cat([strip @ below @ across > 0 for strip in strips])
         rows, columns = crop.any(1).nonzero()[:, 0], crop.any(0).nonzero()[:, 0]
         if len(rows) == 0:
             yield crop[:0, :0], (0, 0, 0, 0)

@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .negatives import MOST_NEGATIVES, thin
+from .tiling import ObjectSize
 from .utils.files import pack_tensors, unpack_tensors, write_file
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. 4: entries
-may have prototypes of their whole images and proposals, and there may be negatives. Files of older schemas can be read.
+may have prototypes of their whole images and proposals, and there may be negatives. 5: entries may have the size of
+their object. Files of older schemas can be read.
 Annotations sampled for ``nearest`` rasterisation were added within version 3: earlier
 readers ignore them, and in earlier files they are missing."""
 _FORMAT = "nts-memory"
@@ -141,6 +143,7 @@ class MemoryEntry:
         predicted_iou: SAM2's predicted IoU for the proposal that covers the reference best; ``None`` if none overlaps
             it, or none was made.
         proposal_iou: IoU of that proposal with the reference; 0 if none overlaps it.
+        size: of the object on its image; ``None`` if unknown: of points and scribbles, and in files of older schemas.
         whole_image: optional, for visual reference prompts; several hundred times the size of a prototype.
     """
 
@@ -155,6 +158,7 @@ class MemoryEntry:
     whole_prototype: Tensor | None = None
     predicted_iou: float | None = None
     proposal_iou: float | None = None
+    size: ObjectSize | None = None
     whole_image: WholeImage | None = None
 
     @property
@@ -375,6 +379,8 @@ class MemoryBank:
         weights, samples, wholes = list[Tensor](), list[Tensor](), list[Tensor]()
         for entry in self._entries.values():
             record = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
+            if entry.size is not None:
+                record["size"] = asdict(entry.size)
             if entry.whole_prototype is not None:
                 record["whole_prototype"] = True
                 wholes.append(entry.whole_prototype)
@@ -429,11 +435,15 @@ class MemoryBank:
             for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
                 about = record.pop("whole_image", None)
                 whole = next(wholes) if record.pop("whole_prototype", False) else None
+                size = record.pop("size", None)
+                size = None if size is None else ObjectSize(**size)
                 image = None
                 if about is not None:
                     sampled = next(samples) if about.get("sampled") else None
                     image = WholeImage(about["key"], images[about["key"]], next(weights), about["kind"], sampled)
-                bank.add(MemoryEntry(prototype=prototype, whole_prototype=whole, whole_image=image, **record))
+                bank.add(
+                    MemoryEntry(prototype=prototype, whole_prototype=whole, whole_image=image, size=size, **record)
+                )
             for record, prototype in zip(
                 json.loads(header.get("negatives", "[]")), tensors.get("negatives", ()), strict=True
             ):
@@ -476,7 +486,7 @@ class MemoryBank:
 
 
 _TENSORS = ("prototype", "whole_prototype", "whole_image")
-_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name not in _TENSORS)
+_ENTRY_FIELDS = tuple(name for name in MemoryEntry.__dataclass_fields__ if name not in (*_TENSORS, "size"))
 _NEGATIVE_FIELDS = tuple(name for name in Negative.__dataclass_fields__ if name not in _TENSORS)
 
 

@@ -27,7 +27,9 @@ from .segmenter.guidance import guided_points
 from .segmenter.scales import propose_at_scales
 from .settled import Settled, blocked_classes
 from .targets import EncodedTarget, Target
+from .tile_joining import Tile, join_tiles, large_proposals
 from .tiles import encode_tiles
+from .tiling import TiledImage, windows
 from .two_pass import match_target
 from .utils.threads import in_one_thread, side_by_side
 
@@ -121,6 +123,35 @@ def _with_mirrored_voters(
     return replace(proposals, voters=proposals.voters.and_also(others.mirrored()))
 
 
+def encode_tiled(
+    image: TiledImage,
+    encoder: Encoder,
+    segmenter: Segmenter,
+    preset: str | Preset = "default",
+    *,
+    prototypes: Tensor | None = None,
+) -> Target:
+    """Encode a large image by its tiles and as a whole, and join what they propose, see :mod:`nts.tile_joining`.
+
+    Args:
+        image: and its tiles.
+        encoder, segmenter, preset, prototypes: see :func:`encode_target`.
+    """
+    preset = get_preset(preset)
+    whole = large_proposals(
+        encode_target(image.image, encoder, segmenter, preset, prototypes=prototypes), image.windows
+    )
+    logits, compact = whole.proposals.mask_logits, whole.compact()
+    del whole  # with the masks that vote
+    tiles = []
+    for left, top, right, bottom in image.windows:
+        pixels = np.ascontiguousarray(image.image[top:bottom, left:right])
+        target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes).compact()
+        tiles.append(Tile((left, top, right, bottom), target))
+    joined = in_one_thread(lambda: join_tiles(compact, logits, tiles), torch.device("cpu"))
+    return replace(joined, embedded=compact.embedded)
+
+
 class ReferenceSegmenter:
     """Finds the objects of a memory's classes in images.
 
@@ -162,6 +193,7 @@ class ReferenceSegmenter:
             memory.instance_prototypes().to(device),
             memory.entry_labels().to(device),
         )
+        self._sizes = [entry.size for entry in memory.entries if entry.size is not None]
         self.scorer = make_prototype_scorer(memory, self.preset.method, device) if scorer is None else scorer
         if not isinstance(self.scorer, ExemplarScorer):  # the parts beyond the paper compare exemplars
             self.preset = replace(self.preset, method=PUBLISHED)
@@ -187,12 +219,25 @@ class ReferenceSegmenter:
         """Find instances in an image, uint8 ``[H, W, 3]``; possibly none."""
         return self.match(self.encode(image))
 
-    def prepare(self, image: np.ndarray) -> PreparedImage:
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the tiles of an image ``(H, W)``; ``(1, 1)`` if it is seen whole only."""
+        if not self.scorer.scores_cached_targets:
+            return 1, 1
+        return self.preset.tiling.grid_for(image_size, self._sizes, self.segmenter.input_size)
+
+    def prepare(self, image: np.ndarray) -> PreparedImage | TiledImage:
         """Prepare an image, uint8 ``[H, W, 3]``, for :meth:`encode`, for example in another thread."""
+        grid = self.grid(image.shape[:2])
+        if grid != (1, 1):
+            return TiledImage(image, windows(image.shape[:2], grid, self.preset.tiling.overlap))
         return prepare_image(image, self.encoder, self.segmenter, self.preset)
 
-    def encode(self, image: np.ndarray | PreparedImage) -> EncodedTarget:
-        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared."""
+    def encode(self, image: np.ndarray | PreparedImage | TiledImage) -> EncodedTarget | Target:
+        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared, and on its tiles if it needs any."""
+        if isinstance(image, np.ndarray):
+            image = self.prepare(image)
+        if isinstance(image, TiledImage):
+            return encode_tiled(image, self.encoder, self.segmenter, self.preset, prototypes=self._prototypes)
         return encode_target(
             image,
             self.encoder,
@@ -233,9 +278,16 @@ class ReferenceSegmenter:
         )
         return replace(instances, references=found.to(instances.labels.device))
 
-    def target_key(self, content: str) -> str:
-        """Key of the target of an image in a cache, see :func:`nts.cache.targets.target_key`."""
-        return target_key(content, self._target_settings)
+    def target_key(self, content: str, image_size: tuple[int, int] | None = None) -> str:
+        """Key of the target of an image in a cache, see :func:`nts.cache.targets.target_key`.
+
+        Args:
+            content: digest of the image.
+            image_size: ``(H, W)`` in pixels; ``None`` for an image without tiles.
+        """
+        grid = (1, 1) if image_size is None else self.grid(image_size)
+        tiles = {} if grid == (1, 1) else {"tile_grid": list(grid), "tile_overlap": self.preset.tiling.overlap}
+        return target_key(content, self._target_settings | tiles)
 
     @cached_property
     def _target_settings(self) -> dict[str, Any]:

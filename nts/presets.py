@@ -11,6 +11,7 @@ from .matching import MatchingConfig
 from .method import PUBLISHED, Method
 from .segmenter import ProposalConfig
 from .segmenter.guidance import Guidance
+from .tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Preset:
             :data:`nts.utils.devices.PRECISIONS` and :meth:`precision_for`.
         proposals: settings of mask proposals.
         matching: settings of matching and merging.
+        tiling: how large images are cut into tiles; as published, not at all.
         method: the parts that go beyond the paper. They are for scoring by prototypes; with a trained reference prompt,
             matching is as published.
     """
@@ -40,6 +42,7 @@ class Preset:
     precision: str = "auto"
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    tiling: Tiling = field(default_factory=Tiling)
     method: Method = PUBLISHED
 
     @property
@@ -73,6 +76,7 @@ PAPER = Preset(
     box_convention="inclusive",
     precision="float32",
     proposals=ProposalConfig(add_no_mem_embed=False),
+    tiling=Tiling("off"),
 )
 FAST = Preset(
     "fast",
@@ -101,6 +105,8 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
     """Settings of a preset as nested dictionaries, under the names used in stored runs and cache keys."""
     settings = asdict(preset)
     # Options added later are left out at their defaults, to keep earlier fingerprints and keys valid.
+    if preset.tiling == Tiling("off" if preset.name == "paper" else "auto"):
+        del settings["tiling"]
     if preset.method == PUBLISHED:
         del settings["method"]
     if not preset.proposals.voters:

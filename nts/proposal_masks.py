@@ -7,8 +7,10 @@ hundred proposals takes longer than matching them, so an image that the models h
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,13 +108,22 @@ class DrawnMasks:
     @classmethod
     def of_logits(cls, logits: Tensor, image_size: tuple[int, int]) -> DrawnMasks:
         """Draw masks ``[n, S, S]``, given as logits, at the size ``(H, W)`` of their image."""
-        runs, full_boxes = [], []
-        for crop, box in each_crop(logits, image_size):
-            runs.append(_run_lengths(crop))
-            full_boxes.append(box)
+        return cls._of_runs((_run_lengths(crop), box) for crop, box in each_crop(logits, image_size))
+
+    @classmethod
+    def of_crops(cls, crops: Sequence[Tensor], boxes: Sequence[Sequence[int]]) -> DrawnMasks:
+        """Masks that are drawn already: bool, each of the size of its half-open box."""
+        return cls._of_runs(zip(map(_run_lengths, crops), boxes, strict=True))
+
+    @classmethod
+    def _of_runs(cls, masks: Iterable[tuple[bytes, Sequence[int]]]) -> DrawnMasks:
+        runs, boxes = [], []
+        for of_mask, box in masks:
+            runs.append(of_mask)
+            boxes.append(list(box))
         lengths = torch.tensor([len(of_mask) for of_mask in runs], dtype=torch.int64)
         return cls(
-            full_boxes=torch.tensor(full_boxes, dtype=torch.int32).reshape(-1, 4),
+            full_boxes=torch.tensor(boxes, dtype=torch.int32).reshape(-1, 4),
             runs=torch.from_numpy(np.frombuffer(b"".join(runs), np.uint8).copy()),
             runs_end=lengths.cumsum(0).int(),
         )
@@ -121,6 +132,28 @@ class DrawnMasks:
     def tensors(self) -> dict[str, Tensor]:
         """All attributes by name."""
         return vars(self)
+
+    def shifted(self, which: Tensor, offset: tuple[int, int]) -> DrawnMasks:
+        """Some of the masks, int64 ``[k]``, in an image in which this one begins at ``(x, y)``."""
+        begins = torch.cat([self.runs_end.new_zeros(1), self.runs_end[:-1]])
+        spans = zip(begins[which].tolist(), self.runs_end[which].tolist(), strict=True)
+        boxes = self.full_boxes[which]
+        there = (boxes[:, 2] > boxes[:, 0])[:, None]  # a mask that vanished keeps its box of zeros
+        return DrawnMasks(
+            full_boxes=boxes + there * torch.tensor(offset, dtype=torch.int32).repeat(2),
+            runs=torch.cat([self.runs[:0], *(self.runs[begin:end] for begin, end in spans)]),
+            runs_end=(self.runs_end[which] - begins[which]).cumsum(0).int(),
+        )
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[DrawnMasks]) -> DrawnMasks:
+        """Masks of one image after each other."""
+        begins = np.cumsum([0, *(len(part.runs) for part in parts[:-1])]).tolist()
+        return cls(
+            full_boxes=torch.cat([part.full_boxes for part in parts]),
+            runs=torch.cat([part.runs for part in parts]),
+            runs_end=torch.cat([part.runs_end + begin for part, begin in zip(parts, begins, strict=True)]),
+        )
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """See :meth:`ProposalMasks.crops`."""
@@ -143,7 +176,8 @@ class RunLengthMasks:
 
     Attributes:
         image_size: ``(H, W)`` in pixels.
-        boxes: int16 ``[n, 4]`` inclusive boxes of the masks at the size of their logits.
+        boxes: integer ``[n, 4]`` inclusive boxes of the masks at the size of their logits; of the image, if they come
+            from several tiles of it.
         empty: bool ``[n]``, of the same masks.
         full_boxes, runs, runs_end: see :class:`DrawnMasks`.
         areas: int32 ``[n]`` in pixels of the image.
@@ -178,6 +212,33 @@ class RunLengthMasks:
         )
 
     @classmethod
+    def of_drawn(cls, drawn: DrawnMasks, image_size: tuple[int, int]) -> RunLengthMasks:
+        """Masks that are drawn already; few, since the crops of all are compared."""
+        crops, boxes = drawn.crops(torch.arange(len(drawn.full_boxes)))
+        areas = torch.tensor([int(crop.sum()) for crop in crops], dtype=torch.int32)
+        found = []
+        for (i, (x1, y1, x2, y2)), (j, (u1, v1, u2, v2)) in combinations(enumerate(boxes.tolist()), 2):
+            a, b, c, d = max(x1, u1), max(y1, v1), min(x2, u2), min(y2, v2)
+            if a < c and b < d:
+                first, second = crops[i][b - y1 : d - y1, a - x1 : c - x1], crops[j][b - v1 : d - v1, a - u1 : c - u1]
+                found.append((i, j, int((first & second).sum())))
+        pairs = torch.tensor([each for each in found if each[2]], dtype=torch.int32).reshape(-1, 3)
+        return cls(
+            image_size=image_size,
+            boxes=drawn.full_boxes - torch.tensor([0, 0, 1, 1], dtype=torch.int32),
+            empty=areas == 0,
+            areas=areas,
+            pairs=pairs[:, :2].T.contiguous(),
+            shared=pairs[:, 2].contiguous(),
+            **drawn.tensors,
+        )
+
+    @property
+    def drawn(self) -> DrawnMasks:
+        """The masks alone."""
+        return DrawnMasks(self.full_boxes, self.runs, self.runs_end)
+
+    @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], image_size: tuple[int, int]) -> RunLengthMasks:
         """Inverse of :attr:`tensors`; other tensors are ignored."""
         own: dict[str, Any] = {field.name: tensors[field.name] for field in fields(cls) if field.name != "image_size"}
@@ -205,7 +266,7 @@ class RunLengthMasks:
 
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """See :meth:`ProposalMasks.crops`."""
-        return DrawnMasks(self.full_boxes, self.runs, self.runs_end).crops(which)
+        return self.drawn.crops(which)
 
 
 def _run_lengths(crop: Tensor) -> bytes:

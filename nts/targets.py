@@ -69,6 +69,10 @@ class Target:
         """``(H, W)`` in pixels."""
         return self.masks.image_size
 
+    def compact(self) -> Target:
+        """The target itself, see :meth:`EncodedTarget.compact`."""
+        return self
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as they are stored."""

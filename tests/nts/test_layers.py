@@ -12,11 +12,11 @@ from paths import ROOT
 ROOMS = (
     ("nts.utils",),
     ("nts.images", "nts.masks", "nts.rasters", "nts.weights", "nts.pictures", "nts.merging", "nts.heatmaps"),
-    ("nts.method", "nts.consensus", "nts.negatives", "nts.review_order"),
+    ("nts.method", "nts.tiling", "nts.consensus", "nts.negatives", "nts.review_order"),
     ("nts.instances", "nts.proposal_masks", "nts.references", "nts.encoder", "nts.segmenter", "nts.memory"),
     ("nts.exemplars", "nts.confidence", "nts.calibration", "nts.recommendation"),
     ("nts.matching", "nts.settled", "nts.crops", "nts.tiles", "nts.promotion", "nts.inspection", "nts.transduction"),
-    ("nts.targets", "nts.two_pass"),
+    ("nts.targets", "nts.two_pass", "nts.tile_joining"),
     ("nts.presets", "nts.models"),
     ("nts.cache",),
     ("nts.scoring", "nts.negative_building"),

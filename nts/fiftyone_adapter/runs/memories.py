@@ -91,7 +91,7 @@ def fingerprint(bank: MemoryBank) -> str:
 
     These are the prototypes, their classes and labels. What memories did not always have counts only where there is
     some, so that the fingerprints of memories stored before stay valid: the prototypes of whole images, how well SAM2
-    proposes the references, and the negatives.
+    proposes the references, their sizes, and the negatives.
     """
     labels = json.dumps([(entry.class_name, entry.label_id) for entry in bank.entries])
     digest = hashlib.sha256(bank.instance_prototypes().numpy().tobytes() + labels.encode())
@@ -100,6 +100,8 @@ def fingerprint(bank: MemoryBank) -> str:
             digest.update(f"whole {row}".encode() + entry.whole_prototype.numpy().tobytes())
         if entry.proposal_iou is not None:
             digest.update(f"proposed {row} {entry.predicted_iou} {entry.proposal_iou} {entry.image}".encode())
+        if entry.size is not None:
+            digest.update(f"size {row} {entry.size.side} {entry.size.image_side}".encode())
     for negative in bank.negatives:
         about = [negative.source, negative.sure, negative.image, negative.predicted_iou]
         digest.update(json.dumps(about).encode() + negative.prototype.numpy().tobytes())
