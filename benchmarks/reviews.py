@@ -33,7 +33,7 @@ from nts.models import load_encoder, load_segmenter
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT
 from nts.references import Reference
-from nts.review_order import most_instructive
+from nts.review_order import centred, most_instructive
 from nts.segmenter import Segmenter
 from nts.settled import Settled
 from synthetic.scenes import Scene, species_name
@@ -55,6 +55,7 @@ class Prediction:
         image: index of the reviewed scene.
         label: index of its class.
         score: its probability of being right.
+        raw: its score.
         feature: ``[C]``, of its crop.
         mask: bool ``[H, W]``.
     """
@@ -62,15 +63,16 @@ class Prediction:
     image: int
     label: int
     score: float
+    raw: float
     feature: Tensor
     mask: Tensor
 
 
 def _instructive(predictions: Sequence[Prediction], memory: MemoryBank, rng: np.random.Generator) -> list[int]:
     known = [entry.prototype for entry in memory.entries] + [negative.prototype for negative in memory.negatives]
-    scores = torch.tensor([each.score for each in predictions])
+    scores = torch.tensor([each.raw for each in predictions])
     features = torch.stack([each.feature for each in predictions])
-    return most_instructive(scores, features, torch.stack(known), BATCH).tolist()
+    return most_instructive(scores, *centred(features, torch.stack(known)), BATCH).tolist()
 
 
 def _confident(predictions: Sequence[Prediction], memory: MemoryBank, rng: np.random.Generator) -> list[int]:
@@ -142,7 +144,14 @@ class Review:
             calibration = engine.calibration.shifted(torch.cat(scores))
             scores = [calibration.probabilities(each) for each in scores]
         return [
-            Prediction(image, int(found.labels[k]), float(scores[image][k]), found.compared[k], found.masks[k])
+            Prediction(
+                image,
+                int(found.labels[k]),
+                float(scores[image][k]),
+                float(found.scores[k]),
+                found.compared[k],
+                found.masks[k],
+            )
             for image, found in enumerate(of_images)
             for k in range(len(found))
         ]

@@ -1,7 +1,8 @@
 """Worlds of drawn scenes: the benchmarks, and others to choose methods and constants on.
 
 A world has ten novel species among distractors. Choices are made on the validation worlds; the benchmarks only confirm.
-The scenes of the natural worlds are those of :mod:`synthetic.natural`, with larger objects in natural light.
+The scenes of the natural worlds are those of :mod:`synthetic.natural`, with larger objects in natural light; those of
+the large worlds, of :mod:`synthetic.large`, are large images with small objects.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nts.references import Reference
+from synthetic.large import draw_large_scene
 from synthetic.natural import draw_natural_scene
 from synthetic.scenes import DISTRACTOR_SPECIES, NOVEL_SPECIES, Scene, draw_scene, species_name
 
@@ -24,6 +26,7 @@ class World:
         distractors: other species.
         seeds: of target scenes and of reference scenes.
         natural: larger objects, in natural light.
+        large: large images with many small objects.
     """
 
     name: str
@@ -31,6 +34,7 @@ class World:
     distractors: Sequence[int]
     seeds: tuple[int, int]
     natural: bool = False
+    large: bool = False
 
     def targets(self, count: int) -> list[Scene]:
         """Target images: novel species among distractors, slightly more objects of the former."""
@@ -50,6 +54,8 @@ class World:
 
     @property
     def _draw(self) -> Callable[..., Scene]:
+        if self.large:
+            return draw_large_scene
         return draw_natural_scene if self.natural else draw_scene
 
 
@@ -59,11 +65,11 @@ def as_reference(scene: Scene, species: int, number: int) -> Reference:
     return Reference(scene.image, species_name(species), scene.masks[0], sample_id=sample_id, label_id=sample_id)
 
 
-def _world(name: str, first: int, distractors: int, seed: int, *, natural: bool = False) -> World:
+def _world(name: str, first: int, distractors: int, seed: int, **kind: bool) -> World:
     """A world like the benchmark: two pairs of look-alikes, and six distractors that resemble a novel species."""
     novel = tuple(first + offset for offset in (0, 1, 2, 3, 4, 6, 8, 10, 12, 14))
     impostors = [first + offset for offset in (5, 7, 9, 11, 13, 15)]
-    return World(name, novel, (*impostors, *range(distractors, distractors + 18)), (seed, seed + 1), natural)
+    return World(name, novel, (*impostors, *range(distractors, distractors + 18)), (seed, seed + 1), **kind)
 
 
 BENCHMARK = World("benchmark", tuple(NOVEL_SPECIES), tuple(DISTRACTOR_SPECIES), (72, 73))
@@ -76,6 +82,8 @@ WORLDS = {
         _world("validation-3", 54_000, 64_000, 176),
         _world("natural", 34_000, 44_000, 182, natural=True),
         _world("natural-validation", 56_000, 66_000, 184, natural=True),
+        _world("large", 36_000, 46_000, 192, large=True),
+        _world("large-validation", 58_000, 68_000, 194, large=True),
     )
 }
 """All worlds by name."""

@@ -26,11 +26,10 @@ from .negatives import MOST_NEGATIVES, thin
 from .tiling import ObjectSize
 from .utils.files import pack_tensors, unpack_tensors, write_file
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 4
 """2: entries may be ``promoted``, and may have whole images. 3: entries have the ``file`` of their image. 4: entries
-may have prototypes of their whole images and proposals, and there may be negatives. 5: entries may have the size of
-their object. Files of older schemas can be read.
-Annotations sampled for ``nearest`` rasterisation were added within version 3: earlier
+may have prototypes of their whole images and proposals, and there may be negatives. Files of older schemas can be read.
+Added within a version were annotations sampled for ``nearest`` rasterisation (3) and sizes of objects (4): earlier
 readers ignore them, and in earlier files they are missing."""
 _FORMAT = "nts-memory"
 
@@ -143,7 +142,7 @@ class MemoryEntry:
         predicted_iou: SAM2's predicted IoU for the proposal that covers the reference best; ``None`` if none overlaps
             it, or none was made.
         proposal_iou: IoU of that proposal with the reference; 0 if none overlaps it.
-        size: of the object on its image; ``None`` if unknown: of points and scribbles, and in files of older schemas.
+        size: of the object on its image; ``None`` if unknown: of points and scribbles, and in earlier files.
         whole_image: optional, for visual reference prompts; several hundred times the size of a prototype.
     """
 
@@ -379,8 +378,6 @@ class MemoryBank:
         weights, samples, wholes = list[Tensor](), list[Tensor](), list[Tensor]()
         for entry in self._entries.values():
             record = {name: getattr(entry, name) for name in _ENTRY_FIELDS}
-            if entry.size is not None:
-                record["size"] = asdict(entry.size)
             if entry.whole_prototype is not None:
                 record["whole_prototype"] = True
                 wholes.append(entry.whole_prototype)
@@ -408,6 +405,7 @@ class MemoryBank:
             "preset": self.preset,
             "created": self.created,
             "entries": json.dumps(entries),
+            "sizes": json.dumps([None if each.size is None else asdict(each.size) for each in self.entries]),
             "images": json.dumps(list(tokens)),
             "negatives": json.dumps(negatives),
         }
@@ -432,17 +430,23 @@ class MemoryBank:
             images = dict(zip(json.loads(header.get("images", "[]")), tensors.get("image_tokens", ()), strict=True))
             weights, samples = iter(tensors.get("image_weights", ())), iter(tensors.get("image_samples", ()))
             wholes = iter(tensors.get("whole_prototypes", ()))
-            for record, prototype in zip(json.loads(header["entries"]), tensors["instance_prototypes"], strict=True):
+            records = json.loads(header["entries"])
+            sizes = json.loads(header["sizes"]) if "sizes" in header else [None] * len(records)
+            for record, size, prototype in zip(records, sizes, tensors["instance_prototypes"], strict=True):
                 about = record.pop("whole_image", None)
                 whole = next(wholes) if record.pop("whole_prototype", False) else None
-                size = record.pop("size", None)
-                size = None if size is None else ObjectSize(**size)
                 image = None
                 if about is not None:
                     sampled = next(samples) if about.get("sampled") else None
                     image = WholeImage(about["key"], images[about["key"]], next(weights), about["kind"], sampled)
                 bank.add(
-                    MemoryEntry(prototype=prototype, whole_prototype=whole, whole_image=image, size=size, **record)
+                    MemoryEntry(
+                        prototype=prototype,
+                        whole_prototype=whole,
+                        size=None if size is None else ObjectSize(**size),
+                        whole_image=image,
+                        **record,
+                    )
                 )
             for record, prototype in zip(
                 json.loads(header.get("negatives", "[]")), tensors.get("negatives", ()), strict=True

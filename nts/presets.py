@@ -105,7 +105,7 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
     """Settings of a preset as nested dictionaries, under the names used in stored runs and cache keys."""
     settings = asdict(preset)
     # Options added later are left out at their defaults, to keep earlier fingerprints and keys valid.
-    if preset.tiling == Tiling("off" if preset.name == "paper" else "auto"):
+    if preset.tiling == _untold(preset):
         del settings["tiling"]
     if preset.method == PUBLISHED:
         del settings["method"]
@@ -120,6 +120,11 @@ def stored_settings(preset: Preset) -> dict[str, Any]:
     return settings
 
 
+def _untold(preset: Preset) -> Tiling:
+    """Tiling of a preset that is not stored."""
+    return Tiling("off" if preset.name == "paper" else "auto")
+
+
 def stored_guidance(guidance: dict[str, Any]) -> dict[str, Any]:
     """Fields of :class:`~nts.segmenter.guidance.Guidance` under the names used in stored runs and cache keys."""
     return {_STORED_NAMES.get(name, name): value for name, value in guidance.items()}
@@ -132,11 +137,11 @@ _STORED_NAMES = {"guided_fraction": "led_share"}
 def preset_fingerprint(preset: Preset) -> str:
     """SHA-256 of the settings of a preset that affect results.
 
-    Score threshold and maximal number of instances are excluded: runs store them separately.
+    Score threshold, maximal number of instances and tiles are excluded: runs store them separately.
     """
     matching = replace(preset.matching, score_threshold=0.0, max_instances=1)
     proposals = replace(preset.proposals, prompts_per_chunk=None)
-    settings = stored_settings(replace(preset, matching=matching, proposals=proposals))
+    settings = stored_settings(replace(preset, matching=matching, proposals=proposals, tiling=_untold(preset)))
     # Options added later are left out at their defaults, to keep earlier fingerprints valid.
     if settings["proposals"]["guidance"] is None:
         del settings["proposals"]["guidance"]

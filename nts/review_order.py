@@ -37,3 +37,22 @@ def most_instructive(scores: Tensor, features: Tensor, known: Tensor, most: int)
         waiting[chosen] = False
         resemblance = torch.maximum(resemblance, units @ units[chosen])
     return torch.tensor(queue, dtype=torch.int64)
+
+
+def centred(features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Features relative to their common mean: cosines of an encoder's tokens are all high, and tell little apart.
+
+    Args:
+        features: ``[n, C]`` of the predictions; zeros stand for no feature, and stay zeros.
+        known: ``[m, C]``, references and negatives.
+
+    Returns:
+        both as unit vectors less the mean of all of them.
+    """
+    units, others = F.normalize(features.float(), dim=1), F.normalize(known.float(), dim=1)
+    there = units.any(1, keepdim=True)
+    everything = torch.cat([units[there[:, 0]], others])
+    if len(everything) == 0:
+        return units, others
+    mean = everything.mean(0)
+    return torch.where(there, units - mean, units), others - mean

@@ -36,7 +36,8 @@ SAME_PART = 0.5
 REPEATED = 0.7
 """Cut proposals of a tile with more than this IoU are taken for one, the one of the highest predicted IoU."""
 
-_CELLS = 1 << 23
+_BLOCK = 256
+"""Side of the blocks in which pixels are compared."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def join_tiles(whole: Target, logits: Tensor, tiles: Sequence[Tile]) -> Target:
         """Masks of proposals of one piece."""
         number, rows = int(proposals.piece[which[0]]), proposals.row[which]
         if number == 0:
-            return _Logits(logits[rows], whole.image_size)
+            return _Logits(logits[rows.to(logits.device)], proposals.boxes[which], whole.image_size)
         return _Crops(pieces[number].target.masks, rows, pieces[number].window)
 
     shared = _shared_by_pieces(pieces, proposals, pixels)
@@ -192,19 +193,28 @@ def _cut(boxes: Tensor, window: Window, image_size: tuple[int, int]) -> Tensor:
 
 
 class _Pixels(Protocol):
-    def inside(self, window: Window) -> Tensor:
-        """Pixels of the masks in a window of the image: bool ``[k, h w]``."""
+    """Masks of ``k`` proposals.
+
+    Attributes:
+        boxes: int64 ``[k, 4]`` half-open, in the pixels of the image.
+    """
+
+    @property
+    def boxes(self) -> Tensor: ...
+
+    def inside(self, window: Window, which: Tensor) -> Tensor:
+        """Pixels of some of the masks, int64 ``[m]``, in a window of the image: bool ``[m, h w]``."""
         ...
 
 
 class _Logits:
     """Masks of the whole image, drawn from their logits a window at a time."""
 
-    def __init__(self, logits: Tensor, image_size: tuple[int, int]) -> None:
-        self._logits, self._image_size = logits, image_size
+    def __init__(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> None:
+        self._logits, self.boxes, self._image_size = logits, boxes, image_size
 
-    def inside(self, window: Window) -> Tensor:
-        return draw_window(self._logits, self._image_size, window).flatten(1).cpu()
+    def inside(self, window: Window, which: Tensor) -> Tensor:
+        return draw_window(self._logits[which.to(self._logits.device)], self._image_size, window).flatten(1).cpu()
 
 
 class _Crops:
@@ -212,15 +222,14 @@ class _Crops:
 
     def __init__(self, masks: RunLengthMasks, rows: Tensor, window: Window) -> None:
         self._crops, boxes = masks.crops(rows)
-        self._boxes = (boxes + _offset(window)).tolist()
+        self.boxes = boxes + _offset(window)
 
-    def inside(self, window: Window) -> Tensor:
+    def inside(self, window: Window, which: Tensor) -> Tensor:
         left, top, right, bottom = window
-        pixels = torch.zeros(len(self._crops), bottom - top, right - left, dtype=torch.bool)
-        for drawn, crop, (x1, y1, x2, y2) in zip(pixels, self._crops, self._boxes, strict=True):
+        pixels = torch.zeros(len(which), bottom - top, right - left, dtype=torch.bool)
+        for drawn, k, (x1, y1, x2, y2) in zip(pixels, which.tolist(), self.boxes[which].tolist(), strict=True):
             a, b, c, d = max(x1, left), max(y1, top), min(x2, right), min(y2, bottom)
-            if a < c and b < d:
-                drawn[b - top : d - top, a - left : c - left] = crop[b - y1 : d - y1, a - x1 : c - x1]
+            drawn[b - top : d - top, a - left : c - left] = self._crops[k][b - y1 : d - y1, a - x1 : c - x1]
         return pixels.flatten(1)
 
 
@@ -234,32 +243,37 @@ def _shared_by_pieces(pieces: Sequence[Tile], proposals: _Proposals, pixels: Cal
             continue
         of_a, of_b = (_reaching(proposals, number, both) for number in (a, b))
         if len(of_a) and len(of_b):
-            counts, of_first, of_second = _shared_pixels(pixels(of_a), pixels(of_b), both, len(of_a) + len(of_b))
+            counts, of_first, of_second = _shared_pixels(pixels(of_a), pixels(of_b), both)
             i, j = counts.nonzero(as_tuple=True)
             found.append((of_a[i], of_b[j], counts[i, j], of_first[i], of_second[j]))
-    none = torch.zeros(0, dtype=torch.int64)
-    return (
-        _Shared(*(torch.cat([none, *columns]) for columns in zip(*found, strict=True)))
-        if found
-        else _Shared(*5 * [none])
-    )
+    return _Shared(*(torch.cat(columns) for columns in zip(*found, strict=True)))
 
 
-def _shared_pixels(first: _Pixels, second: _Pixels, window: Window, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _shared_pixels(first: _Pixels, second: _Pixels, window: Window) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels in a window that masks share, ``[a, b]``, and that they have, ``[a]`` and ``[b]``.
 
-    Rows of pixels are taken in strips, to bound the memory; within a strip, counts in single precision are exact.
+    Blocks of the window are taken one by one, with the masks that reach into them. Counts in a block are exact in
+    single precision.
     """
     left, top, right, bottom = window
-    strip = max(1, min(_CELLS // ((right - left) * count), (1 << 24) // (right - left)))
-    sums: list[Tensor] | None = None
-    for begin in range(top, bottom, strip):
-        part = (left, begin, right, min(begin + strip, bottom))
-        a, b = first.inside(part).float(), second.inside(part).float()
-        now = [(a @ b.T).long(), a.sum(1).long(), b.sum(1).long()]
-        sums = now if sums is None else [total + one for total, one in zip(sums, now, strict=True)]
-    assert sums is not None
-    return sums[0], sums[1], sums[2]
+    shared = torch.zeros(len(first.boxes), len(second.boxes), dtype=torch.int64)
+    sizes = [torch.zeros(len(masks.boxes), dtype=torch.int64) for masks in (first, second)]
+    for y in range(top, bottom, _BLOCK):
+        for x in range(left, right, _BLOCK):
+            block = (x, y, min(x + _BLOCK, right), min(y + _BLOCK, bottom))
+            i, j = (_reaches(masks.boxes, block).nonzero()[:, 0] for masks in (first, second))
+            a, b = first.inside(block, i).float(), second.inside(block, j).float()
+            sizes[0][i] += a.sum(1).long()
+            sizes[1][j] += b.sum(1).long()
+            shared[i[:, None], j] += (a @ b.T).long()
+    return shared, sizes[0], sizes[1]
+
+
+def _reaches(boxes: Tensor, window: Window) -> Tensor:
+    """Which boxes have pixels in a window: bool ``[k]``."""
+    x1, y1, x2, y2 = boxes.T
+    left, top, right, bottom = window
+    return (x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top)
 
 
 def _intersection(a: Window, b: Window) -> Window | None:
@@ -270,9 +284,7 @@ def _intersection(a: Window, b: Window) -> Window | None:
 def _reaching(proposals: _Proposals, piece: int, window: Window) -> Tensor:
     """Kept proposals of a piece whose boxes reach into a window."""
     own = proposals.of_piece(piece)
-    x1, y1, x2, y2 = proposals.boxes[own].T
-    left, top, right, bottom = window
-    return own[(x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top)]
+    return own[_reaches(proposals.boxes[own], window)]
 
 
 def _entire_elsewhere(proposals: _Proposals, shared: _Shared) -> Tensor:
@@ -391,7 +403,7 @@ def _shared_with_joined(
         for number in range(len(pieces)):
             others = _reaching(proposals, number, window)
             if len(others):
-                shared, _, _ = _shared_pixels(pixels(others), own, window, len(others) + 1)
+                shared, _, _ = _shared_pixels(pixels(others), own, window)
                 i = shared[:, 0].nonzero()[:, 0]
                 found.append((others[i], torch.full_like(i, first + k), shared[i, 0]))
     i, j, shared = (torch.cat(columns) for columns in zip(*found, strict=True))

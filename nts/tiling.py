@@ -92,8 +92,9 @@ class Tiling:
     def parse(cls, words: str | Sequence[int]) -> Tiling:
         """Tiling of ``"auto"``, ``"off"``, ``"3x4"`` (rows x columns), or ``(3, 4)``; raises ``ValueError``."""
         if not isinstance(words, str):
-            rows, columns = words
-            return cls((int(rows), int(columns)))
+            if len(words) != 2:
+                raise ValueError(f"tiles are rows and columns, got {words!r}")
+            return cls((int(words[0]), int(words[1])))
         if found := re.fullmatch(r"\s*(\d+)\s*[x×*,]\s*(\d+)\s*", words):
             return cls((int(found[1]), int(found[2])))
         return cls(words)  # type: ignore[arg-type]  # checked there

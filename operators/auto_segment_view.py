@@ -64,7 +64,7 @@ class AutoSegmentView(JobOperator):
         _shown(ctx, inputs)
         forms.option(inputs, SegmentationConfig, "limit")
         if forms.advanced(ctx, inputs, _ADVANCED):
-            for name in ("score_threshold", "max_instances", "segmenter"):
+            for name in ("score_threshold", "max_instances", "tiles", "segmenter"):
                 forms.option(inputs, SegmentationConfig, name)
             _scorer(ctx, inputs, key)
             forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
@@ -151,6 +151,7 @@ def _shown(ctx, inputs) -> None:
 _ADVANCED = (
     "score_threshold",
     "max_instances",
+    "tiles",
     "segmenter",
     "scorer",
     "reference_prompt",

@@ -16,6 +16,7 @@ from ..models import ENCODERS, SEGMENTERS
 from ..presets import PRESETS, Preset
 from ..references import Kind
 from ..scorers import PROMPTED, SCORERS, UNPROMPTED
+from ..tiling import OVERLAP
 from ..utils.devices import PRECISIONS
 from .options import Options, option, table
 from .runs import Collection
@@ -180,6 +181,25 @@ class SegmentationConfig(Options):
         "Delete results with other settings in the field, except decided labels, and start over",
         label="Overwrite",
         type=bool,
+    )
+    tiles: str | tuple[int, int] | None = option(
+        None,
+        "Small objects in large images: 'auto' cuts an image into overlapping tiles where the references are small on "
+        "theirs, 'off' sees images whole only; or rows and columns, such as '3x4'. Every image is seen whole as well. "
+        "Default: that of the preset: 'auto', or 'off' for 'paper'",
+        label="Tiles",
+        also=(tuple, list),
+        suggestions=("auto", "off"),
+        scorers=tuple(UNPROMPTED),
+    )
+    tile_overlap: float = option(
+        OVERLAP,
+        "Overlap of neighbouring tiles, relative to their side: objects smaller than that are whole in one of them",
+        label="Overlap of tiles",
+        type=float,
+        min=0,
+        max=0.5,
+        scorers=tuple(UNPROMPTED),
     )
     segmenter: str = _segmenter()
     encoder: str | None = _encoder(None)

@@ -355,14 +355,19 @@ def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings
 
 _BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
 """Settings that are missing in runs stored before there were scorers."""
+_TOLD_LATER = ("tiles", "tile_overlap")
+"""Settings that earlier runs lack, and that count as unchanged there."""
 
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Settings that differ from those of an earlier run, in words."""
-    earlier = {**_BEFORE_SCORERS, **earlier}
+    untold = {name: settings[name] for name in _TOLD_LATER if name in settings}
+    earlier = {**_BEFORE_SCORERS, **untold, **earlier}
     words = {}
     for key, now in settings.items():
         what = key.removesuffix("_fingerprint")
         if earlier.get(key) != now and what not in words:
             words[what] = f"another {what}" if what != key else f"{key} {earlier.get(key)}, now {now}"
+    if "preset" in words:  # which brings tiles of its own
+        words.pop("tiles", None)
     return list(words.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..presets import Preset, get_preset, preset_fingerprint
 from ..scorers import PROMPTED
+from ..tiling import Tiling
 from ..vrp.prompt import PromptMismatch
 from . import checks, runs
 from .config import ClassMapsConfig, HeatmapsConfig, SegmentationConfig
@@ -92,7 +93,12 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
         checks.check_output_field(view, key, runs.SEGMENTATION)
     plan = _plan(memory_key, memory, key, runs.SEGMENTATION, config)
     thresholds = {"score_threshold": config.score_threshold, "max_instances": config.max_instances}
-    plan = replace(plan, preset=replace(plan.preset, matching=replace(plan.preset.matching, **thresholds)))
+    tiling = _tiling(plan.preset, config)
+    plan = replace(
+        plan,
+        preset=replace(plan.preset, matching=replace(plan.preset.matching, **thresholds), tiling=tiling),
+        options={**plan.options, "tiles": str(tiling), "tile_overlap": tiling.overlap},
+    )
     plan = _compared(view, plan, plan.settings(memory["encoder_fingerprint"]), overwrite=config.overwrite)
     if config.scorer in PROMPTED and config.reference_prompt is None:
         raise InputError(
@@ -107,6 +113,22 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
     if config.reference_prompt is not None:
         _check_prompt(view, memory, config.reference_prompt, config.segmenter)
     return plan
+
+
+def _tiling(preset: Preset, config: SegmentationConfig) -> Tiling:
+    """How images are cut into tiles; a prompt sees them whole."""
+    if config.scorer in PROMPTED:
+        if config.tiles not in (None, "off", "auto"):
+            raise InputError(
+                f"the scorer {config.scorer!r} sees images whole: leave the tiles out",
+                option="tiles",
+            )
+        return Tiling("off")
+    try:
+        chosen = preset.tiling if config.tiles is None else Tiling.parse(config.tiles)
+        return replace(chosen, overlap=config.tile_overlap)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error), option="tiles") from None
 
 
 def plan_class_maps(view: Collection, memory_key: str, output_field: str | None, config: ClassMapsConfig) -> Plan:

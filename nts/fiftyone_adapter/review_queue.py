@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..memory import MemoryBank
-from ..review_order import most_instructive
+from ..review_order import centred, most_instructive
 from . import runs
 from .runs import Collection
 
@@ -30,7 +30,7 @@ def review_queue(view: Collection, field: str, most: int = BATCH) -> list[str]:
     """
     bank = runs.load_memory(view, runs.config(view, field, runs.SEGMENTATION)["memory_key"])
     ids, scores, features = _undecided(view, field, bank)
-    queue = most_instructive(scores, features, _known(bank), most)
+    queue = most_instructive(scores, *centred(features, _known(bank)), most)
     return [ids[k] for k in queue.tolist()]
 
 
@@ -41,15 +41,16 @@ def _known(bank: MemoryBank) -> torch.Tensor:
 
 def _undecided(view: Collection, field: str, bank: MemoryBank) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     """Ids, scores and features ``[n, C]`` of the undecided predictions, zeros where there is no usable feature."""
-    names = ["id", "confidence", runs.DECISION]
+    names = ["id", "confidence", "score", runs.DECISION]
     if view._root_dataset.get_field(f"{field}.detections.feature") is not None:
         names.append("feature")
     ids, scores, features = [], [], []
     for of_image in zip(*view.values([f"{field}.detections.{name}" for name in names]), strict=True):
-        for label_id, confidence, decision, *feature in zip(*(values or () for values in of_image), strict=True):
+        for label_id, confidence, score, decision, *feature in zip(*(values or () for values in of_image), strict=True):
             if decision is None and confidence is not None:
                 ids.append(label_id)
-                scores.append(confidence)
+                # Probabilities span orders of magnitude: they would outweigh how new a prediction is.
+                scores.append(confidence if score is None else score)
                 fits = feature and np.shape(feature[0]) == (bank.encoder.dim,)
                 features.append(feature[0] if fits else np.zeros(bank.encoder.dim))
     stacked = np.array(features, np.float32).reshape(-1, bank.encoder.dim)

@@ -35,7 +35,17 @@ from .segmenting import SegmentationReport, segmentation_job
 
 _SAME = 0.5  # IoU of boxes from which two predictions of a class are the same one
 _TAUGHT = ("accepted", "corrected")
-_OPTIONS = ("score_threshold", "max_instances", "scorer", "reference_prompt", "segmenter", "precision", "compiled")
+_OPTIONS = (
+    "score_threshold",
+    "max_instances",
+    "tiles",
+    "tile_overlap",
+    "scorer",
+    "reference_prompt",
+    "segmenter",
+    "precision",
+    "compiled",
+)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from nts.cached_segmenter import CachedSegmenter, Segmented
 from nts.encoder import Encoder
 from nts.memory import MemoryBank
 from nts.pipeline import ReferenceSegmenter
-from nts.presets import DEFAULT
+from nts.presets import DEFAULT, PAPER
+from nts.scoring import PrototypeScorer
 from nts.segmenter import Segmenter
+from nts.tiling import Tiling
 from synthetic.scenes import target_scenes
 
 IMAGE = target_scenes(1)[0].image
@@ -150,3 +152,63 @@ def test_without_a_cache_nothing_is_stored(memory, small_encoder, small_segmente
     cached.store(found)
     assert found.key is None
     assert found.crops.new > 0
+
+
+@pytest.fixture(scope="module")
+def large() -> np.ndarray:
+    """Four scenes side by side, 512 x 512 pixels: the references are half as large there."""
+    scenes = [scene.image for scene in target_scenes(4)]
+    return np.concatenate([np.concatenate(scenes[:2], 1), np.concatenate(scenes[2:], 1)])
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, PAPER])
+def test_tiles_of_a_large_image_are_one_entry_of_the_cache(
+    preset, memory, small_encoder, small_segmenter, cache, large, monkeypatch
+):
+    def engine(tiles: str) -> ReferenceSegmenter:
+        tiled = replace(preset, tiling=Tiling.parse(tiles))
+        return ReferenceSegmenter(memory, small_encoder, small_segmenter, tiled)
+
+    whole, tiled = run(engine("off"), cache, large), run(engine("2x2"), cache, large)
+    assert len(tiled.instances) > len(whole.instances)
+    assert tiled.instances.image_size == (512, 512)
+    assert whole.key != tiled.key
+    assert cache.count(TARGET) == 2
+    monkeypatch.setattr(Segmenter, "embed", None)
+    again = run(engine("2x2"), cache, large)
+    assert again.encoded is None
+    assert same(again.instances, tiled.instances)
+    assert engine("off").target_key("x", (512, 512)) == engine("auto").target_key("x", (256, 256))
+
+
+def test_tiles_find_what_each_of_them_shows(memory, small_encoder, small_segmenter, large):
+    """An object inside a tile is found as in the image of the tile alone."""
+    tiling = Tiling((2, 2), overlap=0.0)  # the scenes themselves
+    tiled = ReferenceSegmenter(memory, small_encoder, small_segmenter, replace(DEFAULT, tiling=tiling))
+    alone = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    masks = tiled.encode(large).compact().masks
+    crops, boxes = masks.crops(torch.arange(len(masks.areas)))
+    found = {(tuple(box), int(crop.sum())) for box, crop in zip(boxes.tolist(), crops, strict=True)}
+    for number, scene in enumerate(target_scenes(4)):
+        target = alone.encode(scene.image).compact()
+        row, column = divmod(number, 2)
+        crops, boxes = target.masks.crops(torch.arange(len(target)))
+        boxes += torch.tensor([256 * column, 256 * row]).repeat(2)
+        inside = [
+            (tuple(box), int(crop.sum()))
+            for box, crop in zip(boxes.tolist(), crops, strict=True)
+            if box[0] > 256 * column + 4 and box[2] < 256 * (column + 1) - 4
+            if box[1] > 256 * row + 4 and box[3] < 256 * (row + 1) - 4
+        ]
+        assert len(inside) > 3
+        assert set(inside) <= found
+
+
+def test_scorers_that_need_an_embedding_see_images_whole(memory, small_encoder, small_segmenter):
+    class NeedsEmbedding(PrototypeScorer):
+        scores_cached_targets = False
+
+    scorer = NeedsEmbedding(memory.prototypes())
+    tiled = replace(DEFAULT, tiling=Tiling((2, 2)))
+    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter, tiled, scorer=scorer)
+    assert engine.grid((4000, 4000)) == (1, 1)

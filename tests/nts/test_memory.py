@@ -23,6 +23,8 @@ from nts.memory import (
     instance_prototype,
 )
 from nts.negatives import MOST_NEGATIVES
+from nts.tiling import ObjectSize
+from nts.utils.files import pack_tensors, unpack_tensors
 
 ENCODER = EncoderInfo("some/encoder", "ab" * 32, 518, 8)
 
@@ -53,6 +55,18 @@ def assert_equal(one: MemoryBank, two: MemoryBank) -> None:
     for n, m in zip(one.negatives, two.negatives, strict=True):
         assert torch.equal(n.prototype, m.prototype)
         assert replace(n, prototype=m.prototype).__dict__ == m.__dict__
+
+
+def test_sizes_of_objects_are_stored_and_missing_in_earlier_files():
+    bank = make_bank()
+    for entry, size in zip(bank.entries, (ObjectSize(12.5, 640), None, ObjectSize(40, 4000)), strict=True):
+        bank.add(replace(entry, size=size))
+    data = bank.to_bytes()
+    assert [entry.size for entry in MemoryBank.from_bytes(data).entries] == [entry.size for entry in bank.entries]
+    tensors, header = unpack_tensors(data, "nts-memory", 4, noun="memory", source="it", error=MemoryFileError)
+    earlier = {name: value for name, value in header.items() if name not in ("sizes", "format", "schema_version")}
+    read = MemoryBank.from_bytes(pack_tensors(tensors, "nts-memory", 4, earlier))
+    assert [entry.size for entry in read.entries] == [None] * 3
 
 
 def test_instance_prototype_is_the_weighted_mean_of_the_tokens():

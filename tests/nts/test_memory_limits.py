@@ -94,3 +94,44 @@ def test_twelve_megapixels_and_a_thousand_classes_take_little_memory():
         [sys.executable, "-c", MATCHING], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )
     assert float(answer.stdout) < 600  # MB
+
+
+TILED = """
+import resource
+import numpy as np
+from dataclasses import replace
+from nts.memory import MemoryBank, MemoryEntry
+from nts.models import load_encoder, load_segmenter
+from nts.pipeline import ReferenceSegmenter
+from nts.presets import DEFAULT
+from nts.tiling import Tiling
+import torch
+encoder, segmenter = load_encoder("small"), load_segmenter("small")
+bank = MemoryBank(encoder.info)
+for name in "ab":
+    bank.add(MemoryEntry(name, torch.randn(encoder.info.dim)))
+rng = np.random.default_rng(0)
+image = np.full((10_000, 10_000, 3), 90, np.uint8)
+for _ in range(600):
+    y, x, r = *rng.integers(0, 9_000, 2), rng.integers(20, 900)
+    image[y : y + r, x : x + r] = rng.integers(0, 255, 3)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+preset = replace(DEFAULT, tiling=Tiling((4, 4)), proposals=replace(DEFAULT.proposals, points_per_side=8))
+engine = ReferenceSegmenter(bank, encoder, segmenter, preset)
+engine.segment(image[:300, :300])
+before = peak()
+target = engine.encode(image)
+found = engine.match(target)
+assert len(target) > 16 and target.image_size == (10_000, 10_000), len(target)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is in kilobytes on Linux only")
+def test_tiles_of_a_hundred_megapixels_take_little_memory():
+    """A mask of the whole image would take 400 MB as floats, and its proposals many times that."""
+    answer = subprocess.run(
+        [sys.executable, "-c", TILED], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
+    )
+    assert float(answer.stdout) < 1000  # MB

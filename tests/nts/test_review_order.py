@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from nts.review_order import most_instructive
+from nts.review_order import centred, most_instructive
 
 
 def slowly(scores, features, known, most):
@@ -47,3 +47,20 @@ def test_no_predictions_are_no_queue():
 def test_a_prediction_without_a_feature_counts_as_new():
     features = torch.stack([torch.zeros(4), torch.ones(4)])
     assert most_instructive(torch.tensor([0.5, 0.9]), features, torch.ones(1, 4), 2).tolist() == [0, 1]
+
+
+def test_centred_features_differ_from_what_all_have_in_common():
+    generator = torch.Generator().manual_seed(5)
+    common = 10 * torch.ones(8)
+    features, known = common + torch.randn(20, 8, generator=generator), common + torch.randn(5, 8, generator=generator)
+    one, other = centred(features, known)
+    torch.testing.assert_close(torch.cat([one, other]).mean(0), torch.zeros(8), atol=1e-6, rtol=0)
+    assert F.cosine_similarity(features, known[:1]).min() > 0.9
+    assert F.cosine_similarity(one, other[:1]).min() < 0
+
+
+def test_a_missing_feature_stays_missing():
+    features = torch.stack([torch.zeros(4), torch.ones(4)])
+    one, _ = centred(features, torch.ones(1, 4))
+    assert torch.equal(one[0], torch.zeros(4))
+    assert centred(torch.zeros(0, 4), torch.zeros(0, 4))[0].shape == (0, 4)

@@ -192,3 +192,41 @@ def test_confident_predictions_join_the_references_in_a_first_round(nts_fo, draw
     assert (
         drawn.get_run_info("joined").config.preset_fingerprint != drawn.get_run_info("plain").config.preset_fingerprint
     )
+
+
+def test_tiles_are_stored_with_a_run_and_seen_by_the_next(nts_fo, drawn, targets, memory, quick):
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick, tiles=(2, 2))
+    config = drawn.get_run_info("nts_shapes").config
+    assert (config.tiles, config.tile_overlap) == ("2x2", 0.25)
+    assert report.segmented == TARGETS
+    again = nts_fo.auto_segment_view(targets, memory, preset=quick, tiles="2 x 2")
+    assert (again.resumed, again.segmented) == (TARGETS, 0)
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(tiles 2x2, now auto\)"):
+        nts_fo.auto_segment_view(targets, memory, preset=quick)
+    other = nts_fo.auto_segment_view(targets, memory, preset=quick, tiles="off", overwrite=True)
+    assert other.segmented == TARGETS
+
+
+def test_a_run_from_before_there_were_tiles_is_resumed(nts_fo, drawn, targets, memory, quick):
+    nts_fo.auto_segment_view(targets, memory, preset=quick, limit=1)
+    config = drawn.get_run_info("nts_shapes").config
+    for name in ("tiles", "tile_overlap"):
+        delattr(config, name)
+    drawn.update_run_config("nts_shapes", config)
+    report = nts_fo.auto_segment_view(targets, memory, preset=quick)
+    assert (report.resumed, report.segmented) == (1, TARGETS - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tiles": "many"}, "tiles are 'auto', 'off', or rows and columns, got 'many'"),
+        ({"tiles": (0, 2)}, "at least one row and one column"),
+        ({"tiles": (1, 2, 3)}, "rows and columns"),
+        ({"tile_overlap": 0.7}, "tile_overlap must lie in"),
+        ({"tiles": "2x2", "scorer": "vrp", "reference_prompt": "small"}, "sees images whole"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(nts_fo, targets, memory, options, message):
+    with pytest.raises(nts_fo.InputError, match=message):
+        nts_fo.auto_segment_view(targets, memory, **options)
