@@ -53,12 +53,14 @@ class Segmented:
         encoded: output of the models; ``None`` if the target came from the cache.
         key: of the target in the cache; ``None`` without a cache.
         crops: features of proposals from their crops, some of which may be new; ``None`` if the method uses none.
+        from_cache: whether the target came from a cache, here or where it was segmented.
     """
 
     instances: Instances
     encoded: EncodedTarget | Target | None
     key: str | None
     crops: TargetCrops | None = None
+    from_cache: bool = False
 
 
 class CachedSegmenter:
@@ -120,7 +122,8 @@ class CachedSegmenter:
             settled: see :meth:`.ReferenceSegmenter.match`.
         """
         if isinstance(image.target, Target):
-            return Segmented(self.segmenter.match(image.target, settled), None, image.key, image.target.embedded)
+            found = self.segmenter.match(image.target, settled)
+            return Segmented(found, None, image.key, image.target.embedded, from_cache=True)
         encoded = self.segmenter.encode(image.target)
         return Segmented(self.segmenter.match(encoded, settled), encoded, image.key, encoded.embedded)
 

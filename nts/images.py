@@ -388,15 +388,34 @@ def digest_content(content: bytes) -> str:
 def read_file(path: str | os.PathLike) -> bytes:
     """Read the content of an image file.
 
+    Args:
+        path: a file, or the address of one, such as ``s3://bucket/image.jpg``, which ``fsspec`` reads.
+
     Raises:
         ImageError: if the file is missing or cannot be read.
     """
+    if "://" in str(path):
+        return _read_address(str(path))
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"the image {path} does not exist") from error
     except OSError as error:
         raise ImageError(f"the image {path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_address(address: str) -> bytes:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImageError(f"the image {address} cannot be read: it needs the package fsspec") from error
+    try:
+        with fsspec.open(address, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"the image {address} does not exist") from error
+    except Exception as error:  # each file system raises errors of its own
+        raise ImageError(f"the image {address} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def stretch(image: np.ndarray, size: int, box: tuple[int, int, int, int] | None = None) -> Tensor:

@@ -50,6 +50,7 @@ class AutoSegmentView(JobOperator):
 
     def form(self, ctx, inputs) -> None:
         from ..nts.fiftyone_adapter.checks import suggest_output_field
+        from ..nts.fiftyone_adapter.cluster import has_cluster
         from ..nts.fiftyone_adapter.config import SegmentationConfig
         from ..nts.fiftyone_adapter.plan import plan_segmentation
         from ..nts.fiftyone_adapter.runs import MEMORY, SEGMENTATION, list_runs
@@ -70,6 +71,11 @@ class AutoSegmentView(JobOperator):
             forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
             for name in ("device", "precision"):
                 forms.option(inputs, SegmentationConfig, name)
+            if has_cluster():
+                forms.option(inputs, SegmentationConfig, "executor")
+                if ctx.params.get("executor") == "ray":
+                    forms.option(inputs, SegmentationConfig, "actors")
+                    forms.option(inputs, SegmentationConfig, "gpus_per_actor")
 
         plan = forms.plan(
             ctx,
@@ -158,6 +164,9 @@ _ADVANCED = (
     "preset",
     "device",
     "precision",
+    "executor",
+    "actors",
+    "gpus_per_actor",
 )
 
 

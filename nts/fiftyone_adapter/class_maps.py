@@ -18,7 +18,7 @@ from ..vrp.class_maps import ClassMapper, ClassMaps, whole_images
 from . import colours, runs
 from .config import ClassMapsConfig
 from .heatmaps import heatmaps_writer, to_heatmaps
-from .image_job import image_job, paths_by_id
+from .image_job import image_job, locally, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
 from .locking import locked
@@ -140,7 +140,12 @@ def class_maps_job(
         return labels
 
     mapped = yield from image_job(
-        view, paths, writer, lambda _, path: read_image(path, exif=plan.preset.exif), process, to_labels, verb="mapped"
+        view,
+        paths,
+        writer,
+        locally(lambda _, path: read_image(path, exif=plan.preset.exif), process),
+        to_labels,
+        verb="mapped",
     )
     return ClassMapsReport(writer.fields, mapped.done, mapped.resumed, images, mapped.failed, mapped.seconds)
 

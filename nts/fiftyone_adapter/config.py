@@ -29,6 +29,9 @@ masks, or they are left out."""
 MapOutput = Literal["segmentation", "heatmaps"]
 MAP_OUTPUTS: tuple[MapOutput, ...] = get_args(MapOutput)
 
+EXECUTORS = ("local", "ray")
+"""Where the models of a segmentation run."""
+
 SHOWN = ("recommended", "all")
 """Choices of what is shown of a segmentation, beside a number."""
 
@@ -223,6 +226,27 @@ class SegmentationConfig(Options):
     use_cache: bool = _use_cache("encoded images", scorers=tuple(UNPROMPTED))
     compiled: bool = option(
         False, "Compile SAM2's decoder: for many images, see nts.models.load_segmenter", label="Compile", type=bool
+    )
+    executor: str = option(
+        "local",
+        "Where the models run: in this process, or on the Ray cluster of RAY_ADDRESS (on this machine without it); see "
+        "docs/cluster.md",
+        label="Run on",
+        choices=EXECUTORS,
+    )
+    actors: int | None = option(
+        None,
+        "Workers on the cluster, each with the models. Default: as many as there is room for",
+        label="Workers",
+        type=int,
+        min=1,
+    )
+    gpus_per_actor: float | None = option(
+        None,
+        "GPUs of each worker; a fraction shares one. Default: 1 where the cluster has any, else 0",
+        label="GPUs per worker",
+        type=float,
+        min=0,
     )
 
 

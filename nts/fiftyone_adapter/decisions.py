@@ -260,6 +260,10 @@ class DecidedLabels:
     def __len__(self) -> int:
         return sum(map(len, self._labels.values()))
 
+    def has(self, sample_id: str) -> bool:
+        """Whether an image has decided labels."""
+        return bool(self._labels.get(sample_id))
+
     def of(self, sample_id: str, image_size: tuple[int, int]) -> Settled | None:
         """The decided labels of an image, ``(H, W)``; ``None`` if there are none."""
         masks, classes = [], []

@@ -16,7 +16,7 @@ from ..utils.threads import in_one_thread
 from . import runs
 from .config import HeatmapsConfig
 from .heatmap_fields import check_heatmap_fields
-from .image_job import image_job, paths_by_id
+from .image_job import image_job, locally, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, take_over
 from .locking import exclusive
@@ -105,7 +105,9 @@ def heatmaps_job(
         pixels, image_size = prepared
         return similarity_maps(encoder.encode(pixels[None])[0], prototypes).cpu(), image_size
 
-    images = yield from image_job(view, paths, writer, read, process, lambda maps: to_heatmaps(*maps), verb="mapped")
+    images = yield from image_job(
+        view, paths, writer, locally(read, process), lambda maps: to_heatmaps(*maps), verb="mapped"
+    )
     fields = dict(zip(plan.classes, writer.fields, strict=True))
     return HeatmapsReport(fields, images.done, images.resumed, images.failed, images.seconds)
 

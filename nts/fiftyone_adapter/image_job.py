@@ -1,10 +1,14 @@
-"""Loop over images that all jobs share: prefetching, resuming, recording failures and writing in the background."""
+"""Loop over images that all jobs share: resuming, recording failures and writing in the background.
+
+An executor runs the models on the images, and yields what it finds: here, with prefetching, or on a cluster.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
+
+Executor = Callable[[Sequence[tuple[str, str]]], Generator[tuple[str, Callable[[], Output]], None, None]]
+"""From ids and paths of samples to the ids in any order, each with a function that returns the output, or raises."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,7 @@ def image_job(
     view: Collection,
     paths: Mapping[str, str],
     writer: LabelWriter,
-    read: Callable[[str, str], Input],
-    process: Callable[[Input], Output],
+    execute: Executor[Output],
     to_labels: Callable[[Output], Sequence[fo.Label]],
     *,
     verb: str,
@@ -57,15 +63,13 @@ def image_job(
 ) -> Job[ImagesDone]:
     """Label the images that have no labels yet.
 
-    If one of the three functions fails on an image, the failure is recorded and the job continues.
+    If the executor or ``to_labels`` fails on an image, the failure is recorded and the job continues.
 
     Args:
         view: dataset or view of the images.
         paths: ``{sample id: file}`` by :func:`paths_by_id`.
         writer: writes the labels; it knows the images that have theirs.
-        read: reads the file of a sample, given its id and path, and prepares it for the models; called in prefetching
-            threads.
-        process: runs the models; called in the caller's thread, image by image.
+        execute: runs the models, for example :func:`locally`.
         to_labels: makes the labels, one per field of the writer; called in the writing thread.
         verb: past participle for messages: "segmented".
         limit: label only the first images.
@@ -96,11 +100,12 @@ def image_job(
     begin = time.monotonic()
     with runs.explained(view, *writer.all_fields):
         try:
-            with BackgroundWriter() as background:
-                for number, ((sample_id, path), found) in enumerate(prefetch(lambda item: read(*item), todo)):
+            with BackgroundWriter() as background, closing(execute(todo)) as outputs:
+                for number, (sample_id, output_of) in enumerate(outputs):
                     yield Progress(len(done) + number, len(chosen), _pace(number, len(todo), time.monotonic() - begin))
+                    path = chosen[sample_id]
                     try:
-                        output = process(found.result())
+                        output = output_of()
                     except Exception as error:
                         background.do(partial(fail, sample_id, path, error))
                     else:
@@ -112,6 +117,23 @@ def image_job(
     if failed and len(failed) == len(chosen):
         raise InputError(f"none of the {len(chosen)} images could be {verb}: {first_few(failed.values())}")
     return ImagesDone(len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
+
+
+def locally(read: Callable[[str, str], Input], process: Callable[[Input], Output]) -> Executor[Output]:
+    """Executor in this process.
+
+    Args:
+        read: reads the file of a sample, given its id and path, and prepares it for the models; called in prefetching
+            threads.
+        process: runs the models; called in the caller's thread, image by image.
+    """
+
+    def execute(todo: Sequence[tuple[str, str]]) -> Generator[tuple[str, Callable[[], Output]], None, None]:
+        with closing(prefetch(lambda item: read(*item), todo)) as fetched:
+            for (sample_id, _), found in fetched:
+                yield sample_id, lambda found=found: process(found.result())
+
+    return execute
 
 
 def paths_by_id(view: Collection) -> dict[str, str]:

@@ -25,11 +25,12 @@ from ..utils.prefetch import prefetch
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .annotation import set_up_annotation
+from .cluster import check_executor, on_ray
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
 from .decisions import DECISION_ATTRIBUTES, DecidedLabels
 from .errors import RunEnded
-from .image_job import image_job, paths_by_id
+from .image_job import image_job, locally, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
 from .labels import DETECTION_ATTRIBUTES, to_detections
@@ -133,6 +134,7 @@ def segmentation_job(
         WeightsNotFound: if weights cannot be found.
     """
     config = SegmentationConfig.of(config, options)
+    check_executor(config)
     plan = plan_segmentation(view, memory_key, output_field, config)
     bank = runs.load_memory(view, memory_key)
     prompt = None if config.reference_prompt is None else find_prompt(view, config.reference_prompt)
@@ -170,16 +172,17 @@ def segmentation_job(
         cached.store(found)
         instances.update(detection.label for detection in labels.detections)
         empty += not labels.detections
-        from_cache += found.encoded is None
+        from_cache += found.from_cache
         return [labels]
+
+    execute = locally(read, segment) if config.executor == "local" else on_ray(engine, config, prompt, decided)
 
     try:
         images = yield from image_job(
             view,
             paths,
             writer,
-            read,
-            segment,
+            execute,
             to_labels,
             verb="segmented",
             limit=config.limit,

@@ -25,6 +25,7 @@ ROOMS = (
     ("nts.datasets",),
     ("nts.vrp",),
     ("nts.scorers",),
+    ("nts.cluster",),
     ("nts.evaluation",),
     ("nts.fiftyone_adapter",),
     ("operators",),

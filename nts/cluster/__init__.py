@@ -1,0 +1,1 @@
+"""Segmenting on several machines, by Ray."""

@@ -1,0 +1,151 @@
+"""A real Ray cluster of several nodes on this machine: results, dying nodes, poisoned images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from novel_references import novel_references
+from PIL import Image
+
+from nts.building import build_memory
+from nts.cluster import ray_executor
+from nts.cluster.ray_executor import Pool, RayMissing, segment_on_ray
+from nts.cluster.transfer import dumps, loads
+from nts.cluster.worker import Outcome, Setup, Task
+from nts.memory import MemoryBank
+from nts.pipeline import ReferenceSegmenter
+from nts.presets import DEFAULT
+from nts.settled import Settled
+from synthetic.scenes import target_scenes
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator:
+    """A head without work, and a node with one CPU; all workers use a cache of their own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ["NTS_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.add_node(num_cpus=1)
+    os.environ[ray_executor.ADDRESS] = made.address
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def memory(small_encoder) -> MemoryBank:
+    return build_memory(novel_references(3, shots=2), small_encoder, segmenter=None)[0]
+
+
+@pytest.fixture(scope="module")
+def setup(memory) -> Setup:
+    return Setup(memory.to_bytes(), "small", "small", DEFAULT)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    for number, scene in enumerate(target_scenes(IMAGES)):
+        Image.fromarray(scene.image).save(folder / f"{number}.png")
+    return [folder / f"{number}.png" for number in range(IMAGES)]
+
+
+class Poison:
+    """Ends every process that reads it."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def run(tasks: list[Task], setup: Setup, **pool) -> dict[str, Outcome]:
+    outcomes = list(segment_on_ray(tasks, setup, Pool(**pool)))
+    assert sorted(outcome.key for outcome in outcomes) == sorted(task.key for task in tasks)  # each once
+    return {outcome.key: outcome for outcome in outcomes}
+
+
+def test_results_are_those_of_this_process_to_the_digit(cluster, setup, memory, paths, small_encoder, small_segmenter):
+    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    every_class = torch.ones(1, len(memory.classes), dtype=torch.bool)
+    decided = Settled(torch.from_numpy(target_scenes(1)[0].masks[:1]), every_class)
+    tasks = [Task(path.name, str(path), decided if path.name == "0.png" else None) for path in paths]
+    tasks += [Task("address", f"file://{paths[1]}"), Task("missing", "nowhere.png"), Task("text", __file__)]
+    found = run(tasks, setup)
+    for number, scene in enumerate(target_scenes(IMAGES)):
+        expected = engine.match(engine.encode(scene.image), decided if number == 0 else None)
+        instances = found[f"{number}.png"].instances
+        for name in ("scores", "labels", "boxes", "masks", "references", "compared", "proposals"):
+            assert torch.equal(getattr(instances, name), getattr(expected, name)), (number, name)
+    assert torch.equal(found["address"].instances.scores, found["1.png"].instances.scores)
+    for name, words in (("missing", "does not exist (on "), ("text", "is not an image")):
+        assert found[name].instances is None
+        assert words in found[name].reason
+        assert ", process " in found[name].reason
+    assert not found["2.png"].from_cache
+    assert run(tasks[2:3], setup)["2.png"].from_cache
+
+
+def test_an_image_that_kills_its_worker_fails_alone(cluster, setup, paths):
+    tasks = [Task(path.name, str(path), Poison() if k == 1 else None) for k, path in enumerate(paths[:6])]
+    found = run(tasks, setup)
+    assert [name for name, outcome in found.items() if outcome.instances is None] == ["1.png"]
+    assert "its worker died every time" in found["1.png"].reason
+
+
+def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(cluster, setup, memory, paths):
+    import ray
+
+    lost = cluster.add_node(num_cpus=1)
+    tasks = [Task(f"{name}-{path.name}", str(path)) for name in "abcd" for path in paths]
+    outcomes, killed = [], False
+    for outcome in segment_on_ray(tasks, Setup(memory.to_bytes(), "small", "small", DEFAULT, use_cache=False)):
+        outcomes.append(outcome)
+        if not killed:
+            assert len([node for node in ray.nodes() if node["Alive"]]) == 3
+            cluster.remove_node(lost, allow_graceful=False)
+            killed = True
+    assert len(outcomes) == len({outcome.key for outcome in outcomes}) == len(tasks)
+    assert all(outcome.instances is not None for outcome in outcomes)
+    of_image = {outcome.key: outcome.instances.scores for outcome in outcomes}
+    for path in paths:
+        assert torch.equal(of_image[f"a-{path.name}"], of_image[f"d-{path.name}"])
+
+
+def test_no_images_need_no_cluster(setup, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_connected", None)
+    assert list(segment_on_ray([], setup)) == []
+
+
+def test_ray_that_is_missing_is_told(setup, paths, monkeypatch):
+    monkeypatch.setattr(ray_executor, "is_installed", lambda: False)
+    with pytest.raises(RayMissing, match=r"pip install 'ray\[data\]'"):
+        next(segment_on_ray([Task("a", str(paths[0]))], setup))
+
+
+def test_objects_travel_to_processes_where_the_engine_has_another_name():
+    task = Task("a", "b", Settled(torch.zeros(1, 2, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)))
+    data = dumps(task)
+    # As in the App: the engine is a part of the plugin's package. Pickle writes names with their lengths.
+    name, other = b"nts.cluster.worker", b"some.plugin.nts.cluster.worker"
+    assert bytes([len(name)]) + name in data
+    renamed = data.replace(bytes([len(name)]) + name, bytes([len(other)]) + other)
+    frame = int.from_bytes(renamed[3:11], "little") + len(renamed) - len(data)
+    renamed = renamed[:3] + frame.to_bytes(8, "little") + renamed[11:]
+    again = loads(renamed)
+    assert isinstance(again, Task)
+    assert (again.key, again.path) == ("a", "b")
+    assert torch.equal(again.settled.classes, task.settled.classes)
+    np.testing.assert_array_equal(loads(dumps(np.arange(3))), np.arange(3))
