@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks.measuring import markdown_table
 from benchmarks.worlds import WORLDS, World, as_reference
 from nts.building import build_memory
+from nts.evaluation.model_diagnostics import drawn_hits
 from nts.instances import Instances
 from nts.metrics.coco import coco_results
 from nts.models import load_encoder, load_segmenter
@@ -87,7 +88,9 @@ def _row(engine: ReferenceSegmenter, scenes: Sequence[Scene], classes: Sequence[
         engine.match(target)
         encoding, matching = encoding + encoded - begin, matching + matched - encoded
         again += time.perf_counter() - matched
-        hits += _hits(target.masks, scene)
+        masks = torch.from_numpy(scene.masks)
+        sides = masks.flatten(1).sum(1).sqrt() / max(scene.image.shape)
+        hits += zip(sides.tolist(), (drawn_hits(masks, target.masks) >= 0.5).tolist(), strict=True)
     truth = coco_dataset(scenes, classes)
     ids = list(range(1, len(classes) + 1))
     results = [row for number, of_image in enumerate(found, 1) for row in coco_results(of_image, number, ids)]
@@ -125,22 +128,6 @@ def _ap(truth: dict, results: list[dict], limits: tuple[float, float], longer: i
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     of_classes = [precision[:, :, k] for k in range(precision.shape[2]) if (precision[:, :, k] > -1).any()]
     return 100 * float(np.mean([each[each > -1].mean() for each in of_classes]))
-
-
-def _hits(masks, scene: Scene) -> list[tuple[float, bool]]:
-    """Relative side of every object, and whether a proposal covers it at IoU 0.5."""
-    crops, boxes = masks.crops(torch.arange(len(masks.empty)))
-    corners, rows = boxes.numpy(), []
-    for mask in scene.masks:
-        ys, xs = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-        near = (corners[:, 0] <= xs[-1]) & (corners[:, 2] > xs[0]) & (corners[:, 1] <= ys[-1]) & (corners[:, 3] > ys[0])
-        best = 0.0
-        for k in near.nonzero()[0]:
-            x1, y1, x2, y2 = corners[k]
-            shared = np.count_nonzero(mask[y1:y2, x1:x2] & crops[k].numpy())
-            best = max(best, shared / (np.count_nonzero(mask) + int(crops[k].sum()) - shared))
-        rows.append((np.count_nonzero(mask) ** 0.5 / max(mask.shape), best >= 0.5))
-    return rows
 
 
 def table(rows: Sequence[Row]) -> str:

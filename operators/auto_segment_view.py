@@ -69,8 +69,8 @@ class AutoSegmentView(JobOperator):
                 forms.option(inputs, SegmentationConfig, name)
             _scorer(ctx, inputs, key)
             forms.option(inputs, SegmentationConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
-            for name in ("device", "precision"):
-                forms.option(inputs, SegmentationConfig, name)
+            forms.device(ctx, inputs, SegmentationConfig)
+            forms.option(inputs, SegmentationConfig, "precision")
             if has_cluster():
                 forms.option(inputs, SegmentationConfig, "executor")
                 if ctx.params.get("executor") == "ray":

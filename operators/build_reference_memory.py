@@ -59,14 +59,14 @@ class BuildReferenceMemory(JobOperator):
         )
         if chosen is None:
             return
-        _, counts = chosen
+        field, counts = chosen
         _content(inputs, counts, ctx.params.get("classes"))
         if counts.weak:
             _weak_labels(inputs, counts.weak_words)
         forms.run_name(ctx, inputs, "memory_key", MEMORY, label="Memory name", suggested="references")
         key = ctx.params.get("memory_key")
         if (existing := list_runs(ctx.dataset, MEMORY).get(key)) is not None:
-            forms.overwrite(inputs, f"Replace the memory {key!r}{_lost(existing, ctx.params['label_field'])}")
+            forms.overwrite(inputs, f"Replace the memory {key!r}{_lost(existing, field)}")
         if not forms.advanced(ctx, inputs, _ADVANCED):
             return
         if counts.classes:  # of segmentations whose values have no names, they are known when those are read
@@ -82,8 +82,10 @@ class BuildReferenceMemory(JobOperator):
         if _uses_negatives(ctx.params):
             forms.option(inputs, MemoryConfig, "complete_labels")
             _background(ctx, inputs, MemoryConfig)
-        for name in ("keep_images", "preset", "device", "precision"):
+        for name in ("keep_images", "preset"):
             forms.option(inputs, MemoryConfig, name)
+        forms.device(ctx, inputs, MemoryConfig)
+        forms.option(inputs, MemoryConfig, "precision")
 
     def makes(self, ctx) -> str | None:
         return ctx.params.get("memory_key")

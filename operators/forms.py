@@ -254,6 +254,17 @@ def option(
     return inputs.str(name, **words, default=default, required=False)
 
 
+def device(ctx, inputs: types.Object, config: type) -> None:
+    """Input for the device of the models; one that this machine lacks is refused."""
+    from ..nts.utils.devices import resolve_device
+
+    prop = option(inputs, config, "device")
+    try:
+        resolve_device(ctx.params.get("device") or "auto")
+    except ValueError as error:
+        mark_invalid(prop, error)
+
+
 def plan(ctx, inputs: types.Object, make: Callable[[dict[str, Any]], Plan]) -> Plan | None:
     """Plan the run of a form, and show its refusal at the input to blame.
 

@@ -63,8 +63,8 @@ class MapClasses(JobOperator):
         forms.option(inputs, ClassMapsConfig, "segmenter")
         forms.reference_prompt(ctx, inputs, key)
         forms.option(inputs, ClassMapsConfig, "preset", default=list_runs(ctx.dataset, MEMORY)[key]["preset"])
-        for name in ("device", "precision"):
-            forms.option(inputs, ClassMapsConfig, name)
+        forms.device(ctx, inputs, ClassMapsConfig)
+        forms.option(inputs, ClassMapsConfig, "precision")
 
         plan = forms.plan(
             ctx,

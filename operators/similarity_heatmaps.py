@@ -56,8 +56,8 @@ class SimilarityHeatmaps(JobOperator):
         few = len(known) <= MOST_CLASSES
         description = "One field each; " + ("default: all" if few else f"choose up to {MOST_CLASSES}")
         forms.classes(inputs, known, description=description)
-        for name in ("device", "precision"):
-            forms.option(inputs, HeatmapsConfig, name)
+        forms.device(ctx, inputs, HeatmapsConfig)
+        forms.option(inputs, HeatmapsConfig, "precision")
 
         def make(values, **changes):
             return plan_heatmaps(view, key, HeatmapsConfig.from_params({**values, **changes}))

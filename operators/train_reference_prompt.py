@@ -62,8 +62,9 @@ class TrainReferencePrompt(JobOperator):
         forms.run_name(ctx, inputs, "prompt_key", PROMPT, label="Name", suggested="prompt")
         forms.option(inputs, PromptConfig, "overwrite")
         forms.multiple_choice(inputs, PromptConfig, "kinds", KINDS)
-        for name in ("steps", "most_shots", "seed", "encoder", "segmenter", "preset", "device"):
+        for name in ("steps", "most_shots", "seed", "encoder", "segmenter", "preset"):
             forms.option(inputs, PromptConfig, name)
+        forms.device(ctx, inputs, PromptConfig)
 
     def makes(self, ctx) -> str | None:
         return ctx.params.get("prompt_key")

@@ -20,6 +20,7 @@ from ..masks import boxes_of_masks, draw_masks
 from ..matching import pool_tokens
 from ..metrics.coco import without_nan
 from ..metrics.matches import AREA_RANGES
+from ..proposal_masks import ProposalMasks
 
 _PIXELS_AT_ONCE = 1 << 26
 
@@ -54,6 +55,26 @@ def proposal_hits(true_masks: Tensor, mask_logits: Tensor, image_size: tuple[int
             shared = (proposed[:, rows, columns] & true_masks[i, rows, columns]).flatten(1).sum(1)
             union = areas[i] + proposed_areas - shared
             best[i] = torch.maximum(best[i], (shared.double() / union.clamp(min=1)).amax())
+    return best
+
+
+def drawn_hits(true_masks: Tensor, masks: ProposalMasks) -> Tensor:
+    """As :func:`proposal_hits`, for proposals that are drawn: of an image in tiles, or from the cache.
+
+    Args:
+        true_masks: bool ``[m, H, W]``.
+        masks: of the proposals.
+    """
+    crops, boxes = masks.crops(torch.arange(len(masks.empty), device=masks.empty.device))
+    areas, boxes = [int(crop.sum()) for crop in crops], boxes.cpu()
+    best = torch.zeros(len(true_masks), dtype=torch.float64)
+    for i, (x1, y1, x2, y2) in enumerate(boxes_of_masks(true_masks).tolist()):
+        near = (boxes[:, 0] <= x2) & (boxes[:, 2] > x1) & (boxes[:, 1] <= y2) & (boxes[:, 3] > y1)
+        area = int(true_masks[i].sum())
+        for k in near.nonzero()[:, 0].tolist() if area else ():
+            left, top, right, bottom = boxes[k].tolist()
+            shared = int((true_masks[i, top:bottom, left:right] & crops[k].cpu()).sum())
+            best[i] = max(float(best[i]), shared / (area + areas[k] - shared))
     return best
 
 

@@ -9,12 +9,13 @@ import torch
 from pycocotools import mask as coco_mask
 
 from ..encoder import Encoder
-from ..evaluation.model_diagnostics import ModelDiagnostics, ModelSummary, nearest_classes, proposal_hits
+from ..evaluation.model_diagnostics import ModelDiagnostics, ModelSummary, drawn_hits, nearest_classes, proposal_hits
 from ..images import ImageError, read_image
 from ..models import load_encoder, load_segmenter
-from ..pipeline import encode_target
+from ..pipeline import encode_target, encode_tiled
 from ..presets import PRESETS, Preset, preset_fingerprint
 from ..segmenter import Segmenter
+from ..tiling import TiledImage, Tiling, windows
 from ..utils.devices import resolve_device
 from . import runs
 from .checks import InputError
@@ -44,7 +45,8 @@ def check_models(view: Collection, predictions_field: str) -> None:
 def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoData) -> Job[tuple[ModelSummary, int]]:
     """Measure the recall of the proposals, and how often the encoder finds the class of a true mask.
 
-    The models run with the settings of the segmentation: device, precision, preset, and guidance by the prototypes.
+    The models run with the settings of the segmentation: device, precision, preset, tiles, and guidance by the
+    prototypes.
 
     Args:
         view: the evaluated samples.
@@ -62,6 +64,8 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
     yield Progress(0, data.images, f"loading the encoder {made['encoder']} and the segmenter {made['segmenter']}")
     encoder, segmenter = _models(made, preset)
     prototypes = bank.prototypes().to(encoder.device)
+    tiling = Tiling(Tiling.parse(made.get("tiles", "off")).grid, made.get("tile_overlap", 0))
+    sizes = [entry.size for entry in bank.entries if entry.size is not None]
     label_of = {data.category_ids[name]: k for k, name in enumerate(bank.classes) if name in data.category_ids}
     paths = dict(zip(*view.values(["id", "filepath"]), strict=True))
     objects: dict[str, list[dict[str, Any]]] = {image["id"]: [] for image in data.ground_truth["images"]}
@@ -87,7 +91,13 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
         with torch.inference_mode():
             target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes)
             true_masks = torch.from_numpy(masks)
-            hits = proposal_hits(true_masks, target.proposals.mask_logits, target.image_size)
+            grid = tiling.grid_for(target.image_size, sizes, segmenter.input_size)
+            if grid == (1, 1):
+                hits = proposal_hits(true_masks, target.proposals.mask_logits, target.image_size)
+            else:
+                tiled = TiledImage(pixels, windows(target.image_size, grid, tiling.overlap))
+                found = encode_tiled(tiled, encoder, segmenter, preset, prototypes=prototypes)
+                hits = drawn_hits(true_masks, found.masks)
             nearest = nearest_classes(target.tokens, true_masks, prototypes)
         gathered.add_proposals([annotation["area"] for annotation in here], hits)
         gathered.add_labels([label_of.get(annotation["category_id"], -1) for annotation in here], nearest)

@@ -390,6 +390,31 @@ def test_form_refuses_what_its_run_would_refuse(operator, targets, memory):
     assert form(segment, targets, max_instances=0)["max_instances"]["error_message"].startswith("Max_instances must be")
 
 
+@pytest.mark.parametrize("name", ["build_reference_memory", "auto_segment_view", "similarity_heatmaps"])
+def test_form_refuses_a_device_that_this_machine_lacks(operator, targets, memory, name):
+    shown = form(operator(name), targets, device="cuda:77")
+    assert shown["device"]["error_message"].startswith("The device 'cuda:77' is not available on this machine")
+    assert not form(operator(name), targets, device="cpu")["device"]["invalid"]
+
+
+def test_form_offers_tiles_and_refuses_what_they_cannot_be(operator, targets, memory):
+    segment = operator("auto_segment_view")
+    assert not form(segment, targets, tiles="3x4")["tiles"]["invalid"]
+    shown = form(segment, targets, tiles="many")
+    assert shown["tiles"]["error_message"] == "Tiles are 'auto', 'off', or rows and columns, got 'many'"
+
+
+def test_form_offers_a_cluster_where_there_is_one(operator, targets, memory, monkeypatch):
+    segment = operator("auto_segment_view")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "executor" not in form(segment, targets)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    shown = form(segment, targets, executor="ray")
+    assert values(shown["executor"]) == ["local", "ray"]
+    assert {"actors", "gpus_per_actor"} <= shown.keys()
+    assert "actors" not in form(segment, targets)
+
+
 def test_form_asks_for_the_number_of_the_chosen_instances_to_show(operator, targets, memory):
     segment = operator("auto_segment_view")
     shown = form(segment, targets)

@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nts.evaluation.model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
+from nts.evaluation.model_diagnostics import ModelDiagnostics, drawn_hits, nearest_classes, proposal_hits
+from nts.masks import draw_masks
+from nts.proposal_masks import LogitMasks, RunLengthMasks
 
 
 @pytest.mark.parametrize(("proposals", "side"), [(7, 16), (1, 16), (0, 16), (70, 24)])
@@ -28,6 +30,19 @@ def test_proposal_hits_equal_whole_masks(proposals, side, monkeypatch):
             union = int((whole | mask).sum())
             expected[i] = max(float(expected[i]), int((whole & mask).sum()) / union if union else 0.0)
     torch.testing.assert_close(best, expected, rtol=0, atol=1e-12)
+
+
+def test_hits_of_drawn_proposals_are_the_same():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(9, 10, 8, generator=generator) - 0.5
+    logits[3] = -1
+    true_masks = torch.rand(4, 40, 30, generator=generator) > 0.6
+    true_masks[2] = False
+    true_masks[3] = draw_masks(logits[5:6], (40, 30))[0]
+    expected = proposal_hits(true_masks, logits, (40, 30))
+    assert float(expected[3]) == 1
+    for masks in (LogitMasks(logits, (40, 30)), RunLengthMasks.of_logits(logits, (40, 30))):
+        torch.testing.assert_close(drawn_hits(true_masks, masks), expected)
 
 
 def test_proposal_hits_need_masks_of_the_image_size():
