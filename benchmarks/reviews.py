@@ -207,7 +207,7 @@ class Review:
         if image not in self.decided:
             return None
         masks, classes = zip(*self.decided[image], strict=True)
-        return Settled(torch.stack(masks), torch.stack(classes))
+        return Settled.of_masks(masks, torch.stack(classes), tuple(masks[0].shape))
 
 
 def _truth(mask: Tensor, scene: Scene, classes: Sequence[int]) -> tuple[int, float]:

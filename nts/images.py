@@ -128,6 +128,8 @@ def image_size(path: str | os.PathLike, *, exif: bool = True, content: bytes | N
 
 def _opened(path: str | os.PathLike, content: bytes | None = None) -> IO[bytes]:
     """Open a file, or its content. Given a path, Pillow would map the file and garble rotated TIFF files."""
+    if content is None and "://" in str(path):
+        content = read_file(path)
     return Path(path).open("rb") if content is None else io.BytesIO(content)
 
 

@@ -55,15 +55,21 @@ def draw_masks(logits: Tensor, image_size: tuple[int, int]) -> Tensor:
     return masks
 
 
-def draw_window(logits: Tensor, image_size: tuple[int, int], window: tuple[int, int, int, int]) -> Tensor:
-    """The masks of :func:`draw_masks` in a window ``left, top, right, bottom`` of the image: bool ``[n, h, w]``."""
-    height, width = image_size
-    left, top, right, bottom = window
-    logits = logits.float()
-    resize_y = resize_matrix(logits.shape[1], height, like=logits)[top:bottom]
-    resize_x = resize_matrix(logits.shape[2], width, like=logits)[left:right]
-    rows, columns = _support(resize_y), _support(resize_x)
-    return resize_y[:, rows] @ logits[:, rows, columns] @ resize_x[:, columns].T > 0
+class WindowDrawer:
+    """Draws masks ``[n, S, S]``, given as logits, in windows of their image of ``(H, W)`` pixels."""
+
+    def __init__(self, logits: Tensor, image_size: tuple[int, int]) -> None:
+        self._logits = logits.float()
+        self._resize_y = resize_matrix(logits.shape[1], image_size[0], like=self._logits)
+        self._resize_x = resize_matrix(logits.shape[2], image_size[1], like=self._logits)
+
+    def draw(self, window: tuple[int, int, int, int], which: Tensor) -> Tensor:
+        """Some of the masks, int64 ``[k]``, in a window ``left, top, right, bottom``: bool ``[k, h, w]``."""
+        left, top, right, bottom = window
+        resize_y, resize_x = self._resize_y[top:bottom], self._resize_x[left:right]
+        rows, columns = _support(resize_y), _support(resize_x)
+        low = self._logits[which, rows, columns]
+        return resize_y[:, rows] @ low @ resize_x[:, columns].T > 0
 
 
 def draw_crops(logits: Tensor, image_size: tuple[int, int]) -> tuple[list[Tensor], Tensor]:

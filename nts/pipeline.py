@@ -100,6 +100,7 @@ def encode_target(
         side = preset.proposals.points_per_side or segmenter.points_per_side
         points = guided_points(tokens, prototypes, side, preset.proposals.guidance)
     proposals = propose_at_scales(segmenter, image.segmenter_input, embedding, preset.asked_proposals, points)
+    pixels = image.image
     if preset.method.mirrored:
         proposals = _with_mirrored_voters(proposals, image, segmenter, preset)
     return EncodedTarget(
@@ -108,7 +109,7 @@ def encode_target(
         image.image_size,
         embedding_for_prompts(embedding, segmenter, preset) if keep_embedding else None,
         encode_tiles(image.image, encoder) if preset.method.tiles else None,
-        TargetCrops(lambda: image.image, encoder) if preset.method.crops else None,
+        TargetCrops(lambda: pixels, encoder) if preset.method.crops else None,
     )
 
 
@@ -147,7 +148,7 @@ def encode_tiled(
     for left, top, right, bottom in image.windows:
         pixels = np.ascontiguousarray(image.image[top:bottom, left:right])
         target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes).compact()
-        tiles.append(Tile((left, top, right, bottom), target))
+        tiles.append(Tile((left, top, right, bottom), replace(target, embedded=None)))  # crops are cut from the image
     joined = in_one_thread(lambda: join_tiles(compact, logits, tiles), torch.device("cpu"))
     return replace(joined, embedded=compact.embedded)
 

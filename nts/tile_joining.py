@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import boxes_of_masks, draw_window
+from .masks import WindowDrawer, boxes_of_masks
 from .proposal_masks import DrawnMasks, RunLengthMasks
 from .targets import EncodedTarget, Target
 from .tiling import Window
@@ -80,13 +80,13 @@ def join_tiles(whole: Target, logits: Tensor, tiles: Sequence[Tile]) -> Target:
         tiles: at least one.
     """
     pieces = [Tile(_all_of(whole.image_size), whole), *tiles]
-    proposals = _Proposals.of(pieces)
+    proposals, drawer = _Proposals.of(pieces), WindowDrawer(logits.cpu(), whole.image_size)
 
     def pixels(which: Tensor) -> _Pixels:
         """Masks of proposals of one piece."""
         number, rows = int(proposals.piece[which[0]]), proposals.row[which]
         if number == 0:
-            return _Logits(logits[rows.to(logits.device)], proposals.boxes[which], whole.image_size)
+            return _Logits(drawer, rows, proposals.boxes[which])
         return _Crops(pieces[number].target.masks, rows, pieces[number].window)
 
     shared = _shared_by_pieces(pieces, proposals, pixels)
@@ -210,11 +210,14 @@ class _Pixels(Protocol):
 class _Logits:
     """Masks of the whole image, drawn from their logits a window at a time."""
 
-    def __init__(self, logits: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> None:
-        self._logits, self.boxes, self._image_size = logits, boxes, image_size
+    def __init__(self, drawer: WindowDrawer, rows: Tensor, boxes: Tensor) -> None:
+        self._drawer, self._rows, self.boxes = drawer, rows, boxes
 
     def inside(self, window: Window, which: Tensor) -> Tensor:
-        return draw_window(self._logits[which.to(self._logits.device)], self._image_size, window).flatten(1).cpu()
+        if len(which) == 0:
+            left, top, right, bottom = window
+            return torch.zeros(0, (bottom - top) * (right - left), dtype=torch.bool)
+        return self._drawer.draw(window, self._rows[which]).flatten(1)
 
 
 class _Crops:

@@ -110,7 +110,7 @@ class Tiling:
         Args:
             image_size: ``(H, W)`` in pixels.
             references: sizes of the references, as far as they are known; without any, ``"auto"`` makes no tiles.
-            input_size: side of SAM2's input. Tiles of fewer pixels than that would show nothing more.
+            input_size: side of SAM2's input. Tiles of far fewer pixels than that would show nothing more.
         """
         if not isinstance(self.grid, str):
             return self.grid
@@ -119,7 +119,9 @@ class Tiling:
         longer = max(image_size)
         # Where images are smaller than those of the references, objects are taken to be smaller as well.
         sides = [each.side * min(1.0, longer / each.image_side) for each in references]
-        tile = max(float(np.quantile(sides, SMALL_QUANTILE)) / WANTED_SIDE, float(input_size))
+        # In steps, so that another reference seldom means other tiles, and encoding everything again.
+        wanted = 2 ** (round(2 * np.log2(float(np.quantile(sides, SMALL_QUANTILE)) / WANTED_SIDE)) / 2)
+        tile = max(wanted, float(input_size))
         if longer < LEAST_GAIN * tile:
             return 1, 1
         while True:

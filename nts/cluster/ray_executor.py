@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ _ROOT = Path(__file__).parents[2]
 _BLOCK = 4
 """Images that a worker takes at a time: few, since results are handed on when all of them are done."""
 _MOST_BLOCKS = 20_000
+_lock, _users = threading.Lock(), 0
+"""Jobs that use the connection that one of them made."""
 _ATTEMPTS = 3
 """At an image whose workers die: a machine may have gone, but the image may be the reason as well."""
 
 
-class RayMissing(ValueError):
-    """Ray is not installed."""
+class ClusterError(ValueError):
+    """The cluster cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None
         one outcome for each task, in any order. A task whose worker dies every time has an outcome with that reason.
 
     Raises:
-        RayMissing: if Ray is not installed.
+        ClusterError: if Ray is not installed, or the cluster lacks what the workers need.
     """
     if not is_installed():
-        raise RayMissing("Ray is not installed: pip install 'ray[data]', or leave the executor 'local'")
+        raise ClusterError("Ray is not installed: pip install 'ray[data]', or leave the executor 'local'")
     if not tasks:
         return
     import ray
@@ -76,22 +79,31 @@ def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None
     pool = pool or Pool()
     with _connected(), _quiet():
         resources = ray.cluster_resources()
-        gpus = pool.gpus
-        if gpus is None:
-            gpus = 1 if resources.get("GPU", 0) else 0
-        blocks = min(-(-len(tasks) // _BLOCK), _MOST_BLOCKS)
-        room = max(1, int(resources.get("CPU", 1) // max(pool.cpus, 1)))
+        gpus = _gpus(pool, setup, resources.get("GPU", 0))
+        actors = pool.actors or max(1, int(resources.get("CPU", 1) // max(pool.cpus, 1)))
+        blocks = min(len(tasks), max(-(-len(tasks) // _BLOCK), 4 * actors), _MOST_BLOCKS)
         rows = [{"key": task.key, "path": task.path, "task": dumps(task)} for task in tasks]
         attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_attempts_class()).remote()
         outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map(
             _worker_class(),
             fn_constructor_args=(dumps(setup), int(pool.cpus), str(_ROOT), attempts),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(pool.actors or room, blocks)),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, blocks)),
             num_cpus=pool.cpus,
             num_gpus=gpus,
         )
         for row in outcomes.iter_rows():
             yield _outcome(row)
+
+
+def _gpus(pool: Pool, setup: Setup, available: float) -> float:
+    """GPUs of a worker."""
+    if setup.device == "cpu":
+        return 0
+    if pool.gpus is None:
+        return 1 if available else 0
+    if pool.gpus > available:
+        raise ClusterError(f"a worker needs {pool.gpus:g} GPUs, and the cluster has {available:g}")
+    return pool.gpus
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
@@ -148,20 +160,36 @@ def _worker_class() -> type:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """A connection to the cluster, or to one that is started on this machine; the caller's own is left as it is."""
+    """A connection to the cluster, or to one that is started on this machine.
+
+    Jobs in several threads share it, and the last one ends it. A connection that the caller made is left as it is.
+    """
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get(ADDRESS)
-    # Sent to all machines: they need not have the plugin.
-    environment = {"py_modules": [str(_ROOT / "nts")]} if address else {}
-    ray.init(address=address, runtime_env=environment, log_to_driver=False, configure_logging=False)
+    global _users
+    with _lock:
+        if _users or not ray.is_initialized():
+            _users += 1
+            own = True
+        else:
+            own = False
+        if not ray.is_initialized():
+            address = os.environ.get(ADDRESS)
+            # The engine is sent to all machines: they need not have the plugin.
+            environment = {"py_modules": [str(_ROOT / "nts")]} if address else {}
+            try:
+                ray.init(address or "local", runtime_env=environment, log_to_driver=False, configure_logging=False)
+            except BaseException:
+                _users -= 1
+                raise
     try:
         yield
     finally:
-        ray.shutdown()
+        if own:
+            with _lock:
+                _users -= 1
+                if not _users:
+                    ray.shutdown()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 
 from ..cached_segmenter import Segmented
-from ..cluster.ray_executor import ADDRESS, Pool, RayMissing, is_installed, segment_on_ray
+from ..cluster.ray_executor import ADDRESS, ClusterError, Pool, is_installed, segment_on_ray
 from ..cluster.worker import Outcome, Setup, Task
 from ..images import ImageError, image_size, read_file
 from ..pipeline import ReferenceSegmenter
@@ -50,7 +50,7 @@ def on_ray(
         preset=engine.preset,
         scorer=config.scorer,
         prompt=None if prompt is None else prompt.to_bytes(),
-        device=config.device,
+        device=_without_index(config.device),
         precision=engine.preset.precision_for(config.precision),
         compiled=config.compiled,
         use_cache=config.use_cache,
@@ -71,10 +71,15 @@ def on_ray(
         try:
             for outcome in segment_on_ray(tasks, setup, pool):
                 yield outcome.key, lambda outcome=outcome: _segmented(outcome)
-        except RayMissing as error:
+        except ClusterError as error:
             raise InputError(str(error), option="executor") from error
 
     return execute
+
+
+def _without_index(device: str) -> str:
+    """A GPU by its kind: each worker has its own, which is the first one to it."""
+    return str(device).partition(":")[0]
 
 
 def _segmented(outcome: Outcome) -> Segmented:

@@ -18,10 +18,10 @@ from typing import Literal, get_args
 
 import fiftyone as fo
 import fiftyone.utils.iou as foui
-import numpy as np
 import torch
 from bson import ObjectId
 from pymongo import UpdateOne
+from torch import Tensor
 
 from ..references import InvalidReference
 from ..settled import Settled
@@ -266,20 +266,23 @@ class DecidedLabels:
 
     def of(self, sample_id: str, image_size: tuple[int, int]) -> Settled | None:
         """The decided labels of an image, ``(H, W)``; ``None`` if there are none."""
-        masks, classes = [], []
-        for label in self._labels.get(sample_id, ()):
+        labels = self._labels.get(sample_id)
+        if not labels:
+            return None
+
+        def mask(label: fo.Detection) -> Tensor:
             try:
-                masks.append(label_mask(label, image_size))
+                return torch.from_numpy(label_mask(label, image_size))
             except InvalidReference as error:
                 logger.warning("a decided label of sample %s does not keep predictions away: %s", sample_id, error)
-                continue
-            blocked = np.full(len(self._index), label[runs.DECISION] not in runs.REFUSED)
+                return torch.zeros(image_size, dtype=torch.bool)
+
+        classes = torch.zeros(len(labels), len(self._index), dtype=torch.bool)
+        for blocked, label in zip(classes, labels, strict=True):
+            blocked[:] = label[runs.DECISION] not in runs.REFUSED
             if label.label in self._index:
                 blocked[self._index[label.label]] = True
-            classes.append(blocked)
-        if not masks:
-            return None
-        return Settled(torch.from_numpy(np.stack(masks)), torch.from_numpy(np.stack(classes)))
+        return Settled.of_masks(map(mask, labels), classes, image_size)
 
 
 def _segmentation(view: Collection, field: str) -> dict:

@@ -140,7 +140,9 @@ def references_view(view: Collection, memory_key: str, entries: Sequence[MemoryE
     fields = _present_fields(view._root_dataset, runs.config(view, memory_key, runs.MEMORY))
     if not fields:
         return samples
-    return samples.select_labels(ids=_valid(label_id_in_dataset(entry.label_id) for entry in entries), fields=fields)
+    labels = _valid(label_id_in_dataset(entry.label_id) for entry in entries)
+    # Samples whose labels are in another field, or gone, are shown as well.
+    return samples.select_labels(ids=labels, fields=fields, omit_empty=False)
 
 
 def thumbnails(view: Collection, memory_key: str, entries: Sequence[MemoryEntry], size: int = 160) -> list[Thumbnail]:

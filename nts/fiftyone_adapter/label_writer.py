@@ -355,13 +355,16 @@ def check_settings(key: str, kind: RunKind, earlier: Mapping[str, Any], settings
 
 _BEFORE_SCORERS: dict[str, Any] = {"scorer": "prototype", "prompt_fingerprint": None}
 """Settings that are missing in runs stored before there were scorers."""
-_TOLD_LATER = ("tiles", "tile_overlap")
-"""Settings that earlier runs lack, and that count as unchanged there."""
+_UNTILED = ("auto", "off")
+"""Tiles of which a run from before there were tiles, which saw images whole, is resumed."""
 
 
 def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Settings that differ from those of an earlier run, in words."""
-    untold = {name: settings[name] for name in _TOLD_LATER if name in settings}
+    untold = {}
+    if "tiles" in settings:
+        untold["tiles"] = settings["tiles"] if settings["tiles"] in _UNTILED else "off"
+        untold["tile_overlap"] = settings["tile_overlap"]
     earlier = {**_BEFORE_SCORERS, **untold, **earlier}
     words = {}
     for key, now in settings.items():

@@ -46,7 +46,7 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
     """Measure the recall of the proposals, and how often the encoder finds the class of a true mask.
 
     The models run with the settings of the segmentation: device, precision, preset, tiles, and guidance by the
-    prototypes.
+    prototypes. The encoder is asked about true masks in the whole image, also where the proposals come from tiles.
 
     Args:
         view: the evaluated samples.

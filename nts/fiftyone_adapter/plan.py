@@ -126,7 +126,7 @@ def _tiling(preset: Preset, config: SegmentationConfig) -> Tiling:
         return Tiling("off")
     try:
         chosen = preset.tiling if config.tiles is None else Tiling.parse(config.tiles)
-        return replace(chosen, overlap=config.tile_overlap)
+        return chosen if chosen.grid == "off" else replace(chosen, overlap=config.tile_overlap)
     except (TypeError, ValueError) as error:
         raise InputError(str(error), option="tiles") from None
 

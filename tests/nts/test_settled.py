@@ -21,15 +21,15 @@ def logits(rng: np.random.Generator, count: int) -> torch.Tensor:
     return drawn
 
 
-def obvious(masks: LogitMasks, settled: Settled) -> torch.Tensor:
-    blocked = torch.zeros(len(masks.empty), settled.classes.shape[1], dtype=torch.bool)
+def obvious(masks: LogitMasks, decided: np.ndarray, classes_of: torch.Tensor) -> torch.Tensor:
+    blocked = torch.zeros(len(masks.empty), classes_of.shape[1], dtype=torch.bool)
     for i in range(len(masks.empty)):
         if masks.empty[i]:
             continue
         (crop,), ((x1, y1, x2, y2),) = masks.crops(torch.tensor([i]))
         proposal = np.zeros(SIZE, bool)
         proposal[y1:y2, x1:x2] = crop
-        for mask, classes in zip(settled.masks.numpy(), settled.classes, strict=True):
+        for mask, classes in zip(decided, classes_of, strict=True):
             iou = (proposal & mask).sum() / (proposal | mask).sum()
             inside = (proposal & mask).sum() / proposal.sum()
             if iou >= SAME_OBJECT or (classes.all() and inside >= INSIDE):
@@ -49,8 +49,8 @@ def test_blocked_classes_are_those_of_the_obvious_version(form: str):
             (top, bottom), (left, right) = np.sort(rng.integers(0, 48, (2, 2)), axis=1)
             mask[top : bottom + 1, left : right + 1] = True
         classes = torch.tensor([[True, True, True], [False, True, False], [False, False, False]])
-        settled = Settled(torch.from_numpy(decided), classes)
-        expected = obvious(masks, settled)
+        settled = Settled.of_masks(torch.from_numpy(decided), classes, SIZE)
+        expected = obvious(masks, decided, classes)
         partly += int((expected.any(1) & ~expected.all(1)).sum())
         stored = masks if form == "logits" else RunLengthMasks.of_logits(proposals, SIZE)
         assert torch.equal(blocked_classes(stored, settled), expected)
@@ -59,12 +59,15 @@ def test_blocked_classes_are_those_of_the_obvious_version(form: str):
 
 def test_nothing_decided_blocks_nothing():
     masks = LogitMasks(logits(np.random.default_rng(1), 5), SIZE)
-    nothing = Settled(torch.zeros(0, *SIZE, dtype=torch.bool), torch.zeros(0, 2, dtype=torch.bool))
+    nothing = Settled.of_masks([], torch.zeros(0, 2, dtype=torch.bool), SIZE)
     assert not blocked_classes(masks, nothing).any()
+    empty = Settled.of_masks(torch.zeros(1, *SIZE, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), SIZE)
+    assert len(empty) == 0
+    assert not blocked_classes(masks, empty).any()
 
 
 def test_masks_of_another_size_are_refused():
     masks = LogitMasks(logits(np.random.default_rng(1), 5), SIZE)
-    other = Settled(torch.ones(1, 9, 9, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool))
+    other = Settled.of_masks(torch.ones(1, 9, 9, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), (9, 9))
     with pytest.raises(ValueError, match=r"decided masks are \(9, 9\), the image \(48, 64\)"):
         blocked_classes(masks, other)

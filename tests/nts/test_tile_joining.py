@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nts.masks import draw_masks, draw_window
+from nts.masks import WindowDrawer, draw_masks
 from nts.proposal_masks import DrawnMasks, RunLengthMasks
 from nts.segmenter import Proposals
 from nts.targets import EncodedTarget, Target
@@ -202,7 +202,8 @@ def test_a_window_is_drawn_as_the_whole():
     full = draw_masks(logits, (90, 130))
     for window in ((0, 0, 130, 90), (17, 3, 60, 41), (100, 80, 130, 90)):
         left, top, right, bottom = window
-        assert torch.equal(draw_window(logits, (90, 130), window), full[:, top:bottom, left:right])
+        drawn = WindowDrawer(logits, (90, 130)).draw(window, torch.tensor([3, 0]))
+        assert torch.equal(drawn, full[[3, 0], top:bottom, left:right])
 
 
 def test_drawn_masks_are_moved_chosen_and_concatenated():

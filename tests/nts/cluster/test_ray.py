@@ -14,7 +14,7 @@ from PIL import Image
 
 from nts.building import build_memory
 from nts.cluster import ray_executor
-from nts.cluster.ray_executor import Pool, RayMissing, segment_on_ray
+from nts.cluster.ray_executor import ClusterError, Pool, segment_on_ray
 from nts.cluster.transfer import dumps, loads
 from nts.cluster.worker import Outcome, Setup, Task
 from nts.memory import MemoryBank
@@ -80,7 +80,7 @@ def run(tasks: list[Task], setup: Setup, **pool) -> dict[str, Outcome]:
 def test_results_are_those_of_this_process_to_the_digit(cluster, setup, memory, paths, small_encoder, small_segmenter):
     engine = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     every_class = torch.ones(1, len(memory.classes), dtype=torch.bool)
-    decided = Settled(torch.from_numpy(target_scenes(1)[0].masks[:1]), every_class)
+    decided = Settled.of_masks(torch.from_numpy(target_scenes(1)[0].masks[:1]), every_class, (256, 256))
     tasks = [Task(path.name, str(path), decided if path.name == "0.png" else None) for path in paths]
     tasks += [Task("address", f"file://{paths[1]}"), Task("missing", "nowhere.png"), Task("text", __file__)]
     found = run(tasks, setup)
@@ -124,6 +124,11 @@ def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(cluster, setup,
         assert torch.equal(of_image[f"a-{path.name}"], of_image[f"d-{path.name}"])
 
 
+def test_gpus_that_are_not_there_are_told(cluster, setup, paths):
+    with pytest.raises(ClusterError, match="a worker needs 0.5 GPUs, and the cluster has 0"):
+        next(segment_on_ray([Task("a", str(paths[0]))], setup, Pool(gpus=0.5)))
+
+
 def test_no_images_need_no_cluster(setup, monkeypatch):
     monkeypatch.setattr(ray_executor, "_connected", None)
     assert list(segment_on_ray([], setup)) == []
@@ -131,12 +136,14 @@ def test_no_images_need_no_cluster(setup, monkeypatch):
 
 def test_ray_that_is_missing_is_told(setup, paths, monkeypatch):
     monkeypatch.setattr(ray_executor, "is_installed", lambda: False)
-    with pytest.raises(RayMissing, match=r"pip install 'ray\[data\]'"):
+    with pytest.raises(ClusterError, match=r"pip install 'ray\[data\]'"):
         next(segment_on_ray([Task("a", str(paths[0]))], setup))
 
 
 def test_objects_travel_to_processes_where_the_engine_has_another_name():
-    task = Task("a", "b", Settled(torch.zeros(1, 2, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)))
+    task = Task(
+        "a", "b", Settled.of_masks(torch.ones(1, 2, 3, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool), (2, 3))
+    )
     data = dumps(task)
     # As in the App: the engine is a part of the plugin's package. Pickle writes names with their lengths.
     name, other = b"nts.cluster.worker", b"some.plugin.nts.cluster.worker"

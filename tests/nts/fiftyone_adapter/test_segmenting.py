@@ -213,6 +213,8 @@ def test_a_run_from_before_there_were_tiles_is_resumed(nts_fo, drawn, targets, m
     for name in ("tiles", "tile_overlap"):
         delattr(config, name)
     drawn.update_run_config("nts_shapes", config)
+    with pytest.raises(nts_fo.InputError, match=r"other settings \(tiles off, now 2x2\)"):
+        nts_fo.auto_segment_view(targets, memory, preset=quick, tiles="2x2")
     report = nts_fo.auto_segment_view(targets, memory, preset=quick)
     assert (report.resumed, report.segmented) == (1, TARGETS - 1)
 
