@@ -109,7 +109,7 @@ def segmentation_job(
     replaces the others: see :mod:`.decisions`. No prediction repeats them.
 
     Encoded images are cached on disk (:func:`nts.cache.default_cache`): another run over them, with more references,
-    other classes, thresholds or merging, runs no model.
+    other classes, thresholds or merging, runs no model, unless references of other sizes mean other tiles.
 
     The ``score`` of a detection decides its rank. Its ``confidence`` is the probability that class and mask (at an IoU
     of 0.5) are right, as far as the references tell: at the end of every run, the confidences of all instances in the
