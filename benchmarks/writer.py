@@ -1,0 +1,131 @@
+"""The writer and the database: made-up results of many images, written as those of a segmentation.
+
+    python -m benchmarks.writer --images 2000 --instances 100
+
+No model runs: an executor hands the loop over images the same instances for every image, as workers of a cluster would.
+What is left is what one writer does: labels, masks, the database, the confidences of all instances at the end. The
+database is a private one with a small cache, so that the figures are those of a database larger than its memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from nts.cached_segmenter import Segmented
+from nts.instances import Instances
+from synthetic.scenes import NOVEL_SPECIES, coco_dataset, reference_scenes, species_name
+from tools import private_mongod
+
+SIDE = 640
+CLASSES = 3
+
+
+def made_up(instances: int, channels: int, classes: int) -> Instances:
+    """Instances of an image: discs in random places, with the features and scores of a segmentation."""
+    rng = np.random.default_rng(1)
+    masks = []
+    for _ in range(instances):
+        radius = int(rng.integers(8, 40))
+        line = torch.arange(2 * radius + 1) - radius
+        masks.append(line.square()[:, None] + line.square() <= radius**2)
+    sides = torch.tensor([len(mask) for mask in masks])
+    corners = torch.from_numpy(rng.uniform(size=(instances, 2))) * (SIDE - sides[:, None])
+    boxes = torch.cat([corners.long(), corners.long() + sides[:, None]], 1)
+    scores = torch.from_numpy(np.sort(rng.uniform(0.05, 0.9, instances))[::-1].copy()).float()
+    features = F.normalize(torch.from_numpy(rng.standard_normal((instances, channels))).float(), dim=1)
+    labels = torch.from_numpy(rng.integers(0, classes, instances))
+    numbers = torch.arange(instances)
+    return Instances(
+        crops=tuple(masks),
+        image_size=(SIDE, SIDE),
+        boxes=boxes.float(),
+        labels=labels,
+        scores=scores,
+        similarities=scores,
+        margins=scores / 2,
+        predicted_iou=scores,
+        features=features,
+        proposals=numbers,
+        references=labels,
+    )
+
+
+def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
+    """Write made-up results of images, and return seconds and megabytes."""
+    private_mongod.start()
+    import fiftyone as fo
+    import fiftyone.core.odm as foo
+
+    from nts.fiftyone_adapter import build_reference_memory, segmenting
+
+    dataset = fo.Dataset("writer")
+    samples = []
+    for number, scene in enumerate(reference_scenes(NOVEL_SPECIES[k])[0] for k in range(CLASSES)):
+        path = folder / f"{number}.png"
+        Image.fromarray(scene.image).save(path)
+        (truth,) = coco_dataset([scene], [int(scene.species[0])])["annotations"][:1]
+        x, y, w, h = truth["bbox"]
+        height, width = scene.image.shape[:2]
+        mask = scene.masks[0][int(y) : int(y + h), int(x) : int(x + w)]
+        label = fo.Detection(
+            label=species_name(int(scene.species[0])),
+            bounding_box=[x / width, y / height, w / width, h / height],
+            mask=mask,
+        )
+        samples.append(fo.Sample(path, ground_truth=fo.Detections(detections=[label]), tags=["reference"]))
+    dataset.add_samples(samples, progress=False)
+    build_reference_memory(dataset, "ground_truth", "writer")
+    targets = [fo.Sample(str(folder / f"target-{number}.png"), tags=["target"]) for number in range(images)]
+    dataset.add_samples(targets, progress=False)
+    del samples, targets  # FiftyOne reloads every sample that is held in memory after each write
+    before = foo.get_db_conn().command("dbStats")
+
+    def execute(todo: Sequence[tuple[str, str]]) -> Generator[tuple[str, Callable[[], Segmented]], None, None]:
+        found = Segmented(made_up(instances, 320, CLASSES), None, None)
+        for sample_id, _ in todo:
+            yield sample_id, lambda: found
+
+    segmenting.locally = lambda read, process: execute  # type: ignore[assignment]
+    begin = time.perf_counter()
+    report = segmenting.auto_segment_view(dataset.match_tags("target"), "writer", use_cache=False)
+    seconds = time.perf_counter() - begin
+    after = foo.get_db_conn().command("dbStats")
+    return {
+        "images": images,
+        "instances": instances,
+        "seconds": seconds,
+        "seconds of the images": report.seconds,
+        "images per second": images / seconds,
+        "MB of documents": (after["dataSize"] - before["dataSize"]) / 1e6,
+        "MB on disk": (after["storageSize"] - before["storageSize"]) / 1e6,
+    }
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--instances", type=int, default=100, help="per image")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = measure(args.images, args.instances, Path(folder))
+    for name, value in numbers.items():
+        print(f"{name:24} {value:,.1f}")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
