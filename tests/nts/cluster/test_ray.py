@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from synthetic.scenes import target_scenes
 pytestmark = pytest.mark.xdist_group("ray")
 
 IMAGES = 10
+QUICK = replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=8))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def memory(small_encoder) -> MemoryBank:
 
 @pytest.fixture(scope="module")
 def setup(memory) -> Setup:
-    return Setup(memory.to_bytes(), "small", "small", DEFAULT)
+    return Setup(memory.to_bytes(), "small", "small", QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def run(tasks: list[Task], setup: Setup, **pool) -> dict[str, Outcome]:
 
 
 def test_results_are_those_of_this_process_to_the_digit(cluster, setup, memory, paths, small_encoder, small_segmenter):
-    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter, QUICK)
     every_class = torch.ones(1, len(memory.classes), dtype=torch.bool)
     decided = Settled.of_masks(torch.from_numpy(target_scenes(1)[0].masks[:1]), every_class, (256, 256))
     tasks = [Task(path.name, str(path), decided if path.name == "0.png" else None) for path in paths]
@@ -111,7 +113,7 @@ def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(cluster, setup,
     lost = cluster.add_node(num_cpus=1)
     tasks = [Task(f"{name}-{path.name}", str(path)) for name in "abcd" for path in paths]
     outcomes, killed = [], False
-    for outcome in segment_on_ray(tasks, Setup(memory.to_bytes(), "small", "small", DEFAULT, use_cache=False)):
+    for outcome in segment_on_ray(tasks, Setup(memory.to_bytes(), "small", "small", QUICK, use_cache=False)):
         outcomes.append(outcome)
         if not killed:
             assert len([node for node in ray.nodes() if node["Alive"]]) == 3
