@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -94,10 +96,10 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
         for sample_id, _ in todo:
             yield sample_id, lambda: found
 
-    segmenting.locally = lambda read, process: execute  # type: ignore[assignment]
-    begin = time.perf_counter()
-    report = segmenting.auto_segment_view(dataset.match_tags("target"), "writer", use_cache=False)
-    seconds = time.perf_counter() - begin
+    with patch.object(segmenting, "locally", lambda read, process: execute):
+        begin = time.perf_counter()
+        report = segmenting.auto_segment_view(dataset.match_tags("target"), "writer", use_cache=False)
+        seconds = time.perf_counter() - begin
     after = foo.get_db_conn().command("dbStats")
     return {
         "images": images,
@@ -111,8 +113,6 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--instances", type=int, default=100, help="per image")

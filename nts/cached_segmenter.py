@@ -102,7 +102,7 @@ class CachedSegmenter:
     ) -> Fetched:
         if self._cache is None:
             return Fetched(self.segmenter.prepare(decode()), None)
-        key = self.segmenter.target_key(digest_of(content), size())
+        key = self.segmenter.target_key(digest_of(content), size() if self.segmenter.makes_tiles else None)
         target = read_target(self._cache, key)
         if target is None:
             return Fetched(self.segmenter.prepare(decode()), key)

@@ -42,6 +42,11 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and the reason."""
 
 
+def failure(path: str, error: Exception) -> str:
+    """Reason why an image could not be processed, with its file."""
+    return str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
+
+
 def read_image(path: str | os.PathLike, *, exif: bool = True, content: bytes | None = None) -> np.ndarray:
     """Read an image file as 8-bit RGB.
 
@@ -416,7 +421,7 @@ def _read_address(address: str) -> bytes:
             return stream.read()
     except FileNotFoundError as error:
         raise ImageError(f"the image {address} does not exist") from error
-    except Exception as error:  # each file system raises errors of its own
+    except Exception as error:  # each file system raises its own errors
         raise ImageError(f"the image {address} cannot be read: {type(error).__name__}: {error}") from error
 
 

@@ -220,9 +220,14 @@ class ReferenceSegmenter:
         """Find instances in an image, uint8 ``[H, W, 3]``; possibly none."""
         return self.match(self.encode(image))
 
+    @property
+    def makes_tiles(self) -> bool:
+        """Whether any image may be cut into tiles: scorers that need an embedding see images whole."""
+        return self.scorer.scores_cached_targets and self.preset.tiling.makes_tiles(self._sizes)
+
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the tiles of an image ``(H, W)``; ``(1, 1)`` if it is seen whole only."""
-        if not self.scorer.scores_cached_targets:
+        if not self.makes_tiles:
             return 1, 1
         return self.preset.tiling.grid_for(image_size, self._sizes, self.segmenter.input_size)
 

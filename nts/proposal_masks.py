@@ -133,6 +133,11 @@ class DrawnMasks:
         """All attributes by name."""
         return vars(self)
 
+    @property
+    def inclusive_boxes(self) -> Tensor:
+        """The boxes with their last pixels, int32 ``[n, 4]``."""
+        return self.full_boxes - torch.tensor([0, 0, 1, 1], dtype=torch.int32)
+
     def shifted(self, which: Tensor, offset: tuple[int, int]) -> DrawnMasks:
         """Some of the masks, int64 ``[k]``, in an image in which this one begins at ``(x, y)``."""
         begins = torch.cat([self.runs_end.new_zeros(1), self.runs_end[:-1]])
@@ -225,7 +230,7 @@ class RunLengthMasks:
         pairs = torch.tensor([each for each in found if each[2]], dtype=torch.int32).reshape(-1, 3)
         return cls(
             image_size=image_size,
-            boxes=drawn.full_boxes - torch.tensor([0, 0, 1, 1], dtype=torch.int32),
+            boxes=drawn.inclusive_boxes,
             empty=areas == 0,
             areas=areas,
             pairs=pairs[:, :2].T.contiguous(),

@@ -435,7 +435,7 @@ def _assembled(pieces: Sequence[Tile], keep: Tensor, first: Tensor, second: Tens
         predicted_iou=column(lambda target: target.predicted_iou),
         masks=RunLengthMasks(
             image_size=targets[0].image_size,
-            boxes=masks.full_boxes - torch.tensor([0, 0, 1, 1], dtype=torch.int32),
+            boxes=masks.inclusive_boxes,
             empty=torch.zeros(len(masks.full_boxes), dtype=torch.bool),
             areas=column(lambda target: target.masks.areas),
             pairs=pairs.to(torch.int16 if int(keep.sum()) <= 1 << 15 else torch.int32),

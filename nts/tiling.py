@@ -64,7 +64,7 @@ class TiledImage:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut into tiles.
+    """Grid and overlap of the tiles of images.
 
     Attributes:
         grid: ``"auto"`` chooses by the sizes of image and references, ``"off"`` shows images whole only;
@@ -102,6 +102,10 @@ class Tiling:
     def __str__(self) -> str:
         return self.grid if isinstance(self.grid, str) else f"{self.grid[0]}x{self.grid[1]}"
 
+    def makes_tiles(self, references: Sequence[ObjectSize]) -> bool:
+        """Whether any image may be cut, see :meth:`grid_for`."""
+        return not isinstance(self.grid, str) or (self.grid == "auto" and len(references) > 0)
+
     def grid_for(
         self, image_size: tuple[int, int], references: Sequence[ObjectSize], input_size: int
     ) -> tuple[int, int]:
@@ -114,7 +118,7 @@ class Tiling:
         """
         if not isinstance(self.grid, str):
             return self.grid
-        if self.grid == "off" or not references:
+        if not self.makes_tiles(references):
             return 1, 1
         longer = max(image_size)
         # Where images are smaller than those of the references, objects are taken to be smaller as well.

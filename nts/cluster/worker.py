@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter
-from ..images import ImageError
+from ..images import failure
 from ..instances import Instances
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter
@@ -26,7 +26,7 @@ from .transfer import dumps, loads
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs to segment as the process that sends it would.
+    """Everything a worker needs to segment images as the calling process would.
 
     Attributes:
         memory: bytes of the memory.
@@ -112,8 +112,7 @@ class Worker:
             found = self._cached.segment(self._cached.fetch_file(given.path), given.settled)
             self._cached.store(found)
         except Exception as error:
-            words = str(error) if isinstance(error, ImageError) else f"{given.path}: {type(error).__name__}: {error}"
-            return dumps(Outcome(given.key, reason=f"{words} (on {machine()})"))
+            return dumps(Outcome(given.key, reason=f"{failure(given.path, error)} (on {machine()})"))
         return dumps(Outcome(given.key, _on_cpu(found.instances), found.from_cache))
 
 

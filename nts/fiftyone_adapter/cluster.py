@@ -78,12 +78,12 @@ def on_ray(
 
 
 def _without_index(device: str) -> str:
-    """A GPU by its kind: each worker has its own, which is the first one to it."""
+    """Type of a device: a worker sees only the GPU that Ray assigned to it, as the first one."""
     return str(device).partition(":")[0]
 
 
 def _segmented(outcome: Outcome) -> Segmented:
-    """What a worker found; it has filled its own cache. Raises ImageError if it found nothing."""
+    """Convert the outcome of a worker, which has written its own cache; raises ImageError if it failed."""
     if outcome.instances is None:
         raise ImageError(outcome.reason)
     return Segmented(outcome.instances, None, None, from_cache=outcome.from_cache)

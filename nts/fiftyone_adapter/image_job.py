@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import fiftyone as fo
 
-from ..images import ImageError
+from ..images import failure
 from ..utils.prefetch import BackgroundWriter, prefetch
 from . import runs
 from .errors import InputError
@@ -85,7 +85,7 @@ def image_job(
     failed: dict[str, str] = {}
 
     def fail(sample_id: str, path: str, error: Exception) -> None:
-        failed[sample_id] = reason = _failure(path, error)
+        failed[sample_id] = reason = failure(path, error)
         logger.warning("not %s: %s", verb, reason)
         writer.add_failure(sample_id, reason)
 
@@ -142,11 +142,6 @@ def paths_by_id(view: Collection) -> dict[str, str]:
     Call it before a job declares its fields: a view may filter on a field that is about to be written.
     """
     return dict(zip(*view.values(["id", "filepath"]), strict=True))
-
-
-def _failure(path: str, error: Exception) -> str:
-    """Reason why an image could not be processed, with its file."""
-    return str(error) if isinstance(error, ImageError) else f"{path}: {type(error).__name__}: {error}"
 
 
 def _pace(done: int, total: int, seconds: float) -> str:

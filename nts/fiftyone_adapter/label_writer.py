@@ -371,6 +371,6 @@ def differences(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> list
         what = key.removesuffix("_fingerprint")
         if earlier.get(key) != now and what not in words:
             words[what] = f"another {what}" if what != key else f"{key} {earlier.get(key)}, now {now}"
-    if "preset" in words:  # which brings tiles of its own
+    if "preset" in words:  # each preset has its own default tiles
         words.pop("tiles", None)
     return list(words.values())

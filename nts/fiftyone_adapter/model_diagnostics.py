@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from ..encoder import Encoder
 from ..evaluation.model_diagnostics import ModelDiagnostics, ModelSummary, drawn_hits, nearest_classes, proposal_hits
 from ..images import ImageError, read_image
 from ..models import load_encoder, load_segmenter
-from ..pipeline import encode_target, encode_tiled
+from ..pipeline import ReferenceSegmenter, prepare_image
 from ..presets import PRESETS, Preset, preset_fingerprint
 from ..segmenter import Segmenter
-from ..tiling import TiledImage, Tiling, windows
+from ..targets import EncodedTarget
+from ..tiling import OVERLAP, Tiling
 from ..utils.devices import resolve_device
 from . import runs
 from .checks import InputError
@@ -64,8 +66,8 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
     yield Progress(0, data.images, f"loading the encoder {made['encoder']} and the segmenter {made['segmenter']}")
     encoder, segmenter = _models(made, preset)
     prototypes = bank.prototypes().to(encoder.device)
-    tiling = Tiling(Tiling.parse(made.get("tiles", "off")).grid, made.get("tile_overlap", 0))
-    sizes = [entry.size for entry in bank.entries if entry.size is not None]
+    tiling = Tiling(Tiling.parse(made.get("tiles", "off")).grid, made.get("tile_overlap", OVERLAP))
+    engine = ReferenceSegmenter(bank, encoder, segmenter, replace(preset, tiling=tiling))
     label_of = {data.category_ids[name]: k for k, name in enumerate(bank.classes) if name in data.category_ids}
     paths = dict(zip(*view.values(["id", "filepath"]), strict=True))
     objects: dict[str, list[dict[str, Any]]] = {image["id"]: [] for image in data.ground_truth["images"]}
@@ -89,16 +91,15 @@ def model_diagnostics_job(view: Collection, predictions_field: str, data: CocoDa
             continue
         masks = np.stack([coco_mask.decode(annotation["segmentation"]) for annotation in here]).astype(bool)
         with torch.inference_mode():
-            target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes)
             true_masks = torch.from_numpy(masks)
-            grid = tiling.grid_for(target.image_size, sizes, segmenter.input_size)
-            if grid == (1, 1):
+            target = engine.encode(pixels)
+            if isinstance(target, EncodedTarget):
                 hits = proposal_hits(true_masks, target.proposals.mask_logits, target.image_size)
+                tokens = target.tokens
             else:
-                tiled = TiledImage(pixels, windows(target.image_size, grid, tiling.overlap))
-                found = encode_tiled(tiled, encoder, segmenter, preset, prototypes=prototypes)
-                hits = drawn_hits(true_masks, found.masks)
-            nearest = nearest_classes(target.tokens, true_masks, prototypes)
+                hits = drawn_hits(true_masks, target.masks)
+                tokens = encoder.encode(prepare_image(pixels, encoder, segmenter, preset).encoder_input[None])[0]
+            nearest = nearest_classes(tokens, true_masks, prototypes)
         gathered.add_proposals([annotation["area"] for annotation in here], hits)
         gathered.add_labels([label_of.get(annotation["category_id"], -1) for annotation in here], nearest)
     return gathered.summary(), left_out

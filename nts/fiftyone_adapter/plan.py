@@ -116,7 +116,7 @@ def plan_segmentation(view: Collection, memory_key: str, output_field: str | Non
 
 
 def _tiling(preset: Preset, config: SegmentationConfig) -> Tiling:
-    """How images are cut into tiles; a prompt sees them whole."""
+    """Tiling of a segmentation; scorers with a reference prompt use whole images."""
     if config.scorer in PROMPTED:
         if config.tiles not in (None, "off", "auto"):
             raise InputError(

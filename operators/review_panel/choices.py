@@ -25,6 +25,8 @@ BINS = 25  # of the histogram
 
 FIELD, CLASS, DECISION = "header.field", "choices.class", "choices.decision"
 ORDER, THRESHOLD = "choices.order", "threshold"
+UPDATES = "updates"
+"""Number of updates since the panel was opened."""
 QUEUE = "queue"
 """Ids of the predictions that are reviewed next, if those that teach most come first."""
 
@@ -50,6 +52,11 @@ def decision(ctx) -> str:
 def threshold(ctx) -> float:
     """Least confidence of the predictions that are shown."""
     return float(ctx.panel.get_state(THRESHOLD) or 0.0)
+
+
+def updates(ctx) -> int:
+    """Number of updates since the panel was opened."""
+    return int(ctx.panel.get_state(UPDATES) or 0)
 
 
 def recommended(ctx) -> float:
@@ -81,6 +88,9 @@ def candidates(ctx):
     # A label that a person has drawn has no confidence, and is not hidden by the slider.
     if decided == UNDECIDED:
         wanted &= (F("confidence") == None) | (F("confidence") >= threshold(ctx))  # noqa: E711
+    if count := updates(ctx):
+        # True of all labels. The App draws a view with the same stages as it was before the labels were replaced.
+        wanted &= F("confidence") != -count
     return ctx.dataset.filter_labels(name, wanted)
 
 
@@ -159,14 +169,12 @@ def _new_lessons(ctx, name: str) -> int:
 
 
 def first_selected(ctx) -> tuple[str, str] | None:
-    """Sample and id of the first selected prediction of the chosen field."""
+    """Sample and id of the first selected prediction of the chosen field that is still there."""
     name = field(ctx)
-    selected = selected_labels(ctx, name)
-    if not selected:
-        return None
-    view = ctx.dataset.select_labels(ids=selected[:1], fields=name)
-    (sample_id,) = view.values("id")
-    return sample_id, selected[0]
+    view = ctx.dataset.select_labels(ids=selected_labels(ctx, name) or [], fields=name)
+    found = zip(*view.values(["id", f"{name}.detections.id"]), strict=True)
+    there = {label_id: sample_id for sample_id, label_ids in found for label_id in label_ids}
+    return next(((there[each], each) for each in selected_labels(ctx, name) or [] if each in there), None)
 
 
 def patches(ctx):

@@ -182,6 +182,7 @@ class ReviewPanel(foo.Panel):
         """Show the new predictions, from the recommended confidence on."""
         ctx.panel.set_state("undo", [])
         ctx.panel.set_state(choices.QUEUE, [])
+        ctx.panel.set_state(choices.UPDATES, choices.updates(ctx) + 1)
         if not choices.in_batches(ctx):
             ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
         self.on_refresh(ctx)

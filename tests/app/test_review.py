@@ -69,12 +69,19 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     references = len(load_memory(segmented, "demo").entries)
     click(panel, "Update (2 new)")
     expect(panel).to_contain_text("Update (0 new)", timeout=JOB_PATIENCE)
+    expect(panel.get_by_role("button", name="Undo")).to_be_disabled()  # the panel has heard of the end
     assert len(load_memory(segmented, "demo").entries) == references + 2
     assert decided(segmented) == ["accepted"] * 2
 
+    # The grid follows the update by itself.
+    shown = int(re.findall(r"(\d+) labels shown", panel.inner_text())[0])
+    expect(app.page.locator(cy("entry-counts"))).to_contain_text(f"{shown} patches")
+    expect(app.page.locator(cy("looker"))).to_have_count(shown)
+
     # Patches are not annotated: the sample is opened in their place.
-    click(panel, "Show in grid")
-    expect(app.page.locator(cy("entry-counts"))).to_contain_text("patches")
+    panel.get_by_role("combobox").filter(has_text="Undecided").click()
+    app.page.get_by_role("option", name="Accepted").click()
+    expect(app.page.locator(cy("looker"))).to_have_count(2)
     app.select(0)
     click(panel, "Edit outline")
     modal = app.page.locator(cy("modal"))

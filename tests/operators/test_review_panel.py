@@ -174,6 +174,24 @@ def test_update_teaches_and_says_what_changed(segmented, panel):
     assert [*decisions_of(segmented).values()].count("accepted") == 2
 
 
+def test_the_grid_is_drawn_anew_after_an_update(segmented, panel):
+    def filters():
+        return [
+            stage._serialize(include_uuid=False)
+            for stage in panel.grid._all_stages
+            if type(stage).__name__ == "FilterLabels"
+        ]
+
+    panel.event("on_start")
+    panel.event("on_taught")
+    first, count = filters(), len(panel.grid)
+    panel.event("on_refresh")
+    assert filters() == first
+    panel.event("on_taught")
+    assert filters() != first, "the App draws a view with the same stages as before"
+    assert len(panel.grid) == count
+
+
 def test_those_that_teach_most_come_in_batches(segmented, panel):
     queue = importlib.import_module("nts.fiftyone_adapter.review_queue")
     first = queue.review_queue(segmented, FIELD)
@@ -324,6 +342,14 @@ def test_an_outline_is_edited_in_fiftyones_annotation(segmented, panel):
     assert sent["open_sample"] == {"id": patch.sample_id, "mode": "annotate"}
     assert [label["label_id"] for label in sent["set_selected_labels"]["labels"]] == [patch[FIELD].id]
     assert "open_sample" not in dict(panel.event("on_change_view").sent), "it is opened once"
+
+
+def test_a_prediction_that_is_gone_cannot_be_edited(segmented, panel):
+    panel.event("on_start")
+    panel.select(panel.grid.first().id)
+    segmented.set_values(FIELD, [None] * len(segmented))
+    panel.event("on_edit")
+    assert panel.notices == ["Select the prediction to edit first"]
 
 
 def test_a_running_update_is_shown_and_its_end_shows_the_new_predictions(segmented, panel, every_step):

@@ -101,8 +101,8 @@ def test_every_tested_version_runs_on_the_python_of_debian_12():
 
 def test_all_imports_of_the_plugin_are_required_or_optional():
     required = {canonicalize_name(requirement.name) for requirement in requirements("requirements.txt")}
-    # Imported only where they are used, and brought by an extra.
-    required |= {"ray", "fsspec"}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    required |= {canonicalize_name(Requirement(each).name) for extra in extras.values() for each in extra}
     distributions = importlib.metadata.packages_distributions()
     own = {"nts", "operators"}
     for path in python_files("nts") + python_files("operators"):

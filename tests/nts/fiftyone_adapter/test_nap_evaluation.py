@@ -211,19 +211,31 @@ def test_models_are_diagnosed_beside_the_ground_truth(nts_fo, references, target
     assert 0 <= stored.content["models"]["accuracy"] <= 1
 
 
-def test_models_are_diagnosed_with_the_settings_of_the_segmentation(nts_fo, references, targets, monkeypatch):
-    from nts.fiftyone_adapter import model_diagnostics, runs
+def test_proposals_of_tiles_are_diagnosed(nts_fo, references, targets):
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    found = {}
+    for tiles in ("off", "2x2"):
+        nts_fo.auto_segment_view(targets, "shapes", tiles=tiles, overwrite=True)
+        nts_fo.evaluate_nap(targets, "nts_shapes", "ground_truth", eval_key=KEY, diagnose_models=True, overwrite=True)
+        found[tiles] = nts_fo.evaluation_results.open_evaluation(targets._dataset, KEY).content["models"]
+    assert found["off"]["accuracy"] == found["2x2"]["accuracy"], "the encoder is asked about whole images"
+    assert found["off"]["recall"] != found["2x2"]["recall"]
+    assert found["2x2"]["recall"][0]["recall_50"] > 0
 
-    encoded = []
+
+def test_models_are_diagnosed_with_the_settings_of_the_segmentation(nts_fo, references, targets, monkeypatch):
+    from nts.fiftyone_adapter import runs
+
+    encoded, original = [], pipeline.encode_target
 
     def encode_target(image, encoder, segmenter, preset, **options):
         encoded.append((encoder.device.type, encoder.precision, segmenter.precision, preset.name, options))
-        return pipeline.encode_target(image, encoder, segmenter, preset, **options)
+        return original(image, encoder, segmenter, preset, **options)
 
-    monkeypatch.setattr(model_diagnostics, "encode_target", encode_target)
     nts_fo.build_reference_memory(references, "ground_truth", "shapes")
     some = targets.limit(1)
     nts_fo.auto_segment_view(some, "shapes", device="cpu", precision="bfloat16", preset="fast", use_cache=False)
+    monkeypatch.setattr(pipeline, "encode_target", encode_target)
     nts_fo.evaluate_nap(some, "nts_shapes", "ground_truth", eval_key=KEY, diagnose_models=True)
     stored = runs.config(some, "nts_shapes", runs.SEGMENTATION)
     assert (stored["device"], stored["precision"], stored["compiled"]) == ("cpu", "bfloat16", False)
