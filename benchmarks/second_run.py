@@ -104,7 +104,7 @@ def run(
 
         def look_again(path: Path, segmenter: CachedSegmenter = second) -> int:
             found = segmenter.segment(segmenter.fetch_file(path))
-            assert found.encoded is None
+            assert found.from_cache
             segmenter.store(found)
             return len(found.instances)
 
@@ -119,7 +119,7 @@ def run(
                 watch.time("without crops", look_again, path, third)
 
         (Path(folder) / "discs").write_bytes(files[0] + b"discs")
-        key = engines[1].target_key(digest_content(files[0] + b"discs"))
+        key = engines[1].targets.key(digest_content(files[0] + b"discs"))
         write_target(cache, key, image_of_discs(engines[1]))
         look_again(Path(folder) / "discs")
         discs = [watch.time("discs", look_again, Path(folder) / "discs") for _ in range(4 * ROUNDS)]

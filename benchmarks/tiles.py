@@ -100,7 +100,7 @@ def _row(engine: ReferenceSegmenter, scenes: Sequence[Scene], classes: Sequence[
     recall = {"all": 100 * float(np.mean([hit for _, hit in hits]))}
     for name, (low, high) in SIZES.items():
         recall[name] = 100 * float(np.mean([hit for side, hit in hits if low <= side < high]))
-    rows, columns = engine.grid(scenes[0].image.shape[:2])
+    rows, columns = engine.targets.grid(scenes[0].image.shape[:2])
     count = len(scenes)
     return Row(
         str(engine.preset.tiling),

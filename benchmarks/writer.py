@@ -92,7 +92,7 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
     before = foo.get_db_conn().command("dbStats")
 
     def execute(todo: Sequence[tuple[str, str]]) -> Generator[tuple[str, Callable[[], Segmented]], None, None]:
-        found = Segmented(made_up(instances, 320, CLASSES), None, None)
+        found = Segmented(made_up(instances, 320, CLASSES))
         for sample_id, _ in todo:
             yield sample_id, lambda: found
 

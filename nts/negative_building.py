@@ -6,8 +6,9 @@ calibration needs, see :mod:`nts.calibration`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,16 @@ from .cache import TensorCache, content_key
 from .crops import embed_crops
 from .encoder import Encoder
 from .images import digest, normalise, stretch
-from .masks import draw_crops, draw_masks
 from .memory import Negative, NegativeSource
 from .negatives import off_label_proposals, off_labels
 from .presets import Preset
+from .proposal_masks import DrawnMasks
 from .references import Reference
 from .segmenter import Segmenter
 from .segmenter.scales import propose_at_scales
 
-NEGATIVES = "negatives"
-"""Kind of cached content, see :func:`nts.cache.content_key`."""
+NEGATIVES, PROPOSED = "negatives", "proposed"
+"""Kinds of cached content, see :func:`nts.cache.content_key`."""
 
 _SIDE = 256
 """Labels and proposals are compared at this many pixels squared."""
@@ -46,6 +47,41 @@ class _Looked:
     prototypes: Tensor
     predicted_iou: Tensor
     found: Tensor
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """Proposals of a reference image, or of a background image.
+
+    Attributes:
+        masks: at the size of the image.
+        compared: at the side of the comparison with labels.
+        predicted_iou: float ``[n]``.
+    """
+
+    masks: DrawnMasks
+    compared: DrawnMasks
+    predicted_iou: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as they are stored."""
+        tensors = {"predicted_iou": self.predicted_iou}
+        for prefix, drawn in ((_MASKS, self.masks), (_COMPARED, self.compared)):
+            tensors |= {f"{prefix}{name}": tensor for name, tensor in drawn.tensors.items()}
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> _Proposed:
+        """Inverse of :attr:`tensors`."""
+        masks, compared = (
+            DrawnMasks(**{n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)})
+            for prefix in (_MASKS, _COMPARED)
+        )
+        return cls(masks, compared, tensors["predicted_iou"])
+
+
+_MASKS, _COMPARED = "masks_", "compared_"
 
 
 class NegativeEncoder:
@@ -137,44 +173,66 @@ class NegativeEncoder:
             if (cached := self._cache.get(key)) is not None:
                 tensors, _ = cached
                 return _Looked(tensors["prototypes"], tensors["predicted_iou"], tensors["found"])
-        looked = self._propose(image, masks, marks)
+        looked = self._compare(image, masks, marks)
         if self._cache is not None and key is not None:
             self._cache.put(key, vars(looked))
         return looked
 
-    def _propose(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
+    def _compare(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> _Looked:
+        proposed = self._propose(image)
+        drawn, predicted_iou = proposed.compared.filled((_SIDE, _SIDE)), proposed.predicted_iou
+        labels = _stacked(masks)
+        chosen = off_label_proposals(drawn, predicted_iou, labels, _joined(marks))
+        crops, boxes = proposed.masks.crops(chosen)
+        seen = [row for row, crop in enumerate(crops) if crop.numel()]
+        return _Looked(
+            embed_crops(image, [crops[row] for row in seen], boxes[seen], self._encoder),
+            predicted_iou[chosen[seen]],
+            best_proposals(drawn, predicted_iou, labels),
+        )
+
+    def _propose(self, image: np.ndarray) -> _Proposed:
+        """The proposals of an image; cached for themselves, since its labels may change."""
+        key = None
+        if self._cache is not None:
+            key = content_key(PROPOSED, image=digest(image), **self._proposal_settings())
+            if (cached := self._cache.get(key)) is not None:
+                return _Proposed.from_tensors(cached[0])
         segmenter = self._segmenter
         pixels = normalise(stretch(image, segmenter.input_size))
         embedding = segmenter.embed(pixels, add_no_mem_embed=self._proposals.add_no_mem_embed)
         proposals = propose_at_scales(segmenter, pixels, embedding, self._proposals)
-        drawn = draw_masks(proposals.mask_logits, (_SIDE, _SIDE))
-        labels, marked = _stacked(masks).to(drawn.device), _joined(marks).to(drawn.device)
-        chosen = off_label_proposals(drawn, proposals.predicted_iou, labels, marked)
-        crops, boxes = draw_crops(proposals.mask_logits[chosen], image.shape[:2])
-        seen = [row for row, crop in enumerate(crops) if crop.numel()]
-        return _Looked(
-            embed_crops(image, [crops[row] for row in seen], boxes[seen], self._encoder),
-            proposals.predicted_iou[chosen[seen]].float().cpu(),
-            best_proposals(drawn, proposals.predicted_iou, labels).cpu(),
+        proposed = _Proposed(
+            DrawnMasks.of_logits(proposals.mask_logits, (image.shape[0], image.shape[1])),
+            DrawnMasks.of_logits(proposals.mask_logits, (_SIDE, _SIDE)),
+            proposals.predicted_iou.float().cpu(),
         )
+        if self._cache is not None and key is not None:
+            self._cache.put(key, proposed.tensors)
+        return proposed
 
     def _key(self, image: np.ndarray, masks: Sequence[np.ndarray], marks: Sequence[np.ndarray]) -> str:
-        encoder, segmenter = self._encoder, self._segmenter
         return content_key(
             NEGATIVES,
             image=digest(image),
             masks=[digest(np.packbits(mask)) for mask in masks],
             marks=[digest(np.packbits(mask)) for mask in marks],
-            encoder=encoder.info.fingerprint,
-            encoder_precision=encoder.precision,
-            segmenter=segmenter.fingerprint,
-            segmenter_precision=segmenter.precision,
-            points=self._proposals.points_per_side or segmenter.points_per_side,
-            iou_threshold=segmenter.threshold(self._proposals),
-            add_no_mem_embed=self._proposals.add_no_mem_embed,
+            encoder=self._encoder.info.fingerprint,
+            encoder_precision=self._encoder.precision,
+            **self._proposal_settings(),
+        )
+
+    def _proposal_settings(self) -> dict[str, Any]:
+        segmenter = self._segmenter
+        return {
+            "segmenter": segmenter.fingerprint,
+            "segmenter_precision": segmenter.precision,
+            "points": self._proposals.points_per_side or segmenter.points_per_side,
+            "iou_threshold": segmenter.threshold(self._proposals),
+            "add_no_mem_embed": self._proposals.add_no_mem_embed,
             **({"connected": True} if self._proposals.connected else {}),
             **({"scales": self._proposals.scales} if self._proposals.scales else {}),
-        )
+        }
 
 
 def _with_proposal(reference: Reference, predicted_iou: float, iou: float) -> Reference:

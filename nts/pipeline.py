@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -29,7 +30,7 @@ from .settled import Settled, blocked_classes
 from .targets import EncodedTarget, Target
 from .tile_joining import Tile, join_tiles, large_proposals
 from .tiles import encode_tiles
-from .tiling import TiledImage, windows
+from .tiling import ObjectSize, TiledImage, Tiling, windows
 from .two_pass import match_target
 from .utils.threads import in_one_thread, side_by_side
 
@@ -153,6 +154,85 @@ def encode_tiled(
     return replace(joined, embedded=compact.embedded)
 
 
+class TargetEncoder:
+    """Encodes images for the matching, cut into tiles where the references are small on theirs.
+
+    Args:
+        encoder, segmenter: loaded models.
+        preset: decides how images are read, cut and resized, and which masks are proposed.
+        prototypes: ``[K, C]``, see :func:`encode_target`.
+        sizes: of the references on their images, which decide on tiles.
+        for_prompts: keep what scorers need that prompt SAM2.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        segmenter: Segmenter,
+        preset: Preset,
+        *,
+        prototypes: Tensor | None = None,
+        sizes: Sequence[ObjectSize] = (),
+        for_prompts: bool = False,
+    ) -> None:
+        self.encoder, self.segmenter, self.preset = encoder, segmenter, preset
+        self.for_prompts = for_prompts
+        self._prototypes, self._sizes = prototypes, list(sizes)
+
+    @property
+    def makes_tiles(self) -> bool:
+        """Whether any image may be cut into tiles."""
+        return self.preset.tiling.makes_tiles(self._sizes)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the tiles of an image ``(H, W)``; ``(1, 1)`` if it is seen whole only."""
+        return self.preset.tiling.grid_for(image_size, self._sizes, self.segmenter.input_size)
+
+    def prepare(self, image: np.ndarray) -> PreparedImage | TiledImage:
+        """Prepare an image, uint8 ``[H, W, 3]``, for :meth:`encode`, for example in another thread."""
+        grid = self.grid(image.shape[:2])
+        if grid != (1, 1):
+            return TiledImage(image, windows(image.shape[:2], grid, self.preset.tiling.overlap))
+        return prepare_image(image, self.encoder, self.segmenter, self.preset)
+
+    def encode(self, image: np.ndarray | PreparedImage | TiledImage) -> EncodedTarget | Target:
+        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared, and on its tiles if it needs any."""
+        if isinstance(image, np.ndarray):
+            image = self.prepare(image)
+        if isinstance(image, TiledImage):
+            return encode_tiled(image, self.encoder, self.segmenter, self.preset, prototypes=self._prototypes)
+        return encode_target(
+            image,
+            self.encoder,
+            self.segmenter,
+            self.preset,
+            keep_embedding=self.for_prompts,
+            prototypes=self._prototypes,
+        )
+
+    def encode_for_prompts(self, image: np.ndarray) -> tuple[Tensor, ImageEmbedding]:
+        """Patch tokens ``[h, w, C]`` and SAM2's embedding of an image, as its target had them; nothing is proposed."""
+        tokens, embedding = encode_image(image, self.encoder, self.segmenter, self.preset)
+        return tokens, embedding_for_prompts(embedding, self.segmenter, self.preset)
+
+    def key(self, content: str, image_size: tuple[int, int] | None = None) -> str:
+        """Key of the target of an image in a cache, see :func:`nts.cache.targets.target_key`.
+
+        Args:
+            content: digest of the image.
+            image_size: ``(H, W)`` in pixels; ``None`` for an image without tiles.
+        """
+        grid = (1, 1) if image_size is None else self.grid(image_size)
+        tiles = {} if grid == (1, 1) else {"tile_grid": list(grid), "tile_overlap": self.preset.tiling.overlap}
+        return target_key(content, self._settings | tiles)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return target_settings(
+            self.encoder, self.segmenter, self.preset, self._prototypes, for_prompts=self.for_prompts
+        )
+
+
 class ReferenceSegmenter:
     """Finds the objects of a memory's classes in images.
 
@@ -189,20 +269,23 @@ class ReferenceSegmenter:
         self.memory = memory
         memory.check_encoder(self.encoder.info)
         device = self.encoder.device
-        self._prototypes = memory.prototypes().to(device)
         self._references, self._reference_labels = (
             memory.instance_prototypes().to(device),
             memory.entry_labels().to(device),
         )
-        self._sizes = [entry.size for entry in memory.entries if entry.size is not None]
         self.scorer = make_prototype_scorer(memory, self.preset.method, device) if scorer is None else scorer
         if not isinstance(self.scorer, ExemplarScorer):  # the parts beyond the paper compare exemplars
             self.preset = replace(self.preset, method=PUBLISHED)
-
-    @property
-    def uses_crops(self) -> bool:
-        """Whether matching needs the image, for crops of the survivors."""
-        return isinstance(self.scorer, ExemplarScorer) and self.preset.method.crops
+        if self.scorer.needs_embedding or not self.scorer.scores_cached_targets:  # of the image as a whole
+            self.preset = replace(self.preset, tiling=Tiling("off"))
+        self.targets = TargetEncoder(
+            self.encoder,
+            self.segmenter,
+            self.preset,
+            prototypes=memory.prototypes().to(device),
+            sizes=[entry.size for entry in memory.entries if entry.size is not None],
+            for_prompts=self.scorer.needs_embedding,
+        )
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -220,38 +303,13 @@ class ReferenceSegmenter:
         """Find instances in an image, uint8 ``[H, W, 3]``; possibly none."""
         return self.match(self.encode(image))
 
-    @property
-    def makes_tiles(self) -> bool:
-        """Whether any image may be cut into tiles: scorers that need an embedding see images whole."""
-        return self.scorer.scores_cached_targets and self.preset.tiling.makes_tiles(self._sizes)
-
-    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the tiles of an image ``(H, W)``; ``(1, 1)`` if it is seen whole only."""
-        if not self.makes_tiles:
-            return 1, 1
-        return self.preset.tiling.grid_for(image_size, self._sizes, self.segmenter.input_size)
-
     def prepare(self, image: np.ndarray) -> PreparedImage | TiledImage:
-        """Prepare an image, uint8 ``[H, W, 3]``, for :meth:`encode`, for example in another thread."""
-        grid = self.grid(image.shape[:2])
-        if grid != (1, 1):
-            return TiledImage(image, windows(image.shape[:2], grid, self.preset.tiling.overlap))
-        return prepare_image(image, self.encoder, self.segmenter, self.preset)
+        """See :meth:`TargetEncoder.prepare`."""
+        return self.targets.prepare(image)
 
     def encode(self, image: np.ndarray | PreparedImage | TiledImage) -> EncodedTarget | Target:
-        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared, and on its tiles if it needs any."""
-        if isinstance(image, np.ndarray):
-            image = self.prepare(image)
-        if isinstance(image, TiledImage):
-            return encode_tiled(image, self.encoder, self.segmenter, self.preset, prototypes=self._prototypes)
-        return encode_target(
-            image,
-            self.encoder,
-            self.segmenter,
-            self.preset,
-            keep_embedding=self.scorer.needs_embedding,
-            prototypes=self._prototypes,
-        )
+        """See :meth:`TargetEncoder.encode`."""
+        return self.targets.encode(image)
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget | Target, settled: Settled | None = None) -> Instances:
@@ -283,18 +341,3 @@ class ReferenceSegmenter:
             instances.compared.to(device), instances.labels.to(device), self._references, self._reference_labels
         )
         return replace(instances, references=found.to(instances.labels.device))
-
-    def target_key(self, content: str, image_size: tuple[int, int] | None = None) -> str:
-        """Key of the target of an image in a cache, see :func:`nts.cache.targets.target_key`.
-
-        Args:
-            content: digest of the image.
-            image_size: ``(H, W)`` in pixels; ``None`` for an image without tiles.
-        """
-        grid = (1, 1) if image_size is None else self.grid(image_size)
-        tiles = {} if grid == (1, 1) else {"tile_grid": list(grid), "tile_overlap": self.preset.tiling.overlap}
-        return target_key(content, self._target_settings | tiles)
-
-    @cached_property
-    def _target_settings(self) -> dict[str, Any]:
-        return target_settings(self.encoder, self.segmenter, self.preset, self._prototypes)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache as once
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +22,15 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .images import normalise, stretch
+from .cache import TensorCache, content_key
+from .images import digest, normalise, stretch
 from .masks import draw_masks
+from .proposal_masks import DrawnMasks
 from .references import Reference, box_of_mask, by_image
 from .segmenter import ImageEmbedding, Segmenter
+
+PROMOTED = "promoted"
+"""Kind of cached content, see :func:`nts.cache.content_key`."""
 
 MOST_POINTS = 8
 """Maximal number of points of a scribble, or of clicks, that SAM2 is prompted with."""
@@ -44,7 +51,9 @@ class PromotedMasks:
     filled: np.ndarray
 
 
-def promote(references: Iterable[Reference], segmenter: Segmenter) -> Iterator[Reference]:
+def promote(
+    references: Iterable[Reference], segmenter: Segmenter, cache: TensorCache | None = None
+) -> Iterator[Reference]:
     """Promote references to masks of their objects, in order.
 
     References with masks, and promoted ones, are passed through. A reference is returned unpromoted if SAM2's mask is
@@ -52,25 +61,26 @@ def promote(references: Iterable[Reference], segmenter: Segmenter) -> Iterator[R
 
     Args:
         references: references of any kind.
-        segmenter: SAM2.
+        segmenter: SAM2. It runs only on images with a reference whose mask is not cached.
+        cache: of masks.
     """
     for of_image in by_image(references):
-        weak = [reference for reference in of_image if reference.kind != "mask" and not reference.promoted]
-        if not weak:
-            yield from of_image
-            continue
-        embedding = _embed(of_image[0].image, segmenter)
+        image = _Image(of_image[0].image, segmenter, cache)
         for reference in of_image:
-            yield _promoted(reference, embedding, segmenter) if reference in weak else reference
+            weak = reference.kind != "mask" and not reference.promoted
+            yield _promoted(reference, image) if weak else reference
 
 
-def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> PromotedMasks:
+def promote_boxes(
+    image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter, cache: TensorCache | None = None
+) -> PromotedMasks:
     """Predict masks of the objects in all boxes of an image.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         boxes: ``[m, 4]``, ``x, y, width, height`` in pixels, as in COCO.
-        segmenter: SAM2.
+        segmenter: SAM2. It runs only if a mask is not cached.
+        cache: of masks.
 
     Returns:
         the masks; empty for a box outside the image.
@@ -84,14 +94,15 @@ def promote_boxes(image: np.ndarray, boxes: ArrayLike, segmenter: Segmenter) -> 
     for number, box in enumerate(boxes.tolist()):
         if not np.isfinite(box).all():
             raise ValueError(f"box {number} is not finite: {box}")
-    image_size = image.shape[:2]
-    logits, predicted_iou = _draw_boxes(_embed(image, segmenter), boxes, image_size, segmenter)
-    masks = draw_masks(logits, image_size).cpu().numpy()
+    drawn = _Image(image, segmenter, cache).of_boxes(boxes)
+    masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+    for mask, (found, _) in zip(masks, drawn, strict=True):
+        mask[:] = found
     filled = np.array([not mask.any() for mask in masks], bool)
     for k in np.flatnonzero(filled):
         x1, y1, x2, y2 = np.concatenate([boxes[k, :2], boxes[k, :2] + boxes[k, 2:]]).clip(0)
         masks[k, math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
-    return PromotedMasks(masks, predicted_iou.cpu().numpy(), filled)
+    return PromotedMasks(masks, np.array([predicted_iou for _, predicted_iou in drawn], np.float32), filled)
 
 
 def spread_points(mask: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
@@ -117,32 +128,80 @@ def spread_points(mask: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
     return pixels[chosen]
 
 
-def _embed(image: np.ndarray, segmenter: Segmenter) -> ImageEmbedding:
-    return segmenter.embed(normalise(stretch(image, segmenter.input_size)))
+class _Image:
+    """An image in which masks are drawn, unless they are cached; it is embedded for the first that is not.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]``.
+        segmenter: SAM2.
+        cache: of masks.
+    """
+
+    def __init__(self, pixels: np.ndarray, segmenter: Segmenter, cache: TensorCache | None) -> None:
+        self._segmenter, self._cache = segmenter, cache
+        self._size = pixels.shape[0], pixels.shape[1]
+        self._embedding = once(lambda: segmenter.embed(normalise(stretch(pixels, segmenter.input_size))))
+        self._digest = once(lambda: digest(pixels))
+
+    def of_boxes(self, boxes: np.ndarray) -> list[tuple[np.ndarray, float]]:
+        """Mask ``[H, W]`` and predicted IoU of each box ``[m, 4]``, ``x, y, width, height`` in pixels."""
+        keys = [self._key(box=box) for box in boxes.tolist()]
+        found = [self._cached(key) for key in keys]
+        missing = [k for k, of_box in enumerate(found) if of_box is None]
+        if missing:
+            (height, width), wanted = self._size, boxes[missing]
+            corners = np.concatenate([wanted[:, :2], wanted[:, :2] + wanted[:, 2:]], 1)
+            scale = self._segmenter.input_size / np.array([width, height, width, height])
+            logits, predicted_iou = self._segmenter.predict_boxes(self._embedding(), torch.from_numpy(corners * scale))
+            for k, mask, of_box in zip(missing, draw_masks(logits, self._size), predicted_iou.tolist(), strict=True):
+                found[k] = self._stored(keys[k], mask.cpu().numpy(), of_box)
+        return [of_box for of_box in found if of_box is not None]
+
+    def of_marks(self, marks: np.ndarray) -> tuple[np.ndarray, float]:
+        """The best mask ``[H, W]`` for marked pixels ``[H, W]``, and the fraction of them that it covers."""
+        key = self._key(marks=digest(np.packbits(marks)))
+        if (found := self._cached(key)) is not None:
+            return found
+        logits, covered = _best_for_marks(marks, self._embedding(), self._segmenter)
+        return self._stored(key, draw_masks(logits[None], self._size)[0].cpu().numpy(), covered)
+
+    def _key(self, **prompt: Any) -> str | None:
+        if self._cache is None:
+            return None
+        segmenter = self._segmenter
+        return content_key(
+            PROMOTED,
+            image=self._digest(),
+            segmenter=segmenter.fingerprint,
+            segmenter_precision=segmenter.precision,
+            **prompt,
+        )
+
+    def _cached(self, key: str | None) -> tuple[np.ndarray, float] | None:
+        found = None if self._cache is None or key is None else self._cache.get(key)
+        if found is None:
+            return None
+        tensors, header = found
+        return DrawnMasks(**tensors).filled(self._size)[0].numpy(), float(header["measure"])
+
+    def _stored(self, key: str | None, mask: np.ndarray, measure: float) -> tuple[np.ndarray, float]:
+        if self._cache is not None and key is not None:
+            x, y, width, height = map(int, box_of_mask(mask)) if mask.any() else (0, 0, 0, 0)
+            crop = torch.from_numpy(mask[y : y + height, x : x + width])
+            drawn = DrawnMasks.of_crops([crop], [(x, y, x + width, y + height)])
+            self._cache.put(key, drawn.tensors, {"measure": repr(measure)})
+        return mask, measure
 
 
-def _promoted(reference: Reference, embedding: ImageEmbedding, segmenter: Segmenter) -> Reference:
-    image_size = reference.mask.shape
+def _promoted(reference: Reference, image: _Image) -> Reference:
     if reference.kind == "box":
         box = reference.box or box_of_mask(reference.mask)
-        logits, _ = _draw_boxes(embedding, np.array([box], np.float64), image_size, segmenter)
-        mask = draw_masks(logits, image_size)[0].cpu().numpy()
+        ((mask, _),) = image.of_boxes(np.array([box], np.float64))
         drawn = (mask & reference.mask).any()
     else:
-        logits, covered = _best_for_marks(reference.mask, embedding, segmenter)
-        mask = draw_masks(logits[None], image_size)[0].cpu().numpy()
+        mask, covered = image.of_marks(reference.mask)
         drawn = covered > 0 and mask.any()
     return replace(reference, mask=mask, promoted=True) if drawn else reference
-
-
-def _draw_boxes(
-    embedding: ImageEmbedding, boxes: np.ndarray, image_size: tuple[int, int], segmenter: Segmenter
-) -> tuple[Tensor, Tensor]:
-    """Mask logits and predicted IoU of boxes ``x, y, width, height`` in pixels of the image."""
-    height, width = image_size
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-    scale = segmenter.input_size / np.array([width, height, width, height])
-    return segmenter.predict_boxes(embedding, torch.from_numpy(corners * scale))
 
 
 def _best_for_marks(marks: np.ndarray, embedding: ImageEmbedding, segmenter: Segmenter) -> tuple[Tensor, float]:

@@ -160,6 +160,14 @@ class DrawnMasks:
             runs_end=torch.cat([part.runs_end + begin for part, begin in zip(parts, begins, strict=True)]),
         )
 
+    def filled(self, size: tuple[int, int]) -> Tensor:
+        """The masks in their frame ``(H, W)``: bool ``[n, H, W]``."""
+        masks = torch.zeros(len(self.full_boxes), *size, dtype=torch.bool)
+        crops, boxes = self.crops(torch.arange(len(masks)))
+        for mask, crop, (x1, y1, x2, y2) in zip(masks, crops, boxes.tolist(), strict=True):
+            mask[y1:y2, x1:x2] = crop
+        return masks
+
     def crops(self, which: Tensor) -> tuple[list[Tensor], Tensor]:
         """See :meth:`ProposalMasks.crops`."""
         boxes = self.full_boxes[which].long()

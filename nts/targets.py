@@ -17,6 +17,7 @@ from .consensus import Voters, consensus_logits
 from .crops import TargetCrops
 from .masks import draw_crops
 from .matching import pool_tokens
+from .prompt_scores import PromptScores
 from .proposal_masks import DrawnMasks, LogitMasks, ProposalMasks, RunLengthMasks
 from .segmenter import ImageEmbedding, Proposals
 from .tiles import pool_tiles
@@ -36,7 +37,9 @@ class Target:
         masks: those of the proposals.
         voted: outlines of the proposals by consensus; ``None`` if none were drawn.
         of_tiles: float32 ``[n, C]``, features of the proposals from tiles; ``None`` if there were none.
+        as_scored: masks of the proposals at the size of their logits, for scorers that prompt SAM2; else ``None``.
         embedded: features of the proposals from their crops; ``None`` if the image is not at hand.
+        prompted: scores of the proposals by a reference prompt; ``None`` without ``as_scored``, or without the image.
     """
 
     features: Tensor
@@ -44,7 +47,9 @@ class Target:
     masks: RunLengthMasks
     voted: DrawnMasks | None = None
     of_tiles: Tensor | None = None
+    as_scored: DrawnMasks | None = None
     embedded: TargetCrops | None = None
+    prompted: PromptScores | None = None
 
     def __len__(self) -> int:
         return len(self.predicted_iou)
@@ -79,25 +84,30 @@ class Target:
         tensors = {"features": self.features, "predicted_iou": self.predicted_iou, **self.masks.tensors}
         if self.of_tiles is not None:
             tensors["tile_features"] = self.of_tiles
-        if self.voted is not None:
-            tensors |= {f"{_VOTED}{name}": value for name, value in self.voted.tensors.items()}
+        for prefix, drawn in ((_VOTED, self.voted), (_SCORED, self.as_scored)):
+            if drawn is not None:
+                tensors |= {f"{prefix}{name}": value for name, value in drawn.tensors.items()}
         return tensors
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], image_size: tuple[int, int]) -> Target:
         """Inverse of :attr:`tensors`, with the size ``(H, W)`` of the image."""
-        masks = RunLengthMasks.from_tensors(tensors, image_size)
-        outlines = {name.removeprefix(_VOTED): value for name, value in tensors.items() if name.startswith(_VOTED)}
+
+        def drawn(prefix: str) -> DrawnMasks | None:
+            found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return DrawnMasks(**found) if found else None
+
         return cls(
             tensors["features"],
             tensors["predicted_iou"],
-            masks,
-            DrawnMasks(**outlines) if outlines else None,
+            RunLengthMasks.from_tensors(tensors, image_size),
+            drawn(_VOTED),
             tensors.get("tile_features"),
+            drawn(_SCORED),
         )
 
 
-_VOTED = "voted_"
+_VOTED, _SCORED = "voted_", "scored_"
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,14 @@ class EncodedTarget:
     embedding: ImageEmbedding | None = None
     tiles: Tensor | None = None
     embedded: TargetCrops | None = None
+
+    @cached_property
+    def prompted(self) -> PromptScores | None:
+        """See :attr:`Target.prompted`; ``None`` without SAM2's embedding."""
+        embedding = self.embedding
+        if embedding is None:
+            return None
+        return PromptScores(lambda: self.proposals.mask_logits > 0, lambda: (self.tokens, embedding))
 
     @property
     def crops(self) -> TargetCrops:
@@ -164,12 +182,20 @@ class EncodedTarget:
 
     def _compact(self) -> Target:
         target = make_target(self.features, self.proposals, self.image_size)
-        voted = None
+        logits, voted, as_scored = self.proposals.mask_logits, None, None
         if self.proposals.voters is not None:
-            outlines = consensus_logits(self.proposals.mask_logits, self.proposals.voters)
-            voted = DrawnMasks.of_logits(outlines, self.image_size)
+            voted = DrawnMasks.of_logits(consensus_logits(logits, self.proposals.voters), self.image_size)
+        if self.embedding is not None:
+            as_scored = DrawnMasks.of_logits(logits, (logits.shape[1], logits.shape[2]))
         of_tiles = None if self.tiles is None else self.tile_features.float().cpu()
-        return replace(target, voted=voted, of_tiles=of_tiles, embedded=self.embedded)
+        return replace(
+            target,
+            voted=voted,
+            of_tiles=of_tiles,
+            as_scored=as_scored,
+            embedded=self.embedded,
+            prompted=self.prompted,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,17 @@ from ..segmenter import Segmenter
 from ..targets import Target
 from .tensors import TensorCache, content_key
 
-TARGET, CROPS = "target", "crops"
+TARGET, CROPS, PROMPT_SCORES = "target", "crops", "prompt-scores"
 """Kinds of cached content, see :func:`nts.cache.content_key`."""
 
 
 def target_settings(
-    encoder: Encoder, segmenter: Segmenter, preset: Preset, prototypes: Tensor | None = None
+    encoder: Encoder,
+    segmenter: Segmenter,
+    preset: Preset,
+    prototypes: Tensor | None = None,
+    *,
+    for_prompts: bool = False,
 ) -> dict[str, Any]:
     """Everything beside its image that determines a target.
 
@@ -30,6 +35,7 @@ def target_settings(
         encoder, segmenter: the models.
         preset: only the parts that concern reading images and proposing masks are used.
         prototypes: ``[K, C]``; ignored unless the preset chooses points by them.
+        for_prompts: the target holds what scorers need that prompt SAM2.
     """
     proposals = stored_settings(replace(preset, proposals=replace(preset.asked_proposals, prompts_per_chunk=None)))[
         "proposals"
@@ -54,6 +60,7 @@ def target_settings(
         "antialias": preset.antialias,
         "proposals": proposals,
         "prototypes": guided_by,
+        **({"for_prompts": True} if for_prompts else {}),
     }
 
 
@@ -82,6 +89,30 @@ def write_target(cache: TensorCache, key: str, target: Target) -> None:
     """Write a target, if the cache is writable."""
     height, width = target.image_size
     cache.put(key, target.tensors, {"image_size": f"{height} {width}"})
+
+
+_MOST_CLASSES = 256
+"""Classes whose scores are kept for an image, beside those of its last run."""
+
+
+def prompt_scores_key(target: str) -> str:
+    """Key of the scores of an image by reference prompts, by the key of its target."""
+    return content_key(PROMPT_SCORES, target=target)
+
+
+def read_prompt_scores(cache: TensorCache, key: str) -> dict[str, Tensor]:
+    """Read the scores ``[n]`` of an image by class that are cached, see :class:`nts.prompt_scores.PromptScores`."""
+    found = cache.get(key)
+    if found is None:
+        return {}
+    tensors, header = found
+    return dict(zip(header["classes"].split(), tensors["scores"], strict=True))
+
+
+def write_prompt_scores(cache: TensorCache, key: str, scores: Mapping[str, Tensor], used: int) -> None:
+    """Write the scores of an image, old and new ones; the last ``used`` are those of this run."""
+    names = list(scores)[-(used + _MOST_CLASSES) :]
+    cache.put(key, {"scores": torch.stack([scores[name] for name in names])}, {"classes": " ".join(names)})
 
 
 def crops_key(target: str, encoder: Encoder) -> str:

@@ -169,7 +169,8 @@ class TensorCache:
 
 
 def _pack(key: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    # Not `contiguous()`: it keeps the strides of a dimension of one element, which no other type can view.
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     about = {**header, "key": key, "checksum": _checksum(tensors)}
     return pack_tensors(tensors, _FORMAT, SCHEMA_VERSION, about)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..cache import TensorCache
 from ..promotion import promote
 from ..references import KINDS, Kind, Reference
 from ..segmenter import Segmenter
@@ -71,6 +72,7 @@ class AnnotatedImages:
         seed: of the simulation.
         segmenter: SAM2, required for promotion.
         settings: numbers of points and strokes; by default 20 and 9, as in the evaluations of SEEM and VRP-SAM.
+        cache: of promoted masks; ``None`` for none.
 
     Attributes:
         not_promoted: label ids of references for which SAM2 predicted no mask. They are shown as annotated.
@@ -87,12 +89,14 @@ class AnnotatedImages:
         seed: int = 0,
         segmenter: Segmenter | None = None,
         settings: Simulation = EVALUATION,
+        cache: TensorCache | None = None,
     ) -> None:
         if annotation.promoted and segmenter is None:
             raise ValueError("annotations are promoted by a segmenter, and there is none")
         self.annotation = annotation
         self.not_promoted: set[str] = set()
         self._images, self._seed, self._segmenter, self._settings = images, seed, segmenter, settings
+        self._cache = cache
         self._promoted: dict[str, np.ndarray] = {}
 
     def reference(self, image_id: int | str, class_id: int) -> Reference:
@@ -111,7 +115,7 @@ class AnnotatedImages:
             return marked
         if marked.label_id not in self._promoted:
             assert self._segmenter is not None  # checked at construction
-            (promoted,) = promote([marked], self._segmenter)
+            (promoted,) = promote([marked], self._segmenter, self._cache)
             if not promoted.promoted:
                 self.not_promoted.add(marked.label_id)
                 return marked

@@ -27,12 +27,18 @@ def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:
         ImageError: if the file cannot be read, or differs in size from the record.
     """
     image = read_image(record["path"], exif=exif)
-    if image.shape[:2] != (record["height"], record["width"]):
+    check_size(record, (image.shape[0], image.shape[1]))
+    return image
+
+
+def check_size(record: Mapping, image_size: tuple[int, int]) -> None:
+    """Raise ``ImageError`` if an image of the size ``(H, W)`` differs in it from its record."""
+    height, width = image_size
+    if (height, width) != (record["height"], record["width"]):
         raise ImageError(
-            f"the image {record['path']} has {image.shape[1]} x {image.shape[0]} pixels, but its annotations are for "
+            f"the image {record['path']} has {width} x {height} pixels, but its annotations are for "
             f"{record['width']} x {record['height']}"
         )
-    return image
 
 
 def mask_of_annotation(annotation: Mapping, height: int, width: int) -> np.ndarray:

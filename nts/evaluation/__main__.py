@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from ..cache import default_cache
 from ..datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
 from ..datasets.coco_files import load_coco_files
 from ..datasets.episodes import EPISODES_PER_FOLD
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         default=UNITS_PER_PART,
         help="images per part; an interruption loses one part (%(default)s)",
     )
+    evaluate.add_argument("--no-cache", action="store_true", help="run the models on every image")
     evaluate.add_argument("--edition", help="year of COCO, if not the published one")
     negatives = evaluate.add_argument_group("negatives, for presets that use them")
     negatives.add_argument(
@@ -216,7 +218,8 @@ def _run(args: argparse.Namespace) -> None:
         complete_labels=args.complete_labels,
         background=background,
     )
-    run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name)
+    cache = None if args.no_cache else default_cache()
+    run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name, cache=cache)
 
 
 def _predictors(args: argparse.Namespace) -> None:

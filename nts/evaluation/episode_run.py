@@ -16,8 +16,9 @@ from ..datasets.episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_
 from ..metrics.miou import summarise_episodes
 from ..utils.run_folder import RunError, lines_array, read_lines, read_parts
 from .episode_evaluation import evaluate_episodes
-from .predictors import TRAINING_FREE, make_predictor
+from .predictors import PROMPTED_SCORERS, TRAINING_FREE, make_predictor
 from .protocol_run import Clock, Draw, ProtocolRun
+from .shared_encodings import SharedPipeline
 
 
 class EpisodeRun(ProtocolRun):
@@ -93,11 +94,20 @@ class EpisodeRun(ProtocolRun):
         settings, preset = self.settings, self.settings.preset
         if settings.prompt is not None:
             settings.prompt.check_novel(self.classes.values())
+        self.pipeline = SharedPipeline(
+            self.encoder, self.segmenter, preset, self.cache, for_prompts=settings.predictor in PROMPTED_SCORERS
+        )
         self.predictor = make_predictor(
-            settings.predictor, self.encoder, self.segmenter, preset, settings.used_threshold, prompt=settings.prompt
+            settings.predictor,
+            self.encoder,
+            self.segmenter,
+            preset,
+            settings.used_threshold,
+            prompt=settings.prompt,
+            pipeline=self.pipeline,
         )
         images = EpisodeImages(self.shown[0], exif=preset.exif)
-        self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter)
+        self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter, cache=self.cache)
         self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
         progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
 
@@ -107,7 +117,7 @@ class EpisodeRun(ProtocolRun):
             for number, episode in enumerate(episodes):
                 if episode.target in by_target:
                     by_target[episode.target].append((d, number, episode))
-        rows, skipped, clock = [], [], Clock()
+        rows, skipped, clock, cached_before = [], [], Clock(), self.pipeline.from_cache
         for on_target in by_target.values():
             clock.start()
             asked = [episode for _, _, episode in on_target]
@@ -118,12 +128,14 @@ class EpisodeRun(ProtocolRun):
                 rows.append([d, number, *asdict(outcome.counts).values()])
                 if outcome.error:
                     skipped.append(f"episode {number} of {self.settings.draws[d].key}: {outcome.error}")
+            self.pipeline.store()
             clock.lap("all", self.encoder.device)
             tick()
         return {
             "episodes": np.array(rows, np.int64).reshape(-1, 6),
             "skipped": lines_array(skipped),
             "not_promoted": lines_array(sorted(self.reference_images.not_promoted)),
+            "from_cache": np.array([self.pipeline.from_cache - cached_before]),
             "seconds": clock.seconds,
         }
 

@@ -16,9 +16,41 @@ from ..datasets.coco_records import has_mask, mask_of_annotation
 from ..matching import pool_tokens
 from ..metrics.coco import without_nan
 from ..metrics.crowds import is_crowd
-from ..targets import EncodedTarget
+from ..targets import EncodedTarget, Target
 from ..utils.run_folder import read_parts
-from .model_diagnostics import ModelDiagnostics, nearest_classes, proposal_hits
+from .model_diagnostics import ModelDiagnostics, drawn_hits, nearest_to_features, proposal_hits
+
+
+@dataclass(frozen=True, eq=False)
+class SeenObjects:
+    """What the models make of the ``m`` objects of an image, by their true masks; on the CPU.
+
+    Attributes:
+        features: float ``[m, C]``, patch tokens of the image pooled over the masks.
+        empty: bool ``[m]``, of the masks.
+        best_iou: float64 ``[m]``, best IoU of any proposal.
+    """
+
+    features: Tensor
+    empty: Tensor
+    best_iou: Tensor
+
+    @classmethod
+    def of_target(cls, true_masks: Tensor, target: EncodedTarget | Target, tokens: Tensor) -> SeenObjects:
+        """Objects with the masks bool ``[m, H, W]`` in a target, whose image has the patch tokens ``[h, w, C]``."""
+        if isinstance(target, Target):
+            best_iou = drawn_hits(true_masks, target.masks)
+        else:
+            best_iou = proposal_hits(true_masks, target.proposals.mask_logits, target.image_size)
+        features = pool_tokens(tokens, true_masks.to(tokens.device))
+        return cls(features.cpu(), ~true_masks.flatten(1).any(1), best_iou.cpu())
+
+
+def objects_with_masks(annotations: Sequence[dict], image_size: tuple[int, int]) -> tuple[list[dict], Tensor]:
+    """The annotations of ``m`` objects with masks, without crowds, and their masks: bool ``[m, H, W]``."""
+    shown = [a for a in annotations if not is_crowd(a.get("iscrowd")) and has_mask(a)]
+    masks = [mask_of_annotation(annotation, *image_size) for annotation in shown]
+    return shown, torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *image_size), bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,34 +78,28 @@ class EvaluatedObjects:
     def of_image(
         cls,
         annotations: Sequence[dict],
-        target: EncodedTarget,
+        seen: SeenObjects,
         classes: Mapping[int, str],
         draws: Sequence[tuple[Sequence[str], Tensor]],
     ) -> EvaluatedObjects:
         """Objects of an image.
 
         Args:
-            annotations: of the image.
-            target: the encoded image.
+            annotations: of the ``m >= 1`` objects, see :func:`objects_with_masks`.
+            seen: what the models make of them.
             classes: names of the evaluated classes by category id, in the order of their indices.
             draws: of every draw the names of its classes, and their prototypes ``[K, C]``.
         """
-        shown = [a for a in annotations if not is_crowd(a.get("iscrowd")) and has_mask(a)]
-        if not shown:
-            return cls.none(len(draws))
-        height, width = target.image_size
-        masks = torch.from_numpy(np.stack([mask_of_annotation(a, height, width) for a in shown]))
-        masks = masks.to(target.tokens.device)
         order = {name: k for k, name in enumerate(classes.values())}
-        nearest, features = [], pool_tokens(target.tokens, masks)
+        nearest = []
         for names, prototypes in draws:
-            rows = torch.tensor([order[name] for name in names], device=masks.device)
-            found = nearest_classes(target.tokens, masks, prototypes, features)
-            nearest.append(torch.where(found < 0, -1, rows[found]).cpu().numpy())
+            rows = torch.tensor([order[name] for name in names])
+            found = nearest_to_features(seen.features, seen.empty, prototypes.cpu())
+            nearest.append(torch.where(found < 0, -1, rows[found]).numpy())
         return cls(
-            areas=np.array([a["area"] for a in shown], np.float64),
-            labels=np.array([order[classes[a["category_id"]]] for a in shown], np.int64),
-            best_iou=proposal_hits(masks, target.proposals.mask_logits, (height, width)).cpu().numpy(),
+            areas=np.array([a["area"] for a in annotations], np.float64),
+            labels=np.array([order[classes[a["category_id"]]] for a in annotations], np.int64),
+            best_iou=seen.best_iou.numpy(),
             nearest=np.stack(nearest),
         )
 

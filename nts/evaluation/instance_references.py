@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..building import Skipped, encode_references
+from ..cache import TensorCache
 from ..datasets.coco_records import has_mask, mask_of_annotation, read_annotated_image
 from ..encoder import Encoder
 from ..images import ImageError, read_file, read_image
@@ -44,6 +45,7 @@ class ReferenceEncoder:
         class_ids: category ids of the evaluated classes.
         complete_labels: every object of the evaluated classes is annotated in the reference images.
         background: files of images that show no class, for negatives.
+        cache: of encoded references, predicted masks and negatives; ``None`` for none.
     """
 
     dataset: dict
@@ -53,6 +55,7 @@ class ReferenceEncoder:
     class_ids: Sequence[int] = ()
     complete_labels: bool = False
     background: Sequence[Path] = ()
+    cache: TensorCache | None = None
 
     def encode_resumably(self, annotations: Sequence[dict], folder: Path) -> tuple[MemoryBank, list[str], list[str]]:
         """Encode annotations and background images, resuming after an interruption.
@@ -116,13 +119,13 @@ class ReferenceEncoder:
     def _negative_encoder(self) -> NegativeEncoder | None:
         if not self.preset.method.negatives:
             return None
-        return NegativeEncoder(self.encoder, self.segmenter, self.preset)
+        return NegativeEncoder(self.encoder, self.segmenter, self.preset, self.cache)
 
     def _encode(self, annotations: Sequence[dict], negatives: NegativeEncoder | None) -> Iterator[MemoryEntry | str]:
         """The entry of every annotation, or the reason that there is none; in any order."""
         unreadable: list[str] = []
         references = self._read(annotations, negatives, unreadable)
-        for result in encode_references(references, self.encoder, self.preset):
+        for result in encode_references(references, self.encoder, self.preset, cache=self.cache):
             if isinstance(result, Skipped):
                 yield f"annotation {result.label_id} in image {result.sample_id}: {result.reason}"
             else:
@@ -153,7 +156,7 @@ class ReferenceEncoder:
     ) -> Iterator[Reference]:
         names = {category["id"]: category["name"] for category in self.dataset["categories"]}
         boxes = [a["bbox"] for a in of_image if not has_mask(a)]
-        drawn = promote_boxes(image, boxes, self.segmenter) if boxes else None
+        drawn = promote_boxes(image, boxes, self.segmenter, self.cache) if boxes else None
         promoted = iter(zip(drawn.masks, drawn.filled.tolist(), strict=True) if drawn else ())
         for annotation in of_image:
             try:

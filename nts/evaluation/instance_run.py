@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.coco_records import read_annotated_image
+from ..cache import content_key
+from ..cached_targets import CachedTargets, Fetched
+from ..datasets.coco_records import check_size
 from ..datasets.protocol_data import same_images
 from ..datasets.sampling import draw_references
-from ..images import ImageError
+from ..images import ImageError, digest, read_image
 from ..memory import MemoryBank
 from ..method import PARTS, PUBLISHED
 from ..metrics.average_precision import accumulate, mean_of_known, summarise
@@ -26,15 +28,18 @@ from ..metrics.crowds import is_crowd
 from ..metrics.error_types import diagnose
 from ..metrics.lvis import match_lvis_image, summarise_lvis
 from ..metrics.matches import IouType, Matches, concatenate, match_image, renumber
-from ..pipeline import ReferenceSegmenter, encode_target
-from ..targets import EncodedTarget
+from ..pipeline import ReferenceSegmenter, TargetEncoder, prepare_image
+from ..targets import EncodedTarget, Target
 from ..utils.files import write_file
 from ..utils.run_folder import RunError, lines_array
 from .calibrated import calibration_numbers
-from .instance_objects import EvaluatedObjects
+from .instance_objects import EvaluatedObjects, SeenObjects, objects_with_masks
 from .instance_references import ReferenceEncoder
 from .protocol_run import Clock, Draw, ProtocolRun, image_identity
 from .run_folder import read_matches
+
+OBJECTS = "objects"
+"""Kind of cached content, see :func:`nts.cache.content_key`."""
 
 
 class InstanceRun(ProtocolRun):
@@ -108,6 +113,7 @@ class InstanceRun(ProtocolRun):
             self.data.class_ids,
             self.settings.complete_labels,
             self.settings.background,
+            self.cache,
         )
         bank, self.skipped_references, self.skipped_background = references.encode_resumably(
             self.distinct_references, self.folder
@@ -134,8 +140,18 @@ class InstanceRun(ProtocolRun):
             self.few_references[draw] = {name: shown[name] for name in memory.classes if shown[name] < draw.shots}
             self.prototypes[draw] = memory.prototypes().to(self.encoder.device)
             self.matchers[draw] = ReferenceSegmenter(memory, self.encoder, self.segmenter, self.settings.preset)
-        # Draws share the proposals of an image, so the prototypes of all draws guide the prompts.
-        self._every_prototype = torch.cat(list(self.prototypes.values()))
+        # Draws share the proposals of an image, so the prototypes of all draws guide the prompts, and the sizes of all
+        # references decide on tiles.
+        self.targets = CachedTargets(
+            TargetEncoder(
+                self.encoder,
+                self.segmenter,
+                self.settings.preset,
+                prototypes=torch.cat(list(self.prototypes.values())),
+                sizes=[entry.size for entry in bank.entries if entry.size is not None],
+            ),
+            self.cache,
+        )
         progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
 
     @cached_property
@@ -152,20 +168,20 @@ class InstanceRun(ProtocolRun):
         matches: dict[str, list[Matches]] = {f"{d.key} {iou_type}": [] for d in draws for iou_type in iou_types}
         predictions: dict[Draw, list[dict]] = {draw: [] for draw in draws}
         objects = [EvaluatedObjects.none(len(draws))]
-        skipped, clock = [], Clock()
+        skipped, from_cache, clock = [], 0, Clock()
         for unit in units:
             clock.start()
             results: dict[Draw, list[dict]] = {draw: [] for draw in draws}
             try:
-                image = read_annotated_image(self.images[unit], exif=self.settings.preset.exif)
+                fetched = self.targets.fetch_file(self.images[unit]["path"])
+                check_size(self.images[unit], fetched.image_size)
                 clock.lap("read")
-                target = encode_target(
-                    image, self.encoder, self.segmenter, self.settings.preset, prototypes=self._every_prototype
-                )
+                target = self.targets.encode(fetched)
                 clock.lap("encode", self.encoder.device)
                 results = self._results(unit, target)
-                of_draws = [(self.matchers[draw].classes, self.prototypes[draw]) for draw in draws]
-                objects.append(EvaluatedObjects.of_image(self.annotations[unit], target, self.classes, of_draws))
+                objects.append(self._objects(unit, fetched, target))
+                self.targets.store(fetched, target)
+                from_cache += fetched.from_cache
             except ImageError as error:
                 skipped.append(str(error))
             for draw in draws:
@@ -182,9 +198,38 @@ class InstanceRun(ProtocolRun):
                 write_file(part, json.dumps(rows).encode())
         arrays = {key: np.frombuffer(concatenate(of_draw).to_bytes(), np.uint8) for key, of_draw in matches.items()}
         arrays |= EvaluatedObjects.concatenate(objects).arrays()
-        return arrays | {"skipped": lines_array(skipped), "seconds": clock.seconds}
+        return arrays | {
+            "skipped": lines_array(skipped),
+            "from_cache": np.array([from_cache]),
+            "seconds": clock.seconds,
+        }
 
-    def _results(self, image_id: int | str, target: EncodedTarget) -> dict[Draw, list[dict]]:
+    def _objects(self, unit: int | str, fetched: Fetched, target: EncodedTarget | Target) -> EvaluatedObjects:
+        """Objects of an image; what the models make of them comes from the cache, if it is there."""
+        shown, masks = objects_with_masks(self.annotations[unit], target.image_size)
+        if not shown:
+            return EvaluatedObjects.none(len(self.settings.draws))
+        key, found = None, None
+        if self.cache is not None:
+            key = content_key(OBJECTS, target=fetched.key, masks=digest(np.packbits(masks.numpy())))
+            found = self.cache.get(key)
+        if found is not None:
+            seen = SeenObjects(**found[0])
+        else:
+            tokens = self._tokens(unit) if isinstance(target, Target) else target.tokens
+            seen = SeenObjects.of_target(masks, target, tokens)
+            if self.cache is not None and key is not None:
+                self.cache.put(key, vars(seen))
+        of_draws = [(matcher.classes, self.prototypes[draw]) for draw, matcher in self.matchers.items()]
+        return EvaluatedObjects.of_image(shown, seen, self.classes, of_draws)
+
+    def _tokens(self, unit: int | str) -> Tensor:
+        """Patch tokens ``[h, w, C]`` of an image whose target holds none."""
+        image = read_image(self.images[unit]["path"], exif=self.settings.preset.exif)
+        prepared = prepare_image(image, self.encoder, self.segmenter, self.settings.preset)
+        return self.encoder.encode(prepared.encoder_input[None])[0]
+
+    def _results(self, image_id: int | str, target: EncodedTarget | Target) -> dict[Draw, list[dict]]:
         """COCO results of every draw. Draws share the proposals, so each mask is encoded once."""
         ids = {name: class_id for class_id, name in self.classes.items()}
         encoded: dict[int, dict] = {}

@@ -248,6 +248,8 @@ def _setting(numbers: Mapping[str, Any]) -> str:
     phases = ""
     if "encode_seconds" in time:
         phases = f" ({time['encode_seconds']:.0f} s both models, {time['match_seconds']:.0f} s matching and counting)"
+    if time.get("from_cache"):
+        phases += f"; {time['from_cache']} images came from the cache"
     objects = "" if numbers["objects"] is None else f", {numbers['objects']} objects"
     rows = {
         "data": f"{numbers['images']} {numbers['unit']}{objects} of {len(numbers['classes'])} classes evaluated",

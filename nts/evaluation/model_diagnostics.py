@@ -78,14 +78,13 @@ def drawn_hits(true_masks: Tensor, masks: ProposalMasks) -> Tensor:
     return best
 
 
-def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor, features: Tensor | None = None) -> Tensor:
+def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor) -> Tensor:
     """Class that the encoder alone would assign to each object, given its true mask.
 
     Args:
         tokens: ``[h, w, C]`` patch tokens of the image.
         true_masks: bool ``[m, H, W]``.
         prototypes: ``[K, C]`` class prototypes, of any norm.
-        features: ``[m, C]`` of :func:`~nts.matching.pool_tokens` for the masks; computed where ``None``.
 
     Returns:
         int64 ``[m]``; -1 for an empty mask.
@@ -93,9 +92,19 @@ def nearest_classes(tokens: Tensor, true_masks: Tensor, prototypes: Tensor, feat
     if len(true_masks) == 0:
         return torch.zeros(0, dtype=torch.int64, device=tokens.device)
     true_masks = true_masks.to(tokens.device)
-    features = pool_tokens(tokens, true_masks) if features is None else features
-    nearest = (features @ F.normalize(prototypes.float(), dim=1).T).argmax(1)
-    return nearest.masked_fill(~true_masks.flatten(1).any(1), -1)
+    features = pool_tokens(tokens, true_masks)
+    return nearest_to_features(features, ~true_masks.flatten(1).any(1), prototypes)
+
+
+def nearest_to_features(features: Tensor, empty: Tensor, prototypes: Tensor) -> Tensor:
+    """As :func:`nearest_classes`, from pooled features.
+
+    Args:
+        features: ``[m, C]`` of :func:`~nts.matching.pool_tokens` for the true masks.
+        empty: bool ``[m]``, of the masks.
+        prototypes: ``[K, C]`` class prototypes, of any norm.
+    """
+    return (features @ F.normalize(prototypes.float(), dim=1).T).argmax(1).masked_fill(empty, -1)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ def make_predictor(
     threshold: float | None = None,
     encodings: SharedEncodings | None = None,
     prompt: TrainedPrompt | None = None,
+    pipeline: SharedPipeline | None = None,
 ) -> Predictor:
     """Build a predictor by its name.
 
@@ -135,6 +136,7 @@ def make_predictor(
         threshold: :func:`default_threshold` where ``None``.
         encodings: shared with other predictors, so that images are encoded once.
         prompt: the trained reference prompt, for those of :data:`PROMPTED_PREDICTORS`.
+        pipeline: with the same models and preset, for the predictors that are the pipeline; made here by default.
 
     Raises:
         ValueError: if the name is unknown, or the predictor lacks its prompt.
@@ -145,7 +147,8 @@ def make_predictor(
         raise ValueError(f"the predictor {name!r} needs a trained reference prompt")
     if name == TRAINING_FREE or name in PROMPTED_SCORERS:
         scorer = PROMPTED_SCORERS.get(name, "prototype")
-        return PaintedInstances(SharedPipeline(encoder, segmenter, preset), threshold, scorer=scorer, prompt=prompt)
+        pipeline = pipeline or SharedPipeline(encoder, segmenter, preset)
+        return PaintedInstances(pipeline, threshold, scorer=scorer, prompt=prompt)
     encodings = encodings or SharedEncodings(encoder, segmenter)
     if prompt is not None and name == "vrp-map":
         return PromptedMap(encodings, prompt)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cache import TensorCache
 from ..datasets.annotated_images import MASKS, Annotation
 from ..datasets.episodes import EPISODES_PER_FOLD
 from ..datasets.protocol_data import ProtocolData
@@ -147,12 +148,19 @@ class ProtocolRun(ABC):
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
         folder: of the run.
+        cache: of what the models make of references and targets; ``None`` for none.
     """
 
     def __init__(
-        self, settings: Settings, data: ProtocolData, encoder: Encoder, segmenter: Segmenter, folder: Path
+        self,
+        settings: Settings,
+        data: ProtocolData,
+        encoder: Encoder,
+        segmenter: Segmenter,
+        folder: Path,
+        cache: TensorCache | None = None,
     ) -> None:
-        self.settings, self.data, self.folder = settings, data, folder
+        self.settings, self.data, self.folder, self.cache = settings, data, folder, cache
         self.encoder, self.segmenter = encoder, segmenter
         names = {category["id"]: category["name"] for category in data.targets["categories"]}
         self.classes = {class_id: names[class_id] for class_id in data.class_ids}
@@ -260,6 +268,7 @@ class ProtocolRun(ABC):
             "time": {
                 "seconds": float(seconds.sum()),
                 "images_per_second": len(self.units) / float(seconds.sum()),
+                "from_cache": int(np.sum(read_parts(parts, "from_cache"))),
                 **{
                     f"{phase}_seconds": float(of_phase)
                     for phase, of_phase in zip(Clock.PHASES[:-1], seconds, strict=False)

@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..cache import TensorCache
 from ..datasets.protocol_data import ProtocolData
 from ..encoder import Encoder
 from ..segmenter import Segmenter
@@ -38,6 +39,7 @@ def run(
     segmenter: Segmenter,
     folder: Path,
     progress: Callable[[str], None] = print,
+    cache: TensorCache | None = None,
 ) -> dict[str, Any]:
     """Run a protocol, or resume an interrupted run, and write its report.
 
@@ -48,6 +50,7 @@ def run(
         segmenter: a loaded segmenter.
         folder: of the run; created if it is missing.
         progress: called with messages.
+        cache: of what the models make of references and targets; ``None`` for none.
 
     Returns:
         The numbers of ``report.json``.
@@ -64,7 +67,7 @@ def run(
     if not data.targets["images"]:
         raise RunError("there is no image to evaluate")
     kind: type[ProtocolRun] = EpisodeRun if settings.protocol.evaluator == "episodes" else InstanceRun
-    protocol_run = kind(settings, data, encoder, segmenter, folder)
+    protocol_run = kind(settings, data, encoder, segmenter, folder, cache)
     folder.mkdir(parents=True, exist_ok=True)
     claim(folder, protocol_run.config())
     protocol_run.prepare(progress)

@@ -13,14 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from ..building import Skipped, encode_references
+from ..cache import TensorCache
+from ..cached_targets import CachedTargets, Fetched
 from ..encoder import Encoder
 from ..images import digest, normalise, stretch
 from ..memory import MemoryEntry
-from ..pipeline import encode_target
+from ..pipeline import TargetEncoder
 from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import ImageEmbedding, Segmenter
-from ..targets import EncodedTarget
+from ..targets import EncodedTarget, Target
 
 TOKENS_BUDGET = 512 << 20
 """Bytes of reference tokens in memory."""
@@ -78,11 +80,26 @@ class SharedPipeline:
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
         preset: how both are used.
+        cache: of encoded references and targets; ``None`` for none.
+        for_prompts: targets are scored by reference prompts.
+
+    Attributes:
+        from_cache: number of targets that came from the cache.
     """
 
-    def __init__(self, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default") -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        segmenter: Segmenter,
+        preset: str | Preset = "default",
+        cache: TensorCache | None = None,
+        *,
+        for_prompts: bool = True,
+    ) -> None:
         self.encoder, self.segmenter, self.preset = encoder, segmenter, get_preset(preset)
-        self._last: tuple[np.ndarray, EncodedTarget] | None = None
+        self._cache, self.from_cache = cache, 0
+        self._targets = CachedTargets(TargetEncoder(encoder, segmenter, self.preset, for_prompts=for_prompts), cache)
+        self._last: tuple[np.ndarray, Fetched, EncodedTarget | Target] | None = None
         self._entries: dict[str, MemoryEntry] = {}
 
     def entry(self, reference: Reference) -> MemoryEntry:
@@ -95,15 +112,22 @@ class SharedPipeline:
         # Ids are not enough: two data sets may share them, and one image may be annotated in several ways.
         key = repr((digest(reference.image), digest(marked[0]), reference.label_id, *marked[1:]))
         if key not in self._entries:
-            (entry,) = encode_references([reference], self.encoder, self.preset, keep_images=True)
+            (entry,) = encode_references([reference], self.encoder, self.preset, keep_images=True, cache=self._cache)
             if isinstance(entry, Skipped):
                 raise InvalidReference(f"the reference {entry.label_id}: {entry.reason}")
             self._entries[key] = entry
         return self._entries[key]
 
-    def encode(self, target: np.ndarray) -> EncodedTarget:
-        """Encoding of a target, uint8 ``[H, W, 3]``, with its embedding. The same array in a row is encoded once."""
+    def encode(self, target: np.ndarray) -> EncodedTarget | Target:
+        """Encoding of a target, uint8 ``[H, W, 3]``. The same array in a row is encoded once."""
         if self._last is None or self._last[0] is not target:
-            encoded = encode_target(target, self.encoder, self.segmenter, self.preset, keep_embedding=True)
-            self._last = target, encoded
-        return self._last[1]
+            fetched = self._targets.fetch(target)
+            self.from_cache += fetched.from_cache
+            self._last = target, fetched, self._targets.encode(fetched)
+        return self._last[2]
+
+    def store(self) -> None:
+        """Write the last target to the cache, with what matching it has added."""
+        if self._last is not None:
+            _, fetched, encoded = self._last
+            self._targets.store(fetched, encoded)

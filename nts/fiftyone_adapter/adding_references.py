@@ -83,7 +83,9 @@ def references_job(
     config = MemoryConfig(segmenter=segmenter, device=device)
     with runs.explained(view, label_field):
         labels = LabelledImages(view, label_field, config, exif=preset.exif, everything=False)
-        references = (each for image in promoted(labels, config, precision) for each in image.references)
+        references = (
+            each for image in promoted(labels, config, precision, default_cache()) for each in image.references
+        )
         keep, total = bank.has_whole_images, len(set(view.values("id")))
         learnt = yield from encode_labels(
             labels, references, encoder, preset, total, keep_images=keep, cache=default_cache()

@@ -123,7 +123,7 @@ def memory_job(
         negatives = NegativeEncoder(encoder, segmenter, preset, cache)
     with runs.explained(view, label_field):
         labels = LabelledImages(view, label_field, config, exif=preset.exif, everything=uses_negatives)
-        images = promoted(labels, config, precision) if config.weak_labels == "promoted" else labels
+        images = promoted(labels, config, precision, cache) if config.weak_labels == "promoted" else labels
         references = _references(images, negatives, complete=config.complete_labels)
         keep = config.keep_images
         bank = yield from encode_labels(labels, references, encoder, preset, total, keep_images=keep, cache=cache)
@@ -194,12 +194,14 @@ def encode_labels(
     return bank
 
 
-def promoted(images: Iterable[LabelledImage], config: MemoryConfig, precision: str) -> Iterator[LabelledImage]:
+def promoted(
+    images: Iterable[LabelledImage], config: MemoryConfig, precision: str, cache: TensorCache | None
+) -> Iterator[LabelledImage]:
     """Images with the masks that SAM2 draws for references without; it is loaded for the first of them."""
     for image in images:
         if any(reference.kind != "mask" for reference in image.references):
             segmenter = load_segmenter(config.segmenter, config.device, precision)
-            image = replace(image, references=list(promote(image.references, segmenter)))
+            image = replace(image, references=list(promote(image.references, segmenter, cache)))
         yield image
 
 

@@ -86,4 +86,4 @@ def _segmented(outcome: Outcome) -> Segmented:
     """Convert the outcome of a worker, which has written its own cache; raises ImageError if it failed."""
     if outcome.instances is None:
         raise ImageError(outcome.reason)
-    return Segmented(outcome.instances, None, None, from_cache=outcome.from_cache)
+    return Segmented(outcome.instances, from_cache=outcome.from_cache)

@@ -73,10 +73,8 @@ def _precision() -> Any:
     return option("auto", help, label="Precision", choices=PRECISIONS)
 
 
-def _use_cache(contents: str, scorers: Sequence[str] = ()) -> Any:
-    return option(
-        True, f"Read and write the disk cache of {contents}", label="Use the cache", type=bool, scorers=scorers
-    )
+def _use_cache(contents: str) -> Any:
+    return option(True, f"Read and write the disk cache of {contents}", label="Use the cache", type=bool)
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ class SegmentationConfig(Options):
     )
     device: str = _device()
     precision: str = _precision()
-    use_cache: bool = _use_cache("encoded images", scorers=tuple(UNPROMPTED))
+    use_cache: bool = _use_cache("encoded images")
     compiled: bool = option(
         False, "Compile SAM2's decoder: for many images, see nts.models.load_segmenter", label="Compile", type=bool
     )

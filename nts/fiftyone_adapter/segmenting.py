@@ -13,7 +13,8 @@ from typing import Any
 import fiftyone as fo
 
 from ..cache import TensorCache, default_cache
-from ..cached_segmenter import CachedSegmenter, Fetched, Segmented
+from ..cached_segmenter import CachedSegmenter, Segmented
+from ..cached_targets import Fetched
 from ..calibration import Calibration
 from ..memory import MemoryBank
 from ..models import load_encoder, load_segmenter

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..encoder import Encoder
-from ..images import PreparedImage
+from ..images import PreparedImage, digest, digest_content
 from ..memory import MemoryBank, WholeImage
 from ..pipeline import embedding_for_prompts, encode_image
 from ..presets import Preset, get_preset
@@ -72,7 +73,24 @@ class ClassMapper:
         # In training most targets show the class; here, presence is reported for even odds.
         absent = prompt.about.get("training", {}).get("absent_share", 0.0)
         self._log_odds = math.log((1 - absent) / absent) if absent else 0.0
-        self._states = self._encode_references(classes)
+        self._classes = classes
+        self._chunks = _chunks(classes)
+        self._states = [self._encode_chunk([classes[c] for c in chunk]) for chunk in self._chunks]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """For each class a hash of everything that its map depends on, besides the models and the image."""
+        prompt = (self._prompt.fingerprint, self._log_odds)
+        keys = []
+        for chunk in self._chunks:
+            # In groups of one reference each, a class is padded to the largest one beside it.
+            padded = None if self._model.config.shots == "set" else max(len(self._classes[c]) for c in chunk)
+            for c in chunk:
+                references = [
+                    (digest(r.tokens.numpy()), r.kind, digest(self._annotation(r).numpy())) for r in self._classes[c]
+                ]
+                keys.append(digest_content(repr((prompt, padded, references)).encode()))
+        return tuple(keys)
 
     def map(self, image: np.ndarray | PreparedImage, preset: str | Preset = "default") -> ClassMaps:
         """Map all classes on an image, uint8 ``[H, W, 3]`` or prepared; SAM2 proposes nothing for it."""
@@ -81,16 +99,23 @@ class ClassMapper:
         return self.maps(tokens, embedding_for_prompts(embedding, self._segmenter, preset))
 
     @torch.inference_mode()
-    def maps(self, tokens: Tensor, embedding: ImageEmbedding) -> ClassMaps:
-        """Map all classes on an image that was encoded before.
+    def maps(self, tokens: Tensor, embedding: ImageEmbedding, classes: Sequence[int] | None = None) -> ClassMaps:
+        """Map classes on an image that was encoded before.
 
         Args:
             tokens: ``[h, w, C]`` patch tokens of the image.
             embedding: SAM2's, with its "no memory" embedding.
+            classes: indices of at least one class, in ascending order; all where ``None``.
         """
         target = tokens.to(self._device, torch.float32).flatten(0, 1)[None]
+        wanted = set(range(len(self._classes)) if classes is None else classes)
         logits, scores = [], []
-        for state in self._states:
+        for chunk, state in zip(self._chunks, self._states, strict=True):
+            rows = [row for row, c in enumerate(chunk) if c in wanted]
+            if not rows:
+                continue
+            if len(rows) < len(chunk):
+                state = state[rows]
             prompts = self._model.prompt(state, target)
             decoded = self._segmenter.decode(embedding, prompts.sparse, prompts.dense)
             logits.append(decoded.mask_logits)
@@ -98,16 +123,6 @@ class ClassMapper:
         return ClassMaps(torch.cat(logits), (torch.cat(scores) - self._log_odds).sigmoid())
 
     @torch.inference_mode()
-    def _encode_references(self, classes: Sequence[Sequence[WholeImage]]) -> list[ReferenceState]:
-        """Encode the references of all classes, a few classes at a time, in their order."""
-        chunks: list[list[Sequence[WholeImage]]] = [[]]
-        for references in classes:
-            most = max(map(len, [*chunks[-1], references]))
-            if chunks[-1] and most * (len(chunks[-1]) + 1) > _REFERENCES_PER_CHUNK:
-                chunks.append([])
-            chunks[-1].append(references)
-        return [self._encode_chunk(chunk) for chunk in chunks]
-
     def _encode_chunk(self, classes: Sequence[Sequence[WholeImage]]) -> ReferenceState:
         config = self._model.config
         most, patches = max(map(len, classes)), math.prod(config.grid)
@@ -130,6 +145,17 @@ class ClassMapper:
                 "and this memory was built without such samples: build the memory again"
             )
         return reference.sampled
+
+
+def _chunks(classes: Sequence[Sequence[WholeImage]]) -> list[list[int]]:
+    """Indices of the classes that are encoded together, a few at a time, in their order."""
+    chunks: list[list[int]] = [[]]
+    for c in range(len(classes)):
+        most = max(len(classes[other]) for other in [*chunks[-1], c])
+        if chunks[-1] and most * (len(chunks[-1]) + 1) > _REFERENCES_PER_CHUNK:
+            chunks.append([])
+        chunks[-1].append(c)
+    return chunks
 
 
 def whole_images(memory: MemoryBank) -> list[list[WholeImage]]:

@@ -17,6 +17,7 @@ clicks then has to locate it. The dense prompt gives it the location.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -157,6 +158,11 @@ class ReferenceState:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    def __getitem__(self, classes: Sequence[int]) -> ReferenceState:
+        """Some of the classes."""
+        rows = list(classes)
+        return ReferenceState(**{name: tensor[rows] for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ Beyond VRP-SAM, which ends with the map of a class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..masks import boxes_of_masks
 from ..matching import similarity
+from ..segmenter import ImageEmbedding
 from ..targets import EncodedTarget, Target
 from .class_maps import ClassMapper
 
@@ -27,20 +30,23 @@ class VRPScorer:
 
     name = "vrp"
     needs_embedding = True
-    scores_cached_targets = False
+    scores_cached_targets = True
 
     def __init__(self, mapper: ClassMapper) -> None:
         self._mapper = mapper
 
     def scores(self, target: EncodedTarget | Target) -> Tensor:
         """See :meth:`nts.scoring.Scorer.scores`."""
-        if isinstance(target, Target) or target.embedding is None:
+        if target.prompted is None:
             raise ValueError(
                 "a reference prompt needs SAM2's embedding, but the image was encoded without its embedding: encode it "
                 "with the segmenter that matches it"
             )
-        maps = self._mapper.maps(target.tokens, target.embedding)
-        return score_proposals(maps.probabilities, target.proposals.mask_logits > 0)
+        return target.prompted.of(self._mapper.keys, self._score).to(target.predicted_iou.device)
+
+    def _score(self, tokens: Tensor, embedding: ImageEmbedding, masks: Tensor, classes: Sequence[int]) -> Tensor:
+        maps = self._mapper.maps(tokens, embedding, classes)
+        return score_proposals(maps.probabilities, masks.to(maps.logits.device))
 
 
 class CombinedScorer:
@@ -55,7 +61,7 @@ class CombinedScorer:
 
     name = "both"
     needs_embedding = True
-    scores_cached_targets = False
+    scores_cached_targets = True
 
     def __init__(self, mapper: ClassMapper, prototypes: Tensor) -> None:
         self._vrp = VRPScorer(mapper)

@@ -77,12 +77,12 @@ def test_a_second_run_embeds_no_crop_and_runs_no_model(memory, small_encoder, sm
     segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     expected = segmenter.segment(IMAGE)
     first = run(segmenter, cache)
-    assert first.crops.new == len(first.crops.features) > 0
+    assert first.target.crops.new == len(first.target.crops.features) > 0
     assert (cache.count(TARGET), cache.count(CROPS)) == (1, 1)
     without_models()
     second = run(segmenter, cache)
-    assert second.encoded is None
-    assert second.crops.new == 0
+    assert second.from_cache
+    assert second.target.crops.new == 0
     assert len(expected) > 0
     assert same(first.instances, expected)
     assert same(second.instances, expected)
@@ -92,7 +92,7 @@ def test_another_memory_embeds_only_its_new_survivors(memory, small_encoder, sma
     few = ReferenceSegmenter(
         smaller(memory), small_encoder, small_segmenter, replace(DEFAULT, method=replace(DEFAULT.method, survivors=4))
     )
-    known = set(run(few, cache).crops.features)
+    known = set(run(few, cache).target.crops.features)
     assert len(known) >= 4
     embedded: list[int] = []
     embed = crops_module.embed_crops
@@ -105,12 +105,12 @@ def test_another_memory_embeds_only_its_new_survivors(memory, small_encoder, sma
     monkeypatch.setattr(Segmenter, "embed", no_model)
     more = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     found = run(more, cache)
-    survivors = set(found.crops.features)
+    survivors = set(found.target.crops.features)
     assert known < survivors
-    assert embedded == [found.crops.new] == [len(survivors - known)]
+    assert embedded == [found.target.crops.new] == [len(survivors - known)]
     again = run(more, cache)
-    assert again.crops.new == 0
-    assert set(again.crops.features) == survivors, "old and new ones are stored together"
+    assert again.target.crops.new == 0
+    assert set(again.target.crops.features) == survivors, "old and new ones are stored together"
     assert same(again.instances, found.instances)
 
 
@@ -119,12 +119,12 @@ def test_crops_are_cut_from_the_file_that_was_fetched(memory, small_encoder, sma
     Image.fromarray(IMAGE).save(path)
     cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), cache)
     first = cached.segment(cached.fetch_file(path))
-    cached.store(replace(first, crops=None))
+    cached.store(replace(first, target=replace(first.target, embedded=None)))
     fetched = cached.fetch_file(path)
     Image.fromarray(IMAGE[::-1].copy()).save(path)
     second = cached.segment(fetched)
-    assert second.encoded is None
-    assert second.crops.new == first.crops.new > 0
+    assert second.from_cache
+    assert second.target.crops.new == first.target.crops.new > 0
     assert torch.allclose(second.instances.scores, first.instances.scores, atol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_crops_are_cut_from_the_file_that_was_fetched(memory, small_encoder, sma
 def test_ablations_share_what_is_cached(memory, small_encoder, small_segmenter, cache, part):
     full = run(ReferenceSegmenter(memory, small_encoder, small_segmenter), cache)
     less = run(ReferenceSegmenter(memory, small_encoder, small_segmenter, DEFAULT.without(part)), cache)
-    assert (less.encoded is None) == (part != "consensus")
+    assert less.from_cache == (part != "consensus")
     assert not same(full.instances, less.instances)
     assert cache.count(CROPS) == (2 if part == "consensus" else 1)
 
@@ -150,8 +150,8 @@ def test_without_a_cache_nothing_is_stored(memory, small_encoder, small_segmente
     cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), None)
     found = cached.segment(cached.fetch(IMAGE))
     cached.store(found)
-    assert found.key is None
-    assert found.crops.new > 0
+    assert found.fetched.key is None
+    assert found.target.crops.new > 0
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +172,13 @@ def test_tiles_of_a_large_image_are_one_entry_of_the_cache(
     whole, tiled = run(engine("off"), cache, large), run(engine("2x2"), cache, large)
     assert len(tiled.instances) > len(whole.instances)
     assert tiled.instances.image_size == (512, 512)
-    assert whole.key != tiled.key
+    assert whole.fetched.key != tiled.fetched.key
     assert cache.count(TARGET) == 2
     monkeypatch.setattr(Segmenter, "embed", None)
     again = run(engine("2x2"), cache, large)
-    assert again.encoded is None
+    assert again.from_cache
     assert same(again.instances, tiled.instances)
-    assert engine("off").target_key("x", (512, 512)) == engine("auto").target_key("x", (256, 256))
+    assert engine("off").targets.key("x", (512, 512)) == engine("auto").targets.key("x", (256, 256))
 
 
 def test_tiles_find_what_each_of_them_shows(memory, small_encoder, small_segmenter, large):
@@ -211,4 +211,4 @@ def test_scorers_that_need_an_embedding_see_images_whole(memory, small_encoder, 
     scorer = NeedsEmbedding(memory.prototypes())
     tiled = replace(DEFAULT, tiling=Tiling((2, 2)))
     engine = ReferenceSegmenter(memory, small_encoder, small_segmenter, tiled, scorer=scorer)
-    assert engine.grid((4000, 4000)) == (1, 1)
+    assert engine.targets.grid((4000, 4000)) == (1, 1)

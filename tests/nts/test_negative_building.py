@@ -380,3 +380,20 @@ def test_how_well_a_point_is_proposed_is_unknown(scene, encoder, small_encoder):
     assert (clicked.predicted_iou, clicked.proposal_iou) == (None, None)
     assert outlined.predicted_iou is not None
     assert outlined.proposal_iou > 0.3
+
+
+def test_another_label_in_an_image_proposes_nothing_again(scene, small_encoder, small_segmenter, tmp_path, monkeypatch):
+    def negatives(masks, cache=None) -> NegativeEncoder:
+        made = NegativeEncoder(small_encoder, small_segmenter, DEFAULT, cache)
+        made.add_reference_image([annotated(scene, mask, label_id=str(k)) for k, mask in enumerate(masks)])
+        return made
+
+    cache = TensorCache(tmp_path, 10**9)
+    expected, one = negatives(scene.masks[:2]), negatives(scene.masks[:1], cache)
+    monkeypatch.setattr(small_segmenter, "embed", None)
+    two = negatives(scene.masks[:2], cache)
+    assert len(two.negatives) == len(expected.negatives) > 0
+    assert len(one.negatives) != len(two.negatives)
+    for found, other in zip(two.negatives, expected.negatives, strict=True):
+        assert torch.equal(found.prototype, other.prototype)
+        assert found.predicted_iou == other.predicted_iou

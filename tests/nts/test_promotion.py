@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from nts.cache import TensorCache
 from nts.datasets.annotations import EVALUATION, simulate_reference
-from nts.promotion import promote, spread_points
-from nts.references import Reference
+from nts.promotion import promote, promote_boxes, spread_points
+from nts.references import Reference, box_of_mask
 from synthetic.scenes import NOVEL_SPECIES, reference_scenes
 
 
@@ -102,3 +105,43 @@ def test_in_an_image_of_other_proportions_the_same_points_mean_the_same_object(s
     wide = Reference(np.repeat(mark.image, 2, axis=1), "a", np.repeat(mark.mask, 2, axis=1), kind="point")
     one, other = promote([mark, wide], small_segmenter)
     assert (one.mask == other.mask[:, ::2]).mean() > 0.97
+
+
+def test_what_is_cached_is_drawn_by_no_model(small_segmenter, masks, tmp_path, monkeypatch):
+    cache = TensorCache(tmp_path, 10**9)
+    kinds = ("box", "point", "scribble")
+    marked = [simulate_reference(masks[0], kind, np.random.default_rng(k)) for k, kind in enumerate(kinds)]
+    nothing = np.zeros_like(masks[0].mask)
+    nothing[:1, :1] = True
+    corner = Reference(masks[0].image, "a", nothing, box=(0, 0, 0.5, 0.5), kind="box")
+    expected = list(promote([*marked, corner], small_segmenter))
+    first = list(promote([*marked, corner], small_segmenter, cache))
+    embedded, embed = [], small_segmenter.embed
+    monkeypatch.setattr(small_segmenter, "embed", lambda *args: embedded.append(args) or embed(*args))
+    second = list(promote([*marked, corner], small_segmenter, cache))
+    assert embedded == []
+    assert [each.promoted for each in expected] == [True, True, True, expected[3].promoted]
+    for found in (first, second):
+        assert [each.promoted for each in found] == [each.promoted for each in expected]
+        assert all(np.array_equal(a.mask, b.mask) for a, b in zip(found, expected, strict=True))
+
+    another = simulate_reference(masks[1], "box", np.random.default_rng(9))
+    moved = replace(marked[0], box=tuple(side + 3 for side in box_of_mask(marked[0].mask)))
+    drawn = list(promote([*marked, moved, another], small_segmenter, cache))
+    assert len(embedded) == 2, "one for the other box of the image, one for the new image"
+    assert not np.array_equal(drawn[3].mask, drawn[0].mask)
+
+
+def test_boxes_of_an_image_are_cached_one_by_one(small_segmenter, masks, tmp_path, monkeypatch):
+    cache, image = TensorCache(tmp_path, 10**9), masks[0].image
+    boxes = np.array([[20, 30, 90, 80], [-10, -10, 5, 4], [100, 90, 60, 120.5]])
+    expected = promote_boxes(image, boxes, small_segmenter)
+    prompted, predict = [], small_segmenter.predict_boxes
+    monkeypatch.setattr(small_segmenter, "predict_boxes", lambda e, b: prompted.append(len(b)) or predict(e, b))
+    promote_boxes(image, boxes[:2], small_segmenter, cache)
+    for _ in range(2):
+        found = promote_boxes(image, boxes, small_segmenter, cache)
+        assert np.array_equal(found.masks, expected.masks)
+        assert np.array_equal(found.filled, expected.filled)
+        assert np.allclose(found.predicted_iou, expected.predicted_iou, atol=1e-6)
+    assert prompted == [2, 1]

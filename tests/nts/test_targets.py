@@ -146,7 +146,7 @@ def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, t
     engine = ReferenceSegmenter(memory, small_encoder, small_segmenter)
     image = target_scenes(1)[0].image
     cache = TensorCache(tmp_path, 10**9)
-    key = engine.target_key(digest(image))
+    key = engine.targets.key(digest(image))
     write_target(cache, key, engine.encode(image).compact())
 
     smaller = MemoryBank(memory.encoder)
@@ -163,7 +163,7 @@ def test_another_memory_needs_no_model(memory, small_encoder, small_segmenter, t
 
     for model, method in ((Encoder, "encode"), (Segmenter, "embed"), (Segmenter, "propose")):
         monkeypatch.setattr(model, method, no_model)
-    assert other.target_key(digest(image)) == key
+    assert other.targets.key(digest(image)) == key
     found = other.match(read_target(cache, key))
     assert len(found) > 0
     assert torch.equal(found.scores, expected.scores)

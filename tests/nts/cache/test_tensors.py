@@ -39,6 +39,17 @@ def test_stored_tensors_are_found_again(cache):
     assert header["words"] == "hello"
 
 
+def test_any_strides_are_stored(cache):
+    one, other = torch.ones(1, 1).diagonal(), torch.arange(12).reshape(3, 4).T
+    strided = torch.arange(4)[1::2][:1]
+    assert strided.stride() != (1,)
+    cache.put("thing-0", {"one": one, "other": other, "strided": strided})
+    tensors, _ = cache.get("thing-0")
+    assert torch.equal(tensors["one"], one)
+    assert torch.equal(tensors["other"], other)
+    assert torch.equal(tensors["strided"], strided)
+
+
 def test_keys_know_every_ingredient_and_no_order():
     assert content_key("k", a=1, b=[2]) == content_key("k", b=[2], a=1)
     names = {content_key("k", a=1), content_key("k", a=2), content_key("k", b=1), content_key("l", a=1)}

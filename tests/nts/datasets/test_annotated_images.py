@@ -56,7 +56,7 @@ def test_a_promoted_box_is_nearer_to_the_mask_than_the_box(images, small_segment
 
 
 def test_a_reference_of_which_sam2_draws_nothing_is_shown_as_it_was_annotated(images, small_segmenter, monkeypatch):
-    monkeypatch.setattr("nts.datasets.annotated_images.promote", lambda references, _: iter(references))
+    monkeypatch.setattr("nts.datasets.annotated_images.promote", lambda references, *_: iter(references))
     shown = AnnotatedImages(images[0], Annotation("box", True), segmenter=small_segmenter)
     raw = AnnotatedImages(images[0], Annotation("box")).reference("reference 1", 1)
     for _ in range(2):

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from tiny_layouts import tiny
 
-from nts import targets
+from nts import pipeline, targets
 from nts.building import build_memory
+from nts.cache import TensorCache
+from nts.datasets.annotated_images import Annotation
 from nts.datasets.coco_records import mask_of_annotation
 from nts.datasets.episodes import EpisodeImages, read_episodes, write_episodes
 from nts.datasets.layouts import load
@@ -25,7 +28,8 @@ from nts.datasets.protocol_data import ProtocolData, protocol_data
 from nts.datasets.protocols import get_protocol
 from nts.datasets.published import Published
 from nts.datasets.sampling import draw_references
-from nts.evaluation import instance_objects, instance_references, instance_run, shared_encodings
+from nts.encoder import Encoder
+from nts.evaluation import instance_objects, instance_references
 from nts.evaluation.comparison import compare_runs
 from nts.evaluation.episode_run import EpisodeRun
 from nts.evaluation.instance_run import InstanceRun
@@ -42,7 +46,9 @@ from nts.metrics.matches import match
 from nts.pipeline import ReferenceSegmenter, encode_target
 from nts.presets import DEFAULT, PAPER
 from nts.references import Reference
+from nts.segmenter import Segmenter
 from nts.utils.run_folder import RunError, differing_settings
+from nts.vrp.loading import load_reference_prompt
 from synthetic.scenes import (
     DISTRACTOR_SPECIES,
     NOVEL_SPECIES,
@@ -194,10 +200,74 @@ def test_masks_are_pooled_once_for_all_draws(data, start, tmp_path, monkeypatch)
     assert len(pooled) == 2  # the proposals, and the true masks
 
 
+@pytest.mark.parametrize("preset", [PAPER, DEFAULT])
+def test_a_second_run_with_a_cache_runs_no_model(
+    data, start, small_encoder, small_segmenter, tmp_path, monkeypatch, preset
+):
+    def evaluate(folder: str, of: ProtocolData = data) -> dict:
+        run(settings, of, small_encoder, small_segmenter, tmp_path / folder, lambda _: None, cache)
+        return numbers_of(tmp_path / folder)
+
+    def no_model(*_, **__):
+        raise AssertionError("a model ran")
+
+    cache = TensorCache(tmp_path / "cache", 10**9)
+    preset = replace(preset, proposals=replace(preset.proposals, points_per_side=6))
+    settings = replace(SETTINGS, preset=preset)
+    start(tmp_path / "without", settings)
+    expected = numbers_of(tmp_path / "without")
+    assert evaluate("first") == expected
+    monkeypatch.setattr(Segmenter, "embed", no_model)
+    with monkeypatch.context() as patched:
+        patched.setattr(Encoder, "encode", no_model)
+        assert evaluate("second") == expected
+    times = [json.loads((tmp_path / name / "report.json").read_text())["time"] for name in ("first", "second")]
+    assert [time["from_cache"] for time in times] == [0, 5]
+    assert "5 images came from the cache" in (tmp_path / "second" / "report.md").read_text()
+
+    eroded = copy.deepcopy(data.targets)
+    for annotation in eroded["annotations"]:
+        run_lengths = coco_mask.encode(np.asfortranarray(smaller(annotation)))
+        annotation["segmentation"] = {**run_lengths, "counts": run_lengths["counts"].decode()}
+    accuracy = evaluate("eroded", replace(data, targets=eroded))["diagnostics"]
+    assert accuracy["recall"] != expected["diagnostics"]["recall"]
+
+
+def smaller(annotation: dict) -> np.ndarray:
+    mask = mask_of_annotation(annotation, 256, 256).astype(np.uint8)
+    mask[: mask.nonzero()[0].mean().astype(int)] = 0
+    return mask
+
+
+@pytest.mark.parametrize("predictor", ["training-free", "both-scorers"])
+def test_episodes_use_the_cache_too(data, small_encoder, small_segmenter, tmp_path, monkeypatch, predictor):
+    cache = TensorCache(tmp_path / "cache", 10**9)
+    protocol = replace(get_protocol("coco-20i-0"), published=())
+    settings = Settings(
+        protocol,
+        (1,),
+        (0, 1),
+        PRESET,
+        units_per_part=1,
+        episodes=4,
+        predictor=predictor,
+        prompt=None if predictor == "training-free" else load_reference_prompt("small"),
+        annotation=Annotation("box", promoted=True),
+    )
+    scenes = replace(data, references=data.targets)
+    run(settings, scenes, small_encoder, small_segmenter, tmp_path / "first", lambda _: None, cache)
+    for method in ("embed", "propose", "decode", "predict_boxes"):
+        monkeypatch.setattr(Segmenter, method, None)
+    run(settings, scenes, small_encoder, small_segmenter, tmp_path / "second", lambda _: None, cache)
+    assert numbers_of(tmp_path / "second") == numbers_of(tmp_path / "first")
+    time = json.loads((tmp_path / "second" / "report.json").read_text())["time"]
+    assert time["from_cache"] > 0
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numbers(
     start, finished, tmp_path, monkeypatch
 ):
-    encoded, original = [], instance_run.encode_target
+    encoded, original = [], pipeline.encode_target
 
     def encode_target(image, *args, **more):
         if len(encoded) == 3:
@@ -205,7 +275,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
         encoded.append(image)
         return original(image, *args)
 
-    monkeypatch.setattr(instance_run, "encode_target", encode_target)
+    monkeypatch.setattr(pipeline, "encode_target", encode_target)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00000.npz"]
@@ -218,7 +288,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_and_ends_with_the_same_numb
     encoded.clear()
     monkeypatch.setattr(instance_references, "encode_references", nothing_to_encode)
     monkeypatch.setattr(
-        instance_run, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+        pipeline, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
     )
     start(tmp_path)
     assert len(encoded) == 3
@@ -235,10 +305,10 @@ def test_an_interruption_among_the_references_loses_no_more_than_the_last_of_the
     settings = replace(SETTINGS, seeds=(33,), limit=1, save_predictions=False)
     encoded, original = [], instance_references.encode_references
 
-    def encode_references(references, *args):
+    def encode_references(references, *args, **more):
         if len(encoded) == 4:
             raise KeyboardInterrupt
-        for entry in original(references, *args):
+        for entry in original(references, *args, **more):
             encoded.append(entry.label_id)
             yield entry
 
@@ -667,7 +737,7 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
     whole = numbers_of(tmp_path / "whole")
     lists = {seed: read_episodes(tmp_path / "whole" / "episodes" / f"1shot-seed{seed}.json") for seed in (0, 1)}
 
-    encoded, original = [], shared_encodings.encode_target
+    encoded, original = [], pipeline.encode_target
 
     def encode_target(image, *args, **more):
         if len(encoded) == 2:
@@ -675,12 +745,12 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
         encoded.append(image)
         return original(image, *args, **more)
 
-    monkeypatch.setattr(shared_encodings, "encode_target", encode_target)
+    monkeypatch.setattr(pipeline, "encode_target", encode_target)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "interrupted", settings, scenes)
     encoded.clear()
     monkeypatch.setattr(
-        shared_encodings, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
+        pipeline, "encode_target", lambda *args, **more: encoded.append(args) or original(*args, **more)
     )
     start(tmp_path / "interrupted", settings, scenes)
     assert numbers_of(tmp_path / "interrupted") == whole

@@ -94,6 +94,48 @@ def test_an_additional_reference_encodes_one_image(nts_fo, references, monkeypat
     assert np.array_equal(more.instance_prototypes(), again.instance_prototypes())
 
 
+@pytest.mark.parametrize("scorer", ["vrp", "both"])
+def test_a_second_run_by_a_prompt_runs_no_model(nts_fo, references, targets, no_model, quick, scorer):
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes", keep_images=True)
+    options = {"scorer": scorer, "reference_prompt": "small", "preset": quick}
+    first = nts_fo.auto_segment_view(targets, "shapes", "first", **options)
+    assert (first.from_cache, first.failed) == (0, {})
+    no_model()
+    second = nts_fo.auto_segment_view(targets, "shapes", "second", **options)
+    assert (second.from_cache, second.failed) == (TARGETS, {})
+    assert any(found_in(targets, "first"))
+    assert found_in(targets, "second") == found_in(targets, "first")
+
+
+@pytest.mark.parametrize("kind", ["box", "point", "scribble"])
+def test_one_more_reference_without_a_mask_is_promoted_alone(nts_fo, fo, references, monkeypatch, kind):
+    from nts.segmenter import Segmenter
+
+    *first, last = references.values("id")
+    for sample in references:
+        boxes = [(d.label, d.bounding_box) for d in sample.ground_truth.detections]
+        if kind == "box":
+            sample["weak"] = fo.Detections(detections=[fo.Detection(label=n, bounding_box=b) for n, b in boxes])
+        elif kind == "point":
+            points = [(n, [(x + w / 2, y + h / 2)]) for n, (x, y, w, h) in boxes]
+            sample["weak"] = fo.Keypoints(keypoints=[fo.Keypoint(label=n, points=p) for n, p in points])
+        else:
+            lines = [(n, [[(x + w / 3, y + h / 2), (x + w / 1.5, y + h / 2)]]) for n, (x, y, w, h) in boxes]
+            polylines = [fo.Polyline(label=n, points=p, closed=False, filled=False) for n, p in lines]
+            sample["weak"] = fo.Polylines(polylines=polylines)
+        sample.save()
+    embed, embedded = Segmenter.embed, []
+    monkeypatch.setattr(Segmenter, "embed", lambda self, *a, **o: embedded.append(a) or embed(self, *a, **o))
+    some = nts_fo.build_reference_memory(references.select(first), "weak", "some", weak_labels="promoted")
+    assert some.promoted > 0
+    assert len(embedded) == 2 * len(first), "once for the masks, once for the negatives"
+    embedded.clear()
+    every = nts_fo.build_reference_memory(references, "weak", "every", weak_labels="promoted")
+    assert every.promoted > some.promoted
+    assert len(embedded) == 2, "the new image"
+    assert last in {entry.sample_id for entry in nts_fo.load_memory(references, "every").entries}
+
+
 def test_the_cache_can_be_cleared_by_its_operator(operator, nts_fo, targets, memory, quick):
     nts_fo.auto_segment_view(targets, memory, preset=quick)
     files_before = default_cache().count()
