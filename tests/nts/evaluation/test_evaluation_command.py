@@ -187,7 +187,7 @@ def test_parts_are_ablated_and_negatives_described_on_the_command_line(own, tmp_
 
 
 def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nts.evaluation.__main__.run", interrupt)
