@@ -148,6 +148,20 @@ class Prompted:
             tuple(of_layer[index] for of_layer in self.values),
         )
 
+    def __setitem__(self, index: slice, prompted: Prompted) -> None:
+        for own, other in zip(self._tensors, prompted._tensors, strict=True):
+            own[index] = other
+
+    def room_for(self, count: int) -> Prompted:
+        """Uninitialised memory for ``count`` prompts, those of these shapes."""
+        tokens, first, alpha, *others = (t.new_empty(count, *t.shape[1:]) for t in self._tensors)
+        layers = len(self.coefficients)
+        return Prompted(tokens, first, alpha, tuple(others[:layers]), tuple(others[layers:]))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.tokens, self.first, self.alpha, *self.coefficients, *self.values
+
 
 class SharedDecoder:
     """SAM2's mask decoder, restructured for many prompts on one image.

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils.devices import to_device
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -69,9 +71,11 @@ def guided_points(tokens: Tensor, prototypes: Tensor, points_per_side: int, guid
     ]
     # The grid's slow axis is x.
     responses = at_points.T.flatten()
-    on_floor = torch.zeros(points_per_side, points_per_side, dtype=torch.bool, device=tokens.device)
+    # The floor is counted on the host, which does not wait for a GPU then.
+    on_floor = torch.zeros(points_per_side, points_per_side, dtype=torch.bool)
     on_floor[:: guidance.floor_stride, :: guidance.floor_stride] = True
-    on_floor = on_floor.flatten()
-    count = min(round(guidance.guided_fraction * len(responses)), len(responses) - int(on_floor.sum()))
-    guided = responses.masked_fill(on_floor, -2.0).topk(count).indices
-    return torch.cat([on_floor.nonzero()[:, 0], guided]).sort().values
+    floor = on_floor.flatten().nonzero()[:, 0]
+    count = min(round(guidance.guided_fraction * len(responses)), len(responses) - len(floor))
+    floor = to_device(floor, tokens.device)
+    guided = responses.index_fill(0, floor, -2.0).topk(count).indices
+    return torch.cat([floor, guided]).sort().values

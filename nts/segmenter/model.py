@@ -18,7 +18,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from ..consensus import VOTER_PREDICTED_IOU, Voters, as_votes
-from ..utils.devices import autocast
+from ..utils.devices import autocast, to_device
 from ..utils.threads import in_one_thread, is_small, map_chunks
 from .components import keep_clicked
 from .decoder import Prompted, SharedDecoder, SharedImage
@@ -28,8 +28,8 @@ Chunk = TypeVar("Chunk")
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-"""Size of a chunk of prompts in bytes, if each prompt had its own copy of the image tokens."""
+_CHUNKS_SCORED = 16
+"""Chunks of prompts that a GPU scores before it draws any mask."""
 
 _LEAST_PROMPTS = 4
 """Minimal number of prompts in a chunk: products of matrices with fewer rows are slow."""
@@ -199,6 +199,9 @@ class Segmenter:
         self.iou_threshold = 0.4 if model.image_size >= 512 else 0.3
         self.device = device
         self._most_prompts = 256
+        self._chunk_bytes = _chunk_bytes(device)
+        # The host decides which masks are drawn, so it waits for the scores. A GPU scores many chunks before that.
+        self._chunks_scored = 1 if device.type == "cpu" else _CHUNKS_SCORED
         self._dtype = dtype
         self.precision = str(dtype).removeprefix("torch.")
         self._model = model.float().to(device).eval().requires_grad_(False)
@@ -266,7 +269,7 @@ class Segmenter:
         config = config or ProposalConfig()
         cells = round(extent * self.mask_side)
         per_side = max(1, round(extent * (config.points_per_side or self.points_per_side)))
-        points = point_grid(per_side, cells * self.input_size // self.mask_side).to(self.device)
+        points = to_device(point_grid(per_side, cells * self.input_size // self.mask_side), self.device)
         points = points if which is None else points[which]
         chunk = config.prompts_per_chunk or self._chunk_size(embedding)
         while True:
@@ -284,41 +287,65 @@ class Segmenter:
         shared = self._look(embedding)
         threshold = self.threshold(config)
 
-        def draw(prompted: Prompted, chosen: Tensor, prompts: Tensor) -> Tensor:
-            logits = self._draw(shared, prompted, chosen)
+        def draw(prompted: Prompted, which: Tensor, masks: Tensor, prompts: Tensor) -> Tensor:
+            parts = [
+                self._draw(shared, prompted[some], of_some)
+                for some, of_some in zip(which.split(chunk), masks.split(chunk), strict=True)
+            ]
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts)
             side = self.mask_side
             if cells != side and len(logits):
                 logits = F.interpolate(logits[..., :cells, :cells], size=(side, side), mode="bilinear")
             if not config.connected:
                 return logits
-            clicked = prompts * (side / self.input_size) * (side / cells)
+            clicked = prompts[which] * (side / self.input_size) * (side / cells)
             return keep_clicked(logits, clicked.long().clamp(0, side - 1))
 
         def decode(prompts: Tensor) -> tuple[Tensor, ...]:
-            labels = torch.ones(len(prompts), 1, device=self.device)
-            prompted = self._prompt(shared, self._embed_points(prompts[:, None], labels), chunk)
-            of_tokens = self._predicted_iou(shared, prompted)[:, 1:]
+            of_tokens, prompted = self._score(shared, prompts, chunk)
+            of_tokens = of_tokens.cpu()  # the host waits here; everything that it decides is copied back before drawing
             predicted_iou, best = of_tokens.max(1)
             keep = (predicted_iou > threshold).nonzero()[:, 0]
+            own_iou, own_best, own = (to_device(t, self.device) for t in (predicted_iou[keep], best[keep], keep))
             if not config.voters:
-                return (
-                    draw(prompted[keep], 1 + best[keep, None], prompts[keep])[:, 0],
-                    predicted_iou[keep],
-                    prompts[keep],
-                )
+                return draw(prompted, own, 1 + own_best[:, None], prompts)[:, 0], own_iou, prompts[own]
             # A prompt with any voter is drawn with all three masks: they share nearly all of the work.
             voting = (predicted_iou > min(threshold, VOTER_PREDICTED_IOU)).nonzero()[:, 0]
+            proposed = torch.isin(voting, keep).nonzero()[:, 0]
+            row, column = (of_tokens[voting] > VOTER_PREDICTED_IOU).nonzero(as_tuple=True)
+            votes_iou = of_tokens[voting[row], column]
+            voting, proposed, row, column, votes_iou = (
+                to_device(t, self.device) for t in (voting, proposed, row, column, votes_iou)
+            )
             three = torch.arange(1, 4, device=self.device).expand(len(voting), 3)
-            drawn = draw(prompted[voting], three, prompts[voting])
-            proposed = torch.isin(voting, keep)
-            own = drawn[proposed, best[keep]]
-            votes = of_tokens[voting] > VOTER_PREDICTED_IOU
-            return own, predicted_iou[keep], prompts[keep], as_votes(drawn[votes]), of_tokens[voting][votes]
+            drawn = draw(prompted, voting, three, prompts)
+            return drawn[proposed, own_best], own_iou, prompts[own], as_votes(drawn[row, column]), votes_iou
 
-        logits, predicted_iou, prompts, *of_voters = self._in_chunks(decode, points.split(chunk))
+        logits, predicted_iou, prompts, *of_voters = self._in_chunks(decode, points.split(chunk * self._chunks_scored))
         # The grid of a copy, in pixels of the whole image.
         prompts = prompts * (self.mask_side / cells)
         return Proposals(logits, predicted_iou, prompts, Voters(*of_voters) if of_voters else None)
+
+    def _score(self, shared: SharedImage, prompts: Tensor, chunk: int) -> tuple[Tensor, Prompted]:
+        """Predicted IoU of the three masks of every point ``[B, 2]``, float ``[B, 3]``, and the prompts, to be drawn.
+
+        The prompts of several chunks are kept in one buffer. In half precision, and with the 4096 image tokens of the
+        released models, one takes 1 MiB (64 coefficients per token and layer): 1 GiB for the published grid. Keeping
+        it costs a copy when it is scored and another when it is drawn. Running the prompt again would cost 0.4 GFLOP
+        and dozens of passes over as much memory.
+        """
+        scores, kept = [], None
+        for number, points in enumerate(prompts.split(chunk)):
+            labels = torch.ones(len(points), 1, device=self.device)
+            prompted = self._prompt(shared, self._embed_points(points[:, None], labels), chunk)
+            scores.append(self._predicted_iou(shared, prompted)[:, 1:])
+            if len(points) == len(prompts):
+                return scores[0], prompted
+            if kept is None:
+                kept = prompted.room_for(len(prompts))
+            kept[number * chunk : (number + 1) * chunk] = prompted
+        assert kept is not None
+        return torch.cat(scores), kept
 
     def _in_chunks(self, function: Callable[[Chunk], tuple[Tensor, ...]], chunks: Sequence[Chunk]) -> list[Tensor]:
         """Concatenated results of a function over chunks of prompts; on a CPU, chunks run in parallel."""
@@ -328,7 +355,7 @@ class Segmenter:
                 return function(chunk)
 
         parts = map_chunks(decode, chunks) if self._parallel else [decode(chunk) for chunk in chunks]
-        return [torch.cat(part) for part in zip(*parts, strict=True)]
+        return list(parts[0]) if len(parts) == 1 else [torch.cat(part) for part in zip(*parts, strict=True)]
 
     @torch.inference_mode()
     def predict_boxes(self, embedding: ImageEmbedding, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -419,8 +446,7 @@ class Segmenter:
     def _chunk_size(self, embedding: ImageEmbedding) -> int:
         """Number of prompts whose activations fit the CPU's cache, or the GPU's memory."""
         bytes_per_prompt = embedding.features.numel() * 4
-        fitting = _CHUNK_BYTES.get(self.device.type, 32 << 20) // bytes_per_prompt
-        return min(self._most_prompts, max(_LEAST_PROMPTS, fitting))
+        return min(self._most_prompts, max(_LEAST_PROMPTS, self._chunk_bytes // bytes_per_prompt))
 
     def _look(self, embedding: ImageEmbedding) -> SharedImage:
         no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight[0, :, None, None]
@@ -432,7 +458,8 @@ class Segmenter:
         """Run prompts through the decoder's layers; compiled code gets full chunks only, to avoid recompilation."""
         if not self._compiled or chunk is None or len(sparse) == chunk:
             return self._decoder.prompt(shared, self._tokens(sparse))
-        return self._decoder.prompt(shared, self._tokens(sparse[_filled(len(sparse), chunk)]))[: len(sparse)]
+        filled = sparse[_filled(len(sparse), chunk, self.device)]
+        return self._decoder.prompt(shared, self._tokens(filled))[: len(sparse)]
 
     def _predicted_iou(self, shared: SharedImage, prompted: Prompted) -> Tensor:
         """Predicted IoU of the masks of all four tokens, the single-mask token first: float ``[B, 4]``."""
@@ -453,7 +480,7 @@ class Segmenter:
         parts: list[slice | Tensor] = [slice(begin, begin + at_a_time) for begin in range(0, len(prompted), at_a_time)]
         if self._compiled and len(prompted) % at_a_time:
             first = (len(parts) - 1) * at_a_time
-            parts[-1] = first + _filled(len(prompted) - first, at_a_time)
+            parts[-1] = first + _filled(len(prompted) - first, at_a_time, self.device)
         drawn = [self._decoder.draw(shared, prompted[part], weights[part], positions) for part in parts]
         return torch.cat(drawn)[: len(prompted)]
 
@@ -503,6 +530,17 @@ class Segmenter:
         return act2(up2(act1(norm(up1(image) + coarse))) + fine)
 
 
-def _filled(count: int, chunk: int) -> Tensor:
+def _filled(count: int, chunk: int, device: torch.device) -> Tensor:
     """Indices ``0 .. count - 1``, the last one repeated up to a length of ``chunk``."""
-    return torch.arange(chunk).clamp(max=count - 1)
+    return torch.arange(chunk, device=device).clamp(max=count - 1)
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    """Size of a chunk of prompts in bytes, if each prompt had its own copy of the image tokens.
+
+    It keeps a chunk in a CPU's cache. On a GPU a chunk takes about four times as much, a 32nd of the memory, and all
+    chunks that are scored together an eighth.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 128
+    return 2 << 20 if device.type == "cpu" else 32 << 20

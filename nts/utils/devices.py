@@ -62,6 +62,12 @@ def cpu_has_bfloat16() -> bool:
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; the host does not wait for the work that was queued on a GPU before."""
+    # Copies to other devices than CUDA are not safe without waiting.
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
     """Autocast to ``dtype``; a null context for float32."""
     if dtype == torch.float32:

@@ -101,6 +101,53 @@ def test_chunks_in_threads_give_the_proposals_of_chunks_one_after_another_to_the
     assert same(found, expected)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("options", "which", "extent"),
+    [
+        ({}, None, 1.0),
+        ({"voters": True}, None, 1.0),
+        ({"connected": True}, None, 1.0),
+        ({"voters": True, "connected": True, "iou_threshold": 0.05}, None, 0.5),
+        ({"iou_threshold": 1.0}, None, 1.0),
+        ({"iou_threshold": 1.0, "voters": True}, None, 1.0),
+        ({"voters": True}, torch.arange(0, 81, 3), 1.0),
+    ],
+    ids=str,
+)
+def test_scoring_many_chunks_before_drawing_gives_the_proposals_of_single_chunks(
+    scene, monkeypatch, precision, options, which, extent
+):
+    """As on a GPU: chunks are scored, the host decides once, and the survivors are drawn."""
+    segmenter = load_segmenter("small", "cpu", precision)
+    embedding = segmenter.embed(normalise(stretch(scene.image, 256)))
+    config = ProposalConfig(9, prompts_per_chunk=5, **options)
+    expected = segmenter.propose(embedding, config, which, extent=extent)
+    for chunks in (4, 16, 100):  # neither 81 prompts nor their survivors fill the last one
+        monkeypatch.setattr(segmenter, "_chunks_scored", chunks)
+        found = segmenter.propose(embedding, config, which, extent=extent)
+        assert len(found) == len(expected)
+        assert torch.equal(found.points, expected.points)
+        for a, b in zip(tensors(found), tensors(expected), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.allclose(a, b, atol=1e-3 if precision == "float32" else 1.0)
+            assert ((a > 0) != (b > 0)).sum() <= (1e-3 if precision == "float32" else 1e-2) * a.numel()
+    assert (len(expected) > 0) == (options.get("iou_threshold") != 1.0)
+
+
+def test_nothing_is_drawn_before_all_chunks_are_scored(small_segmenter, scene, monkeypatch):
+    events = []
+    for name in ("_prompt", "_draw"):
+        method = getattr(small_segmenter, name)
+        monkeypatch.setattr(
+            small_segmenter, name, lambda *given, method=method, name=name: events.append(name) or method(*given)
+        )
+    monkeypatch.setattr(small_segmenter, "_chunks_scored", 16)
+    embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
+    proposals = small_segmenter.propose(embedding, ProposalConfig(9, prompts_per_chunk=10))
+    assert events == ["_prompt"] * 9 + ["_draw"] * -(-len(proposals) // 10)
+
+
 def test_chunks_in_threads_give_the_masks_of_boxes_and_points_in_their_order(small_segmenter, scene, monkeypatch):
     embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
     boxes, points = torch.from_numpy(boxes_of(scene)), point_grid(4, 256)[:, None]
