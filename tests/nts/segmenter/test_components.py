@@ -10,7 +10,7 @@ import torch
 
 from nts.images import normalise, stretch
 from nts.presets import DEFAULT, FAST, PAPER
-from nts.segmenter.components import keep_clicked
+from nts.segmenter.components import apart_by_flooding, apart_by_sweeps, keep_clicked
 from synthetic.scenes import NOVEL_SPECIES, draw_scene
 
 
@@ -40,6 +40,47 @@ def test_it_is_a_flood_fill_from_the_click():
             assert (after[before <= 0] == before[before <= 0]).all()
             cut += int((expected != (before > 0).numpy()).any())
     assert cut > 10
+
+
+def spiral(side: int) -> torch.Tensor:
+    """A path one cell wide that winds from the border to the middle, with a wall of one cell beside it."""
+    path, (y, x), (dy, dx) = torch.zeros(side, side, dtype=torch.bool), (0, 0), (0, 1)
+    path[y, x] = True
+    turns = 0
+    while turns < 2:
+        ahead = [(y + k * dy, x + k * dx) for k in (1, 2)]
+        free = [0 <= v < side and 0 <= u < side and not path[v, u] for v, u in ahead]
+        if free[0] and (free[1] or not (0 <= ahead[1][0] < side and 0 <= ahead[1][1] < side)):
+            (y, x), turns = ahead[0], 0
+            path[y, x] = True
+        else:
+            (dy, dx), turns = (dx, -dy), turns + 1
+    return path
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.6, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize(("count", "side"), [(1, 24), (19, 33), (8, 64)])
+def test_sweeps_along_rows_and_columns_reach_what_a_flood_reaches(share, count, side):
+    generator = torch.Generator().manual_seed(count)
+    inside = torch.rand(count, side, side, generator=generator) < share
+    cells = torch.randint(side, (count, 2), generator=generator)
+    inside[0, cells[0, 1], cells[0, 0]] = True
+    found = apart_by_sweeps(inside, cells)
+    assert torch.equal(found, apart_by_flooding(inside, cells))
+    assert found.any() or share > 0.9
+
+
+def test_masks_that_no_number_of_sweeps_reaches_are_flooded_on_the_host():
+    path = spiral(120)  # 60 sweeps long
+    assert path.sum() > 120 * 120 / 3
+    apart = path.clone()
+    apart[60, :] = False  # cut through the windings
+    inside = torch.stack([torch.zeros_like(path), path, apart, torch.ones_like(path)] * 5)
+    cells = torch.zeros(20, 2, dtype=torch.int64)
+    found = apart_by_sweeps(inside, cells)
+    assert torch.equal(found, apart_by_flooding(inside, cells))
+    assert not found[1].any()
+    assert found[2].any()
 
 
 def test_pieces_that_touch_at_a_corner_are_apart():
