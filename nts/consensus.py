@@ -63,6 +63,8 @@ def consensus_logits(logits: Tensor, voters: Voters) -> Tensor:
         float ``[n, S, S]``, positive inside: the sum of the votes. An instance that nobody votes on, or whose vote is
         empty, keeps its own logits.
     """
+    if logits.device.type != "cpu":
+        return votes_together(logits, voters)
     outlines = []
     for own, iou in zip(logits, _overlaps(logits > 0, voters.votes), strict=True):
         chosen = (iou > VOTER_IOU).nonzero()[:, 0]
@@ -72,6 +74,18 @@ def consensus_logits(logits: Tensor, voters: Voters) -> Tensor:
             vote += (of_rows @ voters.votes[rows].flatten(1).float()).unflatten(0, own.shape)
         outlines.append(vote if (vote > 0).any() else own.float())
     return torch.stack(outlines) if outlines else logits.float()
+
+
+def votes_together(logits: Tensor, voters: Voters) -> Tensor:
+    """The result of :func:`consensus_logits`, without looking at single instances: for a GPU, which is slow to ask."""
+    if len(logits) == 0:
+        return logits.float()
+    iou = torch.stack(list(_overlaps(logits > 0, voters.votes)))
+    weights = (voters.predicted_iou.float().square() * iou).masked_fill(iou <= VOTER_IOU, 0.0)
+    votes = torch.zeros(logits.shape, device=logits.device)
+    for of_voters, ballots in zip(weights.split(_AT_A_TIME, 1), voters.votes.split(_AT_A_TIME), strict=True):
+        votes += (of_voters @ ballots.flatten(1).float()).unflatten(1, logits.shape[1:])
+    return torch.where((votes > 0).flatten(1).any(1)[:, None, None], votes, logits.float())
 
 
 def _overlaps(masks: Tensor, votes: Tensor) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ class Instances:
     Masks are cropped to their boxes: a hundred masks of a 12-megapixel image would take 1.2 GB.
 
     Attributes:
-        crops: ``m`` bool masks, each of the size of its box.
+        crops: ``m`` bool masks, each of the size of its box; on the CPU.
         image_size: ``(H, W)`` of the image in pixels.
         boxes: float ``[m, 4]``, ``x1, y1, x2, y2`` in pixels, half-open: ``x2 - x1`` is the width of the mask.
         labels: int64 ``[m]``, class index.
@@ -76,6 +76,13 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def cpu(self) -> Instances:
+        """The instances with all tensors on the CPU."""
+        if self.scores.device.type == "cpu":  # as the crops are, always
+            return self
+        columns: dict[str, Any] = {name: v.cpu() for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **columns)
 
     def rows(self, which: Sequence[int]) -> Instances:
         """The instances at the given indices."""

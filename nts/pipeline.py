@@ -313,7 +313,7 @@ class ReferenceSegmenter:
 
     @torch.inference_mode()
     def match(self, target: EncodedTarget | Target, settled: Settled | None = None) -> Instances:
-        """Find instances in an image that was encoded before, for this memory or another.
+        """Find instances in an image that was encoded before, for this memory or another; they are on the CPU.
 
         Args:
             target: the image.
@@ -340,4 +340,4 @@ class ReferenceSegmenter:
         found = nearest_references(
             instances.compared.to(device), instances.labels.to(device), self._references, self._reference_labels
         )
-        return replace(instances, references=found.to(instances.labels.device))
+        return replace(instances, references=found.to(instances.labels.device)).cpu()

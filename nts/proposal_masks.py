@@ -18,8 +18,9 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from .masks import boxes_of_masks, draw_crops, each_crop, overlaps_of_masks
+from .masks import boxes_of_masks, draw_crops, draw_together, each_crop, overlaps_of_masks
 from .merging import Overlaps
+from .run_lengths import run_lengths
 
 
 class ProposalMasks(Protocol):
@@ -56,7 +57,7 @@ class ProposalMasks(Protocol):
             which: int64 ``[k]`` proposals.
 
         Returns:
-            bool ``[h, w]`` each, and int64 ``[k, 4]`` half-open boxes; see :func:`nts.masks.draw_crops`.
+            bool ``[h, w]`` each, on the CPU, and int64 ``[k, 4]`` half-open boxes; see :func:`nts.masks.draw_crops`.
         """
         ...
 
@@ -108,7 +109,21 @@ class DrawnMasks:
     @classmethod
     def of_logits(cls, logits: Tensor, image_size: tuple[int, int]) -> DrawnMasks:
         """Draw masks ``[n, S, S]``, given as logits, at the size ``(H, W)`` of their image."""
+        if logits.device.type != "cpu":
+            return cls.drawn_together(logits, image_size)
         return cls._of_runs((_run_lengths(crop), box) for crop, box in each_crop(logits, image_size))
+
+    @classmethod
+    def drawn_together(cls, logits: Tensor, image_size: tuple[int, int]) -> DrawnMasks:
+        """As :meth:`of_logits`, on the device of the logits, many masks at a time; only their runs are copied."""
+        found = [run_lengths(masks) for masks in draw_together(logits, image_size)]
+        boxes = [torch.zeros(0, 4, dtype=torch.int32), *(torch.from_numpy(part.boxes).int() for part in found)]
+        lengths = [torch.zeros(0, dtype=torch.int64), *(torch.from_numpy(part.lengths) for part in found)]
+        return cls(
+            full_boxes=torch.cat(boxes),
+            runs=torch.cat([torch.zeros(0, dtype=torch.uint8), *(torch.from_numpy(part.runs) for part in found)]),
+            runs_end=torch.cat(lengths).cumsum(0).int(),
+        )
 
     @classmethod
     def of_crops(cls, crops: Sequence[Tensor], boxes: Sequence[Sequence[int]]) -> DrawnMasks:

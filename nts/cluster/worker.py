@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter
@@ -113,14 +111,7 @@ class Worker:
             self._cached.store(found)
         except Exception as error:
             return dumps(Outcome(given.key, reason=f"{failure(given.path, error)} (on {machine()})"))
-        return dumps(Outcome(given.key, _on_cpu(found.instances), found.from_cache))
-
-
-def _on_cpu(instances: Instances) -> Instances:
-    tensors: dict[str, Any] = {
-        name: value.cpu() for name, value in vars(instances).items() if isinstance(value, Tensor)
-    }
-    return replace(instances, crops=tuple(crop.cpu() for crop in instances.crops), **tensors)
+        return dumps(Outcome(given.key, found.instances, found.from_cache))
 
 
 def machine() -> str:

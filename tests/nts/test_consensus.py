@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nts import consensus
-from nts.consensus import Voters, as_votes, consensus_logits
+from nts.consensus import Voters, as_votes, consensus_logits, votes_together
 from nts.images import normalise, stretch
 from nts.masks import draw_masks
 from nts.proposal_masks import DrawnMasks
@@ -86,6 +86,17 @@ def test_an_empty_vote_leaves_the_mask_as_it_is():
         ballots[k, 0, k] = -0.99
     voters = Voters(ballots.half(), torch.ones(8))
     assert torch.equal(consensus_logits(own, voters), own)
+
+
+@pytest.mark.parametrize("voters", [0, 1, 12, 40])
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_votes_on_all_instances_at_once_as_on_a_gpu_are_those_on_single_ones(count, voters, monkeypatch):
+    monkeypatch.setattr(consensus, "_AT_A_TIME", 7)
+    logits, given = blobs(max(1, count), 2)[:count], make_voters(n=voters)
+    logits[-1:] -= 9  # empty: nobody votes on it
+    found, expected = votes_together(logits, given), consensus_logits(logits, given)
+    assert found.dtype == expected.dtype
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_no_masks_have_no_outlines():

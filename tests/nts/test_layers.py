@@ -11,7 +11,16 @@ from paths import ROOT
 
 ROOMS = (
     ("nts.utils",),
-    ("nts.images", "nts.masks", "nts.rasters", "nts.weights", "nts.pictures", "nts.merging", "nts.heatmaps"),
+    (
+        "nts.images",
+        "nts.masks",
+        "nts.run_lengths",
+        "nts.rasters",
+        "nts.weights",
+        "nts.pictures",
+        "nts.merging",
+        "nts.heatmaps",
+    ),
     ("nts.method", "nts.tiling", "nts.consensus", "nts.negatives", "nts.review_order"),
     ("nts.instances", "nts.proposal_masks", "nts.references", "nts.encoder", "nts.segmenter", "nts.memory"),
     ("nts.exemplars", "nts.confidence", "nts.calibration", "nts.recommendation"),

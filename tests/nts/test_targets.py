@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 from novel_references import novel_references
 
+import nts.masks
 from nts.building import build_memory
 from nts.cache import TensorCache
 from nts.cache.targets import read_target, target_key, target_settings, write_target
 from nts.encoder import Encoder
 from nts.images import digest, digest_content, read_file
 from nts.instances import Instances
-from nts.masks import draw_crops, draw_masks, overlaps_of_masks
+from nts.masks import TILE, _tiles, crops_together, draw_crops, draw_masks, overlaps_of_masks, shared_in_half
 from nts.matching import MatchingConfig, choose_instances, match_proposals, pool_tokens
 from nts.memory import MemoryBank
 from nts.merging import Overlaps
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, FAST, PAPER
-from nts.proposal_masks import RunLengthMasks
+from nts.proposal_masks import DrawnMasks, RunLengthMasks
 from nts.scoring import PrototypeScorer
 from nts.segmenter import Proposals, Segmenter
 from nts.targets import Target, make_target
@@ -89,6 +90,47 @@ def test_run_lengths_hold_the_masks_and_their_overlaps(size):
     assert torch.equal(boxes, expected_boxes)
     assert all(torch.equal(a, b) for a, b in zip(crops, expected, strict=True))
     assert all(crop.is_contiguous() for crop in [*crops, *expected])
+
+
+@pytest.mark.parametrize("cells", [1 << 27, 4000])
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_drawn_many_at_a_time_as_on_a_gpu_are_those_drawn_one_by_one(size, cells, monkeypatch):
+    monkeypatch.setattr(nts.masks, "_CELLS_ON_GPU", cells)
+    logits = random_blobs(30, 32)
+    crops, boxes = crops_together(logits, size)
+    expected, expected_boxes = draw_crops(logits, size)
+    assert torch.equal(boxes, expected_boxes)
+    assert all(torch.equal(a, b) for a, b in zip(crops, expected, strict=True))
+    assert all(crop.is_contiguous() for crop in crops)
+    drawn, one_by_one = DrawnMasks.drawn_together(logits, size), DrawnMasks.of_logits(logits, size)
+    for name, tensor in one_by_one.tensors.items():
+        assert tensor.dtype == drawn.tensors[name].dtype
+        assert torch.equal(tensor, drawn.tensors[name]), name
+    nothing = DrawnMasks.drawn_together(logits[:0], size)
+    for name, tensor in DrawnMasks.of_logits(logits[:0], size).tensors.items():
+        assert tensor.dtype == nothing.tensors[name].dtype
+        assert torch.equal(tensor, nothing.tensors[name])
+    assert len(crops_together(logits[:0], size)[1]) == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_side_of_the_tiles_changes_no_mask(size):
+    logits = random_blobs(30, 32)
+    drawn = [torch.zeros(30, *size, dtype=torch.bool) for _ in range(2)]
+    for masks, side in zip(drawn, (TILE, 300), strict=True):
+        for rows, columns, members, tile in _tiles(logits, size, side):
+            masks[members, rows, columns] = tile > 0
+    assert torch.equal(*drawn)
+    assert drawn[0].any()
+
+
+@pytest.mark.parametrize("pixels", [1, 2048, 5000])
+def test_pixels_are_counted_exactly_in_half_precision(pixels):
+    generator = torch.Generator().manual_seed(pixels)
+    masks = torch.rand(7, pixels, generator=generator) < torch.linspace(0, 1, 7)[:, None]
+    masks[-1] = True
+    counts = masks.long()
+    assert torch.equal(shared_in_half(masks).long(), counts @ counts.T)
 
 
 @pytest.mark.parametrize("seed", range(5))
