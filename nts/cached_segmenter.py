@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,10 @@ class CachedSegmenter:
     def fetch(self, image: np.ndarray) -> Fetched:
         """See :meth:`.CachedTargets.fetch`."""
         return self._targets.fetch(image)
+
+    def encode_together(self, images: Sequence[Fetched]) -> list[Fetched]:
+        """See :meth:`.CachedTargets.encode_together`."""
+        return self._targets.encode_together(images)
 
     def segment(self, image: Fetched, settled: Settled | None = None) -> Segmented:
         """Find instances in an image; the models run if its target is not cached.

@@ -8,7 +8,7 @@ crops or scored classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -30,7 +30,7 @@ from .crops import TargetCrops
 from .images import PreparedImage, digest, digest_content, image_size, read_file, read_image
 from .pipeline import TargetEncoder
 from .prompt_scores import PromptScores
-from .targets import EncodedTarget, Target
+from .targets import EncodedImage, EncodedTarget, Target
 from .tiling import TiledImage
 
 Content = TypeVar("Content")
@@ -41,11 +41,11 @@ class Fetched:
     """An image on its way to the matching.
 
     Attributes:
-        target: from the cache, or else the image, prepared for the models.
+        target: from the cache, or else the image, prepared for the models, or already seen by the image encoders.
         key: of the target in the cache; ``None`` without a cache.
     """
 
-    target: Target | PreparedImage | TiledImage
+    target: Target | PreparedImage | EncodedImage | TiledImage
     key: str | None
 
     @property
@@ -113,6 +113,15 @@ class CachedTargets:
             )
             target = replace(target, prompted=prompted)
         return Fetched(target, key)
+
+    def encode_together(self, images: Sequence[Fetched]) -> list[Fetched]:
+        """Run the image encoders at once on those images that need them, for :meth:`encode`; for a GPU."""
+        prepared = [image.target for image in images if isinstance(image.target, PreparedImage)]
+        encoded = iter(self._encoder.encode_together(prepared))
+        return [
+            replace(image, target=next(encoded)) if isinstance(image.target, PreparedImage) else image
+            for image in images
+        ]
 
     def encode(self, image: Fetched) -> EncodedTarget | Target:
         """The target of an image; the models run if it is not cached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,22 +28,25 @@ from .segmenter import ImageEmbedding, Proposals, Segmenter
 from .segmenter.guidance import guided_points
 from .segmenter.scales import propose_at_scales
 from .settled import Settled, blocked_classes
-from .targets import EncodedTarget, Target
+from .targets import EncodedImage, EncodedTarget, Target
 from .tile_joining import Tile, join_tiles, large_proposals
 from .tiles import encode_tiles
 from .tiling import ObjectSize, TiledImage, Tiling, windows
 from .two_pass import match_target
+from .utils.devices import images_per_batch, pinned, to_device
 from .utils.threads import in_one_thread, side_by_side
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_image(
     image: np.ndarray, encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default"
 ) -> PreparedImage:
     """Resize and normalise an image, uint8 ``[H, W, 3]``, for both models; no model is run."""
-    inputs = prepare_target(
+    of_encoder, of_segmenter = prepare_target(
         image, encoder.info.input_size, segmenter.input_size, antialias=get_preset(preset).antialias
     )
-    return PreparedImage(*inputs, image)
+    return PreparedImage(pinned(of_encoder, encoder.device), pinned(of_segmenter, segmenter.device), image)
 
 
 def encode_image(
@@ -63,6 +67,30 @@ def encode_image(
     return encode(), embed()
 
 
+def encode_together(
+    images: Sequence[PreparedImage], encoder: Encoder, segmenter: Segmenter, preset: str | Preset = "default"
+) -> list[EncodedImage]:
+    """Run both image encoders on several images at once; on fewer at a time where the memory does not suffice."""
+    if len(images) < 2:
+        return [EncodedImage(image, *encode_image(image, encoder, segmenter, preset)) for image in images]
+    with_no_mem_embed = get_preset(preset).proposals.add_no_mem_embed
+    try:
+        # Stacked on the device: the copies of single images overlap with its work.
+        tokens = encoder.encode(torch.stack([to_device(image.encoder_input, encoder.device) for image in images]))
+        pixels = torch.stack([to_device(image.segmenter_input, segmenter.device) for image in images])
+        embedding = segmenter.embed(pixels, add_no_mem_embed=with_no_mem_embed)
+        return [EncodedImage(image, tokens[k], embedding.of(k)) for k, image in enumerate(images)]
+    except torch.OutOfMemoryError:
+        logger.warning("out of memory on the device for a batch of %d images: halving it", len(images))
+    # After the except block: only now has the failed call released its memory.
+    middle = len(images) // 2
+    return [
+        image
+        for half in (images[:middle], images[middle:])
+        for image in encode_together(half, encoder, segmenter, preset)
+    ]
+
+
 def embedding_for_prompts(
     embedding: ImageEmbedding, segmenter: Segmenter, preset: str | Preset = "default"
 ) -> ImageEmbedding:
@@ -74,7 +102,7 @@ def embedding_for_prompts(
 
 
 def encode_target(
-    image: np.ndarray | PreparedImage,
+    image: np.ndarray | PreparedImage | EncodedImage,
     encoder: Encoder,
     segmenter: Segmenter,
     preset: str | Preset = "default",
@@ -85,7 +113,7 @@ def encode_target(
     """Run both models on an image and propose masks (paper, Sec. 3.3).
 
     Args:
-        image: uint8 ``[H, W, 3]``, or prepared by :func:`prepare_image`.
+        image: uint8 ``[H, W, 3]``, or prepared by :func:`prepare_image`, or encoded by :func:`encode_together`.
         encoder, segmenter: the models.
         preset: decides how the image is resized, and which masks are proposed.
         keep_embedding: store SAM2's embedding, for scorers that need it.
@@ -95,7 +123,10 @@ def encode_target(
     preset = get_preset(preset)
     if isinstance(image, np.ndarray):
         image = prepare_image(image, encoder, segmenter, preset)
-    tokens, embedding = encode_image(image, encoder, segmenter, preset)
+    if isinstance(image, EncodedImage):
+        tokens, embedding, image = image.tokens, image.embedding, image.prepared
+    else:
+        tokens, embedding = encode_image(image, encoder, segmenter, preset)
     points = None
     if preset.proposals.guidance is not None and prototypes is not None:
         side = preset.proposals.points_per_side or segmenter.points_per_side
@@ -146,10 +177,14 @@ def encode_tiled(
     logits, compact = whole.proposals.mask_logits, whole.compact()
     del whole  # with the masks that vote
     tiles = []
-    for left, top, right, bottom in image.windows:
-        pixels = np.ascontiguousarray(image.image[top:bottom, left:right])
-        target = encode_target(pixels, encoder, segmenter, preset, prototypes=prototypes).compact()
-        tiles.append(Tile((left, top, right, bottom), replace(target, embedded=None)))  # crops are cut from the image
+    at_once = images_per_batch(segmenter.device)
+    for begin in range(0, len(image.windows), at_once):
+        some = image.windows[begin : begin + at_once]
+        pixels = [np.ascontiguousarray(image.image[top:bottom, left:right]) for left, top, right, bottom in some]
+        prepared = [prepare_image(tile, encoder, segmenter, preset) for tile in pixels]
+        for window, encoded in zip(some, encode_together(prepared, encoder, segmenter, preset), strict=True):
+            target = encode_target(encoded, encoder, segmenter, preset, prototypes=prototypes).compact()
+            tiles.append(Tile(window, replace(target, embedded=None)))  # crops are cut from the image
     joined = in_one_thread(lambda: join_tiles(compact, logits, tiles), torch.device("cpu"))
     return replace(joined, embedded=compact.embedded)
 
@@ -195,8 +230,21 @@ class TargetEncoder:
             return TiledImage(image, windows(image.shape[:2], grid, self.preset.tiling.overlap))
         return prepare_image(image, self.encoder, self.segmenter, self.preset)
 
-    def encode(self, image: np.ndarray | PreparedImage | TiledImage) -> EncodedTarget | Target:
-        """Run both models on an image, uint8 ``[H, W, 3]`` or prepared, and on its tiles if it needs any."""
+    @property
+    def images_per_batch(self) -> int:
+        """Number of images that :meth:`encode_together` is best called with; 1 on a CPU."""
+        return min(images_per_batch(self.encoder.device), images_per_batch(self.segmenter.device))
+
+    def encode_together(self, images: Sequence[PreparedImage]) -> list[EncodedImage]:
+        """Run both image encoders on several images at once, for :meth:`encode`."""
+        return encode_together(images, self.encoder, self.segmenter, self.preset)
+
+    def encode(self, image: np.ndarray | PreparedImage | EncodedImage | TiledImage) -> EncodedTarget | Target:
+        """Run both models on an image, and on its tiles if it needs any.
+
+        Args:
+            image: uint8 ``[H, W, 3]``, or from :meth:`prepare`, or from :meth:`encode_together`.
+        """
         if isinstance(image, np.ndarray):
             image = self.prepare(image)
         if isinstance(image, TiledImage):
@@ -307,7 +355,7 @@ class ReferenceSegmenter:
         """See :meth:`TargetEncoder.prepare`."""
         return self.targets.prepare(image)
 
-    def encode(self, image: np.ndarray | PreparedImage | TiledImage) -> EncodedTarget | Target:
+    def encode(self, image: np.ndarray | PreparedImage | EncodedImage | TiledImage) -> EncodedTarget | Target:
         """See :meth:`TargetEncoder.encode`."""
         return self.targets.encode(image)
 

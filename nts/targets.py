@@ -15,12 +15,14 @@ from torch import Tensor
 
 from .consensus import Voters, consensus_logits
 from .crops import TargetCrops
+from .images import PreparedImage
 from .masks import draw_crops
 from .matching import pool_tokens
 from .prompt_scores import PromptScores
 from .proposal_masks import DrawnMasks, LogitMasks, ProposalMasks, RunLengthMasks
 from .segmenter import ImageEmbedding, Proposals
 from .tiles import pool_tiles
+from .utils.devices import own_stream
 from .utils.threads import in_one_thread
 
 Part = TypeVar("Part")
@@ -111,6 +113,26 @@ _VOTED, _SCORED = "voted_", "scored_"
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """An image that both image encoders have seen, but not yet SAM2's decoder.
+
+    Attributes:
+        prepared: the image.
+        tokens: ``[h, w, C]`` patch tokens.
+        embedding: SAM2's.
+    """
+
+    prepared: PreparedImage
+    tokens: Tensor
+    embedding: ImageEmbedding
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(H, W)`` in pixels."""
+        return self.prepared.image_size
+
+
+@dataclass(frozen=True)
 class EncodedTarget:
     """Output of both models for an image.
 
@@ -178,7 +200,8 @@ class EncodedTarget:
     def compact(self) -> Target:
         """Draw all masks and drop everything that matching against prototypes does not need."""
         device = self.proposals.mask_logits.device
-        return in_one_thread(self._compact, device)
+        with own_stream(device):
+            return in_one_thread(self._compact, device)
 
     def _compact(self) -> Target:
         target = make_target(self.features, self.proposals, self.image_size)

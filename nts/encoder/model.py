@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ..memory import EncoderInfo
-from ..utils.devices import autocast
+from ..utils.devices import autocast, to_device
 from ..utils.threads import in_one_thread, is_small
 from .colour import ColourDinov2Config, ColourDinov2Model
 
@@ -130,7 +130,8 @@ class Encoder:
 
         def encode() -> Tensor:
             with autocast(self.device, self._dtype):
-                return self._model(pixel_values=pixels.to(self.device)).last_hidden_state[:, self._prefix_tokens :]
+                hidden = self._model(pixel_values=to_device(pixels, self.device)).last_hidden_state
+                return hidden[:, self._prefix_tokens :]
 
         tokens = in_one_thread(encode, self.device) if self.is_small else encode()
         return tokens.float().unflatten(1, (side, side))

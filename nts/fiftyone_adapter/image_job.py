@@ -17,7 +17,7 @@ from typing import TypeVar
 import fiftyone as fo
 
 from ..images import failure
-from ..utils.prefetch import BackgroundWriter, prefetch
+from ..utils.prefetch import BackgroundWriter, prefetch_together
 from . import runs
 from .errors import InputError
 from .jobs import Job, Progress, first_few
@@ -119,19 +119,27 @@ def image_job(
     return ImagesDone(len(todo) - len(failed), len(done), failed, time.monotonic() - begin)
 
 
-def locally(read: Callable[[str, str], Input], process: Callable[[Input], Output]) -> Executor[Output]:
+def locally(
+    read: Callable[[str, str], Input],
+    process: Callable[[Input], Output],
+    *,
+    together: Callable[[list[Input]], Sequence[Input]] | None = None,
+    batch: int = 1,
+) -> Executor[Output]:
     """Executor in this process.
 
     Args:
         read: reads the file of a sample, given its id and path, and prepares it for the models; called in prefetching
             threads.
         process: runs the models; called in the caller's thread, image by image.
+        together, batch: work on several inputs at once, before they are processed one by one; see
+            :func:`~nts.utils.prefetch.prefetch_together`.
     """
 
     def execute(todo: Sequence[tuple[str, str]]) -> Generator[tuple[str, Callable[[], Output]], None, None]:
-        with closing(prefetch(lambda item: read(*item), todo)) as fetched:
-            for (sample_id, _), found in fetched:
-                yield sample_id, lambda found=found: process(found.result())
+        with closing(prefetch_together(lambda item: read(*item), todo, together, batch)) as fetched:
+            for (sample_id, _), input_of in fetched:
+                yield sample_id, lambda input_of=input_of: process(input_of())
 
     return execute
 

@@ -163,6 +163,10 @@ def segmentation_job(
     def read(sample_id: str, path: str) -> tuple[str, Fetched]:
         return sample_id, cached.fetch_file(path)
 
+    def encode(images: Sequence[tuple[str, Fetched]]) -> list[tuple[str, Fetched]]:
+        ids, fetched = zip(*images, strict=True)
+        return list(zip(ids, cached.encode_together(fetched), strict=True))
+
     def segment(image: tuple[str, Fetched]) -> Segmented:
         sample_id, fetched = image
         return cached.segment(fetched, decided.of(sample_id, fetched.target.image_size))
@@ -176,7 +180,10 @@ def segmentation_job(
         from_cache += found.from_cache
         return [labels]
 
-    execute = locally(read, segment) if config.executor == "local" else on_ray(engine, config, prompt, decided)
+    if config.executor == "local":
+        execute = locally(read, segment, together=encode, batch=engine.targets.images_per_batch)
+    else:
+        execute = on_ray(engine, config, prompt, decided)
 
     try:
         images = yield from image_job(

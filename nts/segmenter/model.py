@@ -110,6 +110,11 @@ class ImageEmbedding:
     features: Tensor
     high_resolution: tuple[Tensor, ...]
 
+    def of(self, image: int) -> ImageEmbedding:
+        """Embedding of one of several images."""
+        one = slice(image, image + 1)
+        return ImageEmbedding(self.features[one], tuple(level[one] for level in self.high_resolution))
+
 
 @dataclass(frozen=True)
 class Proposals:
@@ -216,16 +221,17 @@ class Segmenter:
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor, *, add_no_mem_embed: bool = True) -> ImageEmbedding:
-        """Encode one image.
+        """Encode an image, or several at once.
 
         Args:
-            pixels: ``[3, s, s]`` ImageNet-normalised, ``s = input_size``.
+            pixels: ``[3, s, s]`` or ``[B, 3, s, s]`` ImageNet-normalised, ``s = input_size``.
             add_no_mem_embed: see :class:`ProposalConfig`.
         """
 
         def embed() -> ImageEmbedding:
             with autocast(self.device, self._dtype):
-                *high_resolution, features = self._model.forward_image(pixels[None].to(self.device))["backbone_fpn"]
+                images = to_device(pixels if pixels.ndim == 4 else pixels[None], self.device)
+                *high_resolution, features = self._model.forward_image(images)["backbone_fpn"]
                 if add_no_mem_embed:
                     features = self._add_no_mem_embed(features)
             return ImageEmbedding(features, tuple(high_resolution))

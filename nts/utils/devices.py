@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+_MOST_IMAGES = 8
 
 PRECISIONS = ("auto", "fast", "float32", "bfloat16", "float16")
 
@@ -66,6 +69,44 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device; the host does not wait for the work that was queued on a GPU before."""
     # Copies to other devices than CUDA are not safe without waiting.
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the CPU that is copied to a CUDA device while the host and the device work; for others, as it is."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def images_per_batch(device: torch.device) -> int:
+    """Number of images that the image encoders take at once.
+
+    A GPU is started hundreds of times per call of an encoder, whatever the number of images. An image takes about 300
+    MB in the largest one. On a CPU batches gain nothing.
+    """
+    if device.type != "cuda":
+        return 1
+    return min(_MOST_IMAGES, max(1, torch.cuda.get_device_properties(device).total_memory >> 31))
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Queue the work of a ``with`` block on a second stream of a CUDA device, and wait for it at the end.
+
+    The default stream is shared by all threads: a thread that reads a result back there waits for everything that
+    others have queued meanwhile.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = _second_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

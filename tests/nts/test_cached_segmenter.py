@@ -21,6 +21,7 @@ from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT, PAPER
 from nts.scoring import PrototypeScorer
 from nts.segmenter import Segmenter
+from nts.targets import EncodedImage, Target
 from nts.tiling import Tiling
 from synthetic.scenes import target_scenes
 
@@ -86,6 +87,24 @@ def test_a_second_run_embeds_no_crop_and_runs_no_model(memory, small_encoder, sm
     assert len(expected) > 0
     assert same(first.instances, expected)
     assert same(second.instances, expected)
+
+
+def test_only_images_that_are_not_cached_are_encoded_together(memory, small_encoder, small_segmenter, cache):
+    images = [scene.image for scene in target_scenes(3)]
+    segmenter = ReferenceSegmenter(memory, small_encoder, small_segmenter)
+    run(segmenter, cache, images[1])
+    cached = CachedSegmenter(segmenter, cache)
+    fetched = [cached.fetch(image) for image in images]
+    together = cached.encode_together(fetched)
+    assert [type(each.target) for each in together] == [EncodedImage, Target, EncodedImage]
+    assert [each.key for each in together] == [each.key for each in fetched]
+    assert [each.target.image_size for each in together] == [(256, 256)] * 3
+    for each, alone in zip(together, fetched, strict=True):
+        found, expected = cached.segment(each), cached.segment(alone)
+        assert found.from_cache == expected.from_cache
+        assert torch.equal(found.instances.labels, expected.instances.labels)
+        assert torch.allclose(found.instances.scores, expected.instances.scores, atol=1e-3)
+        assert torch.allclose(found.instances.boxes, expected.instances.boxes, atol=1)
 
 
 def test_another_memory_embeds_only_its_new_survivors(memory, small_encoder, small_segmenter, cache, monkeypatch):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from novel_references import novel_references
 from paths import SHARED
 
+from nts import pipeline
 from nts.building import build_memory
 from nts.images import read_image
 from nts.memory import EncoderInfo, EncoderMismatch, MemoryBank
 from nts.metrics.coco import coco_results
-from nts.pipeline import ReferenceSegmenter, encode_target
-from nts.presets import PRESETS
+from nts.pipeline import ReferenceSegmenter, encode_target, encode_together, prepare_image
+from nts.presets import DEFAULT, PRESETS
 from nts.references import Reference
+from nts.tiling import Tiling
 from synthetic.scenes import target_scenes
 
 PHOTOS = SHARED / "photos"
@@ -39,6 +43,45 @@ def test_segmenting_equals_encoding_then_matching(memory, target, small_encoder,
     assert found.image_size == (256, 256)
     for label, reference in zip(found.labels.tolist(), found.references.tolist(), strict=True):
         assert memory.entries[reference].class_name == segmenter.classes[label]
+
+
+@pytest.mark.parametrize("fits", [1, 3, 5])
+def test_images_encoded_together_have_the_targets_of_single_ones(fits, small_encoder, small_segmenter, monkeypatch):
+    models = small_encoder, small_segmenter
+    images = [prepare_image(scene.image[: 256 - 20 * k], *models) for k, scene in enumerate(target_scenes(5))]
+    expected = [encode_target(image, *models) for image in images]
+    encode, batches = small_encoder.encode, []
+
+    def limited(pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        if len(pixels) > fits:
+            raise torch.OutOfMemoryError("too much")
+        return encode(pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_encoder, "encode", limited)
+        encoded = encode_together(images, *models)
+    assert batches == {1: [5, 2, 1, 1, 3, 1, 2, 1, 1], 3: [5, 2, 3], 5: [5]}[fits]
+    for image, one, alone in zip(images, encoded, expected, strict=True):
+        found = encode_target(one, *models)
+        assert one.image_size == found.image_size == image.image_size
+        assert torch.allclose(found.tokens, alone.tokens, atol=1e-3)
+        assert torch.equal(found.proposals.points, alone.proposals.points)
+        assert torch.allclose(found.proposals.mask_logits, alone.proposals.mask_logits, atol=1e-2)
+        assert torch.allclose(found.features, alone.features, atol=1e-3)
+    assert not torch.allclose(encoded[0].tokens, encoded[1].tokens, atol=0.1)
+
+
+def test_tiles_encoded_together_are_those_encoded_one_by_one(memory, small_encoder, small_segmenter, monkeypatch):
+    preset = replace(DEFAULT, tiling=Tiling((2, 2)))
+    engine = ReferenceSegmenter(memory, small_encoder, small_segmenter, preset)
+    image = np.concatenate([scene.image for scene in target_scenes(2)], 1)
+    expected = engine.encode(image)
+    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 3)
+    found = engine.encode(image)
+    assert len(found) == len(expected) > 5
+    assert torch.allclose(found.features, expected.features, atol=1e-3)
+    assert (found.masks.areas - expected.masks.areas).abs().max() <= 4
 
 
 def test_boxes_span_the_masks(memory, target, small_encoder, small_segmenter):

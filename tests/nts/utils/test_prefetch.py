@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from nts.utils.prefetch import BackgroundWriter, prefetch
+from nts.utils.prefetch import BackgroundWriter, prefetch, prefetch_together
 
 
 def test_results_come_in_the_order_of_the_items_and_off_the_callers_thread():
@@ -114,3 +115,39 @@ def test_another_error_is_not_hidden_and_pending_tasks_finish():
     with pytest.raises(KeyError, match="mine"):
         produce()
     assert done == [1]
+
+
+def read(number: int) -> str:
+    if number in (2, 6, 7):
+        raise ValueError(f"{number} is damaged")
+    return f"image {number}"
+
+
+def outcome(result: Callable[[], str]) -> str:
+    try:
+        return result()
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+def test_items_are_worked_on_together_and_fail_alone(batch):
+    groups = []
+
+    def together(results: list[str]) -> list[str]:
+        groups.append(results)
+        return [f"encoded {result}" for result in results]
+
+    found = [(item, outcome(result)) for item, result in prefetch_together(read, range(8), together, batch)]
+    prefix = "" if batch == 1 else "encoded "
+    assert found == [(k, f"{k} is damaged" if k in (2, 6, 7) else f"{prefix}image {k}") for k in range(8)]
+    assert len(groups) == {1: 0, 2: 3, 3: 2, 100: 1}[batch]
+
+
+def test_where_work_together_fails_the_results_are_passed_on(caplog):
+    def together(results: list[str]) -> list[str]:
+        raise RuntimeError("no memory")
+
+    found = [outcome(result) for _, result in prefetch_together(read, range(4), together, 4)]
+    assert found == ["image 0", "image 1", "2 is damaged", "image 3"]
+    assert "3 items are processed one by one: RuntimeError: no memory" in caplog.text
