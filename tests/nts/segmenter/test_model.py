@@ -148,6 +148,39 @@ def test_nothing_is_drawn_before_all_chunks_are_scored(small_segmenter, scene, m
     assert events == ["_prompt"] * 9 + ["_draw"] * -(-len(proposals) // 10)
 
 
+def layout(value: object) -> object:
+    """Shapes and strides of all tensors in arguments: what compiled code is specialised to."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.stride()
+    if isinstance(value, (tuple, list)):
+        return tuple(map(layout, value))
+    return tuple(map(layout, vars(value).values())) if hasattr(value, "__dict__") else value
+
+
+@pytest.mark.parametrize("chunks", [1, 16])
+@pytest.mark.parametrize("voters", [False, True])
+def test_a_compiled_decoder_sees_one_shape_whatever_the_survivors(monkeypatch, voters, chunks):
+    """Not compiled here: each shape would be, for half a minute."""
+    segmenter = Segmenter(load_segmenter("small")._model, "small", "", torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(segmenter, "_compiled", True)
+    monkeypatch.setattr(segmenter, "_parallel", False)
+    monkeypatch.setattr(segmenter, "_chunks_scored", chunks)
+    seen: dict[str, set[object]] = {"prompt": set(), "draw": set()}
+    for name, layouts in seen.items():
+        method = getattr(segmenter._decoder, name)
+        monkeypatch.setattr(
+            segmenter._decoder,
+            name,
+            lambda *given, method=method, layouts=layouts: layouts.add(layout(given)) or method(*given),
+        )
+    found = []
+    for scene in target_scenes(3):
+        embedding = segmenter.embed(normalise(stretch(scene.image, 256)))
+        found.append(len(segmenter.propose(embedding, ProposalConfig(9, voters=voters, prompts_per_chunk=10))))
+    assert len(set(found)) > 1
+    assert {name: len(layouts) for name, layouts in seen.items()} == {"prompt": 1, "draw": 1}
+
+
 def test_chunks_in_threads_give_the_masks_of_boxes_and_points_in_their_order(small_segmenter, scene, monkeypatch):
     embedding = small_segmenter.embed(normalise(stretch(scene.image, 256)))
     boxes, points = torch.from_numpy(boxes_of(scene)), point_grid(4, 256)[:, None]
