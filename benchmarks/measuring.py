@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import psutil
 import sam2
 import torch
 from torch import Tensor
@@ -118,7 +117,7 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(self.device)
             return self
         give_memory_back()
-        self._before = psutil.Process().memory_info().rss
+        self._before = _resident()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
         return self
@@ -132,11 +131,17 @@ class PeakMemory:
         self._look()
 
     def _look(self) -> None:
-        self.peak = max(self.peak, psutil.Process().memory_info().rss - self._before)
+        self.peak = max(self.peak, _resident() - self._before)
 
     def _sample(self) -> None:
         while not self._stop.wait(0.005):
             self._look()
+
+
+def _resident() -> int:
+    import psutil  # a machine with a GPU may lack it
+
+    return psutil.Process().memory_info().rss
 
 
 def give_memory_back() -> None:
