@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -110,10 +111,28 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Autocast to ``dtype``; a null context for float32."""
-    if dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype)
+    """Autocast to ``dtype``. In float32 nothing is cast, and CUDA's convolutions are computed in it."""
+    if dtype != torch.float32:
+        return torch.autocast(device.type, dtype)
+    return exact_convolutions() if device.type == "cuda" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Without TF32: by default, cuDNN's convolutions in single precision round their inputs to 10 bits of mantissa.
+
+    The setting is the process's, so threads take turns.
+    """
+    with _convolving:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+
+
+_convolving = threading.RLock()
 
 
 def halving(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from nts.presets import DEFAULT, FAST, PAPER, PRESETS
 from nts.references import Reference
 from nts.segmenter import ProposalConfig
 from nts.segmenter.guidance import Guidance
-from nts.utils.devices import PRECISIONS
+from nts.utils.devices import PRECISIONS, autocast, exact_convolutions
 from synthetic.scenes import NOVEL_SPECIES, draw_scene, reference_scenes, species_name, write_coco
 
 
@@ -133,3 +134,18 @@ def test_presets_keep_the_fingerprints_that_runs_were_stored_with(fo):
     assert preset_fingerprint(PAPER) == preset_fingerprint(as_before[1])
     assert len({preset_fingerprint(preset) for preset in (*as_before, DEFAULT, FAST)}) == 5
     assert preset_fingerprint(replace(PAPER, precision="bfloat16")) != preset_fingerprint(PAPER)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_single_precision_on_a_gpu_is_single_precision_in_convolutions_too(before, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    with autocast(torch.device("cuda"), torch.float32):
+        with exact_convolutions():
+            assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+    with contextlib.suppress(KeyError), exact_convolutions():
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
+    with autocast(torch.device("cpu"), torch.float32):
+        assert torch.backends.cudnn.allow_tf32 == before
