@@ -22,6 +22,7 @@ import private_mongod
 
 if TYPE_CHECKING:
     import fiftyone
+    import ray.cluster_utils
 
 HOME = Path(tempfile.mkdtemp(prefix="reference-segmentation-tests-"))
 
@@ -40,6 +41,8 @@ os.environ.update(
         "NTS_CACHE_DIR": str(HOME / "cache"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
+        # Ray on this machine would write a token into the home folder, and this process would ask clusters for it.
+        "RAY_AUTH_MODE": "disabled",
     }
 )
 # The small models do not benefit from more than four threads. Processes of pytest-xdist share the cores; they inherit
@@ -177,6 +180,24 @@ def small_segmenter():
     from nts.models import load_segmenter
 
     return load_segmenter("small", "cpu")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ray.cluster_utils.Cluster]:
+    """Ray cluster: a head without work, and a node with one CPU; all workers use a cache of their own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ["NTS_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.add_node(num_cpus=1)
+    os.environ["RAY_ADDRESS"] = made.address
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Segmenting images on a Ray cluster: Ray Data over the images, and an actor pool that loads the models once.
+"""Tasks on a Ray cluster: Ray Data over the tasks, and an actor pool whose workers load the models once.
 
-Ray restarts actors that die and repeats what they had not finished. Images whose workers die every time are reported,
-and do not keep the others from being done.
+Ray restarts actors that die and repeats what they had not finished. Tasks whose workers die every time are reported,
+and do not keep the others from being done. If the calling process dies, Ray ends its workers.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .transfer import dumps, loads
 from .worker import Outcome, Setup, Task
@@ -22,12 +22,14 @@ ADDRESS = "RAY_ADDRESS"
 """Environment variable with the address of the cluster; without it, Ray starts on this machine."""
 _ROOT = Path(__file__).parents[2]
 _BLOCK = 4
-"""Images that a worker takes at a time: few, since results are handed on when all of them are done."""
+"""Images that a worker takes at a time: few, since outcomes are handed on when all of them are done."""
 _MOST_BLOCKS = 20_000
 _lock, _users = threading.Lock(), 0
 """Jobs that use the connection that one of them made."""
 _ATTEMPTS = 3
-"""At an image whose workers die: a machine may have gone, but the image may be the reason as well."""
+"""At a task whose workers die: a machine may have gone, but the task may be the reason as well."""
+DIED = "its worker died every time, for lack of memory or by a damaged file"
+"""Reason of a task without an outcome."""
 
 
 class ClusterError(ValueError):
@@ -42,11 +44,35 @@ class Pool:
         actors: most of them at a time; ``None`` for as many as the cluster has room for.
         cpus: of each.
         gpus: of each; a fraction shares a GPU. ``None`` for 1 where the cluster has GPUs, else 0.
+
+    Raises:
+        ClusterError: if a number is out of range.
     """
 
     actors: int | None = None
     cpus: float = 1
     gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise ClusterError(f"the number of workers must be at least 1, got {self.actors}")
+        if self.gpus is not None and self.gpus < 0:
+            raise ClusterError(f"the GPUs of a worker must be at least 0, got {self.gpus:g}")
+
+
+class WorkerSetup(Protocol):
+    """Everything that workers need for their tasks. It travels once, by :mod:`.transfer`."""
+
+    @property
+    def device(self) -> str:
+        """Device of the models, as in torch, or ``"auto"``."""
+
+    def worker(self, threads: int) -> Callable[[Any], Any]:
+        """In the process of a worker: load the models, and return the function from a task to its outcome.
+
+        Args:
+            threads: of torch.
+        """
 
 
 def is_installed() -> bool:
@@ -54,6 +80,12 @@ def is_installed() -> bool:
     from importlib.util import find_spec
 
     return find_spec("ray") is not None and find_spec("pyarrow") is not None
+
+
+def check_installed() -> None:
+    """Raise ClusterError if Ray is not installed."""
+    if not is_installed():
+        raise ClusterError("Ray is not installed: pip install 'ray[data]', or run locally")
 
 
 def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None) -> Iterator[Outcome]:
@@ -68,10 +100,32 @@ def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None
         one outcome for each task, in any order. A task whose worker dies every time has an outcome with that reason.
 
     Raises:
-        ClusterError: if Ray is not installed, or the cluster lacks what the workers need.
+        ClusterError: see :func:`run_on_ray`.
     """
-    if not is_installed():
-        raise ClusterError("Ray is not installed: pip install 'ray[data]', or leave the executor 'local'")
+    by_key = {task.key: task for task in tasks}
+    with closing(run_on_ray(by_key, setup, pool, block=_BLOCK)) as outcomes:
+        for key, outcome in outcomes:
+            yield Outcome(key, reason=f"{by_key[key].path}: {DIED}") if outcome is None else outcome
+
+
+def run_on_ray(
+    tasks: Mapping[str, Any], setup: WorkerSetup, pool: Pool | None = None, *, block: int = 1
+) -> Generator[tuple[str, Any], None, None]:
+    """Run tasks on the cluster, and yield the outcomes as they arrive.
+
+    Args:
+        tasks: by their keys. They are sent one by one: what they share belongs into the setup.
+        setup: for the workers.
+        pool: of workers.
+        block: tasks that a worker takes at a time; their outcomes arrive when all of them are done.
+
+    Yields:
+        the key and the outcome of each task, in any order; ``None`` where its worker died every time.
+
+    Raises:
+        ClusterError: if Ray is not installed, the cluster lacks what the workers need, or one cannot load its models.
+    """
+    check_installed()
     if not tasks:
         return
     import ray
@@ -79,57 +133,64 @@ def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None
     pool = pool or Pool()
     with _connected(), _quiet():
         resources = ray.cluster_resources()
-        gpus = _gpus(pool, setup, resources.get("GPU", 0))
-        actors = pool.actors or max(1, int(resources.get("CPU", 1) // max(pool.cpus, 1)))
-        blocks = min(len(tasks), max(-(-len(tasks) // _BLOCK), 4 * actors), _MOST_BLOCKS)
-        rows = [{"key": task.key, "path": task.path, "task": dumps(task)} for task in tasks]
+        gpus = _gpus(pool, setup.device, resources.get("GPU", 0))
+        actors = pool.actors or _room(resources, pool.cpus, gpus)
+        blocks = min(len(tasks), max(-(-len(tasks) // block), 4 * actors), _MOST_BLOCKS)
+        rows = [{"key": key, "task": dumps(task)} for key, task in tasks.items()]
         attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_attempts_class()).remote()
         outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map(
             _worker_class(),
-            fn_constructor_args=(dumps(setup), int(pool.cpus), str(_ROOT), attempts),
+            fn_constructor_args=(ray.put(dumps(setup)), int(pool.cpus), str(_ROOT), attempts),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, blocks)),
             num_cpus=pool.cpus,
             num_gpus=gpus,
         )
-        for row in outcomes.iter_rows():
-            yield _outcome(row)
+        # Nothing is fetched ahead: Ray would hold an outcome back until the next one has come.
+        batches: Any = outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in batches:
+            for row in batch.to_pylist():
+                if row["broken"]:
+                    raise ClusterError(f"a worker could not start: {row['broken']}")
+                yield row["key"], loads(row["outcome"]) if row["outcome"] else None
 
 
-def _gpus(pool: Pool, setup: Setup, available: float) -> float:
+def _gpus(pool: Pool, device: str, available: float) -> float:
     """GPUs of a worker."""
-    if setup.device == "cpu":
+    if device == "cpu":
         return 0
     if pool.gpus is None:
+        if device.startswith("cuda") and not available:
+            raise ClusterError("a worker needs a GPU, and the cluster has none")
         return 1 if available else 0
     if pool.gpus > available:
         raise ClusterError(f"a worker needs {pool.gpus:g} GPUs, and the cluster has {available:g}")
     return pool.gpus
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
-    if row["outcome"]:
-        return loads(row["outcome"])
-    return Outcome(
-        row["key"], reason=f"{row['path']}: its worker died every time, for lack of memory or by a damaged file"
-    )
+def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Workers that the cluster has room for, at least 1."""
+    rooms = [resources.get("CPU", 1) / max(cpus, 1)]
+    if gpus:
+        rooms.append(resources["GPU"] / gpus)
+    return max(1, int(min(rooms) + 1e-6))  # 0.3 / 0.1 is below 3
 
 
 def _attempts_class() -> type:
     """Class of the actor that counts attempts; like :func:`_worker_class`, it travels by value."""
 
     class Attempts:
-        """Counts how often an image was begun and not ended: Ray gives one that kills its worker to ever new ones."""
+        """Counts how often a task was begun and not ended: Ray gives one that kills its worker to ever new ones."""
 
         def __init__(self) -> None:
             self._begun: dict[str, int] = {}
 
         def begin(self, key: str) -> bool:
-            """Whether an image may be tried once more."""
+            """Whether a task may be tried once more."""
             self._begun[key] = self._begun.get(key, 0) + 1
             return self._begun[key] <= _ATTEMPTS
 
         def end(self, key: str) -> None:
-            """An image did not kill its worker."""
+            """A task did not kill its worker."""
             self._begun.pop(key, None)
 
     return Attempts
@@ -138,24 +199,31 @@ def _attempts_class() -> type:
 def _worker_class() -> type:
     """Class of the actors. It is defined here so that it travels by value, and finds the engine by its path."""
 
-    class SegmentingWorker:
-        def __init__(self, setup: bytes, threads: int, root: str, attempts: Any) -> None:
+    class RayWorker:
+        def __init__(self, setup: Any, threads: int, root: str, attempts: Any) -> None:
             if root not in sys.path:
                 sys.path.append(root)
-            from nts.cluster.worker import Worker
+            import ray
 
-            self._worker, self._attempts = Worker(setup, threads), attempts
+            from nts.cluster.machine import machine
+            from nts.cluster.transfer import dumps, loads
+
+            self._dumps, self._loads, self._attempts, self._broken = dumps, loads, attempts, ""
+            try:
+                self._work = loads(ray.get(setup)).worker(max(1, threads))
+            except Exception as error:  # Ray would hide it in reports of an actor that died
+                self._broken = f"{type(error).__name__}: {error} (on {machine()})"
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             import ray
 
             key, outcome = row["key"], b""
-            if ray.get(self._attempts.begin.remote(key)):
-                outcome = self._worker(row["task"])
+            if not self._broken and ray.get(self._attempts.begin.remote(key)):
+                outcome = self._dumps(self._work(self._loads(row["task"])))
                 self._attempts.end.remote(key)
-            return {"key": key, "path": row["path"], "outcome": outcome}
+            return {"key": key, "outcome": outcome, "broken": self._broken}
 
-    return SegmentingWorker
+    return RayWorker
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +17,7 @@ from ..presets import Preset
 from ..scorers import make_scorer
 from ..settled import Settled
 from ..vrp.prompt import TrainedPrompt
-from .transfer import dumps, loads
+from .machine import machine
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,11 @@ class Setup:
     precision: str = "auto"
     compiled: bool = False
     use_cache: bool = True
+
+    def worker(self, threads: int) -> Worker:
+        """See :class:`nts.cluster.ray_executor.WorkerSetup`."""
+        torch.set_num_threads(threads)
+        return Worker(self)
 
 
 @dataclass(frozen=True)
@@ -83,37 +86,24 @@ class Outcome:
 
 
 class Worker:
-    """Segments images by a setup.
+    """Segments images by a setup."""
 
-    Args:
-        setup: bytes of a :class:`Setup`.
-        threads: of torch.
-    """
-
-    def __init__(self, setup: bytes, threads: int = 1) -> None:
-        torch.set_num_threads(max(1, threads))
-        made: Setup = loads(setup)
-        memory = MemoryBank.from_bytes(made.memory)
+    def __init__(self, setup: Setup) -> None:
+        memory = MemoryBank.from_bytes(setup.memory)
         models = (
-            load_encoder(made.encoder, made.device, made.precision),
-            load_segmenter(made.segmenter, made.device, made.precision, compiled=made.compiled),
+            load_encoder(setup.encoder, setup.device, setup.precision),
+            load_segmenter(setup.segmenter, setup.device, setup.precision, compiled=setup.compiled),
         )
-        prompt = None if made.prompt is None else TrainedPrompt.from_bytes(made.prompt)
-        scorer = make_scorer(made.scorer, memory, *models, prompt, made.preset)
-        segmenter = ReferenceSegmenter(memory, *models, made.preset, scorer=scorer)
-        self._cached = CachedSegmenter(segmenter, default_cache() if made.use_cache else None)
+        prompt = None if setup.prompt is None else TrainedPrompt.from_bytes(setup.prompt)
+        scorer = make_scorer(setup.scorer, memory, *models, prompt, setup.preset)
+        segmenter = ReferenceSegmenter(memory, *models, setup.preset, scorer=scorer)
+        self._cached = CachedSegmenter(segmenter, default_cache() if setup.use_cache else None)
 
-    def __call__(self, task: bytes) -> bytes:
-        """Segment an image: bytes of a :class:`Task` to bytes of an :class:`Outcome`. Failures are outcomes as well."""
-        given: Task = loads(task)
+    def __call__(self, task: Task) -> Outcome:
+        """Segment an image. Failures are outcomes as well."""
         try:
-            found = self._cached.segment(self._cached.fetch_file(given.path), given.settled)
+            found = self._cached.segment(self._cached.fetch_file(task.path), task.settled)
             self._cached.store(found)
         except Exception as error:
-            return dumps(Outcome(given.key, reason=f"{failure(given.path, error)} (on {machine()})"))
-        return dumps(Outcome(given.key, found.instances, found.from_cache))
-
-
-def machine() -> str:
-    """Name of this machine, and of its process."""
-    return f"{socket.gethostname()}, process {os.getpid()}"
+            return Outcome(task.key, reason=f"{failure(task.path, error)} (on {machine()})")
+        return Outcome(task.key, found.instances, found.from_cache)

@@ -1,8 +1,9 @@
-"""A real Ray cluster of several nodes on this machine: results, dying nodes, poisoned images."""
+"""A real Ray cluster of several nodes on this machine: results, dying nodes, poisoned images, placement on GPUs."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from nts.building import build_memory
 from nts.cluster import ray_executor
-from nts.cluster.ray_executor import ClusterError, Pool, segment_on_ray
+from nts.cluster.ray_executor import ClusterError, Pool, run_on_ray, segment_on_ray
 from nts.cluster.transfer import dumps, loads
 from nts.cluster.worker import Outcome, Setup, Task
 from nts.memory import MemoryBank
@@ -28,24 +29,6 @@ pytestmark = pytest.mark.xdist_group("ray")
 
 IMAGES = 10
 QUICK = replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=8))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator:
-    """A head without work, and a node with one CPU; all workers use a cache of their own."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    before = dict(os.environ)
-    os.environ["NTS_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    made.add_node(num_cpus=1)
-    os.environ[ray_executor.ADDRESS] = made.address
-    yield made
-    ray.shutdown()
-    made.shutdown()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +112,101 @@ def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(cluster, setup,
 def test_gpus_that_are_not_there_are_told(cluster, setup, paths):
     with pytest.raises(ClusterError, match="a worker needs 0.5 GPUs, and the cluster has 0"):
         next(segment_on_ray([Task("a", str(paths[0]))], setup, Pool(gpus=0.5)))
+
+
+def test_models_on_a_gpu_need_a_cluster_with_gpus(cluster, setup, paths):
+    with pytest.raises(ClusterError, match="a worker needs a GPU, and the cluster has none"):
+        next(segment_on_ray([Task("a", str(paths[0]))], replace(setup, device="cuda")))
+
+
+def test_numbers_of_workers_out_of_range_are_refused():
+    with pytest.raises(ClusterError, match="the number of workers must be at least 1, got 0"):
+        Pool(actors=0)
+    with pytest.raises(ClusterError, match="the GPUs of a worker must be at least 0, got -1"):
+        Pool(gpus=-1)
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "workers"),
+    [
+        ({"CPU": 8}, 1, 0, 8),
+        ({"CPU": 8}, 3, 0, 2),
+        ({"CPU": 8, "GPU": 2}, 1, 1, 2),
+        ({"CPU": 8, "GPU": 2}, 1, 0, 8),
+        ({"CPU": 8, "GPU": 0.3}, 1, 0.1, 3),
+        ({"CPU": 0}, 1, 0, 1),
+        ({}, 1, 0, 1),
+    ],
+)
+def test_workers_are_as_many_as_cpus_and_gpus_allow(resources, cpus, gpus, workers):
+    assert ray_executor._room(resources, cpus, gpus) == workers
+
+
+@pytest.fixture
+def two_gpus() -> Iterator:
+    """Ray on this machine, with two GPUs that are only declared."""
+    import ray
+
+    ray.init("local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield ray
+    ray.shutdown()
+
+
+class ByValue:
+    """A setup whose class workers cannot import."""
+
+    def __init__(self, setup) -> None:
+        self.setup, self.device = setup, setup.device
+
+    def __reduce__(self):
+        from ray import cloudpickle
+
+        return cloudpickle.loads, (cloudpickle.dumps(self.setup),)
+
+
+def test_every_worker_has_a_gpu_of_its_own(two_gpus):
+    @two_gpus.remote(num_cpus=0)
+    class Seen:
+        def __init__(self) -> None:
+            self.workers = set()
+
+        def add(self, process: int) -> int:
+            self.workers.add(process)
+            return len(self.workers)
+
+    class Looking:
+        device = "auto"
+
+        def __init__(self) -> None:
+            self.seen = Seen.remote()
+
+        def worker(self, threads):
+            def look(task):
+                # Both workers are there before the first of them goes on.
+                deadline = time.monotonic() + 120
+                while two_gpus.get(self.seen.add.remote(os.getpid())) < 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                return os.getpid(), two_gpus.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+            return look
+
+    outcomes = dict(run_on_ray(dict.fromkeys("abcdefghijkl"), ByValue(Looking())))
+    assert sorted(outcomes) == list("abcdefghijkl")
+    of_workers = {process: (tuple(ids), visible) for process, ids, visible in outcomes.values()}
+    assert len(of_workers) == 2  # though there are CPUs for three
+    assert sorted(of_workers.values()) == [((0,), "0"), ((1,), "1")]
+
+
+def test_a_worker_that_cannot_start_says_why(two_gpus):
+    class Broken:
+        device = "cpu"
+
+        def worker(self, threads):
+            raise ValueError("there are no models here")
+
+    with pytest.raises(ClusterError, match=r"could not start: ValueError: there are no models here \(on .*, process "):
+        list(run_on_ray({"a": 1, "b": 2}, ByValue(Broken())))
 
 
 def test_no_images_need_no_cluster(setup, monkeypatch):
