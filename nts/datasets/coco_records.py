@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -18,6 +18,16 @@ def has_mask(annotation: Mapping) -> bool:
     if isinstance(segmentation, dict):
         return bool(segmentation.get("counts"))
     return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
+
+
+def of_images(dataset: dict, image_ids: Collection[int | str]) -> dict:
+    """The part of a COCO dataset that is about some images, with all categories."""
+    wanted = set(image_ids)
+    return {
+        **dataset,
+        "images": [image for image in dataset["images"] if image["id"] in wanted],
+        "annotations": [annotation for annotation in dataset["annotations"] if annotation["image_id"] in wanted],
+    }
 
 
 def read_annotated_image(record: Mapping, *, exif: bool = True) -> np.ndarray:

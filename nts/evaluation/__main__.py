@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..cache import default_cache
+from ..cluster.ray_executor import Pool
 from ..datasets.annotated_images import ANNOTATIONS, Annotation, parse_annotations
 from ..datasets.coco_files import load_coco_files
 from ..datasets.episodes import EPISODES_PER_FOLD
@@ -113,6 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     episodes.add_argument("--kind", choices=KINDS, default="mask", help="annotation of the references (%(default)s)")
     episodes.add_argument("--promoted", action="store_true", help="let SAM2 predict masks from weaker annotations")
     episodes.add_argument("--side", type=int, help="compare masks at this many pixels squared (the size of the image)")
+    cluster = evaluate.add_argument_group("many machines (docs/cluster.md)")
+    cluster.add_argument(
+        "--ray", action="store_true", help="evaluate on the Ray cluster of RAY_ADDRESS, or on Ray on this machine"
+    )
+    cluster.add_argument("--actors", type=int, metavar="N", help="workers (as many as there is room for)")
+    cluster.add_argument(
+        "--gpus-per-actor",
+        type=float,
+        metavar="F",
+        help="GPUs of each worker; a fraction shares one (1 where the cluster has any, else 0)",
+    )
     _add_own_data(evaluate)
 
     predictors = commands.add_parser(
@@ -196,6 +208,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"{protocol.name} has {len(protocol.seeds)} published seeds, not {args.seeds}")
     seeds = tuple(args.seed) if args.seed else protocol.seeds[: args.seeds]
     preset, background = _preset(args, protocol), _images_of(args.background)
+    pool = _pool(args)
     precision = preset.precision_for(args.precision)
     data = _data(args, protocol)
     encoder = load_encoder(args.encoder, args.device, precision)
@@ -219,7 +232,16 @@ def _run(args: argparse.Namespace) -> None:
         background=background,
     )
     cache = None if args.no_cache else default_cache()
-    run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name, cache=cache)
+    run(settings, data, encoder, segmenter, args.out or Path("runs") / protocol.name, cache=cache, pool=pool)
+
+
+def _pool(args: argparse.Namespace) -> Pool | None:
+    """Workers that the arguments ask for."""
+    if args.ray:
+        return Pool(args.actors, gpus=args.gpus_per_actor)
+    if args.actors is not None or args.gpus_per_actor is not None:
+        raise ValueError("--actors and --gpus-per-actor are about the workers of a cluster: add --ray")
+    return None
 
 
 def _predictors(args: argparse.Namespace) -> None:

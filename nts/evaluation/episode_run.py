@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..datasets.annotated_images import MASKS, AnnotatedImages
-from ..datasets.coco_records import has_mask
+from ..datasets.coco_records import has_mask, of_images
 from ..datasets.episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_episodes, write_episodes
+from ..datasets.protocol_data import ProtocolData
 from ..metrics.miou import summarise_episodes
 from ..utils.run_folder import RunError, lines_array, read_lines, read_parts
 from .episode_evaluation import evaluate_episodes
 from .predictors import PROMPTED_SCORERS, TRAINING_FREE, make_predictor
-from .protocol_run import Clock, Draw, ProtocolRun
+from .protocol_run import Clock, Draw, Part, ProtocolRun
 from .shared_encodings import SharedPipeline
 
 
@@ -91,9 +92,22 @@ class EpisodeRun(ProtocolRun):
         for draw, episodes in self.episodes.items():
             path = self.folder / "episodes" / f"{draw.key}.json"
             write_episodes(path, episodes, protocol=self.settings.protocol.name, shots=draw.shots, seed=draw.seed)
+        if self.settings.prompt is not None:
+            self.settings.prompt.check_novel(self.classes.values())
+        self._make_predictor()
+        progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
+
+    def shared(self) -> tuple[ProtocolData, dict[Draw, list[Episode]]]:
+        shown = {image for episodes in self.episodes.values() for episode in episodes for image in episode.references}
+        references, targets = of_images(self.data.references, shown), of_images(self.data.targets, self.units)
+        return replace(self.data, references=references, targets=targets), self.episodes
+
+    def use(self, prepared: dict[Draw, list[Episode]]) -> None:
+        self.episodes = prepared
+        self._make_predictor()
+
+    def _make_predictor(self) -> None:
         settings, preset = self.settings, self.settings.preset
-        if settings.prompt is not None:
-            settings.prompt.check_novel(self.classes.values())
         self.pipeline = SharedPipeline(
             self.encoder, self.segmenter, preset, self.cache, for_prompts=settings.predictor in PROMPTED_SCORERS
         )
@@ -109,9 +123,8 @@ class EpisodeRun(ProtocolRun):
         images = EpisodeImages(self.shown[0], exif=preset.exif)
         self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter, cache=self.cache)
         self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
-        progress(f"{sum(map(len, self.episodes.values()))} episodes on {len(self.units)} images")
 
-    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+    def evaluate(self, units: Sequence[int | str], tick: Callable[[], Any]) -> Part:
         by_target: dict[int | str, list[tuple[int, int, Episode]]] = {unit: [] for unit in units}
         for d, episodes in enumerate(self.episodes.values()):
             for number, episode in enumerate(episodes):
@@ -131,13 +144,15 @@ class EpisodeRun(ProtocolRun):
             self.pipeline.store()
             clock.lap("all", self.encoder.device)
             tick()
-        return {
-            "episodes": np.array(rows, np.int64).reshape(-1, 6),
-            "skipped": lines_array(skipped),
-            "not_promoted": lines_array(sorted(self.reference_images.not_promoted)),
-            "from_cache": np.array([self.pipeline.from_cache - cached_before]),
-            "seconds": clock.seconds,
-        }
+        return Part(
+            {
+                "episodes": np.array(rows, np.int64).reshape(-1, 6),
+                "skipped": lines_array(skipped),
+                "not_promoted": lines_array(sorted(self.reference_images.not_promoted)),
+                "from_cache": np.array([self.pipeline.from_cache - cached_before]),
+                "seconds": clock.seconds,
+            }
+        )
 
     def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
         counts = np.concatenate(read_parts(parts, "episodes"))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..cache import content_key
 from ..cached_targets import CachedTargets, Fetched
-from ..datasets.coco_records import check_size
-from ..datasets.protocol_data import same_images
+from ..datasets.coco_records import check_size, of_images
+from ..datasets.protocol_data import ProtocolData, same_images
 from ..datasets.sampling import draw_references
 from ..images import ImageError, digest, read_image
 from ..memory import MemoryBank
@@ -30,12 +30,13 @@ from ..metrics.lvis import match_lvis_image, summarise_lvis
 from ..metrics.matches import IouType, Matches, concatenate, match_image, renumber
 from ..pipeline import ReferenceSegmenter, TargetEncoder, prepare_image
 from ..targets import EncodedTarget, Target
+from ..tiling import ObjectSize
 from ..utils.files import write_file
 from ..utils.run_folder import RunError, lines_array
 from .calibrated import calibration_numbers
 from .instance_objects import EvaluatedObjects, SeenObjects, objects_with_masks
 from .instance_references import ReferenceEncoder
-from .protocol_run import Clock, Draw, ProtocolRun, image_identity
+from .protocol_run import Clock, Draw, Part, ProtocolRun, image_identity
 from .run_folder import read_matches
 
 OBJECTS = "objects"
@@ -120,8 +121,7 @@ class InstanceRun(ProtocolRun):
         )
         self.filled_references = sum(entry.kind == "box" for entry in bank.entries)
         entries = {entry.label_id: entry for entry in bank.entries}
-        self.matchers: dict[Draw, ReferenceSegmenter] = {}
-        self.prototypes: dict[Draw, Tensor] = {}
+        memories: dict[Draw, MemoryBank] = {}
         self.without_reference: dict[Draw, list[str]] = {}
         self.few_references: dict[Draw, dict[str, int]] = {}
         for draw, drawn in self.references.items():
@@ -138,21 +138,34 @@ class InstanceRun(ProtocolRun):
             self.without_reference[draw] = [name for name in self.classes.values() if name not in memory.classes]
             shown = Counter(entry.class_name for entry in memory.entries)
             self.few_references[draw] = {name: shown[name] for name in memory.classes if shown[name] < draw.shots}
-            self.prototypes[draw] = memory.prototypes().to(self.encoder.device)
-            self.matchers[draw] = ReferenceSegmenter(memory, self.encoder, self.segmenter, self.settings.preset)
+            memories[draw] = memory
+        self.sizes = [entry.size for entry in bank.entries if entry.size is not None]
+        self._match_with(memories)
+        progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
+
+    def shared(self) -> tuple[ProtocolData, tuple[dict[Draw, bytes], list[ObjectSize]]]:
+        # The references are encoded, so their images and annotations, often most of the data, are not needed.
+        references = of_images(self.data.references, ())
+        data = replace(self.data, references=references, targets=of_images(self.data.targets, self.units))
+        return data, ({draw: matcher.memory.to_bytes() for draw, matcher in self.matchers.items()}, self.sizes)
+
+    def use(self, prepared: tuple[dict[Draw, bytes], list[ObjectSize]]) -> None:
+        memories, self.sizes = prepared
+        self.units = list(self.images)
+        self._match_with({draw: MemoryBank.from_bytes(memory) for draw, memory in memories.items()})
+
+    def _match_with(self, memories: dict[Draw, MemoryBank]) -> None:
+        preset, device = self.settings.preset, self.encoder.device
+        self.matchers = {
+            draw: ReferenceSegmenter(memory, self.encoder, self.segmenter, preset) for draw, memory in memories.items()
+        }
+        self.prototypes = {draw: memory.prototypes().to(device) for draw, memory in memories.items()}
         # Draws share the proposals of an image, so the prototypes of all draws guide the prompts, and the sizes of all
         # references decide on tiles.
+        everything = torch.cat(list(self.prototypes.values()))
         self.targets = CachedTargets(
-            TargetEncoder(
-                self.encoder,
-                self.segmenter,
-                self.settings.preset,
-                prototypes=torch.cat(list(self.prototypes.values())),
-                sizes=[entry.size for entry in bank.entries if entry.size is not None],
-            ),
-            self.cache,
+            TargetEncoder(self.encoder, self.segmenter, preset, prototypes=everything, sizes=self.sizes), self.cache
         )
-        progress(f"{len(bank)} references encoded, {len(self.skipped_references)} left out")
 
     @cached_property
     def annotations(self) -> dict[int | str, list[dict]]:
@@ -163,7 +176,7 @@ class InstanceRun(ProtocolRun):
                 by_image[annotation["image_id"]].append(annotation)
         return by_image
 
-    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
+    def evaluate(self, units: Sequence[int | str], tick: Callable[[], Any]) -> Part:
         draws, iou_types = self.settings.draws, self.settings.protocol.iou_types
         matches: dict[str, list[Matches]] = {f"{d.key} {iou_type}": [] for d in draws for iou_type in iou_types}
         predictions: dict[Draw, list[dict]] = {draw: [] for draw in draws}
@@ -191,18 +204,12 @@ class InstanceRun(ProtocolRun):
                     predictions[draw] += results[draw]
             clock.lap("match")
             tick()
-        if self.settings.save_predictions:
-            for draw, rows in predictions.items():
-                part = self.folder / "predictions" / draw.key / f"{name}.json"
-                part.parent.mkdir(parents=True, exist_ok=True)
-                write_file(part, json.dumps(rows).encode())
+        saved = predictions if self.settings.save_predictions else {}
+        files = {draw.key: json.dumps(rows).encode() for draw, rows in saved.items()}
         arrays = {key: np.frombuffer(concatenate(of_draw).to_bytes(), np.uint8) for key, of_draw in matches.items()}
         arrays |= EvaluatedObjects.concatenate(objects).arrays()
-        return arrays | {
-            "skipped": lines_array(skipped),
-            "from_cache": np.array([from_cache]),
-            "seconds": clock.seconds,
-        }
+        counted = {"skipped": lines_array(skipped), "from_cache": np.array([from_cache]), "seconds": clock.seconds}
+        return Part(arrays | counted, files)
 
     def _objects(self, unit: int | str, fetched: Fetched, target: EncodedTarget | Target) -> EvaluatedObjects:
         """Objects of an image; what the models make of them comes from the cache, if it is there."""

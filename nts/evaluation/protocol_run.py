@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,23 @@ class Settings:
         return "box" if self.preset.box_convention == "inclusive" else "own"
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Result of some images.
+
+    Attributes:
+        arrays: content of the file of the part.
+        predictions: content of the file of COCO results of every draw, by its key; empty unless they are saved.
+    """
+
+    arrays: dict[str, np.ndarray]
+    predictions: dict[str, bytes] = field(default_factory=dict)
+
+
 class ProtocolRun(ABC):
     """Run of a protocol; a unit of work is a target image.
+
+    Only :meth:`prepare` writes to the folder of the run, so that other processes can evaluate parts of it.
 
     Args:
         settings: of the run.
@@ -180,8 +195,19 @@ class ProtocolRun(ABC):
         """Prepare the references, before the first target."""
 
     @abstractmethod
-    def evaluate(self, units: Sequence[int | str], name: str, tick: Callable[[], Any]) -> dict[str, np.ndarray]:
-        """Evaluate images, and return the arrays of their part."""
+    def shared(self) -> tuple[ProtocolData, Any]:
+        """What other processes need of a prepared run: data for :meth:`evaluate`, and what :meth:`use` takes.
+
+        The data has the targets to evaluate, no others, and may lack references that are not read any more.
+        """
+
+    @abstractmethod
+    def use(self, prepared: Any) -> None:
+        """Get ready to evaluate in another process, instead of by :meth:`prepare`, with what that has prepared."""
+
+    @abstractmethod
+    def evaluate(self, units: Sequence[int | str], tick: Callable[[], Any]) -> Part:
+        """Evaluate images; call ``tick`` after each."""
 
     @abstractmethod
     def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
@@ -203,21 +229,12 @@ class ProtocolRun(ABC):
             "limit": settings.limit,
             "targets": fingerprint([image_identity(self.images[unit]) for unit in self.units], annotations),
             "references": fingerprint(self.drawn()),
-            "encoder": asdict(self.encoder.info),
-            "segmenter": {
-                "name": self.segmenter.name,
-                "fingerprint": self.segmenter.fingerprint,
-                "input_size": self.segmenter.input_size,
-            },
+            **environment(self.encoder, self.segmenter),
             "points_per_side": preset.proposals.points_per_side or self.segmenter.points_per_side,
             "preset": stored_settings(preset),
             "complete_labels": settings.complete_labels,
             "background": fingerprint([[path.name, path.stat().st_size] for path in settings.background]),
-            "device": self.encoder.device.type,
             "precision": settings.precision,
-            "torch": torch.__version__,
-            **{package: version(package) for package in ("pillow", "pycocotools")},
-            "code": code_fingerprint(),
             "save_predictions": settings.save_predictions,
             "units_per_part": settings.units_per_part,
         }
@@ -276,6 +293,22 @@ class ProtocolRun(ABC):
                 },
             },
         }
+
+
+def environment(encoder: Encoder, segmenter: Segmenter) -> dict[str, Any]:
+    """What affects the numbers of a run and may differ between machines: models, device, packages, code."""
+    return {
+        "encoder": asdict(encoder.info),
+        "segmenter": {
+            "name": segmenter.name,
+            "fingerprint": segmenter.fingerprint,
+            "input_size": segmenter.input_size,
+        },
+        "device": encoder.device.type,
+        "torch": torch.__version__,
+        **{package: version(package) for package in ("pillow", "pycocotools")},
+        "code": code_fingerprint(),
+    }
 
 
 class Clock:

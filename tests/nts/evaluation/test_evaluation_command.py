@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from own_data import write_own_data
 from paths import ROOT
 from PIL import Image
 from tiny_layouts import tiny
@@ -37,20 +38,7 @@ def report(folder: Path) -> tuple[dict, str]:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> tuple[str, ...]:
     """Arguments for a custom dataset of two classes and four targets."""
-    folder = tmp_path_factory.mktemp("own")
-    species = NOVEL_SPECIES[:2]
-    sets = {
-        "references": [scene for number in species for scene in reference_scenes(number, 1)],
-        "targets": [scene for scene in target_scenes(40) if set(scene.species.tolist()) & set(species)][:4],
-    }
-    arguments = []
-    for name, scenes in sets.items():
-        arguments += [f"--{name}", str(write_coco(folder / name, scenes, species))]
-        labels = json.loads(Path(arguments[-1]).read_text())
-        for image in labels["images"]:
-            image["file_name"] = f"data/{image['file_name']}"
-        Path(arguments[-1]).write_text(json.dumps(labels))
-    return tuple(arguments)
+    return write_own_data(tmp_path_factory.mktemp("own"))
 
 
 def test_list_and_show_tell_of_every_protocol(capsys):
@@ -201,6 +189,11 @@ def test_an_interruption_from_the_keyboard_is_no_traceback(own, tmp_path, monkey
         (["run", "coco-fsod"], "--data is needed: the folder of COCO"),
         (["run", "coco-fsod", "--data", "/nowhere"], "LayoutError: there is no folder /nowhere"),
         (["run", "coco-fsod", "--data", "/nowhere", "--seeds", "11"], "has 10 published seeds, not 11"),
+        (
+            ["run", "custom", "--actors", "2"],
+            "--actors and --gpus-per-actor are about the workers of a cluster: add --ray",
+        ),
+        (["run", "custom", "--ray", "--actors", "0"], "ClusterError: the number of workers must be at least 1, got 0"),
         (["run", "custom"], "custom needs --references and --targets"),
         (["run", "custom", "--references", "/no.json", "--targets", "/no.json"], "/no.json is not a COCO data set"),
         (
