@@ -96,7 +96,7 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
         for sample_id, _ in todo:
             yield sample_id, lambda: found
 
-    with patch.object(segmenting, "locally", lambda read, process: execute):
+    with patch.object(segmenting, "locally", lambda *_, **__: execute):
         begin = time.perf_counter()
         report = segmenting.auto_segment_view(dataset.match_tags("target"), "writer", use_cache=False)
         seconds = time.perf_counter() - begin
