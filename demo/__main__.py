@@ -1,8 +1,9 @@
 """Label a few images, find the rest: on drawn scenes, on photographs that come with scikit-image, or on your own.
 
-python -m demo                   run the steps that are not done yet, on drawn scenes; then as --coins
+python -m demo                   run the steps that are not done yet, on drawn scenes; then on both photographs below
 python -m demo --app             and open the FiftyOne App on the result
 python -m demo --coins           label three coins of a photograph, find the others
+python -m demo --galaxies        label five galaxies of the Hubble deep field, find the others, in tiles
 python -m demo --photos FOLDER   the same on a folder of images with a COCO file, or on a FiftyOne dataset
 """
 
@@ -30,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--app", action="store_true", help="open the FiftyOne App on the result")
     parser.add_argument("--coins", action="store_true", help="only find the coins in a photograph")
+    parser.add_argument("--galaxies", action="store_true", help="only find the galaxies in a photograph")
     parser.add_argument(
         "--targets", type=int, help=f"images to segment ({scenes.TARGETS}; of your photographs {own_photos.TARGETS})"
     )
@@ -55,8 +57,9 @@ def main() -> None:
             models={"encoder": arguments.encoder, "segmenter": arguments.segmenter},
             out=arguments.out,
         )
-    elif arguments.coins:
-        dataset = photographs.run(arguments.out)
+    elif arguments.coins or arguments.galaxies:
+        wanted = [photographs.COINS] * arguments.coins + [photographs.GALAXIES] * arguments.galaxies
+        dataset = photographs.run(arguments.out, wanted)
     else:
         dataset = scenes.run(arguments.out, arguments.targets or scenes.TARGETS)
         photographs.run(arguments.out)

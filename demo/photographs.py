@@ -6,6 +6,7 @@ of an image and wants the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +36,19 @@ class Photograph:
         name: in ``skimage.data``.
         label: class of the objects.
         ellipses: labelled objects.
+        size: width and height of the part in the upper left corner that is used; ``None`` for all.
     """
 
     name: str
     label: str
     ellipses: tuple[Ellipse, ...]
+    size: tuple[int, int] | None = None
 
     def pixels(self) -> np.ndarray:
         """uint8 ``[H, W, 3]``."""
         image = getattr(skimage.data, self.name)()
+        width, height = self.size or image.shape[1::-1]
+        image = image[:height, :width]
         return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
 
     def masks(self) -> list[np.ndarray]:
@@ -53,32 +58,40 @@ class Photograph:
         return [((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1 for cx, cy, rx, ry in self.ellipses]
 
 
-PHOTOGRAPHS = (Photograph("coins", "coin", ((335, 44, 29, 29), (44, 54, 22, 21), (274, 194, 23, 22))),)
+COINS = Photograph("coins", "coin", ((335, 44, 29, 29), (44, 54, 22, 21), (274, 194, 23, 22)))
+GALAXIES = Photograph(
+    "hubble_deep_field",
+    "galaxy",
+    ((123, 400, 18, 20), (404, 74, 16, 13), (485, 64, 17, 13), (307, 335, 11, 11), (292, 111, 16, 18)),
+    size=(520, 500),
+)
+"""Its galaxies are small, so that the image is cut into tiles."""
+PHOTOGRAPHS = (COINS, GALAXIES)
 
 
-def run(out: Path) -> fo.Dataset:
-    """Find the objects in all photographs, print how many, and draw a picture; returns the dataset."""
-    dataset = load_dataset(out)
+def run(out: Path, photographs: Sequence[Photograph] = PHOTOGRAPHS) -> fo.Dataset:
+    """Find the objects in photographs, print how many, and draw a picture; returns the dataset."""
+    dataset = load_dataset(out, photographs)
     print("Photographs of scikit-image")
-    for photograph in PHOTOGRAPHS:
+    for photograph in photographs:
         view = dataset.match_tags(photograph.name)
         with Bar(photograph.name) as bar:
             nts.build_reference_memory(view, LABELS, photograph.name, overwrite=True, progress=bar.update)
             nts.auto_segment_view(view, photograph.name, PREDICTIONS, overwrite=True, progress=bar.update)
         confidences = view.values(f"{PREDICTIONS}.detections.confidence", unwind=True)
         found = sum(confidence >= THRESHOLD for confidence in confidences)
-        print(f"  {len(photograph.ellipses)} labelled, {found} found at the recommended threshold")
-    print(f"Picture: {draw_picture(dataset, out)}\n")
+        print(f"  {photograph.label}: {len(photograph.ellipses)} labelled, {found} found at the recommended threshold")
+    print(f"Picture: {draw_picture(dataset, photographs, out)}\n")
     return dataset
 
 
-def load_dataset(folder: Path) -> fo.Dataset:
+def load_dataset(folder: Path, photographs: Sequence[Photograph]) -> fo.Dataset:
     """Create the dataset of the photographs with their labels, replacing an earlier one."""
     if fo.dataset_exists(DATASET):
         fo.delete_dataset(DATASET)
     dataset = fo.Dataset(DATASET, persistent=True)
     (folder / "photographs").mkdir(parents=True, exist_ok=True)
-    for photograph in PHOTOGRAPHS:
+    for photograph in photographs:
         path = folder / "photographs" / f"{photograph.name}.png"
         Image.fromarray(photograph.pixels()).save(path)
         sample = fo.Sample(path, tags=[photograph.name])
@@ -88,9 +101,9 @@ def load_dataset(folder: Path) -> fo.Dataset:
     return dataset
 
 
-def draw_picture(dataset: fo.Dataset, folder: Path) -> Path:
+def draw_picture(dataset: fo.Dataset, photographs: Sequence[Photograph], folder: Path) -> Path:
     """Draw the labels and the predictions of every photograph side by side."""
-    colours = class_colours([photograph.label for photograph in PHOTOGRAPHS])
+    colours = class_colours([photograph.label for photograph in photographs])
     rows = [
         [
             draw_sample(sample, LABELS, colours, size=480),

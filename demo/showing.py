@@ -14,6 +14,8 @@ from nts.images import read_image
 from nts.metrics.coco import NovelAP
 from nts.pictures import Colour, draw_instances
 
+MOST_CAPTIONS = 30
+
 
 class Bar:
     """Progress bar of a job."""
@@ -62,5 +64,6 @@ def draw_sample(
     shown = [d for d in certain if d.label in colours and d.has_mask]
     masks = [d.to_segmentation(frame_size=image.shape[1::-1]).mask > 0 for d in shown]
     captions = [f"{d.confidence:.2f}" for d in shown if d.confidence is not None]
+    captions = captions if len(captions) <= MOST_CAPTIONS else []  # they would hide the objects
     stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), bool)
     return draw_instances(image, stacked, [d.label for d in shown], colours, captions, size)

@@ -64,7 +64,8 @@ class Line:
         """The map for other images, by expectation maximisation of their share of right predictions.
 
         The probabilities of all predictions are averaged, the average replaces the prior, and so on (Saerens et al.,
-        Neural Computation 2002).
+        Neural Computation 2002). Where this ends with all of them right, the map stays as it is: such predictions were
+        cut off, by the maximal number per image, before the wrong ones began, and tell nothing about their share.
 
         Args:
             scores: ``[n]`` of all predictions on these images.
@@ -75,6 +76,8 @@ class Line:
         low = 0.5 / len(raw)
         for _ in range(EM_ROUNDS):
             prior = (raw + _logit(prior) - before).sigmoid().mean().clamp(low, 1 - low)
+        if prior >= 1 - 2 * low:
+            return self
         return replace(self, offset=self.offset + float(_logit(prior) - before), prior=float(prior))
 
 

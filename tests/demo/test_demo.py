@@ -56,6 +56,14 @@ def test_coins_are_found_from_three(demo, tmp_path, monkeypatch, capsys):
     assert Image.open(tmp_path / "photographs.png").width > 900
 
 
+def test_galaxies_are_found_from_five(demo, tmp_path, monkeypatch, capsys):
+    told = run(demo, monkeypatch, capsys, "--galaxies", "--out", str(tmp_path))
+    found = re.search(r"galaxy: 5 labelled, (\d+) found at the recommended threshold", told)
+    assert found
+    assert 8 <= int(found[1]) <= 30
+    assert Image.open(tmp_path / "photographs.png").width > 900
+
+
 @pytest.fixture
 def own_folder(tmp_path):
     """Folder of images with a COCO file."""

@@ -167,6 +167,15 @@ def test_a_view_without_any_right_prediction_stays_finite():
     assert Line().shifted(torch.ones(1)).probabilities(LINE).isfinite().all()
 
 
+def test_a_view_of_which_only_the_best_predictions_are_kept_is_not_taken_for_perfect():
+    scores = torch.rand(400, generator=torch.Generator().manual_seed(3), dtype=torch.float64) ** 2
+    line = Line(2.0, 1.0, 0.2)
+    assert line.shifted(scores).offset != line.offset
+    best = scores.sort(descending=True).values[:100]
+    assert line.probabilities(best).min() > 0.5
+    assert line.shifted(best) == line
+
+
 def test_many_scores_are_thinned_without_a_change_that_matters():
     scores = torch.rand(5 * MOST_SCORES, generator=torch.Generator().manual_seed(2))
     line = Line(2.0, -0.5, 0.4)
