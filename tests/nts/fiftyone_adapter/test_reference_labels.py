@@ -281,7 +281,7 @@ def test_weak_labels_are_used_raw_on_request(nts_fo, drawn, annotated, field):
 def test_references_without_a_sam2_mask_are_used_raw_and_counted(nts_fo, annotated, monkeypatch):
     from nts.fiftyone_adapter import building
 
-    monkeypatch.setattr(building, "promote", lambda references, segmenter: references)
+    monkeypatch.setattr(building, "promote", lambda references, *_: references)
     report = nts_fo.build_reference_memory(annotated, "points", "shapes")
     assert (report.kinds, report.promoted, report.unpromoted) == ({"point": 4}, 0, 4)
 

@@ -90,9 +90,9 @@ def test_image_that_fails_is_recorded_and_the_run_goes_on(nts_fo, drawn, targets
 
 
 def test_mistake_in_the_engine_is_recorded_with_its_kind(nts_fo, targets, memory, quick, monkeypatch):
-    from nts.pipeline import ReferenceSegmenter
+    from nts.pipeline import TargetEncoder
 
-    encode, calls = ReferenceSegmenter.encode, []
+    encode, calls = TargetEncoder.encode, []
 
     def fails_once(self, image):
         calls.append(image)
@@ -100,7 +100,7 @@ def test_mistake_in_the_engine_is_recorded_with_its_kind(nts_fo, targets, memory
             raise RuntimeError("out of memory")
         return encode(self, image)
 
-    monkeypatch.setattr(ReferenceSegmenter, "encode", fails_once)
+    monkeypatch.setattr(TargetEncoder, "encode", fails_once)
     report = nts_fo.auto_segment_view(targets, memory, preset=quick, use_cache=False)
     assert [reason.split(": ", 1)[1] for reason in report.failed.values()] == ["RuntimeError: out of memory"]
     assert report.segmented == TARGETS - 1
