@@ -41,8 +41,11 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(fo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
     """Server of the test file. Its first form takes seconds, since the server then imports torch."""
-    with AppServer(tmp_path_factory.mktemp("server") / "server.log") as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        # Progress can be seen only of images that no other test has cached.
+        patch.setenv("NTS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        with AppServer(tmp_path_factory.mktemp("server") / "server.log") as running:
+            yield running
 
 
 @pytest.fixture
