@@ -1,10 +1,10 @@
-"""What a Ray cluster on this machine costs: the same images by the local loop, and by one and two workers.
+"""Overhead of a Ray cluster on one machine: the same images in the local loop, and on one and two workers.
 
     python -m benchmarks.cluster --images 100
 
 All run the small pair on drawn scenes, without a cache. The local loop has the threads that torch gives it; a worker
-has one. The first outcome tells how long a cluster, its workers and their models take to start; the time from there on
-is that of the images.
+has one. The time to the first outcome is that of starting the cluster, the workers and their models; images per second
+are counted from there.
 """
 
 from __future__ import annotations

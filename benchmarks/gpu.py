@@ -91,7 +91,7 @@ DINO, SAM_ENCODER, SCORE, DRAW, POOL, OVERLAPS, CROPS, MATCH = (
 
 @dataclass
 class Bench:
-    """What the stages share. Models are loaded when a stage asks for them.
+    """State shared by the stages. Models are loaded when a stage asks for them.
 
     Attributes:
         device: that is measured.
@@ -196,7 +196,7 @@ Measured = tuple[dict[str, Any], str]
 
 
 def ceilings(bench: Bench) -> Measured:
-    """What the device reaches: products of large matrices, and copies."""
+    """Peak rates of the device: products of large matrices, and copies."""
     side, numbers = (512 if bench.small else 8192), {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.randn(side, side, device=bench.device, dtype=dtype)

@@ -28,14 +28,14 @@ class Segmented:
 
     Attributes:
         instances: found in the image.
-        target: what they were found in, with crops and scores that may be new; ``None`` if another process holds it.
-        fetched: the image; ``None`` if another process holds it.
+        target: of the image, with crops and scores that may be new; ``None`` if another process has it.
+        key: of the target in the cache; ``None`` without a cache here.
         from_cache: whether the target came from a cache, here or where it was segmented.
     """
 
     instances: Instances
     target: EncodedTarget | Target | None = None
-    fetched: Fetched | None = None
+    key: str | None = None
     from_cache: bool = False
 
 
@@ -71,9 +71,9 @@ class CachedSegmenter:
             settled: see :meth:`.ReferenceSegmenter.match`.
         """
         target = self._targets.encode(image)
-        return Segmented(self.segmenter.match(target, settled), target, image, image.from_cache)
+        return Segmented(self.segmenter.match(target, settled), target, image.key, image.from_cache)
 
     def store(self, image: Segmented) -> None:
         """See :meth:`.CachedTargets.store`."""
-        if image.target is not None and image.fetched is not None:
-            self._targets.store(image.fetched, image.target)
+        if image.target is not None:
+            self._targets.store(image.key, image.target, from_cache=image.from_cache)

@@ -127,17 +127,22 @@ class CachedTargets:
         """The target of an image; the models run if it is not cached."""
         return image.target if isinstance(image.target, Target) else self._encoder.encode(image.target)
 
-    def store(self, image: Fetched, target: EncodedTarget | Target) -> None:
-        """Write to the cache what is new of a target: itself, features of its crops, and its scores by prompts."""
-        if self._cache is None or image.key is None:
+    def store(self, key: str | None, target: EncodedTarget | Target, *, from_cache: bool) -> None:
+        """Write to the cache what is new of a target: itself, features of its crops, and its scores by prompts.
+
+        Args:
+            key, from_cache: of the image as it was fetched. The image itself is not needed: the inputs of the models
+                are large, and results may wait for this.
+            target: after the matching.
+        """
+        if self._cache is None or key is None:
             return
-        if not image.from_cache:
-            write_target(self._cache, image.key, target.compact())
+        if not from_cache:
+            write_target(self._cache, key, target.compact())
         if target.embedded is not None and target.embedded.new:
-            write_crops(self._cache, self._crops_key(image.key), target.embedded.features)
+            write_crops(self._cache, self._crops_key(key), target.embedded.features)
         if target.prompted is not None and target.prompted.new:
-            scores, used = target.prompted.scores, target.prompted.used
-            write_prompt_scores(self._cache, prompt_scores_key(image.key), scores, used)
+            write_prompt_scores(self._cache, prompt_scores_key(key), target.prompted.scores, target.prompted.used)
 
     def _crops_key(self, key: str) -> str:
         return crops_key(key, self._encoder.encoder)

@@ -64,8 +64,8 @@ class Line:
         """The map for other images, by expectation maximisation of their share of right predictions.
 
         The probabilities of all predictions are averaged, the average replaces the prior, and so on (Saerens et al.,
-        Neural Computation 2002). Where this ends with all of them right, the map stays as it is: such predictions were
-        cut off, by the maximal number per image, before the wrong ones began, and tell nothing about their share.
+        Neural Computation 2002). Where this ends with all of them right, the map stays as it is: such predictions are
+        few, or the maximal number per image has cut off the wrong ones, so that they do not show the share.
 
         Args:
             scores: ``[n]`` of all predictions on these images.

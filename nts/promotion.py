@@ -173,6 +173,7 @@ class _Image:
             PROMOTED,
             image=self._digest(),
             segmenter=segmenter.fingerprint,
+            segmenter_size=segmenter.input_size,
             segmenter_precision=segmenter.precision,
             **prompt,
         )

@@ -23,7 +23,7 @@ from .model_diagnostics import ModelDiagnostics, drawn_hits, nearest_to_features
 
 @dataclass(frozen=True, eq=False)
 class SeenObjects:
-    """What the models make of the ``m`` objects of an image, by their true masks; on the CPU.
+    """Features and proposals of the ``m`` objects of an image, given their true masks; on the CPU.
 
     Attributes:
         features: float ``[m, C]``, patch tokens of the image pooled over the masks.
@@ -86,7 +86,7 @@ class EvaluatedObjects:
 
         Args:
             annotations: of the ``m >= 1`` objects, see :func:`objects_with_masks`.
-            seen: what the models make of them.
+            seen: their features and proposals.
             classes: names of the evaluated classes by category id, in the order of their indices.
             draws: of every draw the names of its classes, and their prototypes ``[K, C]``.
         """

@@ -193,7 +193,7 @@ class InstanceRun(ProtocolRun):
                 clock.lap("encode", self.encoder.device)
                 results = self._results(unit, target)
                 objects.append(self._objects(unit, fetched, target))
-                self.targets.store(fetched, target)
+                self.targets.store(fetched.key, target, from_cache=fetched.from_cache)
                 from_cache += fetched.from_cache
             except ImageError as error:
                 skipped.append(str(error))
@@ -212,7 +212,7 @@ class InstanceRun(ProtocolRun):
         return Part(arrays | counted, files)
 
     def _objects(self, unit: int | str, fetched: Fetched, target: EncodedTarget | Target) -> EvaluatedObjects:
-        """Objects of an image; what the models make of them comes from the cache, if it is there."""
+        """Objects of an image; their features and proposals come from the cache, if it has them."""
         shown, masks = objects_with_masks(self.annotations[unit], target.image_size)
         if not shown:
             return EvaluatedObjects.none(len(self.settings.draws))

@@ -130,4 +130,4 @@ class SharedPipeline:
         """Write the last target to the cache, with what matching it has added."""
         if self._last is not None:
             _, fetched, encoded = self._last
-            self._targets.store(fetched, encoded)
+            self._targets.store(fetched.key, encoded, from_cache=fetched.from_cache)

@@ -169,7 +169,7 @@ def test_without_a_cache_nothing_is_stored(memory, small_encoder, small_segmente
     cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), None)
     found = cached.segment(cached.fetch(IMAGE))
     cached.store(found)
-    assert found.fetched.key is None
+    assert found.key is None
     assert found.target.crops.new > 0
 
 
@@ -191,7 +191,7 @@ def test_tiles_of_a_large_image_are_one_entry_of_the_cache(
     whole, tiled = run(engine("off"), cache, large), run(engine("2x2"), cache, large)
     assert len(tiled.instances) > len(whole.instances)
     assert tiled.instances.image_size == (512, 512)
-    assert whole.fetched.key != tiled.fetched.key
+    assert whole.key != tiled.key
     assert cache.count(TARGET) == 2
     monkeypatch.setattr(Segmenter, "embed", None)
     again = run(engine("2x2"), cache, large)
