@@ -163,7 +163,7 @@ class ProtocolRun(ABC):
         encoder: a loaded encoder.
         segmenter: a loaded segmenter.
         folder: of the run.
-        cache: of what the models make of references and targets; ``None`` for none.
+        cache: of encoded references and targets; ``None`` for none.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class ProtocolRun(ABC):
 
     @abstractmethod
     def shared(self) -> tuple[ProtocolData, Any]:
-        """What other processes need of a prepared run: data for :meth:`evaluate`, and what :meth:`use` takes.
+        """Data for :meth:`evaluate` in another process, and the argument of :meth:`use` there.
 
         The data has the targets to evaluate, no others, and may lack references that are not read any more.
         """
@@ -296,7 +296,7 @@ class ProtocolRun(ABC):
 
 
 def environment(encoder: Encoder, segmenter: Segmenter) -> dict[str, Any]:
-    """What affects the numbers of a run and may differ between machines: models, device, packages, code."""
+    """Settings that affect the numbers of a run and may differ between machines: models, device, packages, code."""
     return {
         "encoder": asdict(encoder.info),
         "segmenter": {

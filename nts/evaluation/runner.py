@@ -56,7 +56,7 @@ def run(
         segmenter: a loaded segmenter.
         folder: of the run; created if it is missing.
         progress: called with messages.
-        cache: of what the models make of references and targets; ``None`` for none. The workers of a
+        cache: of encoded references and targets; ``None`` for none. The workers of a
             cluster have the one of their machine instead.
         pool: workers on a Ray cluster, which evaluate the parts; this process does where ``None``. It does not affect
             the numbers, and a run may be resumed with another one.

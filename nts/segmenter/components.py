@@ -44,7 +44,7 @@ def keep_clicked(logits: Tensor, cells: Tensor) -> Tensor:
 
 
 def apart_by_flooding(inside: Tensor, cells: Tensor) -> Tensor:
-    """What is not connected with the click, one mask at a time.
+    """Pixels of masks that are not connected with the click, one mask at a time.
 
     Args:
         inside: bool ``[m, S, S]``, on the CPU.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -163,6 +165,20 @@ def test_a_cached_target_of_another_preset_is_refused_in_words(memory, small_enc
     for each in (target, target.compact()):
         with pytest.raises(ValueError, match="encode it with the preset that it is matched with"):
             full.match(each)
+
+
+def test_results_that_wait_to_be_stored_do_not_keep_the_inputs_of_the_models(
+    memory, small_encoder, small_segmenter, cache
+):
+    cached = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter), cache)
+    fetched = cached.fetch(IMAGE)
+    pixels = weakref.ref(fetched.target.segmenter_input)
+    found = cached.segment(fetched)
+    del fetched
+    gc.collect()
+    assert pixels() is None
+    cached.store(found)
+    assert cache.count(TARGET) == 1
 
 
 def test_without_a_cache_nothing_is_stored(memory, small_encoder, small_segmenter):

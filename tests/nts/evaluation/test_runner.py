@@ -20,6 +20,7 @@ from tiny_layouts import tiny
 from nts import pipeline, targets
 from nts.building import build_memory
 from nts.cache import TensorCache
+from nts.cached_segmenter import CachedSegmenter
 from nts.datasets.annotated_images import Annotation
 from nts.datasets.coco_records import mask_of_annotation
 from nts.datasets.episodes import EpisodeImages, read_episodes, write_episodes
@@ -231,6 +232,18 @@ def test_a_second_run_with_a_cache_runs_no_model(
         annotation["segmentation"] = {**run_lengths, "counts": run_lengths["counts"].decode()}
     accuracy = evaluate("eroded", replace(data, targets=eroded))["diagnostics"]
     assert accuracy["recall"] != expected["diagnostics"]["recall"]
+
+
+def test_targets_of_a_segmentation_are_not_encoded_again(data, small_encoder, small_segmenter, tmp_path, monkeypatch):
+    cache = TensorCache(tmp_path / "cache", 10**9)
+    scene = reference_scenes(SPECIES[0], 1)[0]
+    memory, _ = build_memory([Reference(scene.image, "a", scene.masks[0])], small_encoder, segmenter=None)
+    segmenter = CachedSegmenter(ReferenceSegmenter(memory, small_encoder, small_segmenter, PRESET), cache)
+    for image in data.targets["images"]:
+        segmenter.store(segmenter.segment(segmenter.fetch_file(image["path"])))
+    monkeypatch.setattr(Segmenter, "embed", None)
+    run(SETTINGS, data, small_encoder, small_segmenter, tmp_path / "run", lambda _: None, cache)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["time"]["from_cache"] == 5
 
 
 def smaller(annotation: dict) -> np.ndarray:
