@@ -22,7 +22,7 @@ from nts.recommendation import THRESHOLD
 from .showing import Bar, draw_sample
 
 DATASET = "reference-segmentation-photographs"
-LABELS, PREDICTIONS = "labels", "found"
+LABELS = "labels"
 
 Ellipse = tuple[float, float, float, float]
 """``x, y`` of the centre, and both radii, in pixels."""
@@ -43,6 +43,11 @@ class Photograph:
     label: str
     ellipses: tuple[Ellipse, ...]
     size: tuple[int, int] | None = None
+
+    @property
+    def predictions(self) -> str:
+        """Field of the predictions: one for each photograph, since a field has the predictions of one memory."""
+        return f"found_{self.label}"
 
     def pixels(self) -> np.ndarray:
         """uint8 ``[H, W, 3]``."""
@@ -76,9 +81,9 @@ def run(out: Path, photographs: Sequence[Photograph] = PHOTOGRAPHS) -> fo.Datase
     for photograph in photographs:
         view = dataset.match_tags(photograph.name)
         with Bar(photograph.name) as bar:
-            nts.build_reference_memory(view, LABELS, photograph.name, overwrite=True, progress=bar.update)
-            nts.auto_segment_view(view, photograph.name, PREDICTIONS, overwrite=True, progress=bar.update)
-        confidences = view.values(f"{PREDICTIONS}.detections.confidence", unwind=True)
+            nts.build_reference_memory(view, LABELS, photograph.name, progress=bar.update)
+            nts.auto_segment_view(view, photograph.name, photograph.predictions, progress=bar.update)
+        confidences = view.values(f"{photograph.predictions}.detections.confidence", unwind=True)
         found = sum(confidence >= THRESHOLD for confidence in confidences)
         print(f"  {photograph.label}: {len(photograph.ellipses)} labelled, {found} found at the recommended threshold")
     print(f"Picture: {draw_picture(dataset, photographs, out)}\n")
@@ -107,9 +112,9 @@ def draw_picture(dataset: fo.Dataset, photographs: Sequence[Photograph], folder:
     rows = [
         [
             draw_sample(sample, LABELS, colours, size=480),
-            draw_sample(sample, PREDICTIONS, colours, minimum_confidence=THRESHOLD, size=480),
+            draw_sample(sample, photograph.predictions, colours, minimum_confidence=THRESHOLD, size=480),
         ]
-        for sample in dataset
+        for photograph, sample in zip(photographs, dataset, strict=True)
     ]
     path = folder / "photographs.png"
     contact_sheet(rows, ["labelled", "found"], colours, "A few objects labelled, the others found").save(path)

@@ -56,12 +56,16 @@ def test_coins_are_found_from_three(demo, tmp_path, monkeypatch, capsys):
     assert Image.open(tmp_path / "photographs.png").width > 900
 
 
-def test_galaxies_are_found_from_five(demo, tmp_path, monkeypatch, capsys):
-    told = run(demo, monkeypatch, capsys, "--galaxies", "--out", str(tmp_path))
-    found = re.search(r"galaxy: 5 labelled, (\d+) found at the recommended threshold", told)
-    assert found
-    assert 8 <= int(found[1]) <= 30
-    assert Image.open(tmp_path / "photographs.png").width > 900
+def test_galaxies_are_found_from_five_beside_the_coins(demo, fo, tmp_path, monkeypatch, capsys):
+    told = run(demo, monkeypatch, capsys, "--coins", "--galaxies", "--out", str(tmp_path))
+    found = dict(re.findall(r"(\w+): \d labelled, (\d+) found at the recommended threshold", told))
+    assert 14 <= int(found["coin"]) <= 24
+    assert 8 <= int(found["galaxy"]) <= 30
+    dataset = fo.load_dataset("reference-segmentation-photographs")
+    for label, number in found.items():  # as they are drawn, after both runs
+        confidences = dataset.values(f"found_{label}.detections.confidence", unwind=True)
+        assert sum(confidence >= 0.5 for confidence in confidences if confidence is not None) == int(number)
+    assert Image.open(tmp_path / "photographs.png").height > 900
 
 
 @pytest.fixture
