@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -59,10 +60,12 @@ class PhotographSet:
     dataset: dict
 
     @classmethod
-    def read(cls, folder: Path) -> PhotographSet:
-        """Read a folder with ``annotations.json``; crowds are left out."""
+    def read(cls, folder: Path, min_objects: int = 1) -> PhotographSet:
+        """Read a folder with ``annotations.json``; crowds, and classes with fewer objects, are left out."""
         dataset = json.loads((folder / "annotations.json").read_text())
-        kept = [annotation for annotation in dataset["annotations"] if not annotation.get("iscrowd")]
+        objects = [annotation for annotation in dataset["annotations"] if not annotation.get("iscrowd")]
+        counts = Counter(annotation["category_id"] for annotation in objects)
+        kept = [annotation for annotation in objects if counts[annotation["category_id"]] >= min_objects]
         return cls(folder.name, folder, {**dataset, "annotations": kept})
 
     @cached_property
@@ -279,6 +282,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--images", type=int, default=40, help="largest number of targets of a set")
+    parser.add_argument("--min-objects", type=int, default=1, help="leave out classes with fewer objects in a set")
     parser.add_argument("--presets", nargs="+", default=["default"])
     parser.add_argument("--encoder", default="small")
     parser.add_argument("--segmenter", default="small")
@@ -289,7 +293,7 @@ def main() -> None:
     reports = {}
     for folder in folders:
         if args.sets is None or folder.name in args.sets:
-            photographs = PhotographSet.read(folder)
+            photographs = PhotographSet.read(folder, args.min_objects)
             reports[folder.name] = [
                 measure(photographs, draw(photographs, args.shots, seed, args.images), encoder, segmenter, args.presets)
                 for seed in range(args.draws)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def test_references_and_targets_are_of_different_images(pictures):
         assert len(drawn.targets) == 4
         assert not {each["image_id"] for each in drawn.references} & set(drawn.targets)
     assert photographs.draw(pictures, 2, 0, images=4) == photographs.draw(pictures, 2, 0, images=4)
+
+
+def test_classes_with_few_objects_can_be_left_out(pictures, tmp_path):
+    annotations = pictures.dataset["annotations"]
+    rare = annotations[0]["category_id"]
+    others = [each for each in annotations if each["category_id"] != rare]
+    content = {**pictures.dataset, "annotations": [annotations[0], *others]}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    assert photographs.PhotographSet.read(tmp_path).dataset["annotations"] == [annotations[0], *others]
+    assert photographs.PhotographSet.read(tmp_path, min_objects=2).dataset["annotations"] == others
 
 
 def test_colour_histograms_count_the_pixels_of_a_region():
