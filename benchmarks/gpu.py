@@ -604,7 +604,7 @@ def _travel(cached: CachedSegmenter, paths: Sequence[Path]) -> float:
         labels = coco_results(segmented.instances, 0, range(len(engine.classes)), engine.preset.box_convention)
         found.append(len(labels))
 
-    fetched = prefetch_together(cached.fetch_file, paths, cached.encode_together, engine.targets.images_per_batch)
+    fetched = prefetch_together(cached.fetch_file, paths, cached.encode_together, cached.images_per_batch)
     with BackgroundWriter() as background, closing(fetched) as inputs:
         for _, input_of in inputs:
             background.do(partial(write, cached.segment(input_of())))

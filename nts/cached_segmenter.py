@@ -51,6 +51,11 @@ class CachedSegmenter:
         self.segmenter = segmenter
         self._targets = CachedTargets(segmenter.targets, cache if segmenter.scorer.scores_cached_targets else None)
 
+    @property
+    def images_per_batch(self) -> int:
+        """See :attr:`.TargetEncoder.images_per_batch`."""
+        return self._targets.images_per_batch
+
     def fetch_file(self, path: str | os.PathLike) -> Fetched:
         """See :meth:`.CachedTargets.fetch_file`."""
         return self._targets.fetch_file(path)

@@ -70,6 +70,11 @@ class CachedTargets:
     def __init__(self, encoder: TargetEncoder, cache: TensorCache | None) -> None:
         self._encoder, self._cache = encoder, cache
 
+    @property
+    def images_per_batch(self) -> int:
+        """See :attr:`.TargetEncoder.images_per_batch`."""
+        return self._encoder.images_per_batch
+
     def fetch_file(self, path: str | os.PathLike) -> Fetched:
         """Read an image file, and decode it unless its target is in the cache.
 

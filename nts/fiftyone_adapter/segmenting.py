@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from ..pipeline import ReferenceSegmenter
 from ..recommendation import Recommendation, recommend
 from ..scorers import UNPROMPTED, make_scorer
 from ..transduction import ConfidentPredictions
-from ..utils.prefetch import prefetch
+from ..utils.prefetch import prefetch_together
 from ..vrp.prompt import TrainedPrompt
 from . import colours, runs
 from .annotation import set_up_annotation
@@ -181,7 +181,7 @@ def segmentation_job(
         return [labels]
 
     if config.executor == "local":
-        execute = locally(read, segment, together=encode, batch=engine.targets.images_per_batch)
+        execute = locally(read, segment, together=encode, batch=cached.images_per_batch)
     else:
         execute = on_ray(engine, config, prompt, decided)
 
@@ -224,15 +224,17 @@ def _transduced(engine: ReferenceSegmenter, cache: TensorCache | None, paths: Se
     Images that cannot be segmented are left out here: the second round records why.
     """
     cached, confident = CachedSegmenter(engine, cache), ConfidentPredictions(engine.memory)
-    for number, (_, fetched) in enumerate(prefetch(cached.fetch_file, paths)):
-        yield Progress(number, len(paths), "first round: looking for confident predictions")
-        try:
-            segmented = cached.segment(fetched.result())
-        except Exception as error:
-            logger.warning("left out of the first round: %s", error)
-            continue
-        cached.store(segmented)
-        confident.add(segmented.instances)
+    fetched = prefetch_together(cached.fetch_file, paths, cached.encode_together, cached.images_per_batch)
+    with closing(fetched) as images:
+        for number, (_, image_of) in enumerate(images):
+            yield Progress(number, len(paths), "first round: looking for confident predictions")
+            try:
+                segmented = cached.segment(image_of())
+            except Exception as error:
+                logger.warning("left out of the first round: %s", error)
+                continue
+            cached.store(segmented)
+            confident.add(segmented.instances)
     return ReferenceSegmenter(confident.joined(), engine.encoder, engine.segmenter, engine.preset)
 
 

@@ -56,6 +56,8 @@ def prefetch_together(
     items: Iterable[Item],
     together: Callable[[list[Result]], Sequence[Result]] | None = None,
     batch: int = 1,
+    *,
+    ahead: bool = True,
 ) -> Generator[tuple[Item, Callable[[], Result]], None, None]:
     """As :func:`prefetch`, with work on several results at once in the caller's thread, for a GPU.
 
@@ -64,10 +66,15 @@ def prefetch_together(
         items: consumed one by one, in the caller's thread.
         together: replaces the results of a batch. If it fails, they are passed on as they are.
         batch: number of results for ``together``, which is not called for batches of one.
+        ahead: prefetch for batches of one as well. If not, their results are computed without threads, each when it is
+            asked for.
 
     Yields:
         each item with a function that returns its result, or raises what ``function`` raised for it.
     """
+    if batch == 1 and not ahead:
+        yield from ((item, partial(function, item)) for item in items)
+        return
     # A GPU takes images faster than two threads decode and resize them.
     depth, workers = (4, 2) if batch == 1 else (3 * batch, min(8, os.cpu_count() or 1))
     with closing(prefetch(function, items, depth=depth, workers=workers)) as fetched:

@@ -194,6 +194,28 @@ def test_confident_predictions_join_the_references_in_a_first_round(nts_fo, draw
     )
 
 
+def test_both_rounds_encode_several_images_at_once_on_a_gpu(nts_fo, targets, memory, quick, monkeypatch):
+    from nts import pipeline
+
+    preset = replace(quick, method=replace(quick.method, transductive=True))
+    truncate(targets.last().filepath)
+    alone = nts_fo.auto_segment_view(targets, memory, "alone", preset=preset, use_cache=False)
+    batches, together = [], pipeline.encode_together
+    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 2)
+    monkeypatch.setattr(
+        pipeline, "encode_together", lambda images, *more: batches.append(len(images)) or together(images, *more)
+    )
+    report = nts_fo.auto_segment_view(targets, memory, "together", preset=preset, use_cache=False)
+    assert batches == [2, 2]
+    assert report.segmented == alone.segmented == TARGETS - 1
+    assert report.failed == alone.failed != {}
+    for name in ("label", "reference_id"):
+        assert targets.values(f"together.detections.{name}") == targets.values(f"alone.detections.{name}")
+    found, expected = (targets.values(f"{field}.detections.score", unwind=True) for field in ("together", "alone"))
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert any(score is not None for score in found)
+
+
 def test_tiles_are_stored_with_a_run_and_seen_by_the_next(nts_fo, drawn, targets, memory, quick):
     report = nts_fo.auto_segment_view(targets, memory, preset=quick, tiles=(2, 2))
     config = drawn.get_run_info("nts_shapes").config

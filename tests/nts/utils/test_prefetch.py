@@ -144,6 +144,20 @@ def test_items_are_worked_on_together_and_fail_alone(batch):
     assert len(groups) == {1: 0, 2: 3, 3: 2, 100: 1}[batch]
 
 
+def test_results_that_are_not_computed_ahead_are_computed_when_asked_for_and_without_threads():
+    computed = []
+
+    def read(number: int) -> threading.Thread:
+        computed.append(number)
+        return threading.current_thread()
+
+    reading = prefetch_together(read, range(3), ahead=False)
+    for number, result in reading:
+        assert computed == list(range(number))
+        assert result() is threading.current_thread()
+    assert computed == [0, 1, 2]
+
+
 def test_where_work_together_fails_the_results_are_passed_on(caplog):
     def together(results: list[str]) -> list[str]:
         raise RuntimeError("no memory")
