@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..datasets.annotated_images import MASKS, AnnotatedImages
 from ..datasets.coco_records import has_mask, of_images
 from ..datasets.episodes import EPISODES_PER_FOLD, Episode, EpisodeImages, draw_episodes, write_episodes
 from ..datasets.protocol_data import ProtocolData
+from ..images import ImageError
 from ..metrics.miou import summarise_episodes
 from ..utils.run_folder import RunError, lines_array, read_lines, read_parts
 from .episode_evaluation import evaluate_episodes
@@ -122,7 +124,9 @@ class EpisodeRun(ProtocolRun):
         )
         images = EpisodeImages(self.shown[0], exif=preset.exif)
         self.reference_images = AnnotatedImages(images, settings.annotation, segmenter=self.segmenter, cache=self.cache)
-        self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=1)
+        of_pipeline = settings.predictor == TRAINING_FREE or settings.predictor in PROMPTED_SCORERS
+        self.targets_per_batch = self.pipeline.images_per_batch if of_pipeline else 1
+        self.target_images = EpisodeImages(self.shown[1], exif=preset.exif, keep=self.targets_per_batch)
 
     def evaluate(self, units: Sequence[int | str], tick: Callable[[], Any]) -> Part:
         by_target: dict[int | str, list[tuple[int, int, Episode]]] = {unit: [] for unit in units}
@@ -131,8 +135,11 @@ class EpisodeRun(ProtocolRun):
                 if episode.target in by_target:
                     by_target[episode.target].append((d, number, episode))
         rows, skipped, clock, cached_before = [], [], Clock(), self.pipeline.from_cache
-        for on_target in by_target.values():
+        targets = list(by_target)
+        for k, on_target in enumerate(by_target.values()):
             clock.start()
+            if self.targets_per_batch > 1 and k % self.targets_per_batch == 0:
+                self._encode_together(targets[k : k + self.targets_per_batch])
             asked = [episode for _, _, episode in on_target]
             outcomes = evaluate_episodes(
                 asked, self.reference_images, self.target_images, self.predictor, side=self.settings.side
@@ -153,6 +160,14 @@ class EpisodeRun(ProtocolRun):
                 "seconds": clock.seconds,
             }
         )
+
+    def _encode_together(self, targets: Sequence[int | str]) -> None:
+        """Encode the next targets in the pipeline; those that cannot be read are told of by their episodes."""
+        images = []
+        for target in targets:
+            with suppress(ImageError):
+                images.append(self.target_images.image(target))
+        self.pipeline.encode_together(images)
 
     def numbers(self, parts: Sequence[Path]) -> dict[str, Any]:
         counts = np.concatenate(read_parts(parts, "episodes"))

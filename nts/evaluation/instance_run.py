@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from ..pipeline import ReferenceSegmenter, TargetEncoder, prepare_image
 from ..targets import EncodedTarget, Target
 from ..tiling import ObjectSize
 from ..utils.files import write_file
+from ..utils.prefetch import prefetch_together
 from ..utils.run_folder import RunError, lines_array
 from .calibrated import calibration_numbers
 from .instance_objects import EvaluatedObjects, SeenObjects, objects_with_masks
@@ -182,34 +184,49 @@ class InstanceRun(ProtocolRun):
         predictions: dict[Draw, list[dict]] = {draw: [] for draw in draws}
         objects = [EvaluatedObjects.none(len(draws))]
         skipped, from_cache, clock = [], 0, Clock()
-        for unit in units:
-            clock.start()
-            results: dict[Draw, list[dict]] = {draw: [] for draw in draws}
-            try:
-                fetched = self.targets.fetch_file(self.images[unit]["path"])
-                check_size(self.images[unit], fetched.image_size)
-                clock.lap("read")
-                target = self.targets.encode(fetched)
-                clock.lap("encode", self.encoder.device)
-                results = self._results(unit, target)
-                objects.append(self._objects(unit, fetched, target))
-                self.targets.store(fetched.key, target, from_cache=fetched.from_cache)
-                from_cache += fetched.from_cache
-            except ImageError as error:
-                skipped.append(str(error))
-            for draw in draws:
-                for iou_type in iou_types:
-                    matches[f"{draw.key} {iou_type}"].append(self._match(unit, results[draw], iou_type))
-                if self.settings.save_predictions:
-                    predictions[draw] += results[draw]
-            clock.lap("match")
-            tick()
+
+        def encode(images: Sequence[Fetched]) -> list[Fetched]:
+            clock.lap("read")
+            encoded = self.targets.encode_together(images)
+            clock.lap("encode", self.encoder.device)
+            return encoded
+
+        # On a CPU a file is read when its image is due, so that the time of reading is told apart.
+        images = prefetch_together(self._fetch, units, encode, self.targets.images_per_batch, ahead=False)
+        with closing(images):
+            for unit, image_of in images:
+                results: dict[Draw, list[dict]] = {draw: [] for draw in draws}
+                try:
+                    fetched = image_of()
+                    clock.lap("read")
+                    target = self.targets.encode(fetched)
+                    clock.lap("encode", self.encoder.device)
+                    results = self._results(unit, target)
+                    objects.append(self._objects(unit, fetched, target))
+                    self.targets.store(fetched.key, target, from_cache=fetched.from_cache)
+                    from_cache += fetched.from_cache
+                except ImageError as error:
+                    skipped.append(str(error))
+                for draw in draws:
+                    for iou_type in iou_types:
+                        matches[f"{draw.key} {iou_type}"].append(self._match(unit, results[draw], iou_type))
+                    if self.settings.save_predictions:
+                        predictions[draw] += results[draw]
+                clock.lap("match")
+                tick()
+                clock.start()
         saved = predictions if self.settings.save_predictions else {}
         files = {draw.key: json.dumps(rows).encode() for draw, rows in saved.items()}
         arrays = {key: np.frombuffer(concatenate(of_draw).to_bytes(), np.uint8) for key, of_draw in matches.items()}
         arrays |= EvaluatedObjects.concatenate(objects).arrays()
         counted = {"skipped": lines_array(skipped), "from_cache": np.array([from_cache]), "seconds": clock.seconds}
         return Part(arrays | counted, files)
+
+    def _fetch(self, unit: int | str) -> Fetched:
+        """Read an image; raises ImageError if it cannot be used."""
+        fetched = self.targets.fetch_file(self.images[unit]["path"])
+        check_size(self.images[unit], fetched.image_size)
+        return fetched
 
     def _objects(self, unit: int | str, fetched: Fetched, target: EncodedTarget | Target) -> EvaluatedObjects:
         """Objects of an image; their features and proposals come from the cache, if it has them."""

@@ -8,6 +8,8 @@ holds memory entries and targets of the pipeline, as a preset prepares them.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +25,7 @@ from ..presets import Preset, get_preset
 from ..references import InvalidReference, Reference
 from ..segmenter import ImageEmbedding, Segmenter
 from ..targets import EncodedTarget, Target
+from ..utils.prefetch import prefetch_together
 
 TOKENS_BUDGET = 512 << 20
 """Bytes of reference tokens in memory."""
@@ -99,6 +102,7 @@ class SharedPipeline:
         self.encoder, self.segmenter, self.preset = encoder, segmenter, get_preset(preset)
         self._cache, self.from_cache = cache, 0
         self._targets = CachedTargets(TargetEncoder(encoder, segmenter, self.preset, for_prompts=for_prompts), cache)
+        self._ahead: list[tuple[np.ndarray, Callable[[], Fetched]]] = []
         self._last: tuple[np.ndarray, Fetched, EncodedTarget | Target] | None = None
         self._entries: dict[str, MemoryEntry] = {}
 
@@ -118,10 +122,24 @@ class SharedPipeline:
             self._entries[key] = entry
         return self._entries[key]
 
+    @property
+    def images_per_batch(self) -> int:
+        """See :attr:`.TargetEncoder.images_per_batch`."""
+        return self._targets.images_per_batch
+
+    def encode_together(self, targets: Sequence[np.ndarray]) -> None:
+        """Run the image encoders on several targets at once; :meth:`encode` goes on from there with the same arrays."""
+        fetched = prefetch_together(
+            self._targets.fetch, targets, self._targets.encode_together, self.images_per_batch, ahead=False
+        )
+        with closing(fetched):
+            self._ahead = list(fetched)
+
     def encode(self, target: np.ndarray) -> EncodedTarget | Target:
         """Encoding of a target, uint8 ``[H, W, 3]``. The same array in a row is encoded once."""
         if self._last is None or self._last[0] is not target:
-            fetched = self._targets.fetch(target)
+            image_of = next((image_of for ahead, image_of in self._ahead if ahead is target), None)
+            fetched = self._targets.fetch(target) if image_of is None else image_of()
             self.from_cache += fetched.from_cache
             self._last = target, fetched, self._targets.encode(fetched)
         return self._last[2]

@@ -785,6 +785,103 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
         compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5)
 
 
+@pytest.fixture
+def batches(monkeypatch) -> list[int]:
+    """Batches of three, as on a GPU; numbers of images that both image encoders see at once."""
+    seen, together = [], pipeline.encode_together
+    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 3)
+    monkeypatch.setattr(
+        pipeline, "encode_together", lambda images, *more: seen.append(len(images)) or together(images, *more)
+    )
+    return seen
+
+
+def with_a_missing_file(data: ProtocolData, number: int) -> ProtocolData:
+    """The data set without the file of a target."""
+    broken = copy.deepcopy(data.targets)
+    broken["images"][number]["path"] = "gone.png"
+    return replace(data, targets=broken)
+
+
+def test_images_of_a_batch_give_the_numbers_of_single_ones(
+    data, finished, small_encoder, small_segmenter, batches, tmp_path, monkeypatch
+):
+    settings, ticks = replace(SETTINGS, units_per_part=5), []
+    of = with_a_missing_file(data, 1)
+    missing = of.targets["images"][1]["id"]
+
+    def evaluate(folder: str, cache: TensorCache | None = None) -> dict:
+        run(settings, of, small_encoder, small_segmenter, tmp_path / folder, lambda _: None, cache)
+        return json.loads((tmp_path / folder / "report.json").read_text())
+
+    cache, original = TensorCache(tmp_path / "cache", 10**9), InstanceRun.evaluate
+    monkeypatch.setattr(
+        InstanceRun, "evaluate", lambda self, units, tick: original(self, units, lambda: ticks.append(1))
+    )
+    numbers = evaluate("together", cache)
+    assert batches == [2, 2]
+    assert len(ticks) == 5
+    assert numbers["skipped"] == ["the image gone.png does not exist"]
+    assert numbers["time"]["read_seconds"] > 0
+    for draw in settings.draws:
+        results = json.loads((tmp_path / "together" / "predictions" / f"{draw.key}.json").read_text())
+        expected = json.loads((finished / "predictions" / f"{draw.key}.json").read_text())
+        expected = [result for result in expected if result["image_id"] != missing]
+        for name in ("image_id", "category_id"):
+            assert [result[name] for result in results] == [result[name] for result in expected]
+        for name, tolerance in (("score", 1e-3), ("bbox", 1)):
+            np.testing.assert_allclose(
+                [result[name] for result in results], [result[name] for result in expected], rtol=0, atol=tolerance
+            )
+
+    again = evaluate("again", cache)
+    assert again["time"]["from_cache"] == 4
+    assert numbers_of(tmp_path / "again") == numbers_of(tmp_path / "together")
+
+    embed = Segmenter.embed
+
+    def one_by_one(self, pixels, **options):
+        assert pixels.ndim == 3, "too much"
+        return embed(self, pixels, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "embed", one_by_one)
+        evaluate("failing")
+    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 1)
+    evaluate("single")
+    assert numbers_of(tmp_path / "failing") == numbers_of(tmp_path / "single")
+
+
+@pytest.mark.parametrize("predictor", ["training-free", "both-scorers", "prior"])
+def test_targets_of_a_batch_give_the_numbers_of_single_ones(data, start, batches, tmp_path, monkeypatch, predictor):
+    settings = Settings(
+        replace(get_protocol("coco-20i-0"), published=()),
+        (1,),
+        (0, 1),
+        PRESET,
+        episodes=4,
+        threshold=0.6 if predictor == "training-free" else None,
+        predictor=predictor,
+        prompt=load_reference_prompt("small") if predictor == "both-scorers" else None,
+    )
+    of = with_a_missing_file(replace(data, references=data.targets), 0)
+    embed, embedded = Segmenter.embed, []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Segmenter, "embed", lambda self, pixels, **more: embedded.append(pixels.ndim) or embed(self, pixels, **more)
+        )
+        start(tmp_path / "together", settings, of)
+    # Four targets, one of which is missing; none is encoded again.
+    assert (batches, embedded) == (([], []) if predictor == "prior" else ([2, 1], [4, 3]))
+    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 1)
+    start(tmp_path / "single", settings, of)
+    found, expected = (numbers_of(tmp_path / name) for name in ("together", "single"))
+    assert found["skipped"] == expected["skipped"] != []
+    for one, other in zip(found["draws"], expected["draws"], strict=True):
+        assert one["figures"] == pytest.approx(other["figures"], abs=0.5)
+    assert max(draw["figures"]["miou"] for draw in found["draws"]) > 0
+
+
 EPISODES = Settings(get_protocol("coco-20i-0"), (1,), (5,), PRESET, episodes=4, units_per_part=2)
 
 
