@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ ADDRESS = "RAY_ADDRESS"
 _ROOT = Path(__file__).parents[2]
 _BLOCK = 4
 """Images that a worker takes at a time: few, since outcomes are handed on when all of them are done."""
+_BLOCK_ON_GPU = 16
+"""The same for workers with a GPU: two batches of images, so that one is read while the models see the other."""
 _MOST_BLOCKS = 20_000
 _lock, _users = threading.Lock(), 0
 """Jobs that use the connection that one of them made."""
@@ -67,8 +69,8 @@ class WorkerSetup(Protocol):
     def device(self) -> str:
         """Device of the models, as in torch, or ``"auto"``."""
 
-    def worker(self, threads: int) -> Callable[[Any], Any]:
-        """In the process of a worker: load the models, and return the function from a task to its outcome.
+    def worker(self, threads: int) -> Callable[[Sequence[Any]], Iterable[Any]]:
+        """In the process of a worker: load the models, and return the function from tasks to their outcomes, in order.
 
         Args:
             threads: of torch.
@@ -103,21 +105,28 @@ def segment_on_ray(tasks: Sequence[Task], setup: Setup, pool: Pool | None = None
         ClusterError: see :func:`run_on_ray`.
     """
     by_key = {task.key: task for task in tasks}
-    with closing(run_on_ray(by_key, setup, pool, block=_BLOCK)) as outcomes:
+    with closing(run_on_ray(by_key, setup, pool, block=_BLOCK, block_on_gpu=_BLOCK_ON_GPU)) as outcomes:
         for key, outcome in outcomes:
             yield Outcome(key, reason=f"{by_key[key].path}: {DIED}") if outcome is None else outcome
 
 
 def run_on_ray(
-    tasks: Mapping[str, Any], setup: WorkerSetup, pool: Pool | None = None, *, block: int = 1
+    tasks: Mapping[str, Any],
+    setup: WorkerSetup,
+    pool: Pool | None = None,
+    *,
+    block: int = 1,
+    block_on_gpu: int = 1,
 ) -> Generator[tuple[str, Any], None, None]:
     """Run tasks on the cluster, and yield the outcomes as they arrive.
 
     Args:
-        tasks: by their keys. They are sent one by one: what they share belongs into the setup.
+        tasks: by their keys. They are pickled one by one: what they share belongs into the setup.
         setup: for the workers.
         pool: of workers.
-        block: tasks that a worker takes at a time; their outcomes arrive when all of them are done.
+        block: tasks that a worker takes at a time; their outcomes arrive when all of them are done. After the death of
+            a worker, those that it left are tried again one by one, so that only the one that kills workers fails.
+        block_on_gpu: the same for workers with a GPU.
 
     Yields:
         the key and the outcome of each task, in any order; ``None`` where its worker died every time.
@@ -135,10 +144,10 @@ def run_on_ray(
         resources = ray.cluster_resources()
         gpus = _gpus(pool, setup.device, resources.get("GPU", 0))
         actors = pool.actors or _room(resources, pool.cpus, gpus)
-        blocks = min(len(tasks), max(-(-len(tasks) // block), 4 * actors), _MOST_BLOCKS)
-        rows = [{"key": key, "task": dumps(task)} for key, task in tasks.items()]
+        rows = [{"tasks": dumps(some)} for some in _blocks(tasks, block_on_gpu if gpus else block, 4 * actors)]
+        blocks = min(len(rows), _MOST_BLOCKS)
         attempts: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_attempts_class()).remote()
-        outcomes = ray.data.from_items(rows, override_num_blocks=blocks).map(
+        outcomes = ray.data.from_items(rows, override_num_blocks=blocks).flat_map(
             _worker_class(),
             fn_constructor_args=(ray.put(dumps(setup)), int(pool.cpus), str(_ROOT), attempts),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, blocks)),
@@ -152,6 +161,15 @@ def run_on_ray(
                 if row["broken"]:
                     raise ClusterError(f"a worker could not start: {row['broken']}")
                 yield row["key"], loads(row["outcome"]) if row["outcome"] else None
+
+
+def _blocks(tasks: Mapping[str, Any], most: int, least_blocks: int) -> Iterator[dict[str, bytes]]:
+    """Tasks in bytes, by their keys, in blocks of about the same size: of at most ``most``, and not too few."""
+    # Each in bytes of its own, since reading them may kill a worker as well.
+    items = [(key, dumps(task)) for key, task in tasks.items()]
+    count = min(len(items), max(-(-len(items) // most), least_blocks))
+    for k in range(count):
+        yield dict(items[k * len(items) // count : (k + 1) * len(items) // count])
 
 
 def _gpus(pool: Pool, device: str, available: float) -> float:
@@ -184,10 +202,15 @@ def _attempts_class() -> type:
         def __init__(self) -> None:
             self._begun: dict[str, int] = {}
 
-        def begin(self, key: str) -> bool:
-            """Whether a task may be tried once more."""
-            self._begun[key] = self._begun.get(key, 0) + 1
-            return self._begun[key] <= _ATTEMPTS
+        def fresh(self, keys: Sequence[str]) -> list[str]:
+            """The tasks that no worker has died at."""
+            return [key for key in keys if key not in self._begun]
+
+        def begin(self, keys: Sequence[str]) -> bool:
+            """Whether tasks may be tried once more."""
+            for key in keys:
+                self._begun[key] = self._begun.get(key, 0) + 1
+            return all(self._begun[key] <= _ATTEMPTS for key in keys)
 
         def end(self, key: str) -> None:
             """A task did not kill its worker."""
@@ -214,14 +237,23 @@ def _worker_class() -> type:
             except Exception as error:  # Ray would hide it in reports of an actor that died
                 self._broken = f"{type(error).__name__}: {error} (on {machine()})"
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+            tasks = self._loads(row["tasks"])
+            outcomes = {} if self._broken else self._outcomes(tasks)
+            return [{"key": key, "outcome": outcomes.get(key, b""), "broken": self._broken} for key in tasks]
+
+        def _outcomes(self, tasks: dict[str, bytes]) -> dict[str, bytes]:
             import ray
 
-            key, outcome = row["key"], b""
-            if not self._broken and ray.get(self._attempts.begin.remote(key)):
-                outcome = self._dumps(self._work(self._loads(row["task"])))
-                self._attempts.end.remote(key)
-            return {"key": key, "outcome": outcome, "broken": self._broken}
+            fresh, outcomes = ray.get(self._attempts.fresh.remote(list(tasks))), {}
+            # Any of those that a worker died at together may be the reason, so they are tried one by one.
+            for keys in filter(None, (fresh, *([key] for key in tasks if key not in fresh))):
+                if ray.get(self._attempts.begin.remote(keys)):
+                    found = self._work([self._loads(tasks[key]) for key in keys])
+                    for key, outcome in zip(keys, found, strict=True):
+                        outcomes[key] = self._dumps(outcome)
+                        self._attempts.end.remote(key)
+            return outcomes
 
     return RayWorker
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from ..cache import default_cache
 from ..cached_segmenter import CachedSegmenter
+from ..cached_targets import Fetched
 from ..images import failure
 from ..instances import Instances
 from ..memory import MemoryBank
@@ -16,6 +19,7 @@ from ..pipeline import ReferenceSegmenter
 from ..presets import Preset
 from ..scorers import make_scorer
 from ..settled import Settled
+from ..utils.prefetch import prefetch_together
 from ..vrp.prompt import TrainedPrompt
 from .machine import machine
 
@@ -99,10 +103,22 @@ class Worker:
         segmenter = ReferenceSegmenter(memory, *models, setup.preset, scorer=scorer)
         self._cached = CachedSegmenter(segmenter, default_cache() if setup.use_cache else None)
 
-    def __call__(self, task: Task) -> Outcome:
-        """Segment an image. Failures are outcomes as well."""
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Segment images, on a GPU several at once. Failures are outcomes as well, which come in the order of tasks."""
+        cached = self._cached
+
+        def fetch(task: Task) -> Fetched:
+            return cached.fetch_file(task.path)
+
+        # On a CPU nothing is read ahead: the worker has no processor to spare for that.
+        fetched = prefetch_together(fetch, tasks, cached.encode_together, cached.images_per_batch, ahead=False)
+        with closing(fetched) as images:
+            for task, image_of in images:
+                yield self._outcome(task, image_of)
+
+    def _outcome(self, task: Task, image_of: Callable[[], Fetched]) -> Outcome:
         try:
-            found = self._cached.segment(self._cached.fetch_file(task.path), task.settled)
+            found = self._cached.segment(image_of(), task.settled)
             self._cached.store(found)
         except Exception as error:
             return Outcome(task.key, reason=f"{failure(task.path, error)} (on {machine()})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class PartsSetup:
             environment=environment(run.encoder, run.segmenter),
         )
 
-    def worker(self, threads: int) -> Callable[[Sequence[int | str]], Part | str]:
+    def worker(self, threads: int) -> Callable[[Sequence[Sequence[int | str]]], Iterator[Part | str]]:
         """See :class:`nts.cluster.ray_executor.WorkerSetup`.
 
         Raises:
@@ -82,7 +82,7 @@ class PartsSetup:
         cache = default_cache() if self.use_cache else None
         run = self.kind(self.settings, self.data, encoder, segmenter, Path(os.devnull), cache)
         run.use(self.prepared)
-        return lambda units: _evaluated(run, units)
+        return lambda parts: (_evaluated(run, units) for units in parts)
 
 
 def evaluate_on_ray(

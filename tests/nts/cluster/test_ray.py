@@ -90,6 +90,60 @@ def test_an_image_that_kills_its_worker_fails_alone(cluster, setup, paths):
     assert "its worker died every time" in found["1.png"].reason
 
 
+class ByValue:
+    """A setup whose class workers cannot import."""
+
+    def __init__(self, setup) -> None:
+        self.setup, self.device = setup, setup.device
+
+    def __reduce__(self):
+        from ray import cloudpickle
+
+        return cloudpickle.loads, (cloudpickle.dumps(self.setup),)
+
+
+def test_tasks_in_flight_when_a_worker_died_are_tried_again_one_by_one(cluster, tmp_path):
+    log = tmp_path / "log"
+
+    class Dying:
+        device = "cpu"
+
+        def worker(self, threads):
+            def work(tasks):
+                with log.open("a") as file:
+                    file.write("".join(tasks) + "\n")
+                if "e" in tasks:
+                    os._exit(7)
+                return [task.upper() for task in tasks]
+
+            return work
+
+    found = dict(run_on_ray({key: key for key in "abcdefghijkl"}, ByValue(Dying()), Pool(actors=1), block=4))
+    assert found == {key: None if key == "e" else key.upper() for key in "abcdefghijkl"}
+    tried = log.read_text().split()
+    assert {"abc", "def", "ghi", "jkl"} <= set(tried)
+    assert [keys for keys in tried if "e" in keys] == ["def", "e", "e"]
+    assert [keys for keys in tried if "f" in keys] == ["def", "f"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "most", "least_blocks", "sizes"),
+    [
+        (12, 4, 1, [4, 4, 4]),
+        (13, 4, 1, [3, 3, 3, 4]),
+        (12, 16, 4, [3, 3, 3, 3]),
+        (3, 16, 4, [1, 1, 1]),
+        (100, 16, 4, [14, 14, 14, 15, 14, 14, 15]),
+    ],
+)
+def test_blocks_of_tasks_are_small_and_even(tasks, most, least_blocks, sizes):
+    blocks = list(ray_executor._blocks({str(k): k for k in range(tasks)}, most, least_blocks))
+    assert [len(block) for block in blocks] == sizes
+    assert [(key, loads(task)) for block in blocks for key, task in block.items()] == [
+        (str(k), k) for k in range(tasks)
+    ]
+
+
 def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(cluster, setup, memory, paths):
     import ray
 
@@ -152,18 +206,6 @@ def two_gpus() -> Iterator:
     ray.shutdown()
 
 
-class ByValue:
-    """A setup whose class workers cannot import."""
-
-    def __init__(self, setup) -> None:
-        self.setup, self.device = setup, setup.device
-
-    def __reduce__(self):
-        from ray import cloudpickle
-
-        return cloudpickle.loads, (cloudpickle.dumps(self.setup),)
-
-
 def test_every_worker_has_a_gpu_of_its_own(two_gpus):
     @two_gpus.remote(num_cpus=0)
     class Seen:
@@ -181,13 +223,13 @@ def test_every_worker_has_a_gpu_of_its_own(two_gpus):
             self.seen = Seen.remote()
 
         def worker(self, threads):
-            def look(task):
+            def look(tasks):
                 # Both workers are there before the first of them goes on.
                 deadline = time.monotonic() + 120
                 while two_gpus.get(self.seen.add.remote(os.getpid())) < 2:
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
-                return os.getpid(), two_gpus.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]
+                return [(os.getpid(), two_gpus.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"])] * len(tasks)
 
             return look
 
@@ -196,6 +238,21 @@ def test_every_worker_has_a_gpu_of_its_own(two_gpus):
     of_workers = {process: (tuple(ids), visible) for process, ids, visible in outcomes.values()}
     assert len(of_workers) == 2  # though there are CPUs for three
     assert sorted(of_workers.values()) == [((0,), "0"), ((1,), "1")]
+
+
+def test_workers_with_a_gpu_take_blocks_of_their_own_size(two_gpus):
+    class Counting:
+        def __init__(self, device) -> None:
+            self.device = device
+
+        def worker(self, threads):
+            return lambda tasks: [len(tasks)] * len(tasks)
+
+    def sizes(device: str) -> set[int]:
+        tasks = dict.fromkeys("abcdefghijkl")
+        return set(dict(run_on_ray(tasks, ByValue(Counting(device)), Pool(1), block=2, block_on_gpu=3)).values())
+
+    assert (sizes("auto"), sizes("cpu")) == ({3}, {2})
 
 
 def test_a_worker_that_cannot_start_says_why(two_gpus):
