@@ -112,6 +112,7 @@ class Calibration:
         """The calibration for a target view, by all scores ``[n]`` on it, see :meth:`Line.shifted`."""
         if self.basis != "references" or len(scores) == 0:
             return self
+        scores = _thinned(scores)  # once, for all maps
         replicates = tuple(line.shifted(scores) for line in self.replicates)
         return replace(self, line=self.line.shifted(scores), replicates=replicates)
 

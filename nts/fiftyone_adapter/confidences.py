@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from bson import ObjectId
 from fiftyone import ViewField as F
 from torch import Tensor
 
@@ -149,19 +150,25 @@ def _counted(view: Collection, field: str, sample_ids: Sequence[str], memory: st
             yield score
 
 
-def _changes(view: Collection, field: str, sample_ids: Sequence[str], calibration: Calibration) -> list[dict[str, Any]]:
-    """Undecided labels whose confidence is not the probability of their score, and that probability."""
+def _changes(
+    view: Collection, field: str, sample_ids: Sequence[str], calibration: Calibration
+) -> dict[str, dict[ObjectId, float]]:
+    """Undecided labels whose confidence is not the probability of their score, and that probability.
+
+    Returns:
+        ``{sample id: {label id: probability}}``.
+    """
     labels = [
         label
-        for label in _labels(view, field, sample_ids, "id", "score", "confidence", runs.DECISION)
+        for label in _labels(view, field, sample_ids, "_id", "score", "confidence", runs.DECISION)
         if label[2] is not None and label[4] is None
     ]
     probabilities = calibration.probabilities(_scores(label[2] for label in labels)).tolist()
-    return [
-        {"sample_id": sample_id, "label_id": label_id, "value": probability}
-        for (sample_id, label_id, _, confidence, _), probability in zip(labels, probabilities, strict=True)
-        if confidence != probability
-    ]
+    changes: dict[str, dict[ObjectId, float]] = {}
+    for (sample_id, label_id, _, confidence, _), probability in zip(labels, probabilities, strict=True):
+        if confidence != probability:
+            changes.setdefault(sample_id, {})[label_id] = probability
+    return changes
 
 
 def _labels(view: Collection, field: str, sample_ids: Sequence[str], *attributes: str) -> Iterator[tuple]:

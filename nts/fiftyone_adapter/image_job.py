@@ -19,6 +19,7 @@ import fiftyone as fo
 from ..images import failure
 from ..utils.prefetch import BackgroundWriter, prefetch_together
 from . import runs
+from .documents import Document
 from .errors import InputError
 from .jobs import Job, Progress, first_few
 from .label_writer import LabelWriter
@@ -55,7 +56,7 @@ def image_job(
     paths: Mapping[str, str],
     writer: LabelWriter,
     execute: Executor[Output],
-    to_labels: Callable[[Output], Sequence[fo.Label]],
+    to_labels: Callable[[Output], Sequence[fo.Label | Document]],
     *,
     verb: str,
     limit: int | None = None,
@@ -70,7 +71,7 @@ def image_job(
         paths: ``{sample id: file}`` by :func:`paths_by_id`.
         writer: writes the labels; it knows the images that have theirs.
         execute: runs the models, for example :func:`locally`.
-        to_labels: makes the labels, one per field of the writer; called in the writing thread.
+        to_labels: makes the labels or their documents, one per field of the writer; called in the writing thread.
         verb: past participle for messages: "segmented".
         limit: label only the first images.
         counts: see :meth:`.LabelWriter.close`.

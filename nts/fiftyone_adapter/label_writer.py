@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fiftyone as fo
+from bson import ObjectId
 from fiftyone import ViewField as F
 
 from . import checks, runs
 from .decisions import mark_edited
+from .documents import Document, as_document, set_fields, set_label_values
 from .errors import InputError, RunEnded
 from .locking import exclusive, locked
 from .runs import Collection, RunKind
@@ -26,7 +28,9 @@ from .runs import Collection, RunKind
 logger = logging.getLogger(__name__)
 
 _WRITE_EVERY = 16  # images
-_WRITE_AFTER = 10.0  # seconds
+_WRITE_AFTER = 10.0  # seconds, however few images there are by then
+_PAUSE = 1.0  # seconds between writes, each of which takes the lock; a fast executor finds many images by then
+_MOST = 128  # images that wait, however soon
 _CHECK_AFTER = 1.0  # seconds
 
 
@@ -136,7 +140,7 @@ class LabelWriter:
         self._key = spec.key
         self.fields = [each.name for each in spec.fields]
         self.error_field = spec.error_field
-        self._labels: dict[str, Sequence[fo.Label]] = {}
+        self._labels: dict[str, list[Document]] = {}
         self._errors: dict[str, str | None] = {}
         self._last_write = time.monotonic()
         token = runs.store(
@@ -161,9 +165,9 @@ class LabelWriter:
         """Ids of the samples that have nothing but labels that a person decided about."""
         return set(self._images.match(F(f"{self.fields[0]}.{runs.UNFINISHED}") == True).values("id"))  # noqa: E712
 
-    def add(self, sample_id: str, labels: Sequence[fo.Label]) -> None:
-        """Add the labels of an image, one per field, and clear its error."""
-        self._labels[sample_id] = labels
+    def add(self, sample_id: str, labels: Sequence[fo.Label | Document]) -> None:
+        """Add the labels of an image or their documents, one per field, and clear its error."""
+        self._labels[sample_id] = [as_document(label) for label in labels]
         self._errors[sample_id] = None
         self._write_if_due()
 
@@ -183,16 +187,19 @@ class LabelWriter:
         self._last_write = time.monotonic()
         with locked(self._dataset):
             self.ownership.check()
-            if labels:
-                decided = self._decided(labels)
-                for k, name in enumerate(self.fields):
-                    values = {sample_id: of_image[k] for sample_id, of_image in labels.items()}
-                    for sample_id, kept in decided.items():
-                        values[sample_id] = fo.Detections(detections=[*kept, *values[sample_id].detections])
-                    self._dataset.set_values(name, values, key_field="id")
-                self._unfinished -= labels.keys()
-            if errors and self.error_field is not None:
-                self._dataset.set_values(self.error_field, errors, key_field="id")
+            runs.check_editable(self._dataset, self.all_fields)
+            kept = self._decided(labels)
+            values: dict[str, dict[str, Any]] = {
+                sample_id: dict(zip(self.fields, of_image, strict=True)) for sample_id, of_image in labels.items()
+            }
+            for sample_id, decided in kept.items():
+                document = values[sample_id][self.fields[0]]
+                document["detections"] = [*(label.to_dict() for label in decided), *document["detections"]]
+            if self.error_field is not None:
+                for sample_id, error in errors.items():
+                    values.setdefault(sample_id, {})[self.error_field] = error
+            set_fields(self._dataset, values)
+            self._unfinished -= labels.keys()
 
     def _decided(self, sample_ids: Iterable[str]) -> dict[str, list[fo.Detection]]:
         """Labels that a person decided about, as they are now, of images that a run has yet to add its own to."""
@@ -203,14 +210,13 @@ class LabelWriter:
         found = runs.with_decisions(self._dataset, field).select(waiting).values(["id", f"{field}.detections"])
         return dict(zip(*found, strict=True))
 
-    def write_labels(self, attribute: str, values: Sequence[dict[str, Any]]) -> None:
-        """Write an attribute of labels of the first field, as in ``set_label_values`` of FiftyOne.
+    def write_labels(self, attribute: str, values: Mapping[str, Mapping[ObjectId, float]]) -> None:
+        """Write an attribute of labels of the first field, ``{sample id: {label id: value}}``.
 
         Labels that are not there any more are left out.
         """
         with self.owned():
-            if values:
-                self._dataset.set_label_values(f"{self.fields[0]}.detections.{attribute}", list(values))
+            set_label_values(self._dataset, self.fields[0], attribute, values)
 
     def describe(self, **facts: Any) -> None:
         """Add facts to the configuration of the run."""
@@ -277,7 +283,8 @@ class LabelWriter:
                 dataset.add_sample_field(f"{name}.{attribute}", field_type)
 
     def _write_if_due(self) -> None:
-        if len(self._errors) >= _WRITE_EVERY or time.monotonic() - self._last_write > _WRITE_AFTER:
+        waiting, seconds = len(self._errors), time.monotonic() - self._last_write
+        if seconds > _WRITE_AFTER or waiting >= _MOST or (waiting >= _WRITE_EVERY and seconds > _PAUSE):
             self.write()
         else:
             self.ownership.check_if_due()

@@ -24,6 +24,7 @@ from ..instances import Instances
 from ..memory import MemoryBank
 from ..rasters import binary_mask, draw_strokes, drop_axes, fill_polygons, mark_points
 from ..references import InvalidReference
+from .documents import Document, detections_document
 
 VOID = 255
 """Value of pixels without a class in PASCAL VOC's segmentations."""
@@ -335,12 +336,26 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
     of the nearest reference, ``feature`` (half precision ``[C]``, of length 1: what was compared with the references),
     and ``written``, the :func:`label_digest`.
     """
-    height, width = instances.image_size
+    rows = _values_of_detections(instances, memory, calibration)
+    return fo.Detections(detections=[fo.Detection(**values) for values in rows])
+
+
+def to_document(instances: Instances, memory: MemoryBank, calibration: Calibration | None = None) -> Document:
+    """What FiftyOne stores of :func:`to_detections`, without these objects."""
+    return detections_document(_values_of_detections(instances, memory, calibration))
+
+
+def _values_of_detections(
+    instances: Instances, memory: MemoryBank, calibration: Calibration | None
+) -> list[dict[str, Any]]:
+    """Arguments of :class:`fiftyone.Detection` for each instance, see :func:`to_detections`."""
+    boxes = _fractions(instances.boxes.cpu().long().numpy(), instances.image_size)
     # In double precision, so that different scores have different probabilities: an evaluation ranks by them.
     scores = instances.scores.cpu().double()
     columns = zip(
         instances.crops,
-        instances.boxes.cpu().long().tolist(),
+        boxes.tolist(),
+        np.round(boxes, _DIGITS),
         instances.labels.tolist(),
         scores.tolist(),
         (scores if calibration is None else calibration.probabilities(scores)).tolist(),
@@ -351,30 +366,35 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
         F.normalize(instances.compared.float(), dim=1).half().cpu().numpy(),
         strict=True,
     )
-    return fo.Detections(
-        detections=[
-            fo.Detection(
-                label=memory.classes[label],
-                # The App refuses masks in column-major order.
-                mask=(mask := np.ascontiguousarray(crop.cpu().numpy())),
-                bounding_box=(box := _fractions(x1, y1, x2, y2, width, height)),
-                written=label_digest(memory.classes[label], box, mask),
-                confidence=confidence,
-                score=score,
-                similarity=similarity,
-                margin=margin,
-                predicted_iou=predicted_iou,
-                reference_id=memory.entries[reference].label_id,
-                feature=feature,
-            )
-            for crop, (
-                x1,
-                y1,
-                x2,
-                y2,
-            ), label, score, confidence, similarity, margin, predicted_iou, reference, feature in columns
-        ]
-    )
+    return [
+        {
+            "label": (name := memory.classes[label]),
+            "bounding_box": box,
+            # The App refuses masks in column-major order.
+            "mask": (mask := np.ascontiguousarray(crop.numpy())),
+            "confidence": confidence,
+            "written": _digest(name, rounded.tobytes(), mask),
+            "score": score,
+            "similarity": similarity,
+            "margin": margin,
+            "predicted_iou": predicted_iou,
+            "reference_id": memory.entries[reference].label_id,
+            "feature": feature,
+        }
+        for (
+            crop,
+            box,
+            rounded,
+            label,
+            score,
+            confidence,
+            similarity,
+            margin,
+            predicted_iou,
+            reference,
+            feature,
+        ) in columns
+    ]
 
 
 DETECTION_ATTRIBUTES = {
@@ -391,21 +411,31 @@ DETECTION_ATTRIBUTES = {
 
 def label_digest(label: str | None, box: Sequence[float] | None, mask: np.ndarray | None) -> str:
     """Digest of what a person can change about a detection: class, box and mask, whatever they are by now."""
-    digest = hashlib.blake2b((label or "").encode(), digest_size=8)
     try:
-        digest.update(np.round(np.asarray(box, np.float64), 9).tobytes())
+        numbers = np.round(np.asarray(box, np.float64), _DIGITS).tobytes()
     except (TypeError, ValueError):
-        digest.update(repr(box).encode())
+        numbers = repr(box).encode()
+    return _digest(label or "", numbers, mask)
+
+
+_DIGITS = 9
+"""Digits of the sides of a box that count."""
+
+
+def _digest(label: str, box: bytes, mask: np.ndarray | None) -> str:
+    digest = hashlib.blake2b(label.encode() + box, digest_size=8)
     if mask is not None:
         digest.update(repr(mask.shape).encode())
-        digest.update(np.packbits(mask != 0).tobytes())
+        digest.update(np.packbits(mask if mask.dtype == bool else mask != 0))
     return digest.hexdigest()
 
 
-def _fractions(x1: int, y1: int, x2: int, y2: int, width: int, height: int) -> list[float]:
-    """``x, y, w, h`` as fractions of the image; rounding must not push the box over the border."""
-    x, y = x1 / width, y1 / height
-    return [x, y, min((x2 - x1) / width, 1 - x), min((y2 - y1) / height, 1 - y)]
+def _fractions(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """``x, y, w, h`` as fractions of the image, float64 ``[n, 4]``, of boxes ``x1, y1, x2, y2`` in pixels."""
+    size = np.array(image_size[::-1])
+    corners, sides = boxes[:, :2] / size, (boxes[:, 2:] - boxes[:, :2]) / size
+    # Rounding must not push the box over the border.
+    return np.concatenate([corners, np.minimum(sides, 1 - corners)], 1)
 
 
 def _short(box: Any) -> str:

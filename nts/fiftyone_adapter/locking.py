@@ -108,8 +108,12 @@ def refresh(view: Collection) -> None:
     Raises:
         RunEnded: if the dataset was deleted.
     """
-    with locked(view) as dataset:
+    dataset, key = _dataset_and_id(view)
+    if key in _held.ids:
         _reload(dataset)
+    else:
+        with locked(view):
+            pass  # it has read them
 
 
 def _reload(dataset: fo.Dataset) -> None:

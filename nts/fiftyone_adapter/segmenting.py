@@ -30,11 +30,12 @@ from .cluster import check_executor, on_ray
 from .confidences import Shown, fit_confidences, show_confident
 from .config import SegmentationConfig
 from .decisions import DECISION_ATTRIBUTES, DecidedLabels
+from .documents import Document
 from .errors import RunEnded
 from .image_job import image_job, locally, paths_by_id
 from .jobs import Job, OnProgress, Progress, run
 from .label_writer import LabelField, LabelWriter, OutputSpec, field_writer
-from .labels import DETECTION_ATTRIBUTES, to_detections
+from .labels import DETECTION_ATTRIBUTES, to_document
 from .options import takes
 from .plan import Plan, plan_segmentation
 from .runs import Collection
@@ -171,12 +172,12 @@ def segmentation_job(
         sample_id, fetched = image
         return cached.segment(fetched, decided.of(sample_id, fetched.target.image_size))
 
-    def to_labels(found: Segmented) -> list[fo.Detections]:
+    def to_labels(found: Segmented) -> list[Document]:
         nonlocal empty, from_cache
-        labels = to_detections(found.instances, engine.memory, calibration)
+        labels = to_document(found.instances, engine.memory, calibration)
         cached.store(found)
-        instances.update(detection.label for detection in labels.detections)
-        empty += not labels.detections
+        instances.update(detection["label"] for detection in labels["detections"])
+        empty += not labels["detections"]
         from_cache += found.from_cache
         return [labels]
 

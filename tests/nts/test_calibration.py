@@ -266,9 +266,10 @@ def test_the_order_of_references_and_the_names_of_classes_do_not_matter():
 
 def test_the_shift_moves_all_replicates():
     found = calibration_of(made_up_memory({"a": 4, "b": 4}, negatives=30))
-    shifted = found.shifted(LINE**3)
-    assert shifted.line == found.line.shifted(LINE**3)
-    assert shifted.replicates == tuple(line.shifted(LINE**3) for line in found.replicates)
+    for scores in (LINE**3, torch.linspace(0, 1, 3 * MOST_SCORES).flip(0) ** 3):
+        shifted = found.shifted(scores)
+        assert shifted.line == found.line.shifted(scores)
+        assert shifted.replicates == tuple(line.shifted(scores) for line in found.replicates)
     assert found.shifted(torch.zeros(0)) == found, "a view without predictions"
 
 

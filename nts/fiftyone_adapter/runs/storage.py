@@ -238,13 +238,15 @@ def check_draft(view: Collection, key: str, token: str) -> None:
         raise RunEnded(f"{key!r} was started again meanwhile, or deleted: this run of it ends here")
 
 
+@exclusive
 def check_owner(view: Collection, key: str, token: str, fields: Iterable[str]) -> None:
-    """Check that a run that writes fields still has its token, and that the fields exist. Call it under the lock.
+    """Check that a run that writes fields still has its token, and that the fields exist.
+
+    Under the lock, nothing changes before it is released.
 
     Raises:
         RunEnded: if the run was stored again, or it, one of its fields or its dataset was deleted.
     """
-    refresh(view)
     dataset = view._root_dataset
     if key not in dataset.list_runs():
         raise RunEnded(f"{key!r} was deleted meanwhile: this run of it ends here")

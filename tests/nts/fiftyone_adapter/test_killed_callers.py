@@ -29,7 +29,7 @@ def test_the_caller_after_a_killed_one_loses_nothing_and_repeats_nothing(
         from nts.fiftyone_adapter import label_writer
         from nts.presets import DEFAULT
 
-        label_writer._WRITE_EVERY = 1
+        label_writer._WRITE_EVERY, label_writer._PAUSE = 1, 0
         quick = replace(DEFAULT, proposals=replace(DEFAULT.proposals, points_per_side=6))
         targets = fo.load_dataset({drawn.name!r}).match_tags("target")
         job = nts_fo.segmentation_job(targets, {memory!r}, "remote", preset=quick, **{OPTIONS})

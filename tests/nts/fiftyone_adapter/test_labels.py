@@ -66,6 +66,41 @@ def test_no_instances_become_empty_detections(fo):
     assert detections.detections == []
 
 
+def test_boxes_are_fractions_that_stay_inside_the_image(fo):
+    from nts.fiftyone_adapter.labels import to_detections
+
+    rng = np.random.default_rng(0)
+    for height, width in ((7, 3), (333, 1001), (480, 641)):
+        masks = np.zeros((40, height, width), bool)
+        for mask in masks:
+            (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in (height, width))
+            mask[top:bottom, left:right] = True
+        instances = _instances(masks)
+        for detection, box in zip(
+            to_detections(instances, _two_references()).detections, instances.boxes.tolist(), strict=True
+        ):
+            x1, y1, x2, y2 = map(int, box)
+            x, y = x1 / width, y1 / height
+            assert detection.bounding_box == [x, y, min((x2 - x1) / width, 1 - x), min((y2 - y1) / height, 1 - y)]
+
+
+@pytest.mark.parametrize(
+    ("label", "box", "mask", "digest"),
+    [
+        ("a", [0.1, 0.2, 0.3, 0.4], np.tri(3, 5, dtype=bool), "54378a74beea7230"),
+        ("a", [0.1 + 1e-12, 0.2, 0.3, 0.4], 255 * np.tri(3, 5, dtype=np.uint8), "54378a74beea7230"),
+        ("a", [1 / 3, 0, 1, 2 / 3], None, "46056b2c0cd21676"),
+        ("b", ["x"], None, "a306b4a919f657c4"),
+        (None, None, None, "e38c33d9a8183793"),
+    ],
+)
+def test_digests_stay_those_of_earlier_versions(fo, label, box, mask, digest):
+    """Every label of a field would count as edited otherwise."""
+    from nts.fiftyone_adapter.labels import label_digest
+
+    assert label_digest(label, box, mask) == digest
+
+
 @pytest.mark.parametrize("channels", ["L", "RGBA"])
 def test_mask_in_a_file_is_read_like_one_in_the_database(fo, tmp_path, channels):
     from nts.fiftyone_adapter.labels import detection_mask

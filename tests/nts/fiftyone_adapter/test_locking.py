@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -98,6 +99,16 @@ def test_that_of_a_process_at_work_is_waited_for_and_then_told_of(locking, sampl
     with pytest.raises(InputError, match="has been locked by another process"), locking.locked(sampled, patience=0):
         pass
     locking._collection().delete_many({})
+
+
+@pytest.mark.parametrize("locked_before", [False, True])
+def test_a_refresh_reads_the_database_once(locking, sampled, monkeypatch, locked_before):
+    read, reload = [], locking._reload
+    monkeypatch.setattr(locking, "_reload", lambda dataset: (read.append(dataset), reload(dataset)))
+    with locking.locked(sampled) if locked_before else contextlib.nullcontext():
+        read.clear()
+        locking.refresh(sampled)
+        assert read == [sampled]
 
 
 def test_a_dataset_that_is_gone_is_told_of(locking, sampled):
