@@ -8,7 +8,7 @@ import fiftyone.operators.types as types
 
 from . import forms
 from .base import SimpleOperator
-from .label_selection import label_ids, selected_labels
+from .label_selection import label_ids, lassoed_labels, selected_labels, shown_field
 
 ACCEPT, REJECT, OUTLINE, CHANGE, CLEAR = "accepted", "rejected", "wrong outline", "corrected", "clear"
 ACTIONS = {
@@ -52,7 +52,7 @@ class DecidePredictions(SimpleOperator):
         if ctx.dataset is None:
             forms.refuse(inputs, "No dataset", "open a dataset first")
             return
-        made = [name for name in list_runs(ctx.dataset, SEGMENTATION) if ctx.view.has_field(name)]
+        made = [name for name in list_runs(ctx.dataset, SEGMENTATION) if shown_field(ctx.view, name)]
         if not made:
             forms.refuse(inputs, "No predictions", "segment some samples first, with Auto-segment view")
             return
@@ -93,15 +93,32 @@ class DecidePredictions(SimpleOperator):
             _label_ids(ctx, field),
             class_name=ctx.params["class_name"] if action == CHANGE else None,
         )
+        if _is_of_map(ctx, field):
+            # Patches are copies, and keep the decisions from before.
+            ctx.ops.set_view(ctx.dataset.to_patches(shown_field(ctx.view, field)))
         return f"**{len(before)} labels** of {field} are {DONE[action]}."
 
 
 def _label_ids(ctx, field: str) -> list[str]:
     """Ids of the labels to decide about."""
-    selected = selected_labels(ctx, field)
-    return label_ids(ctx.view, field) if selected is None else selected
+    selected, lassoed = selected_labels(ctx, field), lassoed_labels(ctx.view, field)
+    ids = label_ids(ctx.view, shown_field(ctx.view, field)) if selected is None else selected
+    if selected is None and lassoed is not None:
+        ids = [each for each in ids if each in lassoed]
+    if _is_of_map(ctx, field):
+        # References and negatives are in the map too.
+        ids = label_ids(ctx.dataset.select_labels(ids=ids, fields=field), field)
+    return ids
+
+
+def _is_of_map(ctx, field: str) -> bool:
+    """Whether the grid shows patches of the map of a field."""
+    return shown_field(ctx.view, field) != field
 
 
 def _selected_field(ctx, fields: Sequence[str]) -> str | None:
-    """Field of the selected labels, if it is one of ``fields``."""
-    return next((label["field"] for label in ctx.selected_labels or () if label["field"] in fields), None)
+    """Field of the selected labels, if it is one of ``fields`` or the map of one."""
+    from ..nts.fiftyone_adapter.runs import map_field
+
+    selected = {label["field"] for label in ctx.selected_labels or ()}
+    return next((name for name in fields if selected & {name, map_field(name)}), None)

@@ -1,12 +1,15 @@
-"""Map and search predictions: in FiftyOne's Embeddings panel, and by similarity."""
+"""Map and search predictions: in FiftyOne's Embeddings panel, with references and negatives, and by similarity."""
 
 from __future__ import annotations
 
 import fiftyone.operators.types as types
 
-from . import forms
+from . import forms, panels_beside
 from .base import SimpleOperator
 from .words import paragraphs
+
+EMBEDDINGS = "Embeddings"
+"""Name of FiftyOne's panel."""
 
 PROJECTIONS = {
     "pca": ("PCA", "Needs no further package"),
@@ -23,7 +26,7 @@ class IndexPredictions(SimpleOperator):
         return self.settings(
             "index_predictions",
             "Map and search predictions",
-            "Show predictions in the Embeddings panel, and sort them by similarity; no model runs",
+            "Show predictions among references and negatives in the Embeddings panel, and sort them by similarity",
             risk_level="LOW",
             icon="map",
         )
@@ -43,9 +46,21 @@ class IndexPredictions(SimpleOperator):
         inputs.enum("projection", radio.values(), default="pca", required=False, view=radio)
 
     def do(self, ctx) -> str:
-        report = self(ctx.dataset, ctx.params["predictions_field"], ctx.params.get("projection", "pca"))
-        words = f"{report.predictions} predictions are mapped. Open FiftyOne's Embeddings panel, choose "
-        words += f"**{report.embeddings_key}**, and color by class or decision. In patches of the field, *Sort by "
-        words += f"similarity* uses **{report.similarity_key}**."
-        left_out = f"{report.left_out} labels have no feature and are left out." if report.left_out else ""
-        return paragraphs(words, left_out)
+        from ..nts.fiftyone_adapter.colours import stored_scheme
+
+        field = ctx.params["predictions_field"]
+        report = self(ctx.dataset, field, ctx.params.get("projection", "pca"))
+        ctx.trigger("set_color_scheme", stored_scheme(ctx.dataset))
+        ctx.ops.set_view(ctx.dataset.to_patches(report.map_field))
+        panels_beside.open_panel(ctx, EMBEDDINGS)
+        words = f"**{report.predictions} predictions**, {report.references} references and {report.negatives} "
+        words += (
+            f"negatives are mapped. Choose **{report.embeddings_key}** in the Embeddings panel, and color by class "
+        )
+        words += "(`label`), `role` or `decision`. *Accept or reject predictions* decides about the lassoed ones. In "
+        words += f"patches of {field}, *Sort by similarity* uses **{report.similarity_key}**."
+        left_out = [
+            (report.left_out, "predictions have no feature"),
+            (report.elsewhere, "references and negatives are of images that are not in this dataset"),
+        ]
+        return paragraphs(words, *(f"Left out: {count} {why}." for count, why in left_out if count))

@@ -18,13 +18,40 @@ def target(ctx):
     return ctx.dataset.select_labels(ids=ids, fields=fields)
 
 
+def shown_field(view, field: str) -> str | None:
+    """The field of a view with the predictions of ``field``: that field, or, in patches of its map, the map."""
+    from ..nts.fiftyone_adapter.runs import map_field
+
+    return next((name for name in (field, map_field(field)) if view.has_field(name)), None)
+
+
 def selected_labels(ctx, field: str) -> list[str] | None:
-    """Ids of the selected labels of a field; ``None`` if nothing is selected."""
+    """Ids of the selected labels of a field of predictions, or of its map; ``None`` if nothing is selected.
+
+    Of a map, references and negatives may be among them: their ids are in no prediction.
+    """
+    from ..nts.fiftyone_adapter.runs import map_field
+
     if ctx.selected_labels:
-        return [label["label_id"] for label in ctx.selected_labels if label["field"] == field]
-    if not ctx.selected or not ctx.view.has_field(field):
-        return None
-    return label_ids(ctx.view.select(ctx.selected), field)
+        fields = (field, map_field(field))
+        return [label["label_id"] for label in ctx.selected_labels if label["field"] in fields]
+    shown = shown_field(ctx.view, field) if ctx.selected else None
+    return None if shown is None else label_ids(ctx.view.select(ctx.selected), shown)
+
+
+def lassoed_labels(view, field: str) -> set[str] | None:
+    """Ids of the labels in the lasso of the Embeddings panel, if it was drawn over predictions, or over their map.
+
+    The lasso turns a view of samples into one of the samples that have such labels, and leaves their other labels in.
+    """
+    import fiftyone as fo
+
+    from ..nts.fiftyone_adapter.runs import map_field
+
+    for stage in reversed(view._stages):
+        if isinstance(stage, fo.MatchLabels) and stage.ids and {field, map_field(field)} & set(stage.fields or ()):
+            return set(stage.ids)
+    return None
 
 
 def label_ids(view, field: str) -> list[str]:

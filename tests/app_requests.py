@@ -39,6 +39,16 @@ def in_the_app(
     return told
 
 
+def decide_in_the_app(view, selected=(), labels=(), **params) -> str:
+    """Run *Accept or reject predictions* with a selection as the App does; returns its summary."""
+    from fiftyone.operators.executor import execute_or_delegate_operator
+
+    asked = request(view, **params) | {"selected": list(selected), "selected_labels": list(labels)}
+    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/decide_predictions", asked))
+    result.raise_exceptions()
+    return result.result["summary"]
+
+
 def outcome(view) -> dict:
     """Outcome of the last job of a dataset, as kept for the Runs panel."""
     from fiftyone.operators.store import ExecutionStore

@@ -43,10 +43,15 @@ def check_view(view: Collection | None) -> None:
 
 
 def detections_fields(view: Collection) -> list[str]:
-    """Names of the fields of type :class:`fiftyone.Detections`; those that hold our own predictions come last."""
+    """Names of the fields of type :class:`fiftyone.Detections` but maps; those with our own predictions come last."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections, flat=True)
     predictions = {config["output_field"] for config in runs.list_runs(view, runs.SEGMENTATION).values()}
-    return sorted(schema, key=lambda name: name in predictions)
+    return sorted(_without_maps(schema), key=lambda name: name in predictions)
+
+
+def _without_maps(schema: Mapping[str, fo.Field]) -> list[str]:
+    """Names of the fields of a schema but the maps of predictions, whose labels are those of other fields."""
+    return [name for name, each in schema.items() if not runs.is_map(each)]
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,16 @@ def check_detections_field(view: Collection, name: str, role: str) -> None:
 
 
 def _label_fields(view: Collection) -> list[str]:
-    """Fields of labels, those in other documents too (``labels.truth``), but not the labels in a list of labels."""
+    """Fields of labels, those in other documents too (``labels.truth``), but neither labels in a list nor maps."""
     schema = view.get_field_schema(ftype=fo.EmbeddedDocumentField, embedded_doc_type=list(LABEL_TYPES), flat=True)
     lists = [
         f"{name}.{LABEL_LISTS[of_list]}" for name in schema if (of_list := _document_type(view, name)) in LABEL_LISTS
     ]
-    return [name for name in schema if not any(name == inside or name.startswith(f"{inside}.") for inside in lists)]
+    return [
+        name
+        for name in _without_maps(schema)
+        if not any(name == inside or name.startswith(f"{inside}.") for inside in lists)
+    ]
 
 
 def reference_fields(view: Collection) -> list[str]:
@@ -212,7 +221,9 @@ def check_reference_field(view: Collection, name: str) -> None:
 
 def _found(view: Collection, name: str) -> str:
     field = view.get_field(name) if name else None
-    return f"is of type {_type_name(field)}" if field is not None else "does not exist"
+    if field is None:
+        return "does not exist"
+    return "is a map of predictions" if runs.is_map(field) else f"is of type {_type_name(field)}"
 
 
 def check_key(view: Collection, key: str, kind: RunKind, *, overwrite: bool) -> None:

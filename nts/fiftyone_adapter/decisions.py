@@ -337,6 +337,8 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
     ]
     if writes:
         dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
+        if runs.has_map(dataset, field):
+            _write_map(dataset, field, [new for old, new in zip(before, after, strict=True) if old != new])
     for tag in DECISIONS:
         for change, had in ((dataset._tag_labels, False), (dataset._untag_labels, True)):
             pairs = [
@@ -349,3 +351,21 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
                 for sample_id, label_id in pairs:
                     labels.setdefault(ObjectId(sample_id), []).append(ObjectId(label_id))
                 change(tag, field, ids=list(labels), label_ids=list(labels.values()))
+
+
+def _write_map(dataset: fo.Dataset, field: str, states: Sequence[LabelState]) -> None:
+    """Write the class and decision of labels to their copies in the map, which have the same ids."""
+    groups: dict[tuple[str, str, Decision | None], list[ObjectId]] = {}
+    for each in states:
+        groups.setdefault((each.sample_id, each.label, each.decision), []).append(ObjectId(each.label_id))
+    path = f"{runs.map_field(field)}.detections"
+    writes = [
+        UpdateOne(
+            {"_id": ObjectId(sample_id), path: {"$exists": True}},
+            {"$set": {f"{path}.$[label].label": label, f"{path}.$[label].decision": decision}},
+            array_filters=[{"label._id": {"$in": label_ids}}],
+        )
+        for (sample_id, label, decision), label_ids in groups.items()
+    ]
+    dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
+    runs.renew_brain_runs(dataset, field)

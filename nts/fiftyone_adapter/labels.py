@@ -108,6 +108,37 @@ def box_pixels(detection: fo.Detection, image_size: tuple[int, int]) -> tuple[fl
     return round(x * width, 6), round(y * height, 6), round(w * width, 6), round(h * height, 6)
 
 
+POINT_SIDE = 0.1
+"""Side of the box around a single point, as a fraction of the image."""
+
+
+def label_bounds(label: fo.Detection | fo.Polyline | fo.Keypoint) -> list[float]:
+    """Box around a label on its image, ``x, y, width, height`` as fractions of the image.
+
+    A label without extent, such as a single point, gets a box of :data:`POINT_SIDE` around it.
+
+    Raises:
+        InvalidReference: if the label cannot be read, or lies outside its image.
+    """
+    if isinstance(label, fo.Detection):
+        x, y, width, height = box_fractions(label)
+        corners = np.array([[x, y], [x + width, y + height]])
+    else:
+        shapes = label.points or [] if isinstance(label, fo.Polyline) else [label.points or []]
+        noun = "vertices" if isinstance(label, fo.Polyline) else "points"
+        points = np.concatenate([np.zeros((0, 2)), *(_pixels(shape, (1, 1), noun) for shape in shapes)])
+        points = points[np.isfinite(points).all(1)]
+        if len(points) == 0:
+            raise InvalidReference(f"it has no {noun}")
+        corners = np.stack([points.min(0), points.max(0)])
+        missing = np.where(corners[1] > corners[0], 0, POINT_SIDE)
+        corners += np.outer([-0.5, 0.5], missing)
+    corners = corners.clip(0, 1)
+    if (corners[1] <= corners[0]).any():
+        raise InvalidReference("it lies outside its image")
+    return [*corners[0].tolist(), *(corners[1] - corners[0]).tolist()]
+
+
 def polyline_mask(polyline: fo.Polyline, image_size: tuple[int, int]) -> np.ndarray:
     """Pixels of a polyline, bool ``[H, W]``: inside, if it is closed or filled, else along its lines.
 

@@ -193,6 +193,11 @@ class ReviewPanel(foo.Panel):
             params = {"predictions_field": choices.field(ctx)}
             ctx.prompt(f"{panels.PLUGIN}/copy_accepted", params=params, on_success=self.on_refresh)
 
+    def on_map(self, ctx) -> None:
+        """Open the form that maps the predictions for FiftyOne's Embeddings panel."""
+        if self._is_there(ctx):
+            ctx.prompt(f"{panels.PLUGIN}/index_predictions", params={"predictions_field": choices.field(ctx)})
+
     def on_refresh(self, ctx) -> None:
         """Read the predictions again."""
         self._choose(ctx, choices.field(ctx))
@@ -403,6 +408,14 @@ class ReviewPanel(foo.Panel):
             title="Accepted predictions become references, rejected ones negatives; the undecided are found again",
         )
         more.btn("copy", "Copy accepted to…", icon="content_copy", on_click=self.on_copy, variant="outlined")
+        more.btn(
+            "map",
+            "Map…",
+            icon="scatter_plot",
+            on_click=self.on_map,
+            variant="outlined",
+            title="Show the predictions among references and negatives, in FiftyOne's Embeddings panel",
+        )
 
 
 class OpenReviewPanel(panels.PanelButton):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from app_requests import form, in_the_app, outcome, request, values
+from app_requests import decide_in_the_app, form, in_the_app, outcome, request, values
 from drawn_dataset import CLASSES, PLUGIN, TARGETS, truncate
 from paths import ROOT
 
@@ -530,16 +530,6 @@ def test_boxes_become_references_as_asked_for(fo, operator, drawn, references):
 
 
 # ---- decisions about predictions -------------------------------------------------------------------------------------
-
-
-def decide_in_the_app(view, selected=(), labels=(), **params) -> str:
-    """Run the operator with a selection as the App does; returns its summary."""
-    from fiftyone.operators.executor import execute_or_delegate_operator
-
-    asked = request(view, **params) | {"selected": list(selected), "selected_labels": list(labels)}
-    result = asyncio.run(execute_or_delegate_operator(f"{PLUGIN}/decide_predictions", asked))
-    result.raise_exceptions()
-    return result.result["summary"]
 
 
 def test_selected_labels_patches_or_the_view_are_decided(operator, drawn, targets, memory):

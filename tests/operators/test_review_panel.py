@@ -238,6 +238,13 @@ def test_a_memory_that_was_deleted_meanwhile_leaves_the_review(segmented, panel)
     assert f"There is no segmentation {FIELD} any more" in panel.notices
 
 
+def test_the_map_of_the_field_is_offered(segmented, panel):
+    panel.event("on_map")
+    prompt = panel.prompted()
+    assert prompt["operator_uri"] == f"{PLUGIN}/index_predictions"
+    assert prompt["params"] == {"predictions_field": FIELD}
+
+
 def test_without_predictions_the_panel_says_what_to_do(drawn):
     panel = Panel(drawn, "review_panel").event("on_load")
     assert "No predictions yet" in panel.words

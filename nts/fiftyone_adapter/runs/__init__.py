@@ -16,7 +16,18 @@ plugin is not installed:
 everything made with it; the other modules hold the stored format of one kind each.
 """
 
-from .brain_runs import EMBEDDINGS, SIMILARITY, brain_runs, delete_brain_runs
+from .brain_runs import (
+    EMBEDDINGS,
+    SIMILARITY,
+    brain_runs,
+    check_map_field,
+    create_map,
+    delete_brain_runs,
+    has_map,
+    is_map,
+    map_field,
+    renew_brain_runs,
+)
 from .decided import DECISION, REFUSED, UNFINISHED, count_decided, with_decisions
 from .deletion import delete_predictions, delete_run, run_contents
 from .kinds import (
@@ -114,11 +125,13 @@ __all__ = [
     "check_draft",
     "check_editable",
     "check_field_view",
+    "check_map_field",
     "check_memory",
     "check_owner",
     "complete",
     "config",
     "count_decided",
+    "create_map",
     "created",
     "delete_brain_runs",
     "delete_field_view",
@@ -131,18 +144,22 @@ __all__ = [
     "explained",
     "fingerprint",
     "has_field_view",
+    "has_map",
     "has_native_evaluation",
     "heatmaps_key",
     "in_batches",
     "is_draft",
+    "is_map",
     "label_attributes",
     "label_fields",
     "list_drafts",
     "list_runs",
     "load_memory",
     "load_stored_prompt",
+    "map_field",
     "native_stamp",
     "reference_sources",
+    "renew_brain_runs",
     "replace_memory",
     "results",
     "run_contents",

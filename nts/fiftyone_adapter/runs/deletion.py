@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from .. import colours
 from ..locking import exclusive
-from .brain_runs import delete_brain_runs
+from .brain_runs import delete_brain_runs, has_map, map_field
 from .decided import count_decided, keep_decided
 from .kinds import EVALUATION, RUN_KINDS, SEGMENTATION, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
@@ -28,6 +28,7 @@ def run_contents(view: Collection, key: str, kind: RunKind) -> list[str]:
     words = [f"field {name!r}" for name in fields if view.has_field(name)]
     if kind is SEGMENTATION and (decided := count_decided(view, made["output_field"])):
         words[0] += f" with {decided} decided label{'s' if decided > 1 else ''}"
+    words += [f"field {map_field(name)!r}" for name in fields if has_map(view, name)]
     words += [f"saved view {name!r}" for field in fields for name in field_views(view, field)]
     if kind is EVALUATION and has_native_evaluation(view, key):
         words.append(f"fields and attributes {key}…")
@@ -97,6 +98,7 @@ def _fields(view: Collection, key: str, kind: RunKind) -> list[str]:
     """Fields that the deletion of a run changes; they need not exist."""
     made = list_runs(view, kind).get(key)
     fields = kind.fields(made) if made else []
+    fields += [map_field(name) for name in fields if has_map(view, name)]
     if kind is EVALUATION:
         fields += native_fields(view, key)
     of_dependants = [_fields(view, name, dependant) for name, dependant in _dependants(view, key, kind)]
