@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import fiftyone as fo
 import fiftyone.utils.iou as foui
@@ -43,6 +43,9 @@ DECISION_ATTRIBUTES = {
 }
 """Attributes of a decided label."""
 
+CHANGES = ("label", *DECISION_ATTRIBUTES)
+"""Values of a label that a decision changes."""
+
 DUPLICATE = 0.9
 """IoU of the boxes from which a label of the same class is a copy."""
 
@@ -67,6 +70,38 @@ class LabelState:
     decided_from: str | None
 
 
+@dataclass(frozen=True)
+class DecisionStep:
+    """A decision that :func:`undo_last` can take back.
+
+    Attributes:
+        id: unique.
+        decision: ``None`` if labels became undecided.
+        labels: number of labels.
+    """
+
+    id: str
+    decision: Decision | None
+    labels: int
+
+
+@dataclass(frozen=True)
+class UndoReport:
+    """Result of :func:`undo_last`.
+
+    Attributes:
+        step: the decision that was taken back.
+        restored: number of labels that are as before.
+        changed: labels that were decided otherwise since, or got another class: they stay as they are.
+        gone: labels that are not there any more.
+    """
+
+    step: DecisionStep
+    restored: int
+    changed: int
+    gone: int
+
+
 @exclusive
 def decide(
     view: Collection,
@@ -76,7 +111,7 @@ def decide(
     *,
     class_name: str | None = None,
 ) -> list[LabelState]:
-    """Accept, reject or correct predictions.
+    """Accept, reject or correct predictions. The decision can be taken back by :func:`undo_last`.
 
     Args:
         view: dataset or view with the labels.
@@ -95,12 +130,22 @@ def decide(
         raise InputError(f"there is no decision {decision!r}; there are {', '.join(DECISIONS)}", option="decision")
     if class_name is not None and decision != "corrected":
         raise InputError("only a corrected label has another class", option="class_name")
+    before, after = _decide(view, field, decision, label_ids, class_name)
+    if before:
+        _remember(view, field, before, after)
+    return before
+
+
+def _decide(
+    view: Collection, field: str, decision: Decision | None, label_ids: Sequence[str] | None, class_name: str | None
+) -> tuple[list[LabelState], list[LabelState]]:
+    """States of the labels before and after a decision, see :func:`decide`."""
     config = _segmentation(view, field)
     checks.check_detections_field(view, field, "predictions field")
     runs.check_editable(view, [field])
     _declare(view, field, DECISION_ATTRIBUTES)
     before = _states(view, field, label_ids)
-    stamp = None if decision is None else datetime.now(UTC)
+    stamp = None if decision is None else _now()
     memory = None if decision is None else config["memory_fingerprint"]
     after = [
         LabelState(
@@ -109,7 +154,47 @@ def decide(
         for each in before
     ]
     _write(view, field, before, after)
-    return before
+    return before, after
+
+
+def last_step(view: Collection, field: str) -> DecisionStep | None:
+    """The decision that :func:`undo_last` would take back; ``None`` if there is none."""
+    steps = runs.list_steps(view, field)
+    return DecisionStep(**steps[-1]) if steps else None
+
+
+@exclusive
+def undo_last(view: Collection, field: str, step_id: str | None = None) -> UndoReport | None:
+    """Take back the last decision about the labels of a field, whoever made it, in the App or in Python.
+
+    Labels that were decided otherwise since, or got another class, stay as they are.
+
+    Args:
+        view: dataset or view.
+        field: field of a segmentation.
+        step_id: of the decision to take back, if it is still the last one.
+
+    Returns:
+        ``None`` if there is no decision to take back.
+
+    Raises:
+        InputError: if the field is not one of a segmentation or cannot be edited, or another decision than ``step_id``
+            is the last one by now.
+    """
+    _segmentation(view, field)
+    runs.check_editable(view, [field])
+    step = last_step(view, field)
+    if step is None:
+        return None
+    if step_id not in (None, step.id):
+        raise InputError("another decision was made meanwhile: undo that one first")
+    before, after = _recalled(runs.step_content(view, field, step.id))
+    there = {each.label_id: each for each in _states(view._root_dataset, field, list(before))}
+    now = [each for each in there.values() if _values(each) == after[each.label_id]]
+    restored = [LabelState(each.sample_id, each.label_id, *before[each.label_id]) for each in now]
+    _write(view, field, now, restored)
+    runs.remove_step(view, field, step.id)
+    return UndoReport(step, len(now), len(there) - len(now), len(before) - len(there))
 
 
 @exclusive
@@ -160,7 +245,7 @@ def mark_edited(view: Collection, field: str) -> int:
                 if is_edited:
                     edited.append(label_id)
     if edited:
-        decide(images, field, "corrected", edited)
+        _decide(images, field, "corrected", edited, None)  # nothing to take back: the next look would find them again
     return len(edited)
 
 
@@ -307,7 +392,7 @@ def _declare(view: Collection, field: str, attributes: Mapping[str, type[fo.Fiel
 def _states(view: Collection, field: str, label_ids: Sequence[str] | None) -> list[LabelState]:
     if label_ids is not None:
         view = view.select_labels(ids=list(label_ids), fields=field)
-    names = ("id", "label", *DECISION_ATTRIBUTES)
+    names = ("id", *CHANGES)
     columns = view.values(["id", *(f"{field}.detections.{name}" for name in names)])
     return [
         LabelState(sample_id, *label)
@@ -316,13 +401,61 @@ def _states(view: Collection, field: str, label_ids: Sequence[str] | None) -> li
     ]
 
 
+_Values = tuple[str, Decision | None, datetime | None, str | None]
+"""The values of :data:`CHANGES` of a label."""
+
+
+def _values(state: LabelState) -> _Values:
+    return state.label, state.decision, _utc(state.decided_at), state.decided_from
+
+
+def _now() -> datetime:
+    """The time, to the millisecond, as the database stores it."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """A time of the database, which may come without its time zone."""
+    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _remember(view: Collection, field: str, before: Sequence[LabelState], after: Sequence[LabelState]) -> None:
+    """Store a decision, to be taken back. Labels that were and became the same are stored together."""
+    groups: dict[tuple[_Values, _Values], list[str]] = {}
+    for old, new in zip(before, after, strict=True):
+        groups.setdefault((_values(old), _values(new)), []).append(old.label_id)
+    content = [[_plain(old), _plain(new), label_ids] for (old, new), label_ids in groups.items()]
+    runs.add_step(view, field, len(before), {"groups": content}, decision=after[0].decision)
+
+
+def _recalled(content: Mapping[str, Any]) -> tuple[dict[str, _Values], dict[str, _Values]]:
+    """Values of labels before and after a stored decision, by label id."""
+    before: dict[str, _Values] = {}
+    after: dict[str, _Values] = {}
+    for old, new, label_ids in content["groups"]:
+        before |= dict.fromkeys(label_ids, _from_plain(old))
+        after |= dict.fromkeys(label_ids, _from_plain(new))
+    return before, after
+
+
+def _plain(values: _Values) -> list[str | None]:
+    label, decision, time, memory = values
+    return [label, decision, None if time is None else time.isoformat(), memory]
+
+
+def _from_plain(stored: Sequence[Any]) -> _Values:
+    label, decision, time, memory = stored
+    return label, decision, None if time is None else datetime.fromisoformat(time), memory
+
+
 def _write(view: Collection, field: str, before: Sequence[LabelState], after: Sequence[LabelState]) -> None:
     """Write what changes, label by label: other labels of the same images may change at the same time."""
     dataset = view._root_dataset
     # Labels of an image with the same changes are written at once: label by label, ten thousand take a minute.
     groups: dict[tuple, list[ObjectId]] = {}
     for old, new in zip(before, after, strict=True):
-        changes = [(name, getattr(new, name)) for name in ("label", *DECISION_ATTRIBUTES)]
+        changes = [(name, getattr(new, name)) for name in CHANGES]
         changes = [(name, value) for name, value in changes if getattr(old, name) != value]
         if changes:
             groups.setdefault((new.sample_id, *changes), []).append(ObjectId(new.label_id))

@@ -164,6 +164,8 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
         if len(bank) == 0:
             raise InputError(f"all references of the memory {memory_key!r} were rejected: it would be empty")
         runs.replace_memory(view, memory_key, bank, field=field if len(learnt) else None)
+        # An undo would not take back what the memory has learnt; another decision and another update do.
+        runs.delete_history(view, field)
     options = {name: made[name] for name in _OPTIONS if name in made}
     config = SegmentationConfig(preset=made["preset"], overwrite=True, device=device, **options)
     segmentation = yield from segmentation_job(view, memory_key, field, config=config)

@@ -27,6 +27,8 @@ FIELD, CLASS, DECISION = "header.field", "choices.class", "choices.decision"
 ORDER, THRESHOLD = "choices.order", "threshold"
 UPDATES = "updates"
 """Number of updates since the panel was opened."""
+UNDO = "undo"
+"""The decision that *Undo* takes back: its ``id``, and the ``words`` of the button."""
 QUEUE = "queue"
 """Ids of the predictions that are reviewed next, if those that teach most come first."""
 
@@ -166,6 +168,21 @@ def _new_lessons(ctx, name: str) -> int:
         return len(lessons(ctx.dataset, name))
     except (RunNotFound, MemoryFileError):
         return 0
+
+
+def last_decision(ctx) -> dict[str, str] | None:
+    """The last decision about the chosen field, see :data:`UNDO`; ``None`` if none can be taken back."""
+    from ...nts.fiftyone_adapter.decisions import last_step
+
+    step = last_step(ctx.dataset, field(ctx))
+    return None if step is None else {"id": step.id, "words": f"{step.labels} {step.decision or UNDECIDED}"}
+
+
+def undo_button(ctx, row, on_click) -> None:
+    """The button that takes back the last decision, and names it: another person may have made it."""
+    last = ctx.panel.get_state(UNDO)
+    label = f"Undo {last['words']}" if last else "Undo"
+    row.btn("undo", label, icon="undo", on_click=on_click, variant="outlined", disabled=last is None)
 
 
 def first_selected(ctx) -> tuple[str, str] | None:

@@ -20,6 +20,7 @@ def read_selection(ctx) -> None:
     ctx.panel.set_state("decidable", len(fields) == 1 and bool(made))
     if len(made) == 1:
         ctx.panel.set_state(choices.FIELD, next(iter(made)))
+        ctx.panel.set_state(choices.UNDO, choices.last_decision(ctx))
 
 
 def render(panel, ctx, content: types.Object) -> None:
@@ -45,8 +46,7 @@ def render(panel, ctx, content: types.Object) -> None:
         row.btn("change", "Change class…", icon="label", on_click=panel.on_change_class, variant="outlined")
         if not ctx.view._is_generated:
             row.btn("edit", "Edit outline", icon="edit", on_click=panel.on_edit, variant="outlined")
-        steps = ctx.panel.get_state("undo") or []
-        row.btn("undo", "Undo", icon="undo", on_click=panel.on_undo, variant="outlined", disabled=not steps)
+        choices.undo_button(ctx, row, panel.on_undo)
     row = content.h_stack("use", gap=1, componentsProps=template)
     for use, label, icon in (
         ("reference", "Use as reference…", "add_photo_alternate"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any
 
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
@@ -20,13 +18,11 @@ NAME = "review_panel"
 ASK_ABOVE = 50
 """Decisions about more labels than these are confirmed first, unless they are selected."""
 
-UNDO_STEPS = 20
-
 
 class ReviewPanel(foo.Panel):
     """Reviews the predictions of a segmentation, see :mod:`nts.fiftyone_adapter.decisions`.
 
-    The person's choices are the panel's state, and so are the earlier states of decided labels, for *Undo*.
+    The person's choices are the panel's state. Decisions are stored with the dataset, and so is what *Undo* takes back.
     """
 
     @property
@@ -154,17 +150,20 @@ class ReviewPanel(foo.Panel):
         ctx.prompt(f"{panels.PLUGIN}/add_references", params={"use_as": ctx.params["use_as"]})
 
     def on_undo(self, ctx) -> None:
-        """Take back the last decision that was made in the panel."""
-        from ...nts.fiftyone_adapter.decisions import LabelState, undo
+        """Take back the last decision, wherever it was made, if it is the one that the button names."""
+        from ...nts.fiftyone_adapter.decisions import undo_last
+        from ...nts.fiftyone_adapter.errors import InputError
 
-        steps = list(ctx.panel.get_state("undo") or [])
-        if not steps:
+        named = ctx.panel.get_state(choices.UNDO)
+        if named is None or not self._is_there(ctx):
             return
-        step = steps.pop()
-        states = [LabelState(**{**state, "decided_at": _time(state["decided_at"])}) for state in step["states"]]
-        count = undo(ctx.dataset, step["field"], states)
-        ctx.panel.set_state("undo", steps)
-        ctx.ops.notify(f"{_labels(count)} as before", variant="info")
+        try:
+            report = undo_last(ctx.dataset, choices.field(ctx), named["id"])
+        except InputError as error:
+            ctx.ops.notify(sentence(error), variant="warning")
+        else:
+            if report is not None:
+                ctx.ops.notify(_undone(report), variant="warning" if report.changed else "info")
         self._refresh(ctx)
 
     def on_teach(self, ctx) -> None:
@@ -180,7 +179,6 @@ class ReviewPanel(foo.Panel):
 
     def on_taught(self, ctx) -> None:
         """Show the new predictions, from the recommended confidence on."""
-        ctx.panel.set_state("undo", [])
         ctx.panel.set_state(choices.QUEUE, [])
         ctx.panel.set_state(choices.UPDATES, choices.updates(ctx) + 1)
         if not choices.in_batches(ctx):
@@ -216,7 +214,6 @@ class ReviewPanel(foo.Panel):
         if name != ctx.panel.get_state("reviewed"):
             ctx.panel.set_state("reviewed", name)
             ctx.panel.set_state(choices.CLASS, choices.ALL)
-            ctx.panel.set_state("undo", [])
             ctx.panel.set_state(choices.QUEUE, [])
             ctx.panel.set_state(choices.FIELD, name)
             ctx.panel.set_state(choices.THRESHOLD, choices.recommended(ctx))
@@ -233,13 +230,12 @@ class ReviewPanel(foo.Panel):
         return False
 
     def _decide(self, ctx, ids: list[str], decision: str) -> None:
-        from ...nts.fiftyone_adapter.decisions import decide
+        from ...nts.fiftyone_adapter.decisions import decide, last_step
 
         field = choices.field(ctx)
-        before = decide(ctx.dataset, field, decision, ids)
-        steps = [*(ctx.panel.get_state("undo") or []), {"field": field, "states": [_stored(each) for each in before]}]
-        ctx.panel.set_state("undo", steps[-UNDO_STEPS:])
-        ctx.ops.notify(f"{_labels(len(before))} {decision}", variant="success")
+        count = len(decide(ctx.dataset, field, decision, ids))
+        too_many = ", too many to take back" if count and last_step(ctx.dataset, field) is None else ""
+        ctx.ops.notify(f"{_labels(count)} {decision}{too_many}", variant="success")
         self._refresh(ctx)
 
     def _edit(self, ctx, sample_id: str, label_id: str) -> None:
@@ -284,6 +280,7 @@ class ReviewPanel(foo.Panel):
         job_progress.look(ctx, makes=field)
         facts = choices.read_facts(ctx)
         ctx.panel.set_state("facts", asdict(facts))
+        ctx.panel.set_state(choices.UNDO, choices.last_decision(ctx))
         ctx.panel.set_state("asking", None)
         edges = [i / choices.BINS for i in range(choices.BINS + 1)]
         details = [(count,) for count in facts.histogram]
@@ -396,8 +393,7 @@ class ReviewPanel(foo.Panel):
             confirm.btn("yes", f"{verb} {count}", variant="contained", **decide)
             confirm.btn("no", "Cancel", on_click=self.on_cancel, variant="outlined")
         more = panel.h_stack("more", gap=1, componentsProps=template)
-        steps = ctx.panel.get_state("undo") or []
-        more.btn("undo", "Undo", icon="undo", on_click=self.on_undo, variant="outlined", disabled=not steps)
+        choices.undo_button(ctx, more, self.on_undo)
         more.btn(
             "teach",
             f"Update ({facts.new} new)",
@@ -433,21 +429,14 @@ def _facts(ctx) -> choices.Facts:
     return choices.Facts(**ctx.panel.get_state("facts"))
 
 
-def _stored(state) -> dict[str, Any]:
-    """A label's state as plain values."""
-    at = state.decided_at
-    return {
-        "sample_id": state.sample_id,
-        "label_id": state.label_id,
-        "label": state.label,
-        "decision": state.decision,
-        "decided_at": None if at is None else at.isoformat(),
-        "decided_from": state.decided_from,
-    }
-
-
-def _time(stored: str | None) -> datetime | None:
-    return None if stored is None else datetime.fromisoformat(stored)
+def _undone(report) -> str:
+    """What an undo has done, in words."""
+    words = [f"{_labels(report.restored)} as before"]
+    if report.changed:
+        words.append(f"{report.changed} changed since, which stay as they are")
+    if report.gone:
+        words.append(f"{report.gone} not there any more")
+    return ", ".join(words)
 
 
 def _labels(count: int) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 
 import pytest
-from app_requests import in_the_app, outcome
+from app_requests import decide_in_the_app, in_the_app, outcome
 from drawn_dataset import CLASSES, PLUGIN
 from panel_driver import Panel
 
@@ -91,6 +91,64 @@ def test_undo_takes_back_decision_by_decision(segmented, panel):
     assert panel.event("on_undo").notices == []
 
 
+def test_undo_covers_forms_and_outlives_the_panel(segmented, panel):
+    panel.event("on_start")
+    before = decisions_of(segmented)
+    first, second = labels_in(panel.grid)[:2]
+    panel.select(panel.grid.first().id)
+    panel.event("on_decide", decision="accepted")
+    decide_in_the_app(segmented.select_labels(ids=[second], fields=FIELD), predictions_field=FIELD, action="rejected")
+    again = Panel(segmented, "review_panel").event("on_load")
+    assert "Undo 1 rejected" in again.words
+    again.event("on_undo")
+    assert again.notices[0] == "1 label as before"
+    assert (decisions_of(segmented)[first], decisions_of(segmented)[second]) == ("accepted", None)
+    assert "Undo 1 accepted" in again.words
+    again.event("on_undo")
+    assert decisions_of(segmented) == before
+
+
+def test_a_decision_made_meanwhile_is_told_and_not_taken_back(segmented, panel):
+    panel.event("on_start")
+    first, second = labels_in(panel.grid)[:2]
+    panel.select(panel.grid.first().id)
+    panel.event("on_decide", decision="accepted")
+    decide_in_the_app(segmented.select_labels(ids=[second], fields=FIELD), predictions_field=FIELD, action="rejected")
+    panel.event("on_undo")
+    assert panel.notices[0] == "Another decision was made meanwhile: undo that one first"
+    assert (decisions_of(segmented)[first], decisions_of(segmented)[second]) == ("accepted", "rejected")
+    assert "Undo 1 rejected" in panel.words
+
+
+def test_labels_that_were_changed_or_deleted_since_are_counted(segmented, panel):
+    panel.event("on_start")
+    chosen = panel.grid.limit(3)
+    ids = labels_in(chosen)
+    panel.select(*chosen.values("id"))
+    panel.event("on_decide", decision="accepted")
+    segmented.delete_labels(ids=ids[:1], fields=FIELD)
+    for sample in segmented.exists(FIELD):
+        for label in sample[FIELD].detections:
+            if label.id == ids[1]:
+                label.label = "another"
+        sample.save()
+    panel.event("on_undo")
+    assert panel.notices[0] == "1 label as before, 1 changed since, which stay as they are, 1 not there any more"
+    assert decisions_of(segmented)[ids[1]] == "accepted"
+    assert decisions_of(segmented)[ids[2]] is None
+
+
+def test_the_state_of_the_panel_does_not_grow_with_its_decisions(segmented, panel, monkeypatch):
+    history = importlib.import_module(f"{_plugin()}.nts.fiftyone_adapter.runs.history")
+    panel.event("on_start")
+    panel.choose("threshold", 0.0)
+    monkeypatch.setattr(history, "MOST_LABELS", len(panel.grid) - 1)
+    panel.event("on_decide", decision="accepted")
+    assert panel.notices[0].endswith(" labels accepted, too many to take back")
+    assert panel.state["undo"] is None
+    assert all(decisions_of(segmented).values())
+
+
 def test_all_that_is_shown_is_decided_without_a_selection(segmented, panel, monkeypatch):
     panel.event("on_start")
     ids = labels_in(panel.grid)
@@ -155,6 +213,10 @@ def _registered():
     import fiftyone.operators as foo
 
     return foo.get_operator(f"{PLUGIN}/review_panel")
+
+
+def _plugin() -> str:
+    return type(_registered()).__module__.partition(".operators")[0]
 
 
 def test_update_teaches_and_says_what_changed(segmented, panel):

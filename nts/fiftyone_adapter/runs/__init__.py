@@ -30,6 +30,7 @@ from .brain_runs import (
 )
 from .decided import DECISION, REFUSED, UNFINISHED, count_decided, with_decisions
 from .deletion import delete_predictions, delete_run, run_contents
+from .history import MOST_LABELS, MOST_STEPS, add_step, delete_history, list_steps, remove_step, step_content
 from .kinds import (
     CLASS_MAPS,
     EVALUATION,
@@ -107,6 +108,8 @@ __all__ = [
     "LOCK_FILE",
     "MEMORY",
     "METRIC",
+    "MOST_LABELS",
+    "MOST_STEPS",
     "PENDING",
     "PROMPT",
     "REFUSED",
@@ -118,6 +121,7 @@ __all__ = [
     "Collection",
     "FieldView",
     "RunKind",
+    "add_step",
     "all_images",
     "begin",
     "brain_runs",
@@ -135,6 +139,7 @@ __all__ = [
     "created",
     "delete_brain_runs",
     "delete_field_view",
+    "delete_history",
     "delete_native_evaluation",
     "delete_predictions",
     "delete_run",
@@ -154,16 +159,19 @@ __all__ = [
     "label_fields",
     "list_drafts",
     "list_runs",
+    "list_steps",
     "load_memory",
     "load_stored_prompt",
     "map_field",
     "native_stamp",
     "reference_sources",
+    "remove_step",
     "renew_brain_runs",
     "replace_memory",
     "results",
     "run_contents",
     "save_field_view",
+    "step_content",
     "store",
     "store_memory",
     "store_prompt",

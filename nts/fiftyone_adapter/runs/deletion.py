@@ -12,6 +12,7 @@ from .. import colours
 from ..locking import exclusive
 from .brain_runs import delete_brain_runs, has_map, map_field
 from .decided import count_decided, keep_decided
+from .history import delete_history
 from .kinds import EVALUATION, RUN_KINDS, SEGMENTATION, RunKind
 from .native_records import delete_native_evaluation, has_native_evaluation, native_fields
 from .saved_views import FIELD_VIEWS, delete_field_view, field_views
@@ -119,12 +120,13 @@ def _delete(view: Collection, key: str, kind: RunKind) -> None:
 
 
 def _delete_fields(view: Collection, names: Sequence[str]) -> None:
-    """Delete fields with their saved views, mask targets and colours."""
+    """Delete fields with their saved views, brain runs, history, mask targets and colours."""
     dataset = view._root_dataset
     for name in names:
         for each in FIELD_VIEWS:
             delete_field_view(view, name, each)
         delete_brain_runs(view, name)
+        delete_history(view, name)
         if dataset.has_sample_field(name):
             dataset.delete_sample_field(name)
         if name in dataset.mask_targets:

@@ -103,6 +103,114 @@ def test_undo_leaves_out_labels_that_are_gone(drawn, segmented, decisions):
     assert decisions.undo(segmented, FIELD, done) == 1
 
 
+def states(view) -> dict[str, tuple]:
+    """Class, decision with time and memory, and tags of every label, by id."""
+    names = ("decision", "decided_at", "decided_from")
+    return {
+        label.id: (label.label, *(label.get_attribute_value(name, None) for name in names), *label.tags)
+        for label in view.values(f"{FIELD}.detections", unwind=True)
+    }
+
+
+def test_the_last_decisions_are_taken_back_one_by_one(drawn, segmented, decisions):
+    ids = label_ids(segmented)
+    expected = [states(segmented)]
+    steps = [
+        ("accepted", ids[:3], None),
+        ("corrected", ids[1:5], "other"),
+        (None, ids[:2], None),
+        ("rejected", ids, None),
+    ]
+    for decision, chosen, class_name in steps:
+        decisions.decide(segmented, FIELD, decision, chosen, class_name=class_name)
+        expected.append(states(segmented))
+    for (decision, chosen, _), before in zip(reversed(steps), reversed(expected[:-1]), strict=True):
+        last = decisions.last_step(drawn, FIELD)
+        assert (last.decision, last.labels) == (decision, len(chosen))
+        report = decisions.undo_last(drawn, FIELD, last.id)
+        assert (report.step, report.restored, report.changed, report.gone) == (last, len(chosen), 0, 0)
+        assert states(segmented) == before
+    assert decisions.last_step(drawn, FIELD) is None
+    assert decisions.undo_last(drawn, FIELD) is None
+
+
+def test_what_was_changed_since_is_not_taken_back(drawn, segmented, decisions):
+    decided_again, renamed, edited, gone, untouched = label_ids(segmented)[:5]
+    decisions.decide(segmented, FIELD, "accepted", [decided_again])
+    decisions.decide(segmented, FIELD, "rejected", [decided_again, renamed, edited, gone, untouched])
+    # Two people at work: the second decides and undoes, so that the decision of the first is the last one again.
+    decisions.decide(segmented, FIELD, "rejected", [decided_again])
+    other = decisions.last_step(drawn, FIELD)
+    importlib.import_module("nts.fiftyone_adapter.runs").remove_step(drawn, FIELD, other.id)
+    for sample in segmented:
+        for label in sample[FIELD].detections:
+            if label.id == renamed:
+                label.label = "another"
+            if label.id == edited:
+                label.bounding_box = [0.1, 0.1, 0.3, 0.3]
+        sample.save()
+    decisions.mark_edited(drawn, FIELD)
+    drawn.delete_labels(ids=[gone], fields=FIELD)
+    before = states(segmented)
+    report = decisions.undo_last(drawn, FIELD)
+    assert (report.restored, report.changed, report.gone) == (1, 3, 1)
+    after = states(segmented)
+    assert {each for each in after if after[each] != before[each]} == {untouched}
+    assert after[untouched][1] is None
+
+
+def test_edited_labels_are_no_step(drawn, segmented, decisions):
+    sample = segmented.first()
+    sample[FIELD].detections[0].label = "another"
+    sample.save()
+    assert decisions.mark_edited(drawn, FIELD) == 1
+    assert decisions.last_step(drawn, FIELD) is None
+
+
+def test_a_decision_that_is_not_the_last_any_more_is_not_taken_back(nts_fo, drawn, segmented, decisions):
+    first, second = label_ids(segmented)[:2]
+    decisions.decide(segmented, FIELD, "accepted", [first])
+    seen = decisions.last_step(drawn, FIELD)
+    decisions.decide(segmented, FIELD, "rejected", [second])
+    before = states(segmented)
+    with pytest.raises(nts_fo.InputError, match="another decision was made meanwhile"):
+        decisions.undo_last(drawn, FIELD, seen.id)
+    assert states(segmented) == before
+
+
+def test_the_history_is_bounded(drawn, segmented, decisions, runs, monkeypatch):
+    history = importlib.import_module("nts.fiftyone_adapter.runs.history")
+    monkeypatch.setattr(history, "MOST_STEPS", 3)
+    monkeypatch.setattr(history, "MOST_LABELS", 5)
+    ids = label_ids(segmented)
+    for count, kept in (
+        (1, [1]),
+        (1, [1, 1]),
+        (1, [1, 1, 1]),
+        (1, [1, 1, 1]),
+        (3, [1, 1, 3]),
+        (4, [4]),
+        (6, []),
+        (2, [2]),
+    ):
+        decisions.decide(segmented, FIELD, "accepted", ids[:count])
+        assert [step["labels"] for step in runs.list_steps(drawn, FIELD)] == kept
+        assert len(history._store(drawn).list_keys()) == 1 + len(kept), "nothing else is stored"
+
+
+def test_the_history_goes_with_the_field(drawn, segmented, decisions, runs):
+    history = importlib.import_module("nts.fiftyone_adapter.runs.history")
+    decisions.decide(segmented, FIELD, "accepted", label_ids(segmented)[:2])
+    runs.delete_run(drawn, FIELD, runs.SEGMENTATION)
+    assert history._store(drawn).list_keys() == []
+
+
+def test_what_was_taught_is_not_taken_back(drawn, segmented, decisions):
+    decisions.decide(segmented, FIELD, "accepted", label_ids(segmented)[:1])
+    importlib.import_module("nts.fiftyone_adapter.teaching").teach(segmented, FIELD)
+    assert decisions.last_step(drawn, FIELD) is None
+
+
 def test_all_labels_of_a_view_can_be_decided(segmented, decisions):
     from fiftyone import ViewField as F
 
