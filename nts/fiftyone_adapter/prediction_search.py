@@ -19,7 +19,9 @@ import fiftyone as fo
 import fiftyone.brain as fob
 import fiftyone.brain.visualization as fobv
 import numpy as np
+from bson import ObjectId
 from fiftyone import ViewField as F
+from pymongo import UpdateOne
 
 from ..memory import MemoryFileError
 from ..references import InvalidReference
@@ -38,7 +40,7 @@ Role = Literal["prediction", "reference", "negative"]
 """Role of a label in a map. A prediction that was taught to the memory is a reference or a negative."""
 
 _FEWEST = 3
-_WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+_WHOLE_IMAGE = [0.0, 0.0, 1.0, 1.0]
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
         fob.compute_visualization(
             images, patches_field=name, points=np.array([placed[each] for each in ids]), brain_key=keys[0]
         )
-        labels = view.filter_labels(field, F("feature") != None)  # noqa: E711
+        # To filter, the database reads the masks of all labels.
+        labels = view if len(features) == total else view.filter_labels(field, F("feature") != None)  # noqa: E711
         options = {"backend": "sklearn", "metric": "cosine", "progress": False}
         fob.compute_similarity(labels, patches_field=field, embeddings="feature", brain_key=keys[1], **options)
     roles = [each.role for each in known]
@@ -258,12 +261,13 @@ def _write_map(
     """
     declare_decisions(view, field)
     rows = {(each.sample_id, each.label_id): k for k, each in enumerate(known) if each.label_id}
-    labels: dict[str, list[fo.Detection]] = {}
+    labels: dict[str, list[dict[str, Any]]] = {}
     placed: dict[str, np.ndarray] = {}
 
-    def place(sample_id: str, label: fo.Detection, point: np.ndarray) -> None:
-        labels.setdefault(sample_id, []).append(label)
-        placed[label.id] = point
+    def place(sample_id: str, label_id: str, point: np.ndarray, **values: Any) -> None:
+        document = {"_id": ObjectId(label_id), "_cls": "Detection", "tags": [], "attributes": {}, **values}
+        labels.setdefault(sample_id, []).append(document)
+        placed[label_id] = point
 
     names = ("id", "label", "bounding_box", "confidence", runs.DECISION)
     columns = runs.all_images(view).values(["id", *(f"{field}.detections.{name}" for name in names)])
@@ -272,25 +276,29 @@ def _write_map(
             k = rows.pop((sample_id, label_id), None)
             if k is None and label_id not in of_predictions:
                 continue
-            label = fo.Detection(
-                id=label_id,
+            place(
+                sample_id,
+                label_id,
+                of_predictions[label_id] if k is None else points[k],
                 label=class_name,
                 bounding_box=box or _WHOLE_IMAGE,
                 confidence=confidence,
                 role="prediction" if k is None else known[k].role,
-                **{runs.DECISION: decision},
+                decision=decision,
             )
-            place(sample_id, label, of_predictions[label_id] if k is None else points[k])
     for k, each in enumerate(known):
         if each.label_id and (each.sample_id, each.label_id) not in rows:
             continue  # one of the predictions
-        facts = {"role": each.role, runs.DECISION: None}
-        label = fo.Detection(label=each.class_name, bounding_box=each.box or _WHOLE_IMAGE, **facts)
-        if each.box is not None and each.label_id not in placed:  # labels that were copied with their image share an id
-            label.id = each.label_id
-        place(each.sample_id, label, points[k])
-    dataset = view._root_dataset
-    for ids in runs.in_batches(list(labels)):
-        values = {sample_id: fo.Detections(detections=labels[sample_id]) for sample_id in ids}
-        dataset.set_values(runs.map_field(field), values, key_field="id")
+        # Labels that were copied with their image share an id.
+        is_own = each.box is not None and each.label_id not in placed
+        label_id = each.label_id if is_own else str(ObjectId())
+        values = {"label": each.class_name, "bounding_box": each.box or _WHOLE_IMAGE, "role": each.role}
+        place(each.sample_id, label_id, points[k], **values, decision=None)
+    # As plain documents: label objects of FiftyOne would take several times as long, while the dataset is locked.
+    name = runs.map_field(field)
+    writes = [
+        UpdateOne({"_id": ObjectId(sample_id)}, {"$set": {name: {"_cls": "Detections", "detections": of_image}}})
+        for sample_id, of_image in labels.items()
+    ]
+    view._root_dataset._bulk_write(writes, ids=list(labels))
     return placed
