@@ -6,7 +6,7 @@ Images that were encoded before come from the cache, so that an update takes sec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,19 +93,27 @@ class TeachingReport:
     segmentation: SegmentationReport
 
 
-def lessons(view: Collection, field: str) -> Lessons:
+DecidedLabel = tuple[str, str, str]
+"""Id, class and decision of a label."""
+
+
+def lessons(view: Collection, field: str, decided: Sequence[DecidedLabel] | None = None) -> Lessons:
     """Find the decisions in a field that its memory does not know yet.
 
     Args:
         view: dataset or view; the labels of the whole dataset count.
         field: field of a segmentation.
+        decided: the decided labels of the field in the whole dataset, by a caller who has read them.
 
     Raises:
         RunNotFound: if there is no such segmentation, or its memory is gone.
+        MemoryFileError: if the stored memory is damaged.
     """
-    made = runs.config(view, field, runs.SEGMENTATION)
-    declare_decisions(view, field)
-    return _lessons(view, field, runs.load_memory(view, made["memory_key"]))
+    memory_key = runs.config(view, field, runs.SEGMENTATION)["memory_key"]
+    if decided is None:
+        declare_decisions(view, field)
+        decided = _decided(view, field)
+    return _lessons(decided, _taught_by(view, memory_key))
 
 
 def teach(view: Collection, field: str, *, progress: OnProgress = None, device: str = "auto") -> TeachingReport:
@@ -131,7 +139,7 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
     memory_key = made["memory_key"]
     mark_edited(view, field)
     bank = runs.load_memory(view, memory_key)
-    new = _lessons(view, field, bank)
+    new = _lessons(_decided(view, field), _Taught.of(bank))
     if not new and not new.stale:
         raise InputError(f"no decision in {field!r} is new to the memory {memory_key!r}: accept or reject some first")
     before = _shown(view, field, made)
@@ -184,11 +192,44 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
     )
 
 
-def _lessons(view: Collection, field: str, bank: MemoryBank) -> Lessons:
-    known = {entry.label_id: entry.class_name for entry in bank.entries if entry.label_id}
-    rejected = {negative.label_id for negative in bank.negatives if negative.label_id}
+@dataclass(frozen=True)
+class _Taught:
+    """What a memory knows about labels.
+
+    Attributes:
+        classes: of its references, by label id.
+        rejected: label ids of its negatives.
+    """
+
+    classes: Mapping[str, str]
+    rejected: Set[str]
+
+    @classmethod
+    def of(cls, bank: MemoryBank) -> _Taught:
+        return cls(
+            {entry.label_id: entry.class_name for entry in bank.entries if entry.label_id},
+            {negative.label_id for negative in bank.negatives if negative.label_id},
+        )
+
+
+_loaded: dict[tuple[str, str], tuple[str, _Taught]] = {}
+"""By dataset and name of a memory: the token under which it was stored, and what it knows."""
+
+
+def _taught_by(view: Collection, memory_key: str) -> _Taught:
+    """What a memory knows; it is loaded once, until it is stored again."""
+    token = runs.config(view, memory_key, runs.MEMORY).get("token")
+    key = (str(view._root_dataset._doc.id), memory_key)
+    loaded = _loaded.get(key)
+    if loaded is None or loaded[0] != token or token is None:
+        loaded = _loaded[key] = token, _Taught.of(runs.load_memory(view, memory_key))
+    return loaded[1]
+
+
+def _lessons(decided: Sequence[DecidedLabel], taught: _Taught) -> Lessons:
+    known, rejected = taught.classes, taught.rejected
     references, negatives, stale = [], [], []
-    for label_id, label, decision in _decided(view, field):
+    for label_id, label, decision in decided:
         if decision in _TAUGHT:
             if known.get(label_id) != label:
                 references.append(label_id)
@@ -204,8 +245,7 @@ def _lessons(view: Collection, field: str, bank: MemoryBank) -> Lessons:
     return Lessons(tuple(references), tuple(negatives), tuple(stale))
 
 
-def _decided(view: Collection, field: str) -> list[tuple[str, str, str]]:
-    """Id, class and decision of every decided label."""
+def _decided(view: Collection, field: str) -> list[DecidedLabel]:
     names = ("id", "label", runs.DECISION)
     # Read without a filter: the database would read all masks for one.
     columns = runs.all_images(view).values([f"{field}.detections.{name}" for name in names])

@@ -117,55 +117,64 @@ class Facts:
     new: int
 
 
-def read_facts(ctx) -> Facts:
-    """Read all labels of the chosen field, but no mask."""
+def read(ctx) -> tuple[Facts, list[str]]:
+    """Read all labels of the chosen field, once and without a mask.
+
+    Returns:
+        the facts, and the ids of the predictions that are reviewed next, see :data:`QUEUE`.
+    """
     name, of_class, decided, least = field(ctx), ctx.panel.get_state(CLASS) or ALL, decision(ctx), threshold(ctx)
     columns = ctx.dataset.values([f"{name}.detections.{each}" for each in ("id", "label", "decision", "confidence")])
     counts, classes, histogram = dict.fromkeys(DECISIONS, 0), set(), [0] * BINS
     shown: dict[str, float | None] = {}
+    decided_labels = []
     for of_image in zip(*columns, strict=True):
         for label_id, label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
             now = of_label or UNDECIDED
             counts[now] += 1
             classes.update([label] if label else [])
+            if of_label is not None:
+                decided_labels.append((label_id, label, of_label))
             if now != decided or of_class not in (ALL, label):
                 continue
             if confidence is not None and 0 <= confidence <= 1:
                 histogram[min(BINS - 1, int(confidence * BINS))] += 1
             if decided != UNDECIDED or confidence is None or confidence >= least:
                 shown[label_id] = confidence
+    queue = []
     if in_batches(ctx):
-        shown = _batch(ctx, shown)
+        queue = _batch(ctx, shown)
+        shown = {each: shown[each] for each in queue}
     known = [confidence for confidence in shown.values() if confidence is not None]
     has_probabilities = decided == UNDECIDED and recommended(ctx) and known
     precision = sum(known) / len(known) if has_probabilities else None
-    return Facts(counts, sorted(classes), len(shown), precision, histogram, _new_lessons(ctx, name))
+    new = _new_lessons(ctx, name, decided_labels)
+    return Facts(counts, sorted(classes), len(shown), precision, histogram, new), queue
 
 
-def _batch(ctx, undecided: dict[str, float | None]) -> dict[str, float | None]:
+def _batch(ctx, undecided: dict[str, float | None]) -> list[str]:
     """Those of the queue that are undecided; if there are none left, the next ones."""
     from ...nts.fiftyone_adapter.errors import RunNotFound
     from ...nts.fiftyone_adapter.review_queue import BATCH, review_queue
     from ...nts.memory import MemoryFileError
 
     queue = [each for each in ctx.panel.get_state(QUEUE) or [] if each in undecided]
-    if not queue and undecided:
-        try:
-            queue = review_queue(candidates(ctx), field(ctx))
-        except (RunNotFound, MemoryFileError):  # nothing can be taught
-            queue = sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
-    ctx.panel.set_state(QUEUE, queue)
-    return {each: undecided[each] for each in queue}
+    if queue or not undecided:
+        return queue
+    try:
+        return [each for each in review_queue(candidates(ctx), field(ctx)) if each in undecided]
+    except (RunNotFound, MemoryFileError):  # nothing can be taught
+        return sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
 
 
-def _new_lessons(ctx, name: str) -> int:
+def _new_lessons(ctx, name: str, decided: list[tuple[str, str, str]]) -> int:
     """Number of decisions that the memory does not know; 0 if it is gone."""
     from ...nts.fiftyone_adapter.errors import RunNotFound
     from ...nts.fiftyone_adapter.teaching import lessons
     from ...nts.memory import MemoryFileError
 
     try:
-        return len(lessons(ctx.dataset, name))
+        return len(lessons(ctx.dataset, name, decided))
     except (RunNotFound, MemoryFileError):
         return 0
 

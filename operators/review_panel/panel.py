@@ -278,8 +278,9 @@ class ReviewPanel(foo.Panel):
             return
         declare_decisions(ctx.dataset, field)
         job_progress.look(ctx, makes=field)
-        facts = choices.read_facts(ctx)
+        facts, queue = choices.read(ctx)
         ctx.panel.set_state("facts", asdict(facts))
+        ctx.panel.set_state(choices.QUEUE, queue)
         ctx.panel.set_state(choices.UNDO, choices.last_decision(ctx))
         ctx.panel.set_state("asking", None)
         edges = [i / choices.BINS for i in range(choices.BINS + 1)]

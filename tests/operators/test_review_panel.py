@@ -254,6 +254,24 @@ def test_the_grid_is_drawn_anew_after_an_update(segmented, panel):
     assert len(panel.grid) == count
 
 
+def test_labels_are_read_once_per_event_and_the_memory_once(segmented, panel, monkeypatch):
+    teaching = importlib.import_module(f"{_plugin()}.nts.fiftyone_adapter.teaching")
+    runs = importlib.import_module(f"{_plugin()}.nts.fiftyone_adapter.runs")
+    load, values, calls = runs.load_memory, type(segmented).values, []
+    monkeypatch.setattr(runs, "load_memory", lambda *args: calls.append("memory") or load(*args))
+
+    def read(dataset, paths, **options):
+        calls.append("labels")
+        return values(dataset, paths, **options)
+
+    monkeypatch.setattr(type(segmented), "values", read)
+    monkeypatch.setattr(teaching, "_loaded", {})
+    panel.select()
+    assert sorted(calls) == ["labels", "memory"]
+    panel.select()
+    assert sorted(calls) == ["labels", "labels", "memory"]
+
+
 def test_those_that_teach_most_come_in_batches(segmented, panel):
     queue = importlib.import_module("nts.fiftyone_adapter.review_queue")
     first = queue.review_queue(segmented, FIELD)
