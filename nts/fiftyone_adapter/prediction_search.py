@@ -21,12 +21,12 @@ import fiftyone.brain.visualization as fobv
 import numpy as np
 from bson import ObjectId
 from fiftyone import ViewField as F
-from pymongo import UpdateOne
 
 from ..memory import MemoryFileError
 from ..references import InvalidReference
 from . import checks, colours, runs
 from .decisions import declare_decisions
+from .documents import set_fields
 from .errors import InputError, RunNotFound
 from .labels import label_bounds
 from .locking import locked
@@ -294,11 +294,9 @@ def _write_map(
         label_id = each.label_id if is_own else str(ObjectId())
         values = {"label": each.class_name, "bounding_box": each.box or _WHOLE_IMAGE, "role": each.role}
         place(each.sample_id, label_id, points[k], **values, decision=None)
-    # As plain documents: label objects of FiftyOne would take several times as long, while the dataset is locked.
     name = runs.map_field(field)
-    writes = [
-        UpdateOne({"_id": ObjectId(sample_id)}, {"$set": {name: {"_cls": "Detections", "detections": of_image}}})
-        for sample_id, of_image in labels.items()
-    ]
-    view._root_dataset._bulk_write(writes, ids=list(labels))
+    set_fields(
+        view._root_dataset,
+        {sample_id: {name: {"_cls": "Detections", "detections": of_image}} for sample_id, of_image in labels.items()},
+    )
     return placed
