@@ -11,15 +11,16 @@ digest of its class, box and mask (``written``), which tells the edited ones.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import fiftyone as fo
-import fiftyone.utils.iou as foui
+import numpy as np
 import torch
 from bson import ObjectId
+from pycocotools import mask as coco_mask
 from pymongo import UpdateOne
 from torch import Tensor
 
@@ -293,37 +294,65 @@ def copy_decided(view: Collection, field: str, to_field: str) -> int:
     chosen = view.filter_labels(field, fo.ViewField(runs.DECISION).is_in(["accepted", "corrected"]))
     copied = 0
     for ids in runs.in_batches(chosen.values("id")):
-        samples = chosen.select(ids)
-        known = dict(zip(*dataset.select(ids).values(["id", f"{to_field}.detections"]), strict=True))
-        values = {}
-        for sample_id, labels in zip(*samples.values(["id", f"{field}.detections"]), strict=True):
-            there = known[sample_id] or []
-            new = [label for label in labels if not _is_among(label, there)]
+        there = dict(_by_image(dataset.select(ids), to_field, "label", "bounding_box", "copied_from"))
+        writes = []
+        for sample_id, labels in _by_image(chosen.select(ids), field, *_COPIED, "_id"):
+            new = _without_duplicates(labels, there[sample_id])
             if new:
-                values[sample_id] = fo.Detections(detections=[*there, *map(_copy, new)])
+                writes.append(_appended(sample_id, to_field, [_copy(label) for label in new]))
                 copied += len(new)
-        if values:
-            dataset.set_values(to_field, values, key_field="id")
+        if writes:
+            dataset._bulk_write(writes, ids=list(ids))
     return copied
 
 
-def _copy(label: fo.Detection) -> fo.Detection:
-    return fo.Detection(
-        label=label.label,
-        bounding_box=label.bounding_box,
-        mask=label.mask,
-        mask_path=label.mask_path,
-        copied_from=label.id,
-    )
+_COPIED = ("label", "bounding_box", "mask", "mask_path")
+"""Values of a label that a copy has too."""
 
 
-def _is_among(label: fo.Detection, others: Sequence[fo.Detection]) -> bool:
-    """Whether a label was copied to, or is the same as, one of some others."""
-    return any(
-        other.get_attribute_value("copied_from", None) == label.id
-        or (other.label == label.label and foui.compute_ious([label], [other])[0, 0] >= DUPLICATE)
-        for other in others
-    )
+def _by_image(view: Collection, field: str, *names: str) -> Iterator[tuple[ObjectId, list[dict[str, Any]]]]:
+    """Id and labels of every image, with some of their values as they are stored.
+
+    As documents of FiftyOne, ten thousand labels with their masks would take ten seconds to read and to write.
+    """
+    columns = view.values(["_id", *(f"{field}.detections.{name}" for name in names)], _raw=True)
+    for sample_id, *of_image in zip(*columns, strict=True):
+        labels = zip(*(values or () for values in of_image), strict=True)
+        yield sample_id, [dict(zip(names, label, strict=True)) for label in labels]
+
+
+def _copy(label: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a stored label, as it is stored."""
+    values = {name: label[name] for name in _COPIED if label[name] is not None}
+    return {**fo.Detection(copied_from=str(label["_id"])).to_dict(), **values}
+
+
+def _appended(sample_id: ObjectId, field: str, labels: list[dict[str, Any]]) -> UpdateOne:
+    """The write that appends labels to those that an image has by then, if it has any."""
+    there = {"$ifNull": [f"${field}.detections", []]}
+    now = {"_cls": fo.Detections.__name__, "detections": {"$concatArrays": [there, {"$literal": labels}]}}
+    merged = {"$mergeObjects": [f"${field}", now]}
+    return UpdateOne({"_id": sample_id}, [{"$set": {field: merged, "last_modified_at": "$$NOW"}}])
+
+
+def _without_duplicates(labels: list[dict[str, Any]], there: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Labels that were not copied to, and are not the same as, one of some others."""
+    copied = {other["copied_from"] for other in there}
+    boxes: dict[str, list[Sequence[float]]] = {}
+    for other in there:
+        if len(other["bounding_box"] or ()) == 4:
+            boxes.setdefault(other["label"], []).append(other["bounding_box"])
+
+    def is_there(label: Mapping[str, Any]) -> bool:
+        box, same_class = label["bounding_box"], boxes.get(label["label"])
+        if str(label["_id"]) in copied:
+            return True
+        if same_class is None or len(box or ()) != 4:
+            return False
+        overlaps = coco_mask.iou(np.array([box], np.float64), np.array(same_class, np.float64), [0] * len(same_class))
+        return bool(overlaps.max() >= DUPLICATE)
+
+    return [label for label in labels if not is_there(label)]
 
 
 class DecidedLabels:

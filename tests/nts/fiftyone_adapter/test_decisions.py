@@ -418,6 +418,37 @@ def test_copies_join_labels_that_are_there_already(nts_fo, decisions, drawn, seg
     assert len(drawn[sample.id].ground_truth.detections) == 2
 
 
+def test_a_copy_loses_nothing_that_is_written_meanwhile(fo, decisions, drawn, segmented, monkeypatch):
+    """Another person labels the same image between the reading and the writing, or it has no labels yet."""
+    first, second = segmented.exists(FIELD).limit(2)
+    chosen = [first[FIELD].detections[0].id, second[FIELD].detections[0].id]
+    decisions.decide(segmented, FIELD, "accepted", chosen)
+    drawn.add_sample_field("finished", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    choose = decisions._without_duplicates
+
+    def labelled_meanwhile(*args):
+        sample = drawn[first.id]
+        if sample.finished is None:
+            sample["finished"] = fo.Detections(detections=[fo.Detection(label="$new", bounding_box=[0, 0, 1, 1])])
+            sample.save()
+        return choose(*args)
+
+    monkeypatch.setattr(decisions, "_without_duplicates", labelled_meanwhile)
+    assert decisions.copy_decided(segmented, FIELD, "finished") == 2
+    drawn.reload()
+    of_first, of_second = (drawn[each.id].finished.detections for each in (first, second))
+    assert [label.get_attribute_value("copied_from", None) for label in of_first] == [None, chosen[0]]
+    assert [label.copied_from for label in of_second] == [chosen[1]]
+
+
+def test_labels_without_a_box_are_copied_too(fo, decisions, drawn, segmented):
+    sample = segmented.first()
+    sample[FIELD].detections.append(fo.Detection(label="mark", bounding_box=None, decision="accepted"))
+    sample.save()
+    assert decisions.copy_decided(segmented, FIELD, "ground_truth") == 1
+    assert decisions.copy_decided(segmented, FIELD, "ground_truth") == 0
+
+
 def test_a_run_without_its_field_is_started_again(nts_fo, decisions, drawn, segmented):
     """As one that was killed between the two leaves it."""
     drawn.delete_sample_field(FIELD)
