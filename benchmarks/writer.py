@@ -30,11 +30,13 @@ from tools import private_mongod
 
 SIDE = 640
 CLASSES = 3
+CHANNELS = 320
+"""Of the features of the small encoder."""
 
 
-def made_up(instances: int, channels: int, classes: int) -> Instances:
+def made_up(instances: int, channels: int, classes: int, seed: int = 1) -> Instances:
     """Instances of an image: discs in random places, with the features and scores of a segmentation."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     masks = []
     for _ in range(instances):
         radius = int(rng.integers(8, 40))
@@ -62,15 +64,13 @@ def made_up(instances: int, channels: int, classes: int) -> Instances:
     )
 
 
-def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
-    """Write made-up results of images, and return seconds and megabytes."""
-    private_mongod.start()
+def dataset_with_memory(folder: Path, name: str = "writer"):
+    """Dataset of one drawn reference image per class, and a memory of them under the same name."""
     import fiftyone as fo
-    import fiftyone.core.odm as foo
 
-    from nts.fiftyone_adapter import build_reference_memory, segmenting
+    from nts.fiftyone_adapter import build_reference_memory
 
-    dataset = fo.Dataset("writer")
+    dataset = fo.Dataset(name)
     samples = []
     # Two references of a class calibrate its confidences, which are then fitted to all images at the end.
     scenes = [scene for species in NOVEL_SPECIES[:CLASSES] for scene in reference_scenes(species, 2)]
@@ -88,17 +88,37 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
         )
         samples.append(fo.Sample(path, ground_truth=fo.Detections(detections=[label]), tags=["reference"]))
     dataset.add_samples(samples, progress=False)
-    build_reference_memory(dataset, "ground_truth", "writer")
-    targets = [fo.Sample(str(folder / f"target-{number}.png"), tags=["target"]) for number in range(images)]
-    dataset.add_samples(targets, progress=False)
-    del samples, targets  # FiftyOne reloads every sample that is held in memory after each write
-    before = foo.get_db_conn().command("dbStats")
+    build_reference_memory(dataset, "ground_truth", name)
+    return dataset
+
+
+def segment_made_up(view, memory: str, find: Callable[[int], Instances]):
+    """Segment a view with a memory; a function of the image's number finds its instances. Returns the report."""
+    from nts.fiftyone_adapter import segmenting
 
     def execute(todo: Sequence[tuple[str, str]]) -> Generator[tuple[str, Callable[[], Segmented]], None, None]:
-        found = Segmented(made_up(instances, 320, CLASSES))
-        for sample_id, _ in todo:
-            yield sample_id, lambda: found
+        for number, (sample_id, _) in enumerate(todo):
+            found = Segmented(find(number))
+            yield sample_id, lambda found=found: found
 
+    with patch.object(segmenting, "locally", lambda *_, **__: execute):
+        return segmenting.auto_segment_view(view, memory, use_cache=False)
+
+
+def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
+    """Write made-up results of images, and return seconds and megabytes."""
+    private_mongod.start()
+    import fiftyone as fo
+    import fiftyone.core.odm as foo
+
+    from nts.fiftyone_adapter import segmenting
+
+    dataset = dataset_with_memory(folder)
+    targets = [fo.Sample(str(folder / f"target-{number}.png"), tags=["target"]) for number in range(images)]
+    dataset.add_samples(targets, progress=False)
+    del targets  # FiftyOne reloads every sample that is held in memory after each write
+    before = foo.get_db_conn().command("dbStats")
+    found = made_up(instances, CHANNELS, CLASSES)
     fit, fitting = segmenting.fit_confidences, []
 
     def timed_fit(*arguments: Any) -> Any:
@@ -107,12 +127,9 @@ def measure(images: int, instances: int, folder: Path) -> dict[str, float]:
         fitting.append(time.perf_counter() - begin)
         return fitted
 
-    with (
-        patch.object(segmenting, "locally", lambda *_, **__: execute),
-        patch.object(segmenting, "fit_confidences", timed_fit),
-    ):
+    with patch.object(segmenting, "fit_confidences", timed_fit):
         begin, busy, database_busy = time.perf_counter(), time.process_time(), _database_seconds()
-        report = segmenting.auto_segment_view(dataset.match_tags("target"), "writer", use_cache=False)
+        report = segment_made_up(dataset.match_tags("target"), "writer", lambda _: found)
         seconds = time.perf_counter() - begin
         busy, database_busy = time.process_time() - busy, _database_seconds() - database_busy
     after = foo.get_db_conn().command("dbStats")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from drawn_dataset import CLASSES, PLUGIN
+
 from panel_driver import Panel
 
 

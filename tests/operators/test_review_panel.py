@@ -8,6 +8,7 @@ import importlib
 import pytest
 from app_requests import decide_in_the_app, in_the_app, outcome
 from drawn_dataset import CLASSES, PLUGIN
+
 from panel_driver import Panel
 
 FIELD = "nts_shapes"

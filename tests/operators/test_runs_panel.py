@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from app_requests import in_the_app, outcome, request
 from drawn_dataset import CLASSES, PLUGIN, TARGETS
+
 from panel_driver import Panel
 
 FIELD = "nts_shapes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from drawn_dataset import PLUGIN
+PLUGIN = "@nts/reference-segmentation"
 
 
 class Panel:
