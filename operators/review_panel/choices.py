@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..label_selection import selected_labels
+from ..words import sentence
 
 ALL = "all classes"
 UNDECIDED = "undecided"
@@ -107,6 +108,7 @@ class Facts:
         precision: expected precision of these; ``None`` if unknown.
         histogram: number of labels to review, by confidence, in :data:`BINS` bins, whatever the threshold.
         new: number of decisions that the memory does not know.
+        unteachable: why there is nothing to teach; empty if there is a memory.
     """
 
     decisions: dict[str, int]
@@ -115,6 +117,7 @@ class Facts:
     precision: float | None
     histogram: list[int]
     new: int
+    unteachable: str
 
 
 def read(ctx) -> tuple[Facts, list[str]]:
@@ -148,8 +151,8 @@ def read(ctx) -> tuple[Facts, list[str]]:
     known = [confidence for confidence in shown.values() if confidence is not None]
     has_probabilities = decided == UNDECIDED and recommended(ctx) and known
     precision = sum(known) / len(known) if has_probabilities else None
-    new = _new_lessons(ctx, name, decided_labels)
-    return Facts(counts, sorted(classes), len(shown), precision, histogram, new), queue
+    new, unteachable = _lessons(ctx, name, decided_labels)
+    return Facts(counts, sorted(classes), len(shown), precision, histogram, new, unteachable), queue
 
 
 def _batch(ctx, undecided: dict[str, float | None]) -> list[str]:
@@ -167,16 +170,19 @@ def _batch(ctx, undecided: dict[str, float | None]) -> list[str]:
         return sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
 
 
-def _new_lessons(ctx, name: str, decided: list[tuple[str, str, str]]) -> int:
-    """Number of decisions that the memory does not know; 0 if it is gone."""
+def _lessons(ctx, name: str, decided: list[tuple[str, str, str]]) -> tuple[int, str]:
+    """Number of decisions that the memory does not know, and why it cannot be taught, if it cannot."""
     from ...nts.fiftyone_adapter.errors import RunNotFound
     from ...nts.fiftyone_adapter.teaching import lessons
     from ...nts.memory import MemoryFileError
 
     try:
-        return len(lessons(ctx.dataset, name, decided))
-    except (RunNotFound, MemoryFileError):
-        return 0
+        return len(lessons(ctx.dataset, name, decided)), ""
+    except RunNotFound:
+        memory = segmentations(ctx)[name]["memory_key"]
+        return 0, f"The memory {memory} was deleted: decisions are stored, but there is nothing to teach."
+    except MemoryFileError as error:
+        return 0, f"{sentence(error)}: decisions are stored, but it cannot be taught."
 
 
 def last_decision(ctx) -> dict[str, str] | None:

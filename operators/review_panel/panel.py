@@ -30,8 +30,7 @@ class ReviewPanel(foo.Panel):
         return foo.PanelConfig(
             name=NAME,
             label="Review",
-            light_icon="/assets/review-light.svg",
-            dark_icon="/assets/review-dark.svg",
+            icon="flag",
             category=Categories.CURATE,
             surfaces="grid modal",
             allow_multiple=False,
@@ -43,7 +42,10 @@ class ReviewPanel(foo.Panel):
     def on_load(self, ctx) -> None:
         """Open on the field that was chosen before, or the newest."""
         ctx.panel.set_state(modal.STATE, ctx.current_sample is not None)
+        ctx.panel.set_state("selected", len(ctx.selected or ()))
         self._choose(ctx, choices.field(ctx))
+        if ctx.panel.get_state(modal.STATE):
+            modal.read_selection(ctx)  # labels may have been selected before the panel was opened
 
     def on_change_dataset(self, ctx) -> None:
         """Another dataset has other predictions."""
@@ -66,7 +68,7 @@ class ReviewPanel(foo.Panel):
 
     def on_look(self, ctx) -> None:
         """Look at the running update; when it has ended, read the predictions again."""
-        if job_progress.look(ctx, makes=choices.field(ctx)):
+        if self._is_there(ctx) and job_progress.look(ctx, makes=choices.field(ctx)):
             self._draw(ctx)
 
     def on_stop(self, ctx) -> None:
@@ -90,6 +92,13 @@ class ReviewPanel(foo.Panel):
         self._draw(ctx)
         self._show(ctx)
 
+    def on_show_all(self, ctx) -> None:
+        """Show the undecided predictions of all classes and confidences."""
+        ctx.panel.set_state(choices.QUEUE, [])
+        ctx.panel.set_state(choices.CLASS, choices.ALL)
+        ctx.panel.set_state(choices.THRESHOLD, 0.0)
+        self.on_start(ctx)
+
     def on_start(self, ctx) -> None:
         """Show the predictions as patches."""
         self._draw(ctx)
@@ -102,7 +111,11 @@ class ReviewPanel(foo.Panel):
             return
         chosen = selected_labels(ctx, field)
         ids = label_ids(choices.labels(ctx), field) if chosen is None else chosen
-        if not ids:
+        if chosen is None and ctx.panel.get_state("selected"):
+            # The button spoke of a few: it must not decide about all.
+            ctx.panel.set_state("selected", 0)
+            ctx.ops.notify("The selection is gone: select the predictions again", variant="warning")
+        elif not ids:
             ctx.ops.notify("There is nothing to decide about", variant="warning")
         elif chosen is None and len(ids) > ASK_ABOVE and ctx.panel.get_state("asking") != [decision, len(ids)]:
             ctx.panel.set_state("asking", [decision, len(ids)])
@@ -168,7 +181,12 @@ class ReviewPanel(foo.Panel):
 
     def on_teach(self, ctx) -> None:
         """Teach the memory what was decided, and segment again: a job with its own progress."""
-        if self._is_there(ctx):
+        if not self._is_there(ctx):
+            return
+        self._draw(ctx)
+        if words := _facts(ctx).unteachable:
+            ctx.ops.notify(words, variant="warning")
+        else:
             ctx.prompt(
                 f"{panels.PLUGIN}/update_predictions",
                 params={"predictions_field": choices.field(ctx), STARTED: True},
@@ -211,8 +229,10 @@ class ReviewPanel(foo.Panel):
         """Take a field, by default the newest, from the recommended confidence on."""
         known = choices.segmentations(ctx)
         name = field if field in known else next(iter(known), None)
-        if name != ctx.panel.get_state("reviewed"):
-            ctx.panel.set_state("reviewed", name)
+        # The App may hold the state of another dataset, whose field has the same name.
+        reviewed = None if name is None else [str(ctx.dataset._doc.id), name]
+        if reviewed != ctx.panel.get_state("reviewed"):
+            ctx.panel.set_state("reviewed", reviewed)
             ctx.panel.set_state(choices.CLASS, choices.ALL)
             ctx.panel.set_state(choices.QUEUE, [])
             ctx.panel.set_state(choices.FIELD, name)
@@ -225,6 +245,8 @@ class ReviewPanel(foo.Panel):
         field = choices.field(ctx)
         if field in choices.segmentations(ctx):
             return True
+        # The App shows nothing but an error once it reads a view of a field that is gone: it must not reload before.
+        ctx.ops.clear_view()
         ctx.ops.notify(f"There is no segmentation {field} any more", variant="warning")
         self._choose(ctx, None)
         return False
@@ -321,8 +343,7 @@ class ReviewPanel(foo.Panel):
         panels.text(panel, "progress", words, color="text.primary")
 
     def _render_choices(self, ctx, panel: types.Object) -> None:
-        template = panels.columns("repeat(3, minmax(0, 1fr))")
-        row = panel.h_stack("choices", gap=2, align_y="end", componentsProps=template)
+        row = panel.h_stack("choices", gap=1, align_y="end", componentsProps=panels.wrapping(145))
         decisions = types.DropdownView(label="Decision")
         for name in choices.DECISIONS:
             decisions.add_choice(name, label=sentence(name))
@@ -355,15 +376,57 @@ class ReviewPanel(foo.Panel):
 
     def _render_buttons(self, ctx, panel: types.Object) -> None:
         facts = _facts(ctx)
+        selected = ctx.panel.get_state("selected") or 0
+        if selected or facts.shown:
+            self._render_decisions(ctx, panel, facts, selected)
+        else:
+            self._render_nothing_left(ctx, panel, facts)
+        if asking := ctx.panel.get_state("asking"):
+            decision, count = asking
+            verb = next(label for label, _, of_button, _ in choices.BUTTONS.values() if of_button == decision)
+            confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
+            panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
+            decide = {"on_click": self.on_decide, "params": {"decision": decision}}
+            confirm.btn("yes", f"{verb} {count}", variant="contained", **decide)
+            confirm.btn("no", "Cancel", on_click=self.on_cancel, variant="outlined")
+        if facts.unteachable:
+            panels.text(panel, "unteachable", facts.unteachable, color="text.primary")
+        more = panel.h_stack("more", gap=1, componentsProps=panels.wrapping(130))
+        choices.undo_button(ctx, more, self.on_undo)
+        more.btn(
+            "teach",
+            f"Update ({facts.new} new)",
+            icon="school",
+            on_click=self.on_teach,
+            variant="outlined",
+            disabled=not facts.new,
+            title="Accepted predictions become references, rejected ones negatives; the undecided are found again",
+        )
+        more.btn(
+            "copy",
+            "Copy accepted to…",
+            icon="content_copy",
+            on_click=self.on_copy,
+            variant="outlined",
+            disabled=not facts.decisions["accepted"] + facts.decisions["corrected"],
+        )
+        more.btn(
+            "map",
+            "Map…",
+            icon="scatter_plot",
+            on_click=self.on_map,
+            variant="outlined",
+            title="Show the predictions among references and negatives, in FiftyOne's Embeddings panel",
+        )
+
+    def _render_decisions(self, ctx, panel: types.Object, facts: choices.Facts, selected: int) -> None:
+        """The buttons for what is selected, or else for all that is shown."""
         words = f"{_labels(facts.shown)} shown"
         if facts.precision is not None:
             words += f", expected precision {facts.precision:.0%}"
         panels.text(panel, "shown", words)
-        selected = ctx.panel.get_state("selected") or 0
         which = f"{selected} selected" if selected else f"all {facts.shown}"
-        template = panels.wrapping(130)
-        row = panel.h_stack("decide", gap=1, componentsProps=template)
-        nothing = not selected and not facts.shown
+        row = panel.h_stack("decide", gap=1, componentsProps=panels.wrapping(130))
         for name, (label, icon, decision, tooltip) in choices.BUTTONS.items():
             row.btn(
                 name,
@@ -372,7 +435,6 @@ class ReviewPanel(foo.Panel):
                 on_click=self.on_decide,
                 params={"decision": decision},
                 variant="contained" if name == "accept" else "outlined",
-                disabled=nothing,
                 title=tooltip,
             )
         row.btn("change", "Change class…", icon="label", on_click=self.on_change_class, variant="outlined")
@@ -385,34 +447,19 @@ class ReviewPanel(foo.Panel):
             disabled=not selected,
             title="Open the sample in FiftyOne's annotation. An edited prediction counts as corrected",
         )
-        if asking := ctx.panel.get_state("asking"):
-            decision, count = asking
-            verb = next(label for label, _, of_button, _ in choices.BUTTONS.values() if of_button == decision)
-            confirm = panel.h_stack("confirm", gap=1, align_y="center", componentsProps=panels.columns("1fr auto auto"))
-            panels.text(confirm, "words", f"{verb} {count} labels at once?", color="text.primary")
-            decide = {"on_click": self.on_decide, "params": {"decision": decision}}
-            confirm.btn("yes", f"{verb} {count}", variant="contained", **decide)
-            confirm.btn("no", "Cancel", on_click=self.on_cancel, variant="outlined")
-        more = panel.h_stack("more", gap=1, componentsProps=template)
-        choices.undo_button(ctx, more, self.on_undo)
-        more.btn(
-            "teach",
-            f"Update ({facts.new} new)",
-            icon="school",
-            on_click=self.on_teach,
-            variant="outlined",
-            disabled=not facts.new,
-            title="Accepted predictions become references, rejected ones negatives; the undecided are found again",
-        )
-        more.btn("copy", "Copy accepted to…", icon="content_copy", on_click=self.on_copy, variant="outlined")
-        more.btn(
-            "map",
-            "Map…",
-            icon="scatter_plot",
-            on_click=self.on_map,
-            variant="outlined",
-            title="Show the predictions among references and negatives, in FiftyOne's Embeddings panel",
-        )
+
+    def _render_nothing_left(self, ctx, panel: types.Object, facts: choices.Facts) -> None:
+        """Why no prediction is shown."""
+        total, left = sum(facts.decisions.values()), facts.decisions[choices.UNDECIDED]
+        if choices.decision(ctx) != choices.UNDECIDED:
+            panels.empty(panel, "Nothing to show", "No prediction has this decision and class.")
+        elif not left:
+            words = f"All {_labels(total)} are decided." if total else "The field has no labels."
+            panels.empty(panel, "Nothing left to review", words)
+        else:
+            words = f"{_labels(left)} of another class or with less confidence "
+            words += "is undecided." if left == 1 else "are undecided."
+            panels.empty(panel, "Nothing left here", words, button="Show all undecided", on_click=self.on_show_all)
 
 
 class OpenReviewPanel(panels.PanelButton):

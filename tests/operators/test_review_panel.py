@@ -302,11 +302,78 @@ def test_batches_of_a_memory_that_is_gone_are_the_most_confident(segmented, pane
     assert max(confidences) == max(segmented.values(f"{FIELD}.detections.confidence", unwind=True))
 
 
-def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel):
+def test_without_its_memory_predictions_are_decided_but_teach_nothing(segmented, panel):
+    panel.event("on_start")
+    segmented.delete_run("shapes")  # by FiftyOne, which leaves the predictions
+    panel.select(*panel.grid.limit(2).values("id"))
+    words = "The memory shapes was deleted: decisions are stored, but there is nothing to teach."
+    assert words in panel.words
+    panel.event("on_decide", decision="accepted")
+    assert list(decisions_of(segmented).values()).count("accepted") == 2
+    assert "Update (0 new)" in panel.words
+    panel.event("on_undo")
+    assert set(decisions_of(segmented).values()) == {None}
+
+
+def test_an_update_after_the_memory_was_deleted_says_so(segmented, panel):
+    """Another person deletes it while the panel, which does not know yet, offers the update."""
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.event("on_decide", decision="accepted")
+    assert "Update (2 new)" in panel.words
+    segmented.delete_run("shapes")
+    panel.event("on_teach")
+    assert panel.notices == ["The memory shapes was deleted: decisions are stored, but there is nothing to teach."]
+    assert "prompt_user_for_operation" not in dict(panel.sent)
+
+
+def test_a_selection_that_is_gone_is_not_taken_for_all(segmented, panel):
+    """The button says 2, but the App has lost the selection."""
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    assert "Accept 2 selected" in panel.words
+    panel.selected = []
+    panel.event("on_decide", decision="accepted")
+    assert set(decisions_of(segmented).values()) == {None}
+    assert panel.notices == ["The selection is gone: select the predictions again"]
+    assert "Accept all" in panel.words
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.selected = []
+    assert "Accept all" in panel.event("on_load").words, "another tab has no selection"
+
+
+def test_the_state_of_another_dataset_is_left_behind(fo, nts_fo, segmented, panel):
+    """Its field has the same name."""
+    panel.event("on_start")
+    panel.event("on_decide", decision="accepted")
+    panel.choose("choices.class", CLASSES[0])
+    panel.dataset, panel.grid = segmented.clone(), None
+    panel.event("on_change_dataset")
+    assert panel.state["choices"]["class"] == "all classes"
+    panel.dataset.delete()
+
+
+def test_the_panel_says_what_is_hidden_and_what_is_left(segmented, panel):
+    panel.event("on_start")
+    panel.event("on_decide", decision="rejected")
+    left = list(decisions_of(segmented).values()).count(None)
+    assert f"{left} labels of another class or with less confidence are undecided" in panel.words
+    assert "Accept" not in panel.words.replace("Copy accepted", "").replace("Accepted", "")
+    panel.event("on_show_all")
+    assert len(panel.grid) == left
+    panel.event("on_decide", decision="accepted")
+    assert f"All {len(decisions_of(segmented))} labels are decided." in panel.words
+    panel.choose("choices.decision", "corrected")
+    assert "No prediction has this decision and class." in panel.words
+
+
+@pytest.mark.parametrize(("event", "params"), [("on_decide", {"decision": "accepted"}), ("on_look", {})])
+def test_a_field_that_was_deleted_meanwhile_is_told(segmented, panel, event, params):
     runs = importlib.import_module("nts.fiftyone_adapter.runs")
     panel.event("on_start")
     runs.delete_run(segmented, FIELD, runs.SEGMENTATION)
-    panel.event("on_decide", decision="accepted")
+    panel.event(event, **params)
+    assert panel.grid is None, "the App cannot show a view of a field that is gone"
     assert f"There is no segmentation {FIELD} any more" in panel.notices
     assert "No predictions yet" in panel.words
 
@@ -393,6 +460,14 @@ def test_labels_selected_in_an_open_sample_are_decided(segmented, targets, besid
     assert "clear_selected_labels" in calls
     beside.event("on_undo")
     assert not any(decisions_of(segmented).values())
+
+
+def test_labels_that_were_selected_before_the_panel_was_opened_count(segmented, targets, beside):
+    label = targets.first()[FIELD].detections[0]
+    beside.selected_labels = [{"label_id": label.id, "sample_id": beside.sample, "field": FIELD}]
+    assert "1 selected" in beside.event("on_load").words
+    beside.event("on_decide", decision="accepted")
+    assert decisions_of(segmented)[label.id] == "accepted"
 
 
 def test_other_labels_become_references_or_negatives(nts_fo, segmented, targets, beside):
