@@ -90,8 +90,8 @@ def table(
     looks = {
         "table": {"sx": {"minWidth": 0}},
         "tableBodyRow": {"hover": bool(rows), "sx": {**rows, "&:last-child td": {"border": 0}}},
-        "tableHeadCell": {"sx": {**cells, "fontSize": "0.85rem", "whiteSpace": "nowrap", "px": 1.25}},
-        "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 1.25}},
+        "tableHeadCell": {"sx": {**cells, "fontSize": "0.85rem", "whiteSpace": "nowrap", "px": 0.75}},
+        "tableBodyCell": {"sx": {"fontSize": "0.9rem", "px": 0.75}},
         "tableContainer": {"sx": {"overflowX": "auto"}},
     }
     view = types.TableView(componentsProps=looks, **events)
@@ -129,7 +129,8 @@ def show(ctx, view, content: str, where: str = "in this dataset", fields: Sequen
         ctx.ops.set_view(view)
         if fields is not None:
             ctx.ops.set_active_fields(list(fields))
-    ctx.ops.notify(f"{count} samples with {content}" if count else f"No samples with {content} {where}")
+    samples = "1 sample" if count == 1 else f"{count} samples"
+    ctx.ops.notify(f"{samples} with {content}" if count else f"No samples with {content} {where}")
 
 
 class PanelButton(PluginOperator):

@@ -29,8 +29,7 @@ class MemoryPanel(foo.Panel):
         return foo.PanelConfig(
             name=NAME,
             label="Reference memory",
-            light_icon="/assets/references-light.svg",
-            dark_icon="/assets/references-dark.svg",
+            icon="photo_library",
             category=Categories.CURATE,
             surfaces="grid",
             allow_multiple=False,
@@ -219,14 +218,13 @@ class MemoryPanel(foo.Panel):
         entry = next((each for each in inspection.entries if [each.sample_id, each.label_id] == chosen), None)
         if entry is None:
             return
-        row = panel.h_stack(
-            "chosen", gap=1, align_y="center", componentsProps=panels.columns("minmax(0, 1fr) auto auto auto")
-        )
-        panels.text(row, "words", f"Chosen: a reference of {entry.class_name}", color="text.primary")
+        about = panel.h_stack("chosen", gap=1, align_y="center", componentsProps=panels.columns("minmax(0, 1fr) auto"))
+        panels.text(about, "words", f"Chosen: a reference of {entry.class_name}", color="text.primary")
+        release = types.IconButtonView(icon="close", title="Choose none", operator=self.on_release)
+        about.view("release", release)
+        row = panel.h_stack("chosen_buttons", gap=1, componentsProps=panels.wrapping(200))
         row.btn("remove", "Remove this reference", icon="delete", on_click=self.on_remove, variant="outlined")
         row.btn("move", "Move to class…", icon="label", on_click=self.on_move, variant="outlined")
-        release = types.IconButtonView(icon="close", title="Choose none", operator=self.on_release)
-        row.view("release", release)
 
     def _render_facts(self, ctx, panel: types.Object, inspection) -> None:
         from ...nts.fiftyone_adapter.inspecting import WITHOUT_NEGATIVES, count_negatives, missing_samples
@@ -246,7 +244,7 @@ class MemoryPanel(foo.Panel):
         disagreeing = len(inspection.disagreeing)
         if disagreeing:
             row = panel.h_stack(
-                "disagreement", gap=2, align_y="center", componentsProps=panels.columns("auto auto 1fr")
+                "disagreement", gap=2, align_y="center", componentsProps=panels.columns("minmax(0, 1fr) auto")
             )
             words = (
                 f"{disagreeing} of {len(inspection.entries)} references are more like another class than like their own"

@@ -44,7 +44,7 @@ def render(panel, ctx, evaluation, content: types.Object) -> None:
     choices = content.h_stack("choices", gap=2, componentsProps=panels.columns("minmax(0, 1fr)"))
     names = types.DropdownView(label=f"Compare {evaluation.key} with")
     for key, words in others.items():
-        names.add_choice(key, label=f"{key}   {words}")
+        names.add_choice(key, label=words)
     choices.enum("other", names.values(), view=names, on_change=panel.on_choice)
     if ctx.panel.get_state("compare.choices.other") not in others:
         text = (

@@ -45,8 +45,7 @@ def draw(ctx, evaluation) -> None:
 
 
 def render(panel, ctx, evaluation, content: types.Object) -> None:
-    template = panels.columns("minmax(0, 1fr) minmax(110px, 220px)")
-    choices = content.h_stack("choices", gap=2, align_y="center", componentsProps=template)
+    choices = content.h_stack("choices", gap=2, align_y="center", componentsProps=panels.wrapping(220))
     slider = types.SliderView(label="Confidence", value_precision=3)
     low, high = _range(evaluation, iou_type(ctx))
     choices.float("threshold", min=low, max=high, view=slider, on_change=panel.on_choice)

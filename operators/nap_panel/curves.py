@@ -26,7 +26,7 @@ def draw(ctx, evaluation) -> None:
 
 
 def render(panel, ctx, evaluation, content: types.Object) -> None:
-    choices = content.h_stack("choices", gap=2, componentsProps=panels.columns("200px minmax(0, 1fr)"))
+    choices = content.h_stack("choices", gap=2, align_y="end", componentsProps=panels.wrapping(220))
     ious = types.DropdownView(label="IoU")
     for key, label in IOUS.items():
         ious.add_choice(key, label=label)

@@ -24,8 +24,7 @@ class RunsPanel(foo.Panel):
         return foo.PanelConfig(
             name=NAME,
             label="Runs",
-            light_icon="/assets/runs-light.svg",
-            dark_icon="/assets/runs-dark.svg",
+            icon="checklist",
             category=Categories.CURATE,
             surfaces="grid",
             allow_multiple=False,

@@ -66,7 +66,7 @@ class AppPage:
 
     def expect_patches(self, count: int) -> None:
         """Expect this many patches in the grid."""
-        words = re.compile(rf"(^|\D){count} patch(es)?\b")
+        words = re.compile(rf"(^|\D){count:,} patch(es)?\b")
         expect(self.page.locator(cy("entry-counts"))).to_have_text(words)
 
     def select(self, *numbers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from app_page import PATIENCE, AppPage
@@ -104,3 +105,22 @@ def picture(request: pytest.FixtureRequest) -> Callable[..., None]:
                 few_colours.save(path, optimize=True)
 
     return picture
+
+
+@pytest.fixture
+def segmented(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
+    """Dataset of the demo, segmented: full size for pictures, otherwise small for a short test."""
+    from demo import scenes as demo
+    from nts.fiftyone_adapter import auto_segment_view, build_reference_memory
+
+    targets = demo.TARGETS
+    if request.config.getoption("screenshots") is None:
+        targets = 6
+        monkeypatch.setattr(demo, "SHOTS", 2)  # probabilities need two
+    dataset = demo.load_dataset(tmp_path, targets)
+    if request.config.getoption("screenshots") is None:
+        dataset.name = uuid4().hex  # the App keeps view and panels of a dataset of the same name
+    build_reference_memory(dataset.load_saved_view("references"), "ground_truth", "demo")
+    auto_segment_view(dataset.load_saved_view("targets"), "demo")
+    yield dataset
+    dataset.delete()

@@ -117,7 +117,7 @@ def test_panel_tells_of_negatives_or_what_their_absence_means(panel, drawn, refe
 def test_picture_and_row_show_their_sample(panel, drawn, nts_fo):
     entries = nts_fo.inspecting.inspect_memory(drawn, "shapes").entries
     panel.call("on_reference", entry=2)
-    assert panel.shown() == ([entries[2].sample_id], f"1 samples with references of {entries[2].class_name}")
+    assert panel.shown() == ([entries[2].sample_id], f"1 sample with references of {entries[2].class_name}")
     panel.call("on_tab", value="checks")
     rows = panel.data["checks"]["table"]
     assert len(rows) == REFERENCES
