@@ -3,40 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from app_page import JOB_PATIENCE, AppPage, cy
-from playwright.sync_api import Locator, expect
-
-FIELD = "nts_demo"
-
-
-@pytest.fixture
-def segmented(fo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator:
-    """Dataset of the demo, segmented: full size for pictures, otherwise small for a short test."""
-    from demo import scenes as demo
-    from nts.fiftyone_adapter import auto_segment_view, build_reference_memory
-
-    targets = demo.TARGETS
-    if request.config.getoption("screenshots") is None:
-        targets = 6
-        monkeypatch.setattr(demo, "SHOTS", 2)  # probabilities need two
-    dataset = demo.load_dataset(tmp_path, targets)
-    build_reference_memory(dataset.load_saved_view("references"), "ground_truth", "demo")
-    auto_segment_view(dataset.load_saved_view("targets"), "demo")
-    yield dataset
-    dataset.delete()
-
-
-def decided(dataset) -> list[str]:
-    """Decisions in the field."""
-    return [each for each in dataset.values(f"{FIELD}.detections.decision", unwind=True) if each]
-
-
-def click(panel: Locator, name: str | re.Pattern[str]) -> None:
-    panel.get_by_role("button", name=name).click()
+from playwright.sync_api import expect
+from review_steps import FIELD, click, decided, labels_of
 
 
 def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, picture):
@@ -88,3 +58,34 @@ def test_predictions_are_reviewed_beside_the_grid(segmented, app: AppPage, pictu
     expect(modal).to_be_visible()
     expect(app.page.locator(cy("entry-counts"))).to_contain_text("1 sample")
     picture("edit_outline", app.page)
+
+
+def test_a_label_of_an_open_sample_is_decided(segmented, app: AppPage):
+    targets = segmented.load_saved_view("targets")
+    sample = targets.first()
+    labels = {label.id: label for label in sample[FIELD].detections}
+    x, y, width, height = max(labels.values(), key=lambda label: label.confidence).bounding_box
+    across, down = x + width / 2, y + height / 2
+
+    app.open(segmented.name, "targets")
+    app.expect_samples(len(targets))
+    app.toggle_field("ground_truth")
+    app.page.locator(cy("looker")).first.click()
+    modal = app.page.locator(cy("modal"))
+    image = modal.locator(cy("modal-looker-container"))
+    expect(image.locator("canvas").first).to_be_visible()
+    frame = image.bounding_box()
+    side = min(frame["width"], frame["height"])  # the image is a square that fills its frame as far as it can
+    left, top = frame["x"] + (frame["width"] - side) / 2, frame["y"] + (frame["height"] - side) / 2
+    app.page.mouse.click(left + across * side, top + down * side)
+    modal.locator(cy("panel-tab-review_panel")).click()
+    panel = modal.locator(cy("panel-content-review_panel"))
+    expect(panel).to_contain_text("1 selected")
+    click(panel, "Accept")
+    expect(app.page.get_by_text("1 label accepted")).to_be_visible()
+    expect(panel).to_contain_text("Select labels in the image")
+    (accepted,) = [each for each in labels_of(segmented).values() if each.get_attribute_value("decision", None)]
+    assert accepted.decision == "accepted"
+    x, y, width, height = labels[accepted.id].bounding_box
+    assert x <= across <= x + width
+    assert y <= down <= y + height
