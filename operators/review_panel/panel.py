@@ -78,11 +78,13 @@ class ReviewPanel(foo.Panel):
 
     def on_field(self, ctx) -> None:
         """Another field."""
+        self._deselect(ctx)
         self._choose(ctx, ctx.params["value"])
         self._show(ctx)
 
     def on_choice(self, ctx) -> None:
         """Another class, decision, order or confidence."""
+        self._deselect(ctx)
         path, value = ctx.params["path"], ctx.params["value"]
         if path == choices.ORDER and choices.TEACH in (value, ctx.panel.get_state(path)):
             # Much can be learnt from predictions of little confidence.
@@ -94,6 +96,7 @@ class ReviewPanel(foo.Panel):
 
     def on_show_all(self, ctx) -> None:
         """Show the undecided predictions of all classes and confidences."""
+        self._deselect(ctx)
         ctx.panel.set_state(choices.QUEUE, [])
         ctx.panel.set_state(choices.CLASS, choices.ALL)
         ctx.panel.set_state(choices.THRESHOLD, 0.0)
@@ -245,7 +248,7 @@ class ReviewPanel(foo.Panel):
         field = choices.field(ctx)
         if field in choices.segmentations(ctx):
             return True
-        # The App shows nothing but an error once it reads a view of a field that is gone: it must not reload before.
+        # The App shows nothing but an error if it reads a view of a field that is gone.
         ctx.ops.clear_view()
         ctx.ops.notify(f"There is no segmentation {field} any more", variant="warning")
         self._choose(ctx, None)
@@ -271,12 +274,16 @@ class ReviewPanel(foo.Panel):
             ctx.ops.clear_selected_labels()
             ctx.ops.reload_samples()
             return
-        if ctx.selected:
-            ctx.ops.clear_selected_samples()
-        ctx.panel.set_state("selected", 0)
+        self._deselect(ctx)
         # Without it, the App goes on with the patches from before: a selection among the new ones finds no label.
         ctx.ops.reload_dataset()
         self._show(ctx)
+
+    def _deselect(self, ctx) -> None:
+        """Select nothing. The App keeps patches selected that it does not show any more."""
+        if ctx.selected:
+            ctx.ops.clear_selected_samples()
+        ctx.panel.set_state("selected", 0)
 
     def _show(self, ctx) -> None:
         """Show the predictions in the grid."""

@@ -342,6 +342,15 @@ def test_a_selection_that_is_gone_is_not_taken_for_all(segmented, panel):
     assert "Accept all" in panel.event("on_load").words, "another tab has no selection"
 
 
+def test_another_choice_selects_nothing(segmented, panel):
+    """The App keeps patches selected that it does not show any more."""
+    panel.event("on_start")
+    panel.select(*panel.grid.limit(2).values("id"))
+    panel.choose("choices.decision", "accepted")
+    assert panel.selected == []
+    assert "Nothing to show" in panel.words
+
+
 def test_the_state_of_another_dataset_is_left_behind(fo, nts_fo, segmented, panel):
     """Its field has the same name."""
     panel.event("on_start")
