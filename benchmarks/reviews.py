@@ -33,7 +33,7 @@ from nts.models import load_encoder, load_segmenter
 from nts.pipeline import ReferenceSegmenter
 from nts.presets import DEFAULT
 from nts.references import Reference
-from nts.review_order import centred, most_instructive, object_values
+from nts.review_order import centred, most_instructive, teaching_values
 from nts.segmenter import Segmenter
 from nts.settled import Settled
 from synthetic.scenes import Scene, species_name
@@ -55,6 +55,7 @@ class Prediction:
         image: index of the reviewed scene.
         label: index of its class.
         score: its probability of being right.
+        raw: its score.
         predicted_iou: of its mask.
         feature: ``[C]``, of its crop.
         mask: bool ``[H, W]``.
@@ -63,6 +64,7 @@ class Prediction:
     image: int
     label: int
     score: float
+    raw: float
     predicted_iou: float
     feature: Tensor
     mask: Tensor
@@ -70,8 +72,8 @@ class Prediction:
 
 def _instructive(predictions: Sequence[Prediction], memory: MemoryBank, rng: np.random.Generator) -> list[int]:
     known = [entry.prototype for entry in memory.entries] + [negative.prototype for negative in memory.negatives]
-    confidences = torch.tensor([each.score for each in predictions])
-    values = object_values(confidences, torch.tensor([each.predicted_iou for each in predictions]))
+    scores = torch.tensor([each.raw for each in predictions])
+    values = teaching_values(scores, torch.tensor([each.predicted_iou for each in predictions]))
     features = torch.stack([each.feature for each in predictions])
     return most_instructive(values, *centred(features, torch.stack(known)), BATCH).tolist()
 
@@ -149,6 +151,7 @@ class Review:
                 image,
                 int(found.labels[k]),
                 float(scores[image][k]),
+                float(found.scores[k]),
                 float(found.predicted_iou[k]),
                 found.compared[k],
                 found.masks[k],

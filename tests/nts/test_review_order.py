@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from nts.review_order import LEAST_CONFIDENCE, centred, most_instructive, object_values
+from nts.review_order import centred, most_instructive, teaching_values
 
 
 def slowly(scores, features, known, most):
@@ -40,16 +40,12 @@ def test_copies_come_last():
     assert queue.tolist() == [0, 2, 1, 3]
 
 
-def test_good_outlines_count_and_scores_do_not():
-    confidences = torch.tensor([0.9, LEAST_CONFIDENCE, 0.5, LEAST_CONFIDENCE - 0.01])
-    values = object_values(confidences, torch.tensor([0.5, 0.8, 0.8, 1.2]))
-    torch.testing.assert_close(values, torch.tensor([0.25, 0.64, 0.64, 0.001]))
-
-
-def test_unlikely_predictions_come_last():
-    confidences, predicted_iou = torch.tensor([0.01, 0.6, 0.6]), torch.tensor([0.9, 0.3, 0.8])
-    queue = most_instructive(object_values(confidences, predicted_iou), torch.eye(4)[:3], torch.eye(4)[3:], 3)
-    assert queue.tolist() == [2, 1, 0]
+def test_outlines_count_more_than_scores():
+    scores, predicted_iou = torch.tensor([0.81, 0.25, 0.25, -0.1]), torch.tensor([0.5, 0.8, 1.2, 0.9])
+    values = teaching_values(scores, predicted_iou)
+    slow = [max(0.0, float(s)) * min(1.0, float(q)) ** 4 for s, q in zip(scores, predicted_iou, strict=True)]
+    torch.testing.assert_close(values, torch.tensor(slow))
+    assert values.argsort(descending=True).tolist() == [2, 1, 0, 3]
 
 
 def test_no_predictions_are_no_queue():
