@@ -14,6 +14,7 @@ REASONS = {
     "margin_below": ("nts_low_margin", "Margin below", "The second best class is nearly as similar"),
     "score_below": ("nts_low_score", "Score below", "Similar to no class, or covered by a better mask"),
 }
+WORDS = {"nts_low_margin": "torn between two classes", "nts_low_score": "with a low score"}
 
 
 class TagForReview(SimpleOperator):
@@ -75,9 +76,9 @@ class TagForReview(SimpleOperator):
         if ctx.params.get("show", True):
             # Not by its name: the App does not know of a view that was saved just now.
             ctx.ops.set_view(ctx.dataset.load_saved_view(report.view_name))
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
         return (
-            f"**{report.tagged} of {report.labels} labels** of {field} are tagged nts_review ({reasons}).\n\n"
+            f"**{report.tagged} of {report.labels} labels** of {field} are tagged nts_review: "
+            f"{_in_words(report.reasons)}.\n\n"
             f"The saved view **{report.view_name}** shows them, smallest margin first; a label leaves it when its tag "
             "is removed."
         )
@@ -96,9 +97,14 @@ def _thresholds(ctx, inputs: types.Object, view, field: str) -> None:
         forms.refuse(inputs, "Nothing to compare", "these labels have neither a margin nor a confidence")
         return
     counts = _counts(ctx, view, field, thresholds)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != REVIEW)
-    inputs.view("counts", types.Notice(label=f"{counts[REVIEW]} labels will be tagged", description=reasons))
+    reasons = {reason: count for reason, count in counts.items() if reason != REVIEW}
+    inputs.view("counts", types.Notice(label=f"{counts[REVIEW]} labels will be tagged", description=_in_words(reasons)))
     inputs.bool("show", label="Show them in the grid", default=True, view=types.SwitchView())
+
+
+def _in_words(reasons: dict[str, int]) -> str:
+    """Numbers of labels by reason: "77 torn between two classes, 12 with a low score"."""
+    return ", ".join(f"{count} {WORDS[reason]}" for reason, count in reasons.items())
 
 
 def _given(ctx, suggested: dict[str, float | None]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -275,6 +276,8 @@ def test_heat_maps_and_review_from_their_forms(nts_fo, fo, drawn, targets, memor
     labels = drawn.count("nts_shapes.detections")
     count = int(shown["counts"]["view"]["label"].split()[0])
     assert 0 < count < labels
+    words = shown["counts"]["view"]["description"]
+    assert re.fullmatch(r"\d+ torn between two classes, \d+ with a low score", words)
     assert shown["margin_below"]["view"]["description"].endswith("the lowest 10%; 0 tags none")
     everything = form(fo, "tag_for_review", targets, predictions_field="nts_shapes", score_below=1)
     assert everything["counts"]["view"]["label"] == f"{labels} labels will be tagged"
