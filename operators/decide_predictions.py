@@ -8,7 +8,7 @@ import fiftyone.operators.types as types
 
 from . import forms
 from .base import SimpleOperator
-from .label_selection import label_ids, lassoed_labels, selected_labels, shown_field
+from .label_selection import label_ids, lassoed_labels, map_patches, selected_labels, shown_field
 
 ACCEPT, REJECT, OUTLINE, CHANGE, CLEAR = "accepted", "rejected", "wrong outline", "corrected", "clear"
 ACTIONS = {
@@ -95,7 +95,7 @@ class DecidePredictions(SimpleOperator):
         )
         if _is_of_map(ctx, field):
             # Patches are copies, and keep the decisions from before.
-            ctx.ops.set_view(ctx.dataset.to_patches(shown_field(ctx.view, field)))
+            ctx.ops.set_view(map_patches(ctx.dataset, shown_field(ctx.view, field)))
         return f"**{len(before)} labels** of {field} are {DONE[action]}."
 
 

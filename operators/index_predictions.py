@@ -6,6 +6,7 @@ import fiftyone.operators.types as types
 
 from . import forms, panels_beside
 from .base import SimpleOperator
+from .label_selection import map_patches
 from .words import paragraphs
 
 EMBEDDINGS = "Embeddings"
@@ -51,16 +52,17 @@ class IndexPredictions(SimpleOperator):
         field = ctx.params["predictions_field"]
         report = self(ctx.dataset, field, ctx.params.get("projection", "pca"))
         ctx.trigger("set_color_scheme", stored_scheme(ctx.dataset))
-        ctx.ops.set_view(ctx.dataset.to_patches(report.map_field))
+        ctx.ops.set_view(map_patches(ctx.dataset, report.map_field))
         panels_beside.open_panel(ctx, EMBEDDINGS)
-        words = f"**{report.predictions} predictions**, {report.references} references and {report.negatives} "
-        words += (
-            f"negatives are mapped. Choose **{report.embeddings_key}** in the Embeddings panel, and color by class "
+        words = (
+            f"**{report.predictions} predictions**, {report.references} references and {report.negatives} negatives "
+            f"are mapped. Choose **{report.embeddings_key}** in the Embeddings panel, and color by class (`label`), "
+            "`role` or `decision`. *Accept or reject predictions* decides about the lassoed ones."
         )
-        words += "(`label`), `role` or `decision`. *Accept or reject predictions* decides about the lassoed ones. In "
-        words += f"patches of {field}, *Sort by similarity* uses **{report.similarity_key}**."
+        if report.similarity_key is not None:
+            words += f" In patches of {field}, *Sort by similarity* uses **{report.similarity_key}**."
         left_out = [
-            (report.left_out, "predictions have no feature"),
+            (report.left_out, "predictions have no feature of this encoder"),
             (report.elsewhere, "references and negatives are of images that are not in this dataset"),
         ]
         return paragraphs(words, *(f"Left out: {count} {why}." for count, why in left_out if count))

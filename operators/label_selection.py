@@ -25,6 +25,14 @@ def shown_field(view, field: str) -> str | None:
     return next((name for name in (field, map_field(field)) if view.has_field(name)), None)
 
 
+def map_patches(dataset, name: str):
+    """Patches of a map of predictions: references, predictions, negatives.
+
+    Negatives come last: those without a box of their own are shown as their whole images, many times the same.
+    """
+    return dataset.to_patches(name).sort_by(f"{name}.role", reverse=True)
+
+
 def selected_labels(ctx, field: str) -> list[str] | None:
     """Ids of the selected labels of a field of predictions, or of its map; ``None`` if nothing is selected.
 

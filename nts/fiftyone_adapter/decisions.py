@@ -190,7 +190,7 @@ def undo_last(view: Collection, field: str, step_id: str | None = None) -> UndoR
     if step_id not in (None, step.id):
         raise InputError("another decision was made meanwhile: undo that one first")
     before, after = _recalled(runs.step_content(view, field, step.id))
-    there = {each.label_id: each for each in _states(view._root_dataset, field, list(before))}
+    there = {each.label_id: each for each in _states(runs.all_images(view), field, list(before))}
     now = [each for each in there.values() if _values(each) == after[each.label_id]]
     restored = [LabelState(each.sample_id, each.label_id, *before[each.label_id]) for each in now]
     _write(view, field, now, restored)
@@ -208,7 +208,7 @@ def undo(view: Collection, field: str, states: Sequence[LabelState]) -> int:
         number of restored labels.
     """
     wanted = {each.label_id: each for each in states}
-    now = _states(view._root_dataset, field, list(wanted))
+    now = _states(runs.all_images(view), field, list(wanted))
     _write(view, field, now, [wanted[each.label_id] for each in now])
     return len(now)
 
@@ -294,7 +294,7 @@ def copy_decided(view: Collection, field: str, to_field: str) -> int:
     chosen = view.filter_labels(field, fo.ViewField(runs.DECISION).is_in(["accepted", "corrected"]))
     copied = 0
     for ids in runs.in_batches(chosen.values("id")):
-        there = dict(_by_image(dataset.select(ids), to_field, "label", "bounding_box", "copied_from"))
+        there = dict(_by_image(runs.all_images(view).select(ids), to_field, "label", "bounding_box", "copied_from"))
         writes = []
         for sample_id, labels in _by_image(chosen.select(ids), field, *_COPIED, "_id"):
             new = _without_duplicates(labels, there[sample_id])
@@ -499,8 +499,6 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
     ]
     if writes:
         dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
-        if runs.has_map(dataset, field):
-            _write_map(dataset, field, [new for old, new in zip(before, after, strict=True) if old != new])
     for tag in DECISIONS:
         for change, had in ((dataset._tag_labels, False), (dataset._untag_labels, True)):
             pairs = [
@@ -513,6 +511,8 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
                 for sample_id, label_id in pairs:
                     labels.setdefault(ObjectId(sample_id), []).append(ObjectId(label_id))
                 change(tag, field, ids=list(labels), label_ids=list(labels.values()))
+    if writes and runs.has_map(dataset, field):
+        _write_map(dataset, field, [new for old, new in zip(before, after, strict=True) if old != new])
 
 
 def _write_map(dataset: fo.Dataset, field: str, states: Sequence[LabelState]) -> None:

@@ -10,6 +10,7 @@ selected among the predictions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -50,16 +51,18 @@ class SearchReport:
     Attributes:
         map_field: field of the map; its patches are the points of the map.
         embeddings_key: brain key of the map, for the Embeddings panel.
-        similarity_key: brain key of the similarity index.
+        similarity_key: brain key of the similarity index; ``None`` if there are features of several encoders, which
+            FiftyOne cannot search together.
         predictions: number of predictions in both.
         references, negatives: number of those of the memory in the map.
-        left_out: predictions without a feature: drawn by a person, or by an earlier version.
+        left_out: predictions without a feature of this encoder: drawn by a person, or found by an earlier version or
+            with another encoder.
         elsewhere: references and negatives that are not in the map: their images are not in this dataset.
     """
 
     map_field: str
     embeddings_key: str
-    similarity_key: str
+    similarity_key: str | None
     predictions: int
     references: int
     negatives: int
@@ -116,7 +119,7 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
         raise InputError(f"{field!r} is not a field of predictions that a segmentation made", option="field")
     checks.check_detections_field(view, field, "predictions field")
     _check_names(view, field)
-    features, total = _features(view, field)
+    features, total, others = _features(view, field)
     if len(features) < _FEWEST:
         raise InputError(
             f"{len(features)} of {total} predictions in {field!r} have a feature, at least {_FEWEST} are needed: "
@@ -142,11 +145,13 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
         # To filter, the database reads the masks of all labels.
         labels = view if len(features) == total else view.filter_labels(field, F("feature") != None)  # noqa: E711
         options = {"backend": "sklearn", "metric": "cosine", "progress": False}
-        fob.compute_similarity(labels, patches_field=field, embeddings="feature", brain_key=keys[1], **options)
+        if not others:
+            fob.compute_similarity(labels, patches_field=field, embeddings="feature", brain_key=keys[1], **options)
     roles = [each.role for each in known]
     return SearchReport(
         name,
-        *keys,
+        keys[0],
+        None if others else keys[1],
         predictions=len(features),
         references=roles.count("reference"),
         negatives=roles.count("negative"),
@@ -164,22 +169,26 @@ def _check_names(view: Collection, field: str) -> None:
     runs.check_map_field(view, field)
 
 
-def _features(view: Collection, field: str) -> tuple[dict[str, np.ndarray], int]:
-    """Features of the predictions by label id, each ``[C]``, and the number of predictions, those without included."""
+def _features(view: Collection, field: str) -> tuple[dict[str, np.ndarray], int, int]:
+    """Features of the predictions by label id, each ``[C]``.
+
+    Returns:
+        the features, the number of predictions with those that have none, and the number of features left out: those
+        of another encoder, with which labels were found that a person decided about before the last run.
+    """
     names = ["id"]
     if view._root_dataset.get_field(f"{field}.detections.feature") is not None:
         names.append("feature")
-    features: dict[str, np.ndarray] = {}
-    total, shape = 0, None
+    found: dict[str, np.ndarray] = {}
+    total = 0
     for of_image in zip(*view.values([f"{field}.detections.{name}" for name in names]), strict=True):
         for label_id, *feature in zip(*(values or () for values in of_image), strict=True):
             total += 1
-            if not feature or feature[0] is None:
-                continue
-            shape = np.shape(feature[0]) if shape is None else shape
-            if np.shape(feature[0]) == shape:
-                features[label_id] = np.asarray(feature[0], np.float32)
-    return features, total
+            if feature and feature[0] is not None:
+                found[label_id] = np.asarray(feature[0], np.float32)
+    ((shape, _),) = Counter(feature.shape for feature in found.values()).most_common(1) or [((), 0)]
+    features = {label_id: feature for label_id, feature in found.items() if feature.shape == shape}
+    return features, total, len(found) - len(features)
 
 
 def _known(view: Collection, made: Mapping[str, Any], length: int) -> tuple[list[_Known], int]:

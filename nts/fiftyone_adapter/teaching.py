@@ -63,7 +63,8 @@ class Lessons:
     stale: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.references) + len(self.negatives)
+        """Number of labels whose decision is new."""
+        return len({*self.references, *self.negatives, *self.stale})
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def read(ctx) -> tuple[Facts, list[str]]:
     for of_image in zip(*columns, strict=True):
         for label_id, label, of_label, confidence in zip(*(values or () for values in of_image), strict=True):
             now = of_label or UNDECIDED
-            counts[now] += 1
+            counts[now] = counts.get(now, 0) + 1  # a script may have written any
             classes.update([label] if label else [])
             if of_label is not None:
                 decided_labels.append((label_id, label, of_label))
@@ -165,9 +165,11 @@ def _batch(ctx, undecided: dict[str, float | None]) -> list[str]:
     if queue or not undecided:
         return queue
     try:
-        return [each for each in review_queue(candidates(ctx), field(ctx)) if each in undecided]
+        queue = [each for each in review_queue(candidates(ctx), field(ctx)) if each in undecided]
     except (RunNotFound, MemoryFileError):  # nothing can be taught
-        return sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
+        queue = []
+    # Labels that a person has drawn are in no queue.
+    return queue or sorted(undecided, key=lambda each: -(undecided[each] or 0.0))[:BATCH]
 
 
 def _lessons(ctx, name: str, decided: list[tuple[str, str, str]]) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from fiftyone.operators.categories import Categories
 
 from .. import charts, job_progress, panels
 from ..base import STARTED
-from ..label_selection import label_ids, selected_labels
+from ..label_selection import label_ids, lassoed_labels, selected_labels, shown_field
 from ..words import sentence
 from . import choices, modal
 
@@ -118,6 +118,10 @@ class ReviewPanel(foo.Panel):
             # The button spoke of a few: it must not decide about all.
             ctx.panel.set_state("selected", 0)
             ctx.ops.notify("The selection is gone: select the predictions again", variant="warning")
+        elif chosen is None and not self._shows_predictions(ctx):
+            ctx.ops.notify(
+                "The grid shows something else: select patches in it, or click Show in grid", variant="warning"
+            )
         elif not ids:
             ctx.ops.notify("There is nothing to decide about", variant="warning")
         elif chosen is None and len(ids) > ASK_ABOVE and ctx.panel.get_state("asking") != [decision, len(ids)]:
@@ -137,7 +141,7 @@ class ReviewPanel(foo.Panel):
             ctx.ops.notify("Select the predictions of another class first", variant="warning")
         else:
             params = {"predictions_field": choices.field(ctx), "action": "corrected"}
-            ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_start)
+            ctx.prompt(f"{panels.PLUGIN}/decide_predictions", params=params, on_success=self.on_refresh)
 
     def on_edit(self, ctx) -> None:
         """Open the sample of a selected prediction in FiftyOne's annotation, with the prediction selected."""
@@ -190,6 +194,8 @@ class ReviewPanel(foo.Panel):
         if words := _facts(ctx).unteachable:
             ctx.ops.notify(words, variant="warning")
         else:
+            if not self._shows_predictions(ctx):
+                self._show(ctx)  # an update deletes the map
             ctx.prompt(
                 f"{panels.PLUGIN}/update_predictions",
                 params={"predictions_field": choices.field(ctx), STARTED: True},
@@ -245,7 +251,12 @@ class ReviewPanel(foo.Panel):
 
     def _is_there(self, ctx) -> bool:
         """Whether the chosen field still exists; if not, notify, and choose another."""
+        from ...nts.fiftyone_adapter.locking import refresh
+
         field = choices.field(ctx)
+        if field in choices.segmentations(ctx):
+            return True
+        refresh(ctx.dataset)  # a run that is stored again is gone for a moment, but not outside its lock
         if field in choices.segmentations(ctx):
             return True
         # The App shows nothing but an error if it reads a view of a field that is gone.
@@ -278,6 +289,11 @@ class ReviewPanel(foo.Panel):
         # Without it, the App goes on with the patches from before: a selection among the new ones finds no label.
         ctx.ops.reload_dataset()
         self._show(ctx)
+
+    def _shows_predictions(self, ctx) -> bool:
+        """Whether the grid shows neither the map of the predictions nor what is in a lasso."""
+        field = choices.field(ctx)
+        return shown_field(ctx.view, field) in (field, None) and lassoed_labels(ctx.view, field) is None
 
     def _deselect(self, ctx) -> None:
         """Select nothing. The App keeps patches selected that it does not show any more."""

@@ -36,7 +36,9 @@ def test_the_map_is_opened(segmented, targets):
     assert f"Choose **{FIELD}_embeddings** in the Embeddings panel" in said
     assert "Left out" not in said
     assert sent["open_panel"]["name"] == "Embeddings"
-    assert ["field", MAP] in sent["set_view"]["view"][-1]["kwargs"]
+    patches, order = sent["set_view"]["view"]
+    assert ["field", MAP] in patches["kwargs"]
+    assert {("field_or_expr", f"{MAP}.role"), ("reverse", True)} <= {tuple(each) for each in order["kwargs"]}
     assert {entry["path"] for entry in sent["set_color_scheme"]["fields"]} >= {FIELD, MAP}
 
 

@@ -188,6 +188,44 @@ def test_what_is_shown_is_decided_even_if_the_grid_shows_something_else(segmente
     assert len(accepted) < len(decisions_of(segmented))
 
 
+def test_nothing_is_decided_about_while_the_grid_shows_the_map_or_a_lasso(segmented, panel):
+    in_the_app("index_predictions", segmented, predictions_field=FIELD)
+    ids = list(decisions_of(segmented))
+    for grid in (segmented.to_patches(f"{FIELD}_map"), segmented.match_labels(ids=ids[:2], fields=FIELD)):
+        panel.grid = grid
+        panel.event("on_decide", decision="accepted")
+        assert panel.notices == ["The grid shows something else: select patches in it, or click Show in grid"]
+    assert not any(decisions_of(segmented).values())
+    panel.grid = segmented.to_patches(f"{FIELD}_map")
+    panel.select(ids[0])
+    panel.event("on_decide", decision="accepted")
+    assert [each for each, decision in decisions_of(segmented).items() if decision] == ids[:1]
+
+
+def test_an_update_leaves_the_map_before_it_goes(segmented, panel):
+    in_the_app("index_predictions", segmented, predictions_field=FIELD)
+    panel.event("on_start")
+    panel.select(panel.grid.first().id)
+    panel.event("on_decide", decision="accepted")
+    panel.grid = segmented.to_patches(f"{FIELD}_map")
+    panel.event("on_teach")
+    assert panel.prompted()["operator_uri"] == f"{PLUGIN}/update_predictions"
+    assert panel.grid.has_field(FIELD)
+    assert not panel.grid.has_field(f"{FIELD}_map")
+
+
+def test_a_drawn_label_is_shown_last_by_those_that_teach_most(fo, segmented, panel):
+    sample = segmented.match_tags("target").first()
+    drawn_label = fo.Detection(label=CLASSES[0], bounding_box=[0.1, 0.1, 0.2, 0.2])
+    sample[FIELD].detections.append(drawn_label)
+    sample.save()
+    others = [each for each in decisions_of(segmented) if each != drawn_label.id]
+    decisions = importlib.import_module("nts.fiftyone_adapter.decisions")
+    decisions.decide(segmented, FIELD, "rejected", others)
+    panel.choose("choices.order", "teach")
+    assert labels_in(panel.grid) == [drawn_label.id]
+
+
 def test_another_class_needs_a_selection(segmented, panel):
     panel.event("on_start")
     panel.event("on_change_class")

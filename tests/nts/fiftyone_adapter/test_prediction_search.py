@@ -111,6 +111,17 @@ def test_a_memory_of_another_encoder_is_not_compared(nts_fo, search, drawn, segm
     assert (report.references, report.negatives) == (0, 0)
 
 
+def test_decided_labels_of_an_earlier_encoder_are_left_out(search, drawn, segmented):
+    names = [f"{FIELD}.detections.{name}" for name in ("id", "feature")]
+    ids, features = segmented.values(names, unwind=True)
+    drawn.set_label_values(names[1], {ids[0]: features[0][:8], ids[1]: features[1][:8]})
+    report = search.index_predictions(drawn, FIELD)
+    assert (report.predictions, report.left_out) == (len(ids) - 2, 2)
+    assert report.references > 0
+    assert report.similarity_key is None
+    assert drawn.list_brain_runs() == [report.embeddings_key]
+
+
 def test_a_prediction_that_was_taught_is_one_point(nts_fo, search, decisions, drawn, segmented, memory):
     teaching = importlib.import_module("nts.fiftyone_adapter.teaching")
     accepted, rejected = (label.id for label in segmented.first()[FIELD].detections[:2])

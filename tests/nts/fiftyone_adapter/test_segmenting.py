@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from dataclasses import replace
 
@@ -150,6 +151,15 @@ def test_slice_of_a_grouped_dataset_is_segmented(nts_fo, fo, make_dataset, tmp_p
     assert nts_fo.auto_segment_view(targets, "shapes", preset=quick).resumed == TARGETS
     assert targets.exists("nts_shapes").count() == TARGETS
     assert nts_fo.evaluate_nap(right, "nts_shapes", "ground_truth").result.images == TARGETS
+
+    # The dataset itself shows the other slice.
+    decisions = importlib.import_module("nts.fiftyone_adapter.decisions")
+    (label, *_) = targets.values("nts_shapes.detections.id", unwind=True)
+    decisions.decide(targets, "nts_shapes", "accepted", [label])
+    assert decisions.undo_last(grouped, "nts_shapes").restored == 1
+    assert decisions.decision_counts(right, "nts_shapes")["accepted"] == 0
+    decisions.decide(targets, "nts_shapes", "accepted", [label])
+    assert decisions.copy_decided(right, "nts_shapes", "finished") == 1
 
 
 def test_output_field_is_suggested_and_counts_up(nts_fo, fo, drawn, targets, memory, quick):

@@ -101,6 +101,16 @@ def test_a_decision_that_changes_is_unlearnt(nts_fo, decisions, teaching, drawn,
     assert label not in {negative.label_id for negative in nts_fo.load_memory(drawn, "shapes").negatives}
 
 
+def test_a_reference_with_a_wrong_outline_is_to_be_unlearnt(nts_fo, decisions, teaching, drawn, segmented):
+    label = label_ids(segmented)[0]
+    decisions.decide(segmented, FIELD, "accepted", [label])
+    teaching.teach(segmented, FIELD)
+    decisions.decide(segmented, FIELD, "wrong outline", [label])
+    assert len(teaching.lessons(drawn, FIELD)) == 1
+    assert teaching.teach(segmented, FIELD).removed == 1
+    assert len(teaching.lessons(drawn, FIELD)) == 0
+
+
 def test_a_wrong_outline_teaches_nothing_and_does_not_come_back(nts_fo, decisions, teaching, drawn, segmented):
     label = segmented.first()[FIELD].detections[0]
     decisions.decide(segmented, FIELD, "wrong outline", [label.id])
