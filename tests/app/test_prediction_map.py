@@ -23,9 +23,7 @@ def test_predictions_are_mapped_and_those_in_a_lasso_decided(segmented, app: App
     embeddings.get_by_text(f"{FIELD}_embeddings", exact=True).click()
     expect(embeddings).to_contain_text(f"{points} points")
     embeddings.get_by_text("None", exact=True).click()
-    app.page.screenshot(path="/tmp/r15/map1.png")
     app.page.get_by_text(re.compile(r"(^|\.)role$")).last.click()
-    app.page.screenshot(path="/tmp/r15/map2.png")
     expect(embeddings).to_contain_text("negative")
     picture("prediction_map", app.page)
 
