@@ -28,7 +28,7 @@ def shown_field(view, field: str) -> str | None:
 def map_patches(dataset, name: str):
     """Patches of a map of predictions: references, predictions, negatives.
 
-    Negatives come last: those without a box of their own are shown as their whole images, many times the same.
+    Negatives come last: those without a box are shown as whole images, the same image many times.
     """
     return dataset.to_patches(name).sort_by(f"{name}.role", reverse=True)
 

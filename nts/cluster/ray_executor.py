@@ -165,7 +165,7 @@ def run_on_ray(
 
 def _blocks(tasks: Mapping[str, Any], most: int, least_blocks: int) -> Iterator[dict[str, bytes]]:
     """Tasks in bytes, by their keys, in blocks of about the same size: of at most ``most``, and not too few."""
-    # Each in bytes of its own, since reading them may kill a worker as well.
+    # Each task is pickled separately, since unpickling may kill a worker, too.
     items = [(key, dumps(task)) for key, task in tasks.items()]
     count = min(len(items), max(-(-len(items) // most), least_blocks))
     for k in range(count):

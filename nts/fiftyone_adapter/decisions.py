@@ -27,6 +27,7 @@ from torch import Tensor
 from ..references import InvalidReference
 from ..settled import Settled
 from . import checks, runs
+from .documents import bulk_write, detection_document
 from .errors import InputError
 from .labels import DETECTION_ATTRIBUTES, label_digest, label_mask
 from .locking import exclusive
@@ -301,8 +302,7 @@ def copy_decided(view: Collection, field: str, to_field: str) -> int:
             if new:
                 writes.append(_appended(sample_id, to_field, [_copy(label) for label in new]))
                 copied += len(new)
-        if writes:
-            dataset._bulk_write(writes, ids=list(ids))
+        bulk_write(dataset, writes, ids)
     return copied
 
 
@@ -324,7 +324,7 @@ def _by_image(view: Collection, field: str, *names: str) -> Iterator[tuple[Objec
 def _copy(label: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a stored label, as it is stored."""
     values = {name: label[name] for name in _COPIED if label[name] is not None}
-    return {**fo.Detection(copied_from=str(label["_id"])).to_dict(), **values}
+    return detection_document({**values, "copied_from": str(label["_id"])})
 
 
 def _appended(sample_id: ObjectId, field: str, labels: list[dict[str, Any]]) -> UpdateOne:
@@ -497,8 +497,7 @@ def _write(view: Collection, field: str, before: Sequence[LabelState], after: Se
         )
         for (sample_id, *changes), label_ids in groups.items()
     ]
-    if writes:
-        dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
+    bulk_write(dataset, writes, sorted({sample_id for sample_id, *_ in groups}))
     for tag in DECISIONS:
         for change, had in ((dataset._tag_labels, False), (dataset._untag_labels, True)):
             pairs = [
@@ -529,5 +528,5 @@ def _write_map(dataset: fo.Dataset, field: str, states: Sequence[LabelState]) ->
         )
         for (sample_id, label, decision), label_ids in groups.items()
     ]
-    dataset._bulk_write(writes, ids=sorted({sample_id for sample_id, *_ in groups}))
+    bulk_write(dataset, writes, sorted({sample_id for sample_id, *_ in groups}))
     runs.renew_brain_runs(dataset, field)

@@ -20,7 +20,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 Document = dict[str, Any]
-"""What FiftyOne stores of a label: its ``to_dict()``."""
+"""A label as stored by FiftyOne: the result of its ``to_dict()``."""
 
 
 def as_document(label: fo.Label | Document) -> Document:
@@ -35,17 +35,24 @@ def detections_document(rows: Sequence[Mapping[str, Any]]) -> Document:
         rows: the same keys in each, and no value of ``None``. Arrays must be C-contiguous.
     """
     arrays = [name for name, value in rows[0].items() if isinstance(value, np.ndarray)] if rows else []
-    detections = [
-        {**_defaults(fo.Detection), **row, **{name: array_bytes(row[name]) for name in arrays}, "_id": ObjectId()}
-        for row in rows
-    ]
+    stored = ({**row, **{name: array_bytes(row[name]) for name in arrays}} for row in rows)
+    return detections_of([detection_document(values) for values in stored])
+
+
+def detections_of(detections: list[Document]) -> Document:
+    """Document of ``fo.Detections``, of the documents of its labels."""
     return {**_defaults(fo.Detections), "detections": detections}
+
+
+def detection_document(values: Mapping[str, Any]) -> Document:
+    """Document of a ``fo.Detection`` with stored values; it gets an id unless ``_id`` is among them."""
+    return {**_defaults(fo.Detection), "_id": ObjectId(), **values}
 
 
 @cache
 def _defaults(label_type: type[fo.Label]) -> Document:
-    """What FiftyOne stores of a label without any value: its class, and defaults."""
-    return dict(label_type().to_dict())
+    """Document of a label without values, and without an id: its type, and the defaults of its fields."""
+    return {name: value for name, value in label_type().to_dict().items() if name != "_id"}
 
 
 def array_bytes(array: np.ndarray) -> bytes:
@@ -79,11 +86,11 @@ def set_fields(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> 
         values: ``{sample id: {field: document of a label, or plain value}}``.
     """
     modified = {"last_modified_at": datetime.now(UTC)}
-    writes = {
-        sample_id: UpdateOne({"_id": ObjectId(sample_id)}, {"$set": {**of_sample, **modified}})
+    writes = [
+        UpdateOne({"_id": ObjectId(sample_id)}, {"$set": {**of_sample, **modified}})
         for sample_id, of_sample in values.items()
-    }
-    _write(dataset, writes)
+    ]
+    bulk_write(dataset, writes, list(values))
 
 
 def set_label_values(
@@ -100,7 +107,7 @@ def set_label_values(
         values: ``{sample id: {label id: value}}``.
     """
     path, modified = f"{field}.detections", {"last_modified_at": datetime.now(UTC)}
-    writes = {}
+    writes = []
     for sample_id, of_sample in values.items():
         label_ids = list(of_sample)
         place = {"$indexOfArray": [{"$literal": label_ids}, "$$label._id"]}
@@ -108,16 +115,18 @@ def set_label_values(
         changed = {"$mergeObjects": ["$$label", {attribute: value}]}
         label = {"$cond": [{"$lt": ["$$place", 0]}, "$$label", changed]}
         labels = {"$map": {"input": f"${path}", "as": "label", "in": {"$let": {"vars": {"place": place}, "in": label}}}}
-        writes[sample_id] = UpdateOne(
-            {"_id": ObjectId(sample_id), f"{path}._id": {"$in": label_ids}}, [{"$set": {path: labels, **modified}}]
+        writes.append(
+            UpdateOne(
+                {"_id": ObjectId(sample_id), f"{path}._id": {"$in": label_ids}}, [{"$set": {path: labels, **modified}}]
+            )
         )
-    _write(dataset, writes)
+    bulk_write(dataset, writes, list(values))
 
 
-def _write(dataset: fo.Dataset, writes: Mapping[str, UpdateOne]) -> None:
-    """Write to samples by id. FiftyOne's public functions take no documents, and no pipelines of changes.
+def bulk_write(dataset: fo.Dataset, writes: Sequence[UpdateOne], sample_ids: Sequence[str | ObjectId]) -> None:
+    """Write to samples, and reload those among them that are held in memory.
 
-    Its own one also reloads the samples among these that are held in memory.
+    FiftyOne's public functions take neither documents nor aggregation pipelines.
     """
     if writes:
-        dataset._bulk_write(list(writes.values()), ids=list(writes))
+        dataset._bulk_write(list(writes), ids=list(sample_ids))

@@ -372,7 +372,7 @@ def to_detections(instances: Instances, memory: MemoryBank, calibration: Calibra
 
 
 def to_document(instances: Instances, memory: MemoryBank, calibration: Calibration | None = None) -> Document:
-    """What FiftyOne stores of :func:`to_detections`, without these objects."""
+    """The document of :func:`to_detections`, made without FiftyOne's objects."""
     return detections_document(_values_of_detections(instances, memory, calibration))
 
 

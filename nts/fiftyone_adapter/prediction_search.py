@@ -4,7 +4,7 @@ Both are runs of FiftyOne Brain, for its Embeddings panel and its sorting by sim
 carry their features, and memories hold those of references and negatives.
 
 A visualization of FiftyOne Brain shows the labels of one field. References and predictions are in different fields, so
-the map is a field of its own. Its labels have the ids of the labels that they stand for: what is selected in the map is
+the map is a separate field. Its labels have the ids of the labels that they stand for: what is selected in the map is
 selected among the predictions.
 """
 
@@ -27,7 +27,7 @@ from ..memory import MemoryFileError
 from ..references import InvalidReference
 from . import checks, colours, runs
 from .decisions import declare_decisions
-from .documents import set_fields
+from .documents import detection_document, detections_of, set_fields
 from .errors import InputError, RunNotFound
 from .labels import label_bounds
 from .locking import locked
@@ -79,7 +79,7 @@ class _Known:
         sample_id: of its image.
         label_id: of its label; empty if it has none.
         class_name: of a reference; ``None`` for a negative.
-        box: of its label, as fractions of the image; ``None`` if it has none of its own.
+        box: of its label, as fractions of the image; ``None`` if it has none.
         feature: float ``[C]``.
     """
 
@@ -95,8 +95,8 @@ def index_predictions(view: Collection, field: str, projection: Projection = "pc
     """Map predictions with the references and negatives of their memory, and make them searchable by similarity.
 
     The map is a field ``<field>_map`` of Detections without masks, with the class, the ``role``, and the ``decision``,
-    which follows that of the prediction. What has no box of its own, such as a negative between the labels of an image,
-    is shown as its whole image. An earlier map is replaced.
+    which follows that of the prediction. A label without a box, such as a negative found beside the labels of an image,
+    is shown as the whole image. An earlier map is replaced.
 
     Args:
         view: dataset or view with the predictions. References and negatives of the whole dataset are in the map.
@@ -274,8 +274,7 @@ def _write_map(
     placed: dict[str, np.ndarray] = {}
 
     def place(sample_id: str, label_id: str, point: np.ndarray, **values: Any) -> None:
-        document = {"_id": ObjectId(label_id), "_cls": "Detection", "tags": [], "attributes": {}, **values}
-        labels.setdefault(sample_id, []).append(document)
+        labels.setdefault(sample_id, []).append(detection_document({"_id": ObjectId(label_id), **values}))
         placed[label_id] = point
 
     names = ("id", "label", "bounding_box", "confidence", runs.DECISION)
@@ -304,8 +303,6 @@ def _write_map(
         values = {"label": each.class_name, "bounding_box": each.box or _WHOLE_IMAGE, "role": each.role}
         place(each.sample_id, label_id, points[k], **values, decision=None)
     name = runs.map_field(field)
-    set_fields(
-        view._root_dataset,
-        {sample_id: {name: {"_cls": "Detections", "detections": of_image}} for sample_id, of_image in labels.items()},
-    )
+    values = {sample_id: {name: detections_of(of_image)} for sample_id, of_image in labels.items()}
+    set_fields(view._root_dataset, values)
     return placed

@@ -141,7 +141,7 @@ def teaching_job(view: Collection, field: str, *, device: str = "auto") -> Job[T
     mark_edited(view, field)
     bank = runs.load_memory(view, memory_key)
     new = _lessons(_decided(view, field), _Taught.of(bank))
-    if not new and not new.stale:
+    if not new:
         raise InputError(f"no decision in {field!r} is new to the memory {memory_key!r}: accept or reject some first")
     before = _shown(view, field, made)
 

@@ -13,3 +13,11 @@ def evaluated(nts_fo, drawn):
         predict(drawn, key, seed)
         nts_fo.evaluate_nap(drawn, key, "ground_truth", eval_key=f"nap_{key}")
     return drawn
+
+
+@pytest.fixture
+def segmented(nts_fo, drawn, references, targets):
+    """The drawn scenes, with the predictions of a memory in the field `nts_shapes`."""
+    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
+    nts_fo.auto_segment_view(targets, "shapes")
+    return drawn

@@ -6,27 +6,15 @@ import json
 
 import pytest
 from app_requests import decide_in_the_app, form, in_the_app
+from review_field import FIELD, decisions_of
 
-FIELD = "nts_shapes"
 MAP = f"{FIELD}_map"
-
-
-@pytest.fixture
-def segmented(nts_fo, drawn, references, targets):
-    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
-    nts_fo.auto_segment_view(targets, "shapes")
-    return drawn
 
 
 @pytest.fixture
 def mapped(operator, segmented):
     operator("index_predictions")(segmented, FIELD)
     return segmented
-
-
-def decisions_of(dataset) -> dict[str, str | None]:
-    found = dataset.exists(FIELD).values(f"{FIELD}.detections", unwind=True)
-    return {label.id: label.get_attribute_value("decision", None) for label in found}
 
 
 def test_the_map_is_opened(segmented, targets):

@@ -8,27 +8,14 @@ import importlib
 import pytest
 from app_requests import decide_in_the_app, in_the_app, outcome
 from drawn_dataset import CLASSES, PLUGIN
+from review_field import FIELD, decisions_of
 
 from panel_driver import Panel
-
-FIELD = "nts_shapes"
-
-
-@pytest.fixture
-def segmented(nts_fo, drawn, references, targets):
-    nts_fo.build_reference_memory(references, "ground_truth", "shapes")
-    nts_fo.auto_segment_view(targets, "shapes")
-    return drawn
 
 
 @pytest.fixture
 def panel(segmented):
     return Panel(segmented, "review_panel").event("on_load")
-
-
-def decisions_of(dataset) -> dict[str, str | None]:
-    found = dataset.exists(FIELD).values(f"{FIELD}.detections", unwind=True)
-    return {label.id: label.get_attribute_value("decision", None) for label in found}
 
 
 def labels_in(grid) -> list[str]:

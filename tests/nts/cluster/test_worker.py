@@ -11,7 +11,6 @@ import torch
 from novel_references import novel_references
 from PIL import Image
 
-from nts import pipeline
 from nts.building import build_memory
 from nts.cluster.worker import Outcome, Setup, Task, Worker
 from nts.presets import DEFAULT
@@ -46,17 +45,6 @@ def expected(setup, tasks) -> list[Outcome]:
     assert [outcome.instances is None for outcome in outcomes] == [False, False, True, False, True, False, False]
     assert all(len(outcome.instances) for outcome in outcomes if outcome.instances is not None)
     return outcomes
-
-
-@pytest.fixture
-def batches(monkeypatch) -> list[int]:
-    """Batches of three; numbers of images that both image encoders see at once."""
-    seen, together = [], pipeline.encode_together
-    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 3)
-    monkeypatch.setattr(
-        pipeline, "encode_together", lambda images, *more: seen.append(len(images)) or together(images, *more)
-    )
-    return seen
 
 
 def check_same(found: Sequence[Outcome], expected: Sequence[Outcome]) -> None:

@@ -785,17 +785,6 @@ def test_episodes_go_on_too_and_an_unreadable_target_counts_as_nothing_found(dat
         compare_runs(tmp_path / "whole", tmp_path / "interrupted", draws=5)
 
 
-@pytest.fixture
-def batches(monkeypatch) -> list[int]:
-    """Batches of three, as on a GPU; numbers of images that both image encoders see at once."""
-    seen, together = [], pipeline.encode_together
-    monkeypatch.setattr(pipeline, "images_per_batch", lambda device: 3)
-    monkeypatch.setattr(
-        pipeline, "encode_together", lambda images, *more: seen.append(len(images)) or together(images, *more)
-    )
-    return seen
-
-
 def with_a_missing_file(data: ProtocolData, number: int) -> ProtocolData:
     """The data set without the file of a target."""
     broken = copy.deepcopy(data.targets)

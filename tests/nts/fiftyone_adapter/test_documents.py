@@ -8,13 +8,12 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from bson import ObjectId
 from drawn_dataset import blobs
+from made_up_instances import made_up_instances, two_references
 
 from nts.calibration import Calibration, Line
 from nts.instances import Instances
-from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
 
 FIELD = "found"
 ARRAYS = ("mask", "feature")
@@ -38,7 +37,7 @@ def labelled(fo, make_dataset, tmp_path):
 def test_document_is_that_of_fiftyones_own_objects(fo, nts_fo, calibration):
     from nts.fiftyone_adapter.labels import to_detections, to_document
 
-    instances, memory = _instances(), _memory()
+    instances, memory = _instances(), two_references()
     theirs = to_detections(instances, memory, calibration).to_dict()
     ours = to_document(instances, memory, calibration)
     assert _without_ids(ours) == _without_ids(theirs)
@@ -55,7 +54,7 @@ def test_document_is_that_of_fiftyones_own_objects(fo, nts_fo, calibration):
 def test_no_instances_become_the_document_of_empty_detections(fo, nts_fo):
     from nts.fiftyone_adapter.labels import to_document
 
-    assert to_document(_instances().rows([]), _memory()) == fo.Detections().to_dict()
+    assert to_document(_instances().rows([]), two_references()) == fo.Detections().to_dict()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_arrays_are_read_by_fiftyone_and_are_those_of_numpy(fo, documents, array
 def test_stored_documents_are_those_that_fiftyone_stores_and_are_read_as_labels(fo, nts_fo, documents, labelled):
     from nts.fiftyone_adapter.labels import to_detections, to_document
 
-    instances, memory = _instances(), _memory()
+    instances, memory = _instances(), two_references()
     first, second, third = labelled.values("id")
     labelled.set_values(FIELD, {first: to_detections(instances, memory)}, key_field="id")
     labelled.set_values("reason", {first: "none"}, key_field="id")
@@ -144,7 +143,7 @@ def test_samples_that_are_held_see_what_is_written(nts_fo, documents, labelled):
 
     held = list(labelled)
     held[2].reason = "unsaved"
-    documents.set_fields(labelled, {held[0].id: {FIELD: to_document(_instances(), _memory()), "reason": None}})
+    documents.set_fields(labelled, {held[0].id: {FIELD: to_document(_instances(), two_references()), "reason": None}})
     assert len(held[0][FIELD].detections) == len(_instances())
     documents.set_label_values(labelled, FIELD, "score", {held[0].id: {held[0][FIELD].detections[0]._id: 0.125}})
     assert held[0][FIELD].detections[0].score == 0.125
@@ -154,7 +153,7 @@ def test_samples_that_are_held_see_what_is_written(nts_fo, documents, labelled):
 def test_values_of_labels_are_set_as_fiftyone_sets_them(nts_fo, documents, labelled):
     from nts.fiftyone_adapter.labels import to_document
 
-    document, ids = to_document(_instances(), _memory()), labelled.values("id")
+    document, ids = to_document(_instances(), two_references()), labelled.values("id")
     documents.set_fields(labelled, {sample_id: {FIELD: document} for sample_id in ids[:2]})
     label_ids = [label["_id"] for label in document["detections"]]
     chosen = {label_ids[3]: 0.75, label_ids[0]: 0.25}
@@ -173,7 +172,7 @@ def test_values_of_labels_are_set_as_fiftyone_sets_them(nts_fo, documents, label
 def test_labels_that_are_gone_are_left_out(nts_fo, documents, labelled):
     from nts.fiftyone_adapter.labels import to_document
 
-    document, (first, second, third) = to_document(_instances(), _memory()), labelled.values("id")
+    document, (first, second, third) = to_document(_instances(), two_references()), labelled.values("id")
     documents.set_fields(labelled, {sample_id: {FIELD: document} for sample_id in (first, second)})
     label_id, gone = document["detections"][1]["_id"], ObjectId()
     before = [_raw(labelled, sample_id) for sample_id in (second, third)]
@@ -215,22 +214,4 @@ def _instances() -> Instances:
     masks = np.stack(blobs(np.random.default_rng(1), 6, 41, 67))
     masks[4] = False
     masks[4, 7, 5] = True
-    scores, which = torch.linspace(0.9, 0.3, len(masks)), torch.arange(len(masks)) % 2
-    return Instances.of_masks(
-        torch.from_numpy(masks),
-        labels=which,
-        scores=scores,
-        similarities=scores + 0.05,
-        margins=scores / 3,
-        predicted_iou=scores - 0.1,
-        features=torch.nn.functional.normalize(torch.randn(len(masks), 40, generator=torch.Generator().manual_seed(1))),
-        proposals=torch.arange(len(masks)),
-        references=1 - which,
-    )
-
-
-def _memory() -> MemoryBank:
-    bank = MemoryBank(EncoderInfo("some", "f", 28, 3))
-    for name, label_id in (("b", "label-b"), ("a", "label-a")):
-        bank.add(MemoryEntry(name, torch.ones(3), "sample", label_id))
-    return bank
+    return made_up_instances(masks)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from drawn_dataset import blobs
+from made_up_instances import made_up_instances, two_references
 from PIL import Image
 
 from nts.calibration import Calibration, Line
-from nts.instances import Instances
-from nts.memory import EncoderInfo, MemoryBank, MemoryEntry
 
 
 def test_masks_come_back_from_fiftyone_exactly(fo):
@@ -28,7 +26,7 @@ def test_instances_become_detections_of_the_same_pixels(fo):
 
     height, width = 41, 67
     masks = np.stack(blobs(np.random.default_rng(1), 5, height, width))
-    instances, memory = _instances(masks), _two_references()
+    instances, memory = made_up_instances(masks), two_references()
     detections = to_detections(instances, memory).detections
 
     assert len(detections) == 5
@@ -49,10 +47,10 @@ def test_instances_become_detections_of_the_same_pixels(fo):
 def test_confidence_is_the_calibrated_probability_of_the_score(fo):
     from nts.fiftyone_adapter.labels import to_detections
 
-    instances = _instances(np.stack(blobs(np.random.default_rng(1), 5, 41, 67)))
+    instances = made_up_instances(np.stack(blobs(np.random.default_rng(1), 5, 41, 67)))
     calibration = Calibration("references", Line(slope=3.0, offset=-1.0))
     for detection, score in zip(
-        to_detections(instances, _two_references(), calibration).detections, instances.scores.tolist(), strict=True
+        to_detections(instances, two_references(), calibration).detections, instances.scores.tolist(), strict=True
     ):
         assert detection.score == score
         assert detection.confidence == pytest.approx(1 / (1 + np.exp(1 - 3 * np.log(score / (1 - score)))))
@@ -61,7 +59,7 @@ def test_confidence_is_the_calibrated_probability_of_the_score(fo):
 def test_no_instances_become_empty_detections(fo):
     from nts.fiftyone_adapter.labels import to_detections
 
-    detections = to_detections(_instances(np.zeros((0, 4, 5), bool)), _two_references())
+    detections = to_detections(made_up_instances(np.zeros((0, 4, 5), bool)), two_references())
     assert isinstance(detections, fo.Detections)
     assert detections.detections == []
 
@@ -75,9 +73,9 @@ def test_boxes_are_fractions_that_stay_inside_the_image(fo):
         for mask in masks:
             (top, bottom), (left, right) = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in (height, width))
             mask[top:bottom, left:right] = True
-        instances = _instances(masks)
+        instances = made_up_instances(masks)
         for detection, box in zip(
-            to_detections(instances, _two_references()).detections, instances.boxes.tolist(), strict=True
+            to_detections(instances, two_references()).detections, instances.boxes.tolist(), strict=True
         ):
             x1, y1, x2, y2 = map(int, box)
             x, y = x1 / width, y1 / height
@@ -124,28 +122,3 @@ def test_mask_is_stretched_over_its_box_and_cut_at_the_border(fo):
     cut = detection_mask(fo.Detection(mask=np.ones((4, 4), bool), bounding_box=[-0.25, 0.75, 0.5, 0.5]), (8, 8))
     assert cut[6:, :2].all()
     assert cut.sum() == 4
-
-
-def _instances(masks: np.ndarray) -> Instances:
-    """Instances with the given masks, bool ``[m, H, W]``, and arbitrary values."""
-    count = len(masks)
-    scores = torch.linspace(0.9, 0.3, count)
-    which = torch.arange(count) % 2
-    return Instances.of_masks(
-        torch.from_numpy(masks),
-        labels=which,
-        scores=scores,
-        similarities=scores + 0.05,
-        margins=scores / 3,
-        predicted_iou=scores - 0.1,
-        features=torch.zeros(count, 3),
-        proposals=torch.arange(count),
-        references=1 - which,
-    )
-
-
-def _two_references() -> MemoryBank:
-    bank = MemoryBank(EncoderInfo("some", "f", 28, 3))
-    for name, label_id in (("b", "label-b"), ("a", "label-a")):
-        bank.add(MemoryEntry(name, torch.ones(3), "sample", label_id))
-    return bank
