@@ -49,7 +49,7 @@ browser: $(READY)  ## Find or install a Chromium for the tests
 
 .PHONY: screenshots
 screenshots: browser  ## Create the pictures of the App in docs/ by running its end-to-end test
-	@$(BIN)/python -m pytest tests/app/test_story.py tests/app/test_review.py --screenshots docs
+	@$(BIN)/python -m pytest tests/app/test_story.py tests/app/test_review.py tests/app/test_prediction_map.py --screenshots docs
 
 .PHONY: docs
 docs: $(READY)  ## Generate docs/api.md and docs/options.md from the source, and execute the tutorial
